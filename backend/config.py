@@ -1,0 +1,103 @@
+"""Configuration as frozen values; where each comes from (flag, environment, LoadModel) is the caller's matter."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from backend.core.request import Json, Sampling
+
+SamplerBackend = Literal["auto", "host", "device"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """The gRPC side.
+
+    Attributes:
+        address: `host:port` or `unix:/path`.
+        token: Bearer token that every RPC must carry; empty is none.
+        reflection: None is on for loopback and unix sockets, off elsewhere.
+        grace_s: Seconds that running requests get at SIGTERM.
+        parent_watch_s: Interval of the parent-death watch; None is off.
+    """
+
+    address: str = "127.0.0.1:50051"
+    token: str = ""
+    max_message_bytes: int = 50 << 20
+    reflection: bool | None = None
+    require_tls: bool = False
+    tls_certificate: str = ""
+    tls_key: str = ""
+    grace_s: float = 10.0
+    parent_watch_s: float | None = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """The engine thread.
+
+    Attributes:
+        max_rows: Requests that decode together.
+        queue_size: Requests that may wait for a row; one more is refused.
+        prefill_chunk: Tokens of a prefill chunk; chunks end at multiples of it in the prompt.
+        sampler: `host` samples with numpy, `device` with MLX one step ahead; `auto` takes host on a CPU.
+        watchdog_s: A step that takes longer is a hang and ends the process; None is off.
+        reader_buffer_bytes: Unread output of one request at most; a reader over it for `reader_patience_s` fails.
+    """
+
+    max_rows: int = 32
+    queue_size: int = 1024
+    prefill_chunk: int = 512
+    sampler: SamplerBackend = "auto"
+    watchdog_s: float | None = 600.0
+    reader_buffer_bytes: int = 4 << 20
+    reader_patience_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """The prompt cache.
+
+    Attributes:
+        max_sequences: Stored sequences at most; 0 turns the cache off, None is no limit by count.
+        max_bytes: KV bytes at most; None takes a share of what the device has left after the weights.
+        keep_answers: Keep an answer's KV with its prompt's.
+    """
+
+    max_sequences: int | None = None
+    max_bytes: int | None = None
+    keep_answers: bool = True
+    strip_agent_header: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """What LoadModel asks for. Two equal configurations are the same load.
+
+    Attributes:
+        identity: `ModelOptions.Model`, verbatim: what later requests name.
+        candidates: Where the model may be, best first: paths, then a hub id.
+        context: Tokens of prompt and answer at most; None is what the model was trained for.
+        max_kv_size: Size of a rotating KV cache; None keeps all.
+        dtype: Cast weights to it; empty keeps the checkpoint's.
+        defaults: Sampling where a request's fields are unset.
+    """
+
+    identity: str
+    candidates: tuple[str, ...]
+    revision: str = ""
+    context: int | None = None
+    max_kv_size: int | None = None
+    adapter: str = ""
+    tokenizer: str = ""
+    dtype: str = ""
+    chat_template: str = ""
+    chat_template_file: str = ""
+    trust_remote_code: bool = False
+    tool_parser: str = ""
+    reasoning_parser: str = ""
+    template_kwargs: Mapping[str, Json] = field(default_factory=dict)
+    defaults: Sampling = field(default_factory=Sampling)
+    default_max_tokens: int | None = None
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)

@@ -1,0 +1,31 @@
+"""What the batch needs to know of a grammar: which tokens may come next."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Constraint(Protocol):
+    """One answer's position in its grammar. Engine thread only; never raises inside a step.
+
+    `mask` is asked once a step before sampling, `advance` told each sampled token after.
+    """
+
+    def mask(self) -> NDArray[np.uint32] | None:
+        """Allowed tokens, bit `t % 32` of word `t // 32`, shape `[ceil(vocab / 32)]`; None allows all."""
+        ...
+
+    def advance(self, token: int) -> None:
+        """Move past a sampled token."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """The grammar is complete and nothing but the end may follow."""
+        ...
+
+    @property
+    def error(self) -> str | None:
+        """Why the constraint cannot go on, in one line, or None."""
+        ...

@@ -1,0 +1,109 @@
+"""What the engine tells a request's reader: any number of deltas, then exactly one end."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from backend.core.errors import WorkerError
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended; the value is sent as `x-finish-reason`."""
+
+    STOP = "stop"  # the model ended its turn
+    STOP_STRING = "stop-string"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """One token's natural-log probability under the model, before penalties and restrictions.
+
+    Attributes:
+        token: Its bytes; may be part of a character.
+        top: The most likely tokens at that place, most likely first, without alternatives of their own.
+    """
+
+    id: int
+    token: bytes
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallDelta:
+    """A piece of a tool call: the first of an index has `id` and `name`, later ones add to `arguments` (JSON text)."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """New output text, already parsed: what a client may see, and never see again."""
+
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.content or self.reasoning or self.tool_calls)
+
+    def __add__(self, other: "Piece") -> "Piece":
+        return Piece(
+            content=self.content + other.content,
+            reasoning=self.reasoning + other.reasoning,
+            tool_calls=self.tool_calls + other.tool_calls,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Running totals of a request.
+
+    Attributes:
+        prompt_tokens: Of the whole prompt, cached or not.
+        completion_tokens: Generated so far, without end-of-sequence tokens.
+        cached_tokens: Prompt tokens whose KV came from the prompt cache.
+        queue_ms, prefill_ms, decode_ms: Wall time in each stage so far.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    queue_ms: float = 0.0
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """Something new for the client, with the totals as they stand after it."""
+
+    piece: Piece
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The answer is complete. `piece` is text that was held back until now."""
+
+    reason: FinishReason
+    piece: Piece
+    usage: Usage
+    logprobs: tuple[TokenLogprob, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)  # trailing metadata, such as x-prompt-cache-reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The request ended without a complete answer."""
+
+    error: WorkerError
+
+
+Event = Delta | Finished | Failed

@@ -1,0 +1,193 @@
+"""What a client may ask for, as frozen values that check themselves.
+
+In these types `None` is unset and zero is a value; `backend.translate.requests` holds the table that
+says what the wire's zeros mean. Checks that need the model's vocabulary are in `Sampling.within`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from backend.core.errors import InvalidRequest
+
+MAX_STOPS = 64
+MAX_STOP_LENGTH = 4096
+MAX_TOP_LOGPROBS = 20
+MAX_LOGIT_BIASES = 4096
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    # isfinite first: every comparison with NaN is false, so a range check alone lets it through.
+    if not math.isfinite(value) or not low <= value <= high:
+        raise InvalidRequest(name, f"must be a finite number in [{low:g}, {high:g}], is {value:g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn from the logits, for one request.
+
+    The order is mlx-lm's: logit bias, repetition, presence and frequency penalties on the logits, then
+    top-p, min-p, typical-p, XTC and top-k as restrictions, then a draw at `temperature`.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_k: Keep the k most likely tokens; None keeps all.
+        top_p: Nucleus mass in (0, 1]; 1 keeps all.
+        min_p: Keep tokens at least this share of the most likely one, in [0, 1]; 0 keeps all.
+        typical_p: Locally typical mass in (0, 1]; 1 keeps all.
+        xtc_probability: Chance a step of excluding top choices, in [0, 1]; 0 is off.
+        xtc_threshold: Probability over which XTC excludes, in [0, 0.5].
+        repetition_penalty: Above 0; 1 is off.
+        penalty_window: Tokens of history (prompt and answer) the three penalties look at; None is all.
+        presence_penalty, frequency_penalty: In [-2, 2]; 0 is off.
+        logit_bias: Pairs (token id, addend to its logit); -inf forbids a token.
+        seed: Any int64; the same seed repeats the same answer whatever shares its batch.
+        ignore_eos: Never sample an end-of-sequence token.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    repetition_penalty: float = 1.0
+    penalty_window: int | None = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int = 0
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        _check_range("Temperature", self.temperature, 0.0, 100.0)
+        if 0.0 < self.temperature < 1e-3:
+            raise InvalidRequest("Temperature", f"must be 0 or at least 0.001, is {self.temperature:g}")
+        if self.top_k is not None and self.top_k < 1:
+            raise InvalidRequest("TopK", f"must be -1, 0 or positive, is {self.top_k}")
+        for name, value in (("TopP", self.top_p), ("TypicalP", self.typical_p)):
+            _check_range(name, value, 0.0, 1.0)
+            if value == 0.0:
+                raise InvalidRequest(name, "must be above 0")
+        _check_range("MinP", self.min_p, 0.0, 1.0)
+        _check_range("xtc_probability", self.xtc_probability, 0.0, 1.0)
+        _check_range("xtc_threshold", self.xtc_threshold, 0.0, 0.5)
+        _check_range("Penalty", self.repetition_penalty, 0.01, 100.0)
+        _check_range("PresencePenalty", self.presence_penalty, -2.0, 2.0)
+        _check_range("FrequencyPenalty", self.frequency_penalty, -2.0, 2.0)
+        if self.penalty_window is not None and self.penalty_window < 0:
+            raise InvalidRequest("Repeat", f"must be -1 or more, is {self.penalty_window}")
+        if len(self.logit_bias) > MAX_LOGIT_BIASES:
+            raise InvalidRequest("LogitBias", f"has {len(self.logit_bias)} entries, limit {MAX_LOGIT_BIASES}")
+        for token, bias in self.logit_bias:
+            _check_range(f"LogitBias[{token}]", bias, -1e4, 1e4)
+
+    def within(self, vocab_size: int) -> "Sampling":
+        """This sampling made safe for a vocabulary.
+
+        A `top_k` of the whole vocabulary or more becomes off.
+
+        Raises:
+            InvalidRequest: A `logit_bias` id is outside `[0, vocab_size)`. (MLX would write out of bounds.)
+        """
+        for token, _ in self.logit_bias:
+            if not 0 <= token < vocab_size:
+                raise InvalidRequest("LogitBias", f"token id {token} is outside [0, {vocab_size})")
+        if self.top_k is not None and self.top_k >= vocab_size:
+            return replace(self, top_k=None)
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call in the message history. `arguments` is decoded JSON (an object, or the string if it is not JSON)."""
+
+    id: str
+    name: str
+    arguments: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of a conversation, as chat templates read it. Empty strings are absent fields."""
+
+    role: str
+    content: str = ""
+    name: str = ""
+    tool_call_id: str = ""
+    reasoning_content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolChoice:
+    """Whether the model may, must or must not call a tool; `function` names the one it must call."""
+
+    mode: Literal["auto", "none", "required", "function"] = "auto"
+    function: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """A prompt given as messages, to be rendered by the model's chat template.
+
+    Attributes:
+        tools: OpenAI tool objects (`{"type": "function", "function": {...}}`), decoded.
+        template_kwargs: Passed whole to the chat template (`enable_thinking`, `reasoning_effort`, ...).
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Json], ...] = ()
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    template_kwargs: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grammar:
+    """A constraint on the answer's text, in one of the dialects that llguidance reads."""
+
+    kind: Literal["gbnf", "json_schema", "regex", "lark"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One accepted Predict or PredictStream.
+
+    Attributes:
+        request_id: For logs and trailing metadata.
+        prompt: Raw text, or a conversation for the chat template.
+        max_tokens: Generated tokens at most, end-of-sequence not counted; None is to the end of the context.
+        stop: Strings at which the answer ends; they and any part of them are never sent.
+        logprobs: None is off; n asks for every token's logprob and its n most likely alternatives.
+        grammar: What the answer must match, after any reasoning.
+        cache_read_only: Read the prompt cache, store nothing.
+        cache_answer: Keep the answer's KV with the prompt's.
+        deadline: On the monotonic clock, in seconds; None is no deadline.
+    """
+
+    request_id: str
+    prompt: str | Conversation
+    max_tokens: int | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    grammar: Grammar | None = None
+    cache_read_only: bool = False
+    cache_answer: bool = True
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise InvalidRequest("Tokens", f"must be positive, is {self.max_tokens}")
+        if len(self.stop) > MAX_STOPS:
+            raise InvalidRequest("StopPrompts", f"has {len(self.stop)} entries, limit {MAX_STOPS}")
+        for stop in self.stop:
+            if not 0 < len(stop) <= MAX_STOP_LENGTH:
+                raise InvalidRequest("StopPrompts", f"an entry has {len(stop)} characters, limit {MAX_STOP_LENGTH}")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_TOP_LOGPROBS:
+            raise InvalidRequest("TopLogprobs", f"must be in [0, {MAX_TOP_LOGPROBS}], is {self.logprobs}")
