@@ -1,0 +1,68 @@
+"""What the worker says about itself: state, memory, speed, and facts of the loaded model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+EngineState = Literal["uninitialized", "busy", "ready", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatus:
+    """The engine's state and what its memory is used for.
+
+    Attributes:
+        state: `uninitialized` before a load, `busy` while loading, `error` when the engine is dead.
+        total_bytes: What the process holds.
+        breakdown: Bytes by use (`weights`, `live_kv`, `cached_kv`, `buffer_pool`, `process`).
+    """
+
+    state: EngineState
+    total_bytes: int = 0
+    breakdown: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineMetrics:
+    """Speed and totals of the loaded model since its load."""
+
+    tokens_per_second: float = 0.0
+    tokens_generated: int = 0
+    prompt_tokens_processed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What a host may want to know of a model before it uses it.
+
+    Attributes:
+        rendered_template: A short conversation as the chat template renders it; empty without a template.
+        tool_format: Fields of the wire's `ToolFormatMarkers` by name; empty where the model calls no tools.
+    """
+
+    supports_thinking: bool = False
+    rendered_template: str = ""
+    tool_format: Mapping[str, str | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """Everything about the running worker that the Info service tells.
+
+    Attributes:
+        model: Identity of the loaded model; empty before a load.
+        mode: `batched`, `serial`, or empty before a load.
+        cache, queue: Figures by name.
+        details: Texts by name, such as library versions.
+    """
+
+    version: str
+    model: str = ""
+    context: int = 0
+    device: str = ""
+    blas: str = ""
+    mode: str = ""
+    uptime_s: float = 0.0
+    cache: Mapping[str, float] = field(default_factory=dict)
+    queue: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,90 @@
+"""What the services need of the engine. `backend.engine.handle.EngineHandle` is one; tests write their own."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from backend.config import ModelConfig
+from backend.core.events import Event
+from backend.core.reports import EngineMetrics, EngineStatus, ModelFacts, WorkerInfo
+from backend.core.request import Conversation, GenerationRequest
+
+
+class AnswerEvents(Protocol):
+    """One answer: any number of `Delta`, then exactly one `Finished` or `Failed`."""
+
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+
+    def cancel(self) -> None:
+        """Nobody reads any more; harmless after the end and when called twice."""
+        ...
+
+
+class EngineApi(Protocol):
+    """Event loop only. Every method may raise a `WorkerError`, and nothing else on purpose."""
+
+    @property
+    def alive(self) -> bool:
+        """False once the engine thread is dead; it never comes back."""
+        ...
+
+    async def died(self) -> str:
+        """Wait until the engine thread is dead without having been closed; why, in one line."""
+        ...
+
+    async def close(self) -> None:
+        """End what runs with `WorkerUnavailable`, then join the engine's threads."""
+        ...
+
+    async def load(self, config: ModelConfig) -> None:
+        """Load a model, or replace the loaded one; the same configuration again is a no-op. Loads are serialised.
+
+        Raises:
+            ModelLoadFailed: One line that names the file or field.
+        """
+        ...
+
+    async def free(self) -> None:
+        """Drop the model; running requests end with `RequestAborted`. Without a model nothing happens."""
+        ...
+
+    def loaded_identity(self) -> str | None:
+        """`ModelConfig.identity` of the loaded model."""
+        ...
+
+    def model_config(self) -> ModelConfig | None:
+        """The loaded model's configuration."""
+        ...
+
+    async def submit(self, request: GenerationRequest) -> AnswerEvents:
+        """Admit a request.
+
+        Raises:
+            InvalidRequest, ModelNotLoaded, Overloaded, WorkerUnavailable, DeadlineExceeded.
+        """
+        ...
+
+    async def tokenize(self, prompt: str | Conversation) -> list[int]:
+        """Token ids, as `submit` would run them."""
+        ...
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of token ids.
+
+        Raises:
+            InvalidRequest: An id is outside the vocabulary.
+        """
+        ...
+
+    def model_facts(self) -> ModelFacts:
+        """Facts of the loaded model.
+
+        Raises:
+            ModelNotLoaded.
+        """
+        ...
+
+    def status(self) -> EngineStatus: ...
+
+    def metrics(self) -> EngineMetrics: ...
+
+    def info(self) -> WorkerInfo: ...
