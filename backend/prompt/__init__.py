@@ -1,0 +1,1 @@
+"""Messages to text to token ids. Kept empty: the render process imports this package and must start fast."""

@@ -1,0 +1,182 @@
+"""A model's chat template: which source, which variables, and what it takes as tool-call arguments."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from backend.core.errors import InvalidRequest
+from backend.core.request import Conversation, Json, Message, ToolCall
+from backend.prompt.messages import continues_final, last_user, leading_system, template_messages
+from backend.prompt.renderer import FunctionRenderer, ProcessRenderer, Renderer
+from backend.prompt.rendering import Probe, Rendered, RenderJob
+
+_RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
+
+# A conversation that shows whether a template takes arguments as an object or as JSON text.
+_CALL = ToolCall(id="call00000", name="probe_tool", arguments={"probe_key": "probe value"})
+_CALL_PROBE = Conversation(
+    messages=(
+        Message(role="user", content="probe"),
+        Message(role="assistant", tool_calls=(_CALL,)),
+        Message(role="tool", content="probe", name="probe_tool", tool_call_id=_CALL.id),
+    )
+)
+_AS_REPR = "'probe_key'"  # a dictionary printed as Python prints it, which no model was trained on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateSettings:
+    """What the model and its configuration say about the template.
+
+    Attributes:
+        sources: Jinja sources by name; `default` and `tool_use` are known names.
+        function: A template that is a Python function, used in place of `sources`.
+        special_tokens: Variables such as `bos_token`.
+        thinking_variable: The name that the template has for `enable_thinking`.
+        variables: Defaults of the request's `template_kwargs`.
+        without_agent_header: Strip the agent header from system messages.
+        seconds, max_bytes: Limits of one rendering.
+    """
+
+    sources: Mapping[str, str]
+    function: Callable[..., str] | None = None
+    special_tokens: Mapping[str, str]
+    thinking_variable: str = "enable_thinking"
+    variables: Mapping[str, Json]
+    without_agent_header: bool = True
+    seconds: float = 5.0
+    max_bytes: int = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedChat:
+    """A rendered conversation.
+
+    Attributes:
+        shared: Character positions up to which other conversations agree with this one: those with the same
+            system prompt and tools, those that differ in the last user message, the next turn of this one.
+        tail: Where the text after the last message begins (the generation prompt), or None where that is not known.
+    """
+
+    text: str
+    shared: tuple[int, ...]
+    tail: int | None
+
+
+class ChatTemplate:
+    """One model's chat template. `prep` thread only."""
+
+    def __init__(self, settings: TemplateSettings) -> None:
+        self._settings = settings
+        function = settings.function
+        self._renderer: Renderer = FunctionRenderer(function) if function else ProcessRenderer()
+        self._arguments_as_text: dict[str, bool] = {}
+
+    def start(self) -> None:
+        """Get the render process up; not needed before `render`."""
+        self._renderer.start()
+
+    def close(self) -> None:
+        """Stop the render process; the next `render` starts one again."""
+        self._renderer.close()
+
+    def render(self, conversation: Conversation) -> RenderedChat:
+        """Render a conversation for generation.
+
+        Raises:
+            InvalidRequest: There is no template or no message, or the template refuses, fails or takes too long.
+        """
+        if not conversation.messages:
+            raise InvalidRequest("Messages", "is empty")
+        source = self._source(conversation)
+        as_text = any(m.tool_calls for m in conversation.messages) and self._wants_text(source)
+        job = self._job(source, conversation, as_text)
+        return _chat(self._renderer.render(replace(job, probes=_probes(job))))
+
+    def _source(self, conversation: Conversation) -> str:
+        settings = self._settings
+        if settings.function is not None:
+            return ""
+        if _tools(conversation) and "tool_use" in settings.sources:
+            return settings.sources["tool_use"]
+        if "default" not in settings.sources:
+            raise InvalidRequest("UseTokenizerTemplate", "the model has no chat template")
+        return settings.sources["default"]
+
+    def _job(self, source: str, conversation: Conversation, arguments_as_text: bool) -> RenderJob:
+        settings = self._settings
+        messages = template_messages(
+            conversation, without_agent_header=settings.without_agent_header, arguments_as_text=arguments_as_text
+        )
+        return RenderJob(
+            template=source,
+            messages=messages,
+            variables=self._variables(conversation),
+            continue_final=continues_final(conversation.messages),
+            max_bytes=settings.max_bytes,
+            seconds=settings.seconds,
+        )
+
+    def _variables(self, conversation: Conversation) -> dict[str, Any]:
+        settings = self._settings
+        variables: dict[str, Any] = {**settings.variables, **conversation.template_kwargs}
+        if reserved := _RESERVED & variables.keys():
+            raise InvalidRequest("chat_template_kwargs", f"{min(reserved)!r} is given by the request itself")
+        if "enable_thinking" in variables:
+            variables[settings.thinking_variable] = variables.pop("enable_thinking")
+        tools = _tools(conversation)
+        if settings.function is not None:
+            return {**variables, "tools": tools} if tools else variables
+        return {"documents": None, "tools": tools, **settings.special_tokens, **variables}
+
+    def _wants_text(self, source: str) -> bool:
+        if source not in self._arguments_as_text:
+            self._arguments_as_text[source] = self._probe_wants_text(source)
+        return self._arguments_as_text[source]
+
+    def _probe_wants_text(self, source: str) -> bool:
+        try:
+            return _AS_REPR in self._renderer.render(self._job(source, _CALL_PROBE, False)).text
+        except InvalidRequest:
+            pass
+        try:
+            self._renderer.render(self._job(source, _CALL_PROBE, True))
+        except InvalidRequest:
+            return False  # it takes neither, and the conversation itself shall say why
+        return True
+
+
+def _tools(conversation: Conversation) -> list[dict[str, Json]] | None:
+    hidden = conversation.tool_choice.mode == "none"
+    return None if hidden or not conversation.tools else list(conversation.tools)
+
+
+def _probes(job: RenderJob) -> list[Probe]:
+    """Conversations to compare with: tail, same system prompt, same history, next turn (see `RenderedChat`)."""
+    messages = job.messages
+    count = len(messages)
+    if job.continue_final:
+        tail = Probe(count - 1, [], False)
+    else:
+        tail = Probe(count, [], False)
+    system = leading_system(messages)
+    user = last_user(messages)
+    probes = [tail, Probe(system, [_other_user(messages, system)], True)]
+    if user is not None and user > system:
+        probes.append(Probe(user, [_other_user(messages, user)], True))
+    if not job.continue_final:
+        next_turn = [{"role": "assistant", "content": "Z"}, {"role": "user", "content": "Z"}]
+        probes.append(Probe(count, next_turn, True))
+    return probes
+
+
+def _other_user(messages: list[dict[str, Any]], index: int) -> dict[str, Any]:
+    """A user message that differs from the message at `index` in its first character."""
+    actual = messages[index]["content"].lstrip() if index < len(messages) else ""
+    return {"role": "user", "content": "Q" if actual.startswith("Z") else "Z"}
+
+
+def _chat(rendered: Rendered) -> RenderedChat:
+    tail, *others = rendered.shared
+    shared = {position for position in (tail, *others) if position is not None}
+    return RenderedChat(rendered.text, tuple(sorted(shared)), tail)

@@ -1,0 +1,97 @@
+"""Text to token ids, without holding the interpreter lock for long."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.core.errors import InvalidRequest
+
+_LOOK_AHEAD = 4  # characters: some, such as a dropped space, belong to no token
+_PROBE = "A probe:\n  na\u00efve \u2603 <n> 12345"
+
+
+class Encoded:
+    """Token ids of a text, and where a character of it lies among them.
+
+    Attributes:
+        ids: int32, [n].
+    """
+
+    def __init__(self, ids: NDArray[np.int32], locate: Callable[[int], int | None]) -> None:
+        self.ids = ids
+        self._locate = locate
+
+    def token_at(self, character: int) -> int | None:
+        """Index of the token that holds the character; None past the end."""
+        for position in range(character, character + _LOOK_AHEAD):
+            token = self._locate(position)
+            if token is not None:
+                return token
+        return None
+
+
+class TextEncoder:
+    """One model's tokenizer. `prep` thread only.
+
+    Args:
+        tokenizer: Of transformers, without mlx-lm's wrapper.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._bos_text: str = getattr(tokenizer, "bos_token", None) or ""
+        self._bos_id: int | None = getattr(tokenizer, "bos_token_id", None)
+        self._backend = _plain_backend(tokenizer)
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> Encoded:
+        """Encode; a BOS that the text already spells out is not added once more.
+
+        Raises:
+            InvalidRequest: The text is not valid Unicode (a lone surrogate).
+        """
+        try:
+            encoded = self._encode(text, add_special_tokens)
+        except (UnicodeEncodeError, TypeError) as error:
+            raise InvalidRequest("Prompt", "is not valid Unicode text") from error
+        twice = [self._bos_id, self._bos_id]
+        if add_special_tokens and self._bos_text and text.startswith(self._bos_text):
+            if encoded.ids[:2].tolist() == twice:
+                return Encoded(encoded.ids[1:], lambda _: None)
+        return encoded
+
+    def _encode(self, text: str, add_special_tokens: bool) -> Encoded:
+        if self._backend is None:
+            return self._encode_slowly(text, add_special_tokens)
+        # A batch of one: `encode` holds the interpreter lock for as long as it works, `encode_batch` does not.
+        (encoding,) = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)
+        return Encoded(np.asarray(encoding.ids, dtype=np.int32), encoding.char_to_token)
+
+    def _encode_slowly(self, text: str, add_special_tokens: bool) -> Encoded:
+        def encode(part: str) -> NDArray[np.int32]:
+            return np.asarray(self._tokenizer.encode(part, add_special_tokens=add_special_tokens), dtype=np.int32)
+
+        ids = encode(text)
+
+        def locate(character: int) -> int | None:
+            if character >= len(text):
+                return None
+            prefix = encode(text[:character])
+            common = min(len(prefix), len(ids))
+            differs = np.flatnonzero(prefix[:common] != ids[:common])
+            return int(differs[0]) if differs.size else common
+
+        return Encoded(ids, locate)
+
+
+def _plain_backend(tokenizer: Any) -> Any:
+    """The Rust tokenizer, if it alone gives what `tokenizer.encode` gives; else None."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not hasattr(backend, "encode_batch"):
+        return None
+    # A tokenizer file may carry these; transformers resets them in each call, here nobody would.
+    backend.no_truncation()
+    backend.no_padding()
+    expected = tokenizer.encode(_PROBE, add_special_tokens=True)
+    return backend if backend.encode_batch([_PROBE])[0].ids == list(expected) else None

@@ -1,0 +1,190 @@
+"""Prompts, raw or as conversations, to token ids."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.core.errors import InvalidRequest
+from backend.core.request import Conversation, Json
+from backend.prompt.chat_template import ChatTemplate, TemplateSettings
+from backend.prompt.encoder import Encoded, TextEncoder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedPrompt:
+    """A prompt ready for prefill.
+
+    Attributes:
+        tokens: int32, [n], n >= 1.
+        boundaries: Sorted positions in (0, n) where prompts that share a beginning are likely to part: the end of
+            the system prompt and tools, the start of the last user message, the end of the last message, and where
+            the next turn's prompt leaves this one. Good places for checkpoints; correctness never rests on them.
+        opens_reasoning: The prompt ends inside an open reasoning section, so the answer begins there.
+    """
+
+    tokens: NDArray[np.int32]
+    boundaries: tuple[int, ...] = ()
+    opens_reasoning: bool = False
+
+
+class PromptPreparer:
+    """One model's rendering and encoding. `prep` thread only.
+
+    Special-token text in a message, such as `<|im_end|>`, becomes that token, as in transformers and mlx-lm: the
+    template's own markers and the user's text are one string by the time it is encoded.
+
+    Args:
+        tokenizer: mlx-lm's wrapper or a transformers tokenizer.
+        chat_template: Jinja source in place of the model's own.
+        template_kwargs: Defaults of the requests' template variables.
+        strip_agent_header: See `agent_header`.
+        reasoning_markers: Start and end of a reasoning section; None asks the wrapper.
+        render_seconds: Limit of wall time for one rendering; a template over it is killed, and until then the
+            prompts behind it wait.
+        render_bytes: Limit of a rendered prompt.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        chat_template: str = "",
+        template_kwargs: Mapping[str, Json] | None = None,
+        strip_agent_header: bool = True,
+        reasoning_markers: tuple[str, str] | None = None,
+        render_seconds: float = 5.0,
+        render_bytes: int = 16 << 20,
+    ) -> None:
+        inner = _unwrapped(tokenizer)
+        self._encoder = TextEncoder(inner)
+        self._markers = reasoning_markers or _markers(tokenizer)
+        function = None if chat_template else _template_function(tokenizer)
+        thinking = getattr(tokenizer, "_thinking_kwarg", "enable_thinking")
+        settings = TemplateSettings(
+            sources={"default": chat_template} if chat_template else _sources(inner),
+            function=function,
+            special_tokens=dict(inner.special_tokens_map),
+            thinking_variable=thinking,
+            variables={thinking: self._markers is not None, **(template_kwargs or {})},
+            without_agent_header=strip_agent_header,
+            seconds=render_seconds,
+            max_bytes=render_bytes,
+        )
+        self._template = ChatTemplate(settings)
+        self._thread: int | None = None
+
+    def start(self) -> None:
+        """Get the render process up while something else goes on; `prepare` would start it."""
+        self._template.start()
+
+    def close(self) -> None:
+        """Stop the render process."""
+        self._template.close()
+
+    def prepare(self, prompt: str | Conversation) -> EncodedPrompt:
+        """Token ids of a prompt.
+
+        Raises:
+            InvalidRequest: It is empty, or cannot be rendered or encoded.
+        """
+        self._check_thread()
+        if isinstance(prompt, str):
+            return self._prepare_text(prompt)
+        return self._prepare_conversation(prompt)
+
+    def render(self, conversation: Conversation) -> str:
+        """A conversation as the text that `prepare` encodes."""
+        self._check_thread()
+        return self._template.render(conversation).text
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> NDArray[np.int32]:
+        """Token ids of a text, which may be empty."""
+        return self._encoder.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def _check_thread(self) -> None:
+        current = threading.get_ident()
+        self._thread = self._thread or current
+        # Two threads would mix their frames on the render process's pipes.
+        assert self._thread == current, "PromptPreparer belongs to one thread"
+
+    def _prepare_text(self, text: str) -> EncodedPrompt:
+        # A tokenizer that adds a BOS makes a token even of nothing.
+        tokens = self.encode(text, add_special_tokens=True) if text else np.empty(0, np.int32)
+        _check_not_empty(tokens)
+        opens = self._markers is not None and text.rstrip().endswith(self._markers[0])
+        return EncodedPrompt(tokens, opens_reasoning=opens)
+
+    def _prepare_conversation(self, conversation: Conversation) -> EncodedPrompt:
+        chat = self._template.render(conversation)
+        # The template writes the BOS where the model wants one.
+        encoded = self._encoder.encode(chat.text, add_special_tokens=False)
+        _check_not_empty(encoded.ids)
+        boundaries = _token_positions(encoded, chat.shared)
+        return EncodedPrompt(encoded.ids, boundaries, self._opens_reasoning(chat.text, chat.tail))
+
+    def _opens_reasoning(self, text: str, tail: int | None) -> bool:
+        if self._markers is None:
+            return False
+        start, end = self._markers
+        if tail is None:
+            return text.rstrip().endswith(start)
+        # Only what comes after the last message counts: a user may well write about `<think>`.
+        return text.rfind(start, tail) > text.rfind(end, tail)
+
+
+def _check_not_empty(tokens: NDArray[np.int32]) -> None:
+    if not tokens.size:
+        raise InvalidRequest("Prompt", "prompt is empty")
+
+
+def _token_positions(encoded: Encoded, characters: tuple[int, ...]) -> tuple[int, ...]:
+    positions = {encoded.token_at(character) for character in characters}
+    return tuple(sorted(p for p in positions if p is not None and 0 < p < len(encoded.ids)))
+
+
+def _is_wrapper(tokenizer: Any) -> bool:
+    return hasattr(type(tokenizer), "think_start_tokens")
+
+
+def _unwrapped(tokenizer: Any) -> Any:
+    # Asked of the type, because transformers' tokenizers have a `_tokenizer` too, which is something else.
+    return tokenizer._tokenizer if _is_wrapper(tokenizer) else tokenizer  # noqa: SLF001
+
+
+def _markers(tokenizer: Any) -> tuple[str, str] | None:
+    if not _is_wrapper(tokenizer) or not tokenizer.has_thinking:
+        return None
+    return tokenizer.think_start, tokenizer.think_end
+
+
+def _sources(inner: Any) -> dict[str, str]:
+    template = getattr(inner, "chat_template", None)
+    if not template:
+        return {}
+    return {"default": template} if isinstance(template, str) else dict(template)
+
+
+def _template_function(tokenizer: Any) -> Callable[..., str] | None:
+    """The model's template where it is not Jinja: one of mlx-lm's own, or a tokenizer class's own method."""
+    function = getattr(tokenizer, "_chat_template", None) if _is_wrapper(tokenizer) else None
+    if function is not None:
+        return function
+    inner = _unwrapped(tokenizer)
+    if not _renders_itself(inner):
+        return None
+
+    def render(messages: list[dict[str, Any]], **variables: Any) -> str:
+        return inner.apply_chat_template(messages, tokenize=False, **variables)
+
+    return render
+
+
+def _renders_itself(inner: Any) -> bool:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase  # noqa: PLC0415  slow to import
+
+    method = getattr(type(inner), "apply_chat_template", None)
+    return method is not None and method is not PreTrainedTokenizerBase.apply_chat_template

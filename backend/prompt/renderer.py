@@ -1,0 +1,208 @@
+"""Renders jobs: by the render process for Jinja templates, in place for templates that are Python functions."""
+
+import contextlib
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from backend.core.errors import InternalFault, InvalidRequest
+from backend.prompt.frames import LENGTH, job_frame, rendered_from, unpack
+from backend.prompt.rendering import Rendered, RenderJob, render_job
+
+_CHUNK = 1 << 16
+_CLOSE_S = 1.0
+
+
+class Renderer(Protocol):
+    """Turns jobs into text. `prep` thread only."""
+
+    def start(self) -> None:
+        """Get ready early; not needed before `render`."""
+        ...
+
+    def render(self, job: RenderJob) -> Rendered:
+        """Render a job.
+
+        Raises:
+            InvalidRequest: The template refuses, fails, or takes too long.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what is held. `render` may start it again."""
+        ...
+
+
+class _ProcessDied(Exception):
+    """The render process ended, or was killed, before it answered."""
+
+
+class ProcessRenderer:
+    """Owns one render process. `prep` thread only.
+
+    Invariant: between calls the process is waiting for a job, or there is none.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The render process, if one runs."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start the process without waiting until it is up (it takes about 0.1 s)."""
+        if self._process is None:
+            self._process = _spawn()
+
+    def render(self, job: RenderJob) -> Rendered:
+        try:
+            frame = job_frame(job)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidRequest("Messages", f"cannot be passed to the chat template: {error}") from error
+        # Twice, because the process may have died while it was idle, which is not this request's fault.
+        for _ in range(2):
+            with contextlib.suppress(_ProcessDied):
+                return self._render_once(frame, job.seconds)
+        raise InvalidRequest("Messages", "the chat template broke the process that renders it")
+
+    def _render_once(self, frame: bytes, seconds: float) -> Rendered:
+        self.start()
+        assert self._process is not None
+        deadline = time.monotonic() + seconds
+        answered = False
+        try:
+            answer = unpack(_exchange(self._process, frame, deadline))
+            answered = True
+        except TimeoutError as error:
+            raise InvalidRequest("Messages", f"the chat template took over {seconds:g} s") from error
+        finally:
+            if not answered:
+                self._kill()
+                self.start()
+        if "error" in answer:
+            raise InvalidRequest("Messages", answer["error"])
+        return rendered_from(answer)
+
+    def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        _close_pipes(process)
+
+    def close(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        _close_pipes(process)  # the end of its input is its signal to leave
+        try:
+            process.wait(_CLOSE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _spawn() -> subprocess.Popen[bytes]:
+    # No secret of the worker (tokens, keys) is in the environment of a process that runs untrusted templates.
+    kept = {name: os.environ[name] for name in ("PATH", "TZ", "LANG", "LC_ALL", "SYSTEMROOT") if name in os.environ}
+    environment = {**kept, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "backend.prompt.render_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise InternalFault(f"cannot start the template process: {error.strerror}") from error
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        os.set_blocking(pipe.fileno(), False)
+    return process
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+def _exchange(process: subprocess.Popen[bytes], frame: bytes, deadline: float) -> bytes:
+    """Write a frame and read one back.
+
+    Raises:
+        TimeoutError: The deadline passed.
+        _ProcessDied: A pipe closed.
+    """
+    assert process.stdin is not None
+    assert process.stdout is not None
+    source, sink = process.stdout.fileno(), process.stdin.fileno()
+    unsent = memoryview(frame)
+    received = bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(source, selectors.EVENT_READ)
+        selector.register(sink, selectors.EVENT_WRITE)
+        while len(received) < LENGTH.size or len(received) < LENGTH.size + LENGTH.unpack_from(received)[0]:
+            left = deadline - time.monotonic()
+            ready = selector.select(left) if left > 0 else []
+            if not ready:
+                raise TimeoutError
+            for key, _ in ready:
+                if key.fd == source:
+                    received += _read_some(source)
+                    continue
+                unsent = unsent[_write_some(sink, unsent) :]
+                if not unsent:
+                    selector.unregister(sink)
+    return bytes(memoryview(received)[LENGTH.size :])
+
+
+def _read_some(source: int) -> bytes:
+    data = os.read(source, _CHUNK)
+    if not data:
+        raise _ProcessDied
+    return data
+
+
+def _write_some(sink: int, unsent: memoryview) -> int:
+    try:
+        return os.write(sink, unsent[:_CHUNK])
+    except BrokenPipeError as error:
+        raise _ProcessDied from error
+
+
+class FunctionRenderer:
+    """Templates that are Python functions of the model's own library: nothing to sandbox, nothing to kill."""
+
+    def __init__(self, function: Callable[..., str]) -> None:
+        self._function = function
+
+    def start(self) -> None:
+        pass
+
+    def render(self, job: RenderJob) -> Rendered:
+        def render(messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+            return self._function(messages, add_generation_prompt=add_generation_prompt, **job.variables)
+
+        try:
+            rendered = render_job(render, job)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InvalidRequest("Messages", f"chat template failed: {type(error).__name__}: {reason}") from error
+        if len(rendered.text) > job.max_bytes:
+            raise InvalidRequest("Messages", f"the rendered prompt is over the limit of {job.max_bytes} bytes")
+        return rendered
+
+    def close(self) -> None:
+        pass
