@@ -1,0 +1,21 @@
+"""Tokens to what a chat client shows: text, stop strings, reasoning, tool calls. Pure; no MLX.
+
+`OutputFormat` and `TokenTable` are made once a model; `OutputStream` once a request.
+"""
+
+from backend.output.decoding import TokenDecoder
+from backend.output.format import ForcedCall, OutputFormat
+from backend.output.sections import PlainParser, Section, SectionParser
+from backend.output.stream import OutputStream
+from backend.output.tokens import TokenTable
+
+__all__ = [
+    "ForcedCall",
+    "OutputFormat",
+    "OutputStream",
+    "PlainParser",
+    "Section",
+    "SectionParser",
+    "TokenDecoder",
+    "TokenTable",
+]

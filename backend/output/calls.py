@@ -1,0 +1,177 @@
+"""What every tool-call format has in common: a call, how one is read, and how it is sent."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import uuid4
+
+from backend.core.events import ToolCallDelta
+from backend.output.schema import ToolSchemas
+
+MAX_NAME_LENGTH = 256
+
+# Everything a parser of hostile text can raise; a call that fails to parse is content.
+PARSE_ERRORS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    SyntaxError,
+    RecursionError,
+    OverflowError,
+)
+
+
+class NotACall(ValueError):
+    """The text after a start marker is no tool call; it is given back as it was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A complete call. `arguments` is JSON text of an object; `id` is the model's own, or empty."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+    @classmethod
+    def of(cls, name: Any, arguments: Any, id: Any = "") -> "Call":
+        """A call with arguments given as a value: an object, JSON text of one, or None for none.
+
+        Raises:
+            NotACall: The name is empty or no text, or the arguments are no JSON object.
+        """
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH or not is_utf8(name):
+            raise NotACall("no function name")
+        if isinstance(arguments, str):
+            arguments = load_json(arguments) if arguments.strip() else {}
+        if arguments is None:
+            arguments = {}
+        if not isinstance(arguments, dict):
+            raise NotACall("arguments are no object")
+        return cls(
+            name,
+            dump_json(arguments),
+            id if isinstance(id, str) and is_utf8(id) else "",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a reader found at the start of its text.
+
+    Attributes:
+        end: Characters used.
+        calls: Complete calls in them.
+        text: What of them is no call and goes back to the answer as it was written.
+        open: The section goes on after `end`, and its reader with it.
+    """
+
+    end: int
+    calls: tuple[Call, ...] = ()
+    text: str = ""
+    open: bool = False
+
+
+class CallReader(Protocol):
+    """Reads one tool-call section of one answer. Engine thread only."""
+
+    def read(self, body: str, *, final: bool) -> Read | None:
+        """Read calls from the start of `body`, the text after the start marker or after the last `Read`.
+
+        Between two reads `body` only grows. None asks for more text; with `final` there is none.
+
+        Raises:
+            ValueError: It is no call; the section's text is given back. (Any of `PARSE_ERRORS` will do.)
+        """
+        ...
+
+
+class CallFormat(ABC):
+    """One way in which models write tool calls. Immutable; one per model.
+
+    Attributes:
+        name: As mlx-lm calls the format.
+        starts: Texts that open a call section in the content.
+        markers: Every special text of the format: tokens within it are visible to the parser.
+    """
+
+    name: str = ""
+    starts: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
+
+    @abstractmethod
+    def reader(self, tools: ToolSchemas) -> CallReader:
+        """A reader for one section."""
+
+    def fitted(self, template: str) -> "CallFormat":
+        """This format in the dialect that a chat template writes."""
+        return self
+
+    def frame(self, name: str) -> tuple[str, str] | None:
+        """Literal text before and after the JSON arguments of a call of `name`, or None if they are not JSON."""
+        return None
+
+    def new_id(self) -> str:
+        """A fresh call id."""
+        return f"call_{uuid4().hex[:24]}"
+
+
+@dataclass(slots=True)
+class CallSender:
+    """Numbers the calls of one answer and turns them into deltas."""
+
+    new_id: Callable[[], str]
+    _ids: set[str] = field(default_factory=set[str])
+
+    @property
+    def count(self) -> int:
+        """Calls sent so far."""
+        return len(self._ids)
+
+    def deltas(self, call: Call) -> tuple[ToolCallDelta, ...]:
+        """The call's name, then its arguments. The model's own id is kept if no earlier call has it."""
+        index, id = len(self._ids), call.id
+        while not id or id in self._ids:
+            id = self.new_id()
+        self._ids.add(id)
+        return (
+            ToolCallDelta(index=index, id=id, name=call.name),
+            ToolCallDelta(index=index, arguments=call.arguments),
+        )
+
+
+def load_json(text: str) -> Any:
+    """Decode JSON as models write it: line breaks inside strings are allowed.
+
+    Raises:
+        NotACall: It is no JSON, or nested too deep.
+    """
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError) as error:
+        raise NotACall("not JSON") from error
+
+
+def dump_json(value: Any) -> str:
+    """JSON text that is valid everywhere: no NaN, and no lone surrogate outside an escape.
+
+    Raises:
+        NotACall: The value has no JSON (infinite numbers, sets), or is nested too deep.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return text if is_utf8(text) else json.dumps(value, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise NotACall("no JSON for it") from error
+
+
+def is_utf8(text: str) -> bool:
+    """Whether `text` can be sent: a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

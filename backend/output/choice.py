@@ -1,0 +1,125 @@
+"""Which markers and which tool-call format a model uses, read from its tokenizer and chat template."""
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+THINK_PAIRS: tuple[tuple[str, str], ...] = (
+    ("<think>", "</think>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<|think:start|>", "<|think:end|>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+)
+GEMMA_THINK = ("<|channel>thought", "<channel|>")
+XTML_THINK = ("<|open|>think<|sep|>", "<|close|>think<|sep|>")
+XTML_TOKENS = ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>")
+XTML_IGNORED = (
+    "<|open|>response<|sep|>",
+    "<|close|>response<|sep|>",
+    "<|close|>message<|sep|>",
+)
+
+# Names that hosts and other servers use for what mlx-lm has a parser for.
+FORMAT_ALIASES: Mapping[str, str] = {
+    "hermes": "json_tools",
+    "json": "json_tools",
+    "qwen": "json_tools",
+    "qwen25": "json_tools",
+    "qwen3": "json_tools",
+    "qwen3_xml": "qwen3_coder",
+    "devstral": "mistral",
+    "glm": "glm47",
+    "glm4": "glm47",
+    "glm45": "glm47",
+    "kimi": "kimi_k2",
+    "minimax": "minimax_m2",
+    "minicpm": "minicpm5",
+    "gemma": "gemma4",
+    "functiongemma": "function_gemma",
+    "lfm2": "pythonic",
+    "muse": "muse_spark",
+    "gpt_oss": "harmony",
+    "openai": "harmony",
+}
+REASONING_ALIASES: Mapping[str, tuple[str, str]] = {
+    "think": THINK_PAIRS[0],
+    "qwen3": THINK_PAIRS[0],
+    "deepseek_r1": THINK_PAIRS[0],
+    "glm45": THINK_PAIRS[0],
+    "longcat": THINK_PAIRS[1],
+    "mistral": THINK_PAIRS[3],
+    "seed_oss": THINK_PAIRS[4],
+    "gemma4": GEMMA_THINK,
+    "kimi_k3": XTML_THINK,
+}
+
+
+def choose_reasoning(vocab: Container[str], template: str) -> tuple[str, str] | None:
+    """Markers around reasoning: those in the vocabulary (as mlx-lm), else those that the template writes."""
+    for start, end in THINK_PAIRS:
+        if start in vocab and end in vocab:
+            return start, end
+    if "<|channel>" in vocab and "<channel|>" in vocab:
+        return GEMMA_THINK
+    if is_xtml(vocab):
+        return XTML_THINK
+    for start, end in THINK_PAIRS:
+        if start in template and end in template:
+            return start, end
+    return None
+
+
+def choose_calls(vocab: Container[str], template: str) -> str | None:
+    """Name of the tool-call format, by the same signs and in the same order as mlx-lm's `_infer_tool_parser`.
+
+    Harmony and Laguna are ours to find: mlx-lm has no harmony parser, and Laguna names itself in its configuration.
+    """
+    if "<|channel|>" in template and "<|message|>" in template and "<|start|>" in template:
+        return "harmony"
+    for name, signs in _TEMPLATE_SIGNS:
+        if any(all(sign in template for sign in group) for group in signs):
+            return name
+    if is_xtml(vocab):
+        return "kimi_k3"
+    if "<|tool_call_start|>" in vocab and "<|tool_call_end|>" in vocab:
+        return "pythonic"
+    return None
+
+
+def is_xtml(vocab: Container[str]) -> bool:
+    """Whether the model writes Kimi K3's markup."""
+    return all(token in vocab for token in XTML_TOKENS)
+
+
+# Name, then alternatives, each a group of texts that must all be in the template. The first that fits is it.
+_TEMPLATE_SIGNS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
+    ("minimax_m2", (("<minimax:tool_call>",),)),
+    ("gemma4", (("<|tool_call>", "<tool_call|>"),)),
+    ("function_gemma", (("<start_function_call>",),)),
+    ("longcat", (("<longcat_tool_call>",),)),
+    ("glm47", (("<arg_key>",),)),
+    ("pythonic", (("<|tool_list_start|>",), ("<|tool_call_start|>",))),
+    ("qwen3_coder", (("<tool_call>\\n<function=",), ("<tool_call>\n<function=",))),
+    ("kimi_k2", (("<|tool_calls_section_begin|>",),)),
+    ("minicpm5", (('<function name="', '<param name="'),)),
+    ("mistral", (("[TOOL_CALLS]",),)),
+    ("muse_spark", (("<atem:function_calls>",),)),
+    ("json_tools", (("<tool_call>", "tool_call.name"),)),
+)
+
+
+def declared_calls(tokenizer: Any) -> str | None:
+    """The format that the checkpoint's own configuration or mlx-lm's wrapper names, if any."""
+    declared = (getattr(tokenizer, "init_kwargs", None) or {}).get("tool_parser_type")
+    if declared:
+        return str(declared)
+    parser = getattr(tokenizer, "tool_parser", None)
+    return parser.__module__.rpartition(".")[2] if callable(parser) else None
+
+
+def template_text(tokenizer: Any) -> str:
+    """The chat template; several named ones are read together."""
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, Mapping):
+        return "\n".join(text for text in template.values() if isinstance(text, str))
+    return template if isinstance(template, str) else ""

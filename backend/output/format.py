@@ -1,0 +1,146 @@
+"""What one model's output looks like, and parsers for it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from backend.output.calls import CallFormat
+from backend.output.choice import (
+    FORMAT_ALIASES,
+    REASONING_ALIASES,
+    XTML_IGNORED,
+    choose_calls,
+    choose_reasoning,
+    declared_calls,
+    is_xtml,
+    template_text,
+)
+from backend.output.formats import formats
+from backend.output.schema import ToolSchemas
+from backend.output.sections import Layout, MarkedParser, PlainParser, SectionParser
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedCall:
+    """A call of one function as literal text around JSON arguments: `begin`, JSON that fits `schema`, `end`."""
+
+    function: str
+    begin: str
+    schema: Mapping[str, Any]
+    end: str
+
+
+@dataclass(frozen=True)
+class OutputFormat:
+    """Immutable; one per model, shared by all its requests.
+
+    Attributes:
+        reasoning_start, reasoning_end: Markers around reasoning; empty if the model has none.
+        calls: How the model writes tool calls, or None.
+        ignored: Markers that carry nothing.
+    """
+
+    reasoning_start: str = ""
+    reasoning_end: str = ""
+    calls: CallFormat | None = None
+    ignored: tuple[str, ...] = ()
+    _layouts: tuple[Layout, Layout] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        think = (self.reasoning_start, self.reasoning_end)
+        layouts = tuple(Layout(*think, self.ignored, calls) for calls in (None, self.calls))
+        object.__setattr__(self, "_layouts", layouts)
+
+    @classmethod
+    def choose(cls, tokenizer: Any, *, tool_parser: str = "", reasoning_parser: str = "") -> "OutputFormat":
+        """The format of a model, from its tokenizer (transformers', or mlx-lm's wrapper).
+
+        Args:
+            tool_parser, reasoning_parser: Override it by name; `none` turns it off. Hosts pass on names of
+                other servers' parsers, so a name that is not known changes nothing.
+        """
+        template = template_text(tokenizer)
+        vocab = tokenizer.get_vocab()
+        known = formats()
+        name = _known(tool_parser) or _known(declared_calls(tokenizer) or "") or choose_calls(vocab, template)
+        calls = known[name].fitted(template) if name in known else None
+        pair = (
+            getattr(tokenizer, "think_start", None),
+            getattr(tokenizer, "think_end", None),
+        )
+        if not all(pair):
+            pair = choose_reasoning(vocab, template) or ("", "")
+        override = _plain(reasoning_parser)
+        pair = ("", "") if override == "none" else REASONING_ALIASES.get(override, pair)
+        return cls(pair[0], pair[1], calls, XTML_IGNORED if is_xtml(vocab) else ())
+
+    @property
+    def format_type(self) -> str:
+        """Name of the tool-call format; empty if there is none."""
+        return self.calls.name if self.calls else ""
+
+    @property
+    def tool_call_start(self) -> str:
+        """The text that opens a tool call; empty if there is none."""
+        return self.calls.starts[0] if self.calls and self.calls.starts else ""
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Every text that parsing looks for."""
+        own = (
+            self.reasoning_start,
+            self.reasoning_end,
+            *self.ignored,
+            *(self.calls.markers if self.calls else ()),
+        )
+        return tuple(marker for marker in own if marker)
+
+    def parser(
+        self,
+        *,
+        opens_reasoning: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+        parse_tools: bool = True,
+        new_id: Callable[[], str] | None = None,
+    ) -> SectionParser:
+        """A parser for one answer.
+
+        Args:
+            opens_reasoning: The prompt ends inside the reasoning.
+            tools: OpenAI tool objects; their schemas type the arguments.
+            parse_tools: Whether calls are looked for; otherwise they are content.
+            new_id: Makes call ids, in place of random ones.
+        """
+        layout = self._layouts[bool(parse_tools)]
+        if not (layout.think_end or layout.ignored or layout.calls):
+            return PlainParser()
+        return MarkedParser(layout, ToolSchemas(tools), opens_reasoning=opens_reasoning, new_id=new_id)
+
+    def forced_calls(self, tools: Sequence[Mapping[str, Any]]) -> tuple[ForcedCall, ...] | None:
+        """How a call of each tool is written, for constraining an answer to be one; None if arguments are not JSON."""
+        schemas = ToolSchemas(tools)
+        found: list[ForcedCall] = []
+        for name in schemas.names:
+            frame = self.calls.frame(name) if self.calls else None
+            if frame is None:
+                return None
+            found.append(
+                ForcedCall(
+                    name,
+                    frame[0],
+                    schemas.parameters(name) or {"type": "object"},
+                    frame[1],
+                )
+            )
+        return tuple(found) or None
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("-", "_")
+
+
+def _known(name: str) -> str:
+    """A format's own name for what it was called; `none` stays, names of no format become empty."""
+    plain = _plain(name)
+    plain = FORMAT_ALIASES.get(plain, plain)
+    return plain if plain in formats() or plain == "none" else ""

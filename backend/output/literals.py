@@ -1,0 +1,126 @@
+"""Python and JSON literals as models mix them. Own reader: `ast` warns, recurses and knows no `true`."""
+
+import re
+from typing import Any
+
+_BLANK = re.compile(r"\s*")
+_NUMBER = re.compile(r"[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_NAMES = {
+    "true": True,
+    "false": False,
+    "null": None,
+    "True": True,
+    "False": False,
+    "None": None,
+}
+_ESCAPES = {
+    "n": "\n",
+    "t": "\t",
+    "r": "\r",
+    "b": "\b",
+    "f": "\f",
+    "a": "\a",
+    "v": "\v",
+    "0": "\0",
+    "\n": "",
+}
+_HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
+_MAX_DEPTH = 64
+_MAX_DIGITS = 4000
+
+
+def skip_blank(text: str, at: int) -> int:
+    """The first position from `at` on that is no white space."""
+    match = _BLANK.match(text, at)
+    return match.end() if match else at
+
+
+def read_literal(text: str, at: int, *, depth: int = 0) -> tuple[Any, int]:
+    """The literal that begins at `at` (white space allowed), and where it ends.
+
+    Raises:
+        ValueError, IndexError: There is none, or it is nested deeper than 64.
+    """
+    if depth > _MAX_DEPTH:
+        raise ValueError("nested too deep")
+    at = skip_blank(text, at)
+    char = text[at]
+    if char in "\"'":
+        return _read_string(text, at)
+    if char in "[(":
+        return _read_list(text, at + 1, "]" if char == "[" else ")", depth)
+    if char == "{":
+        return _read_dict(text, at + 1, depth)
+    if match := _NUMBER.match(text, at):
+        return _number(match[0]), match.end()
+    match = _NAME.match(text, at)
+    if match is None or match[0] not in _NAMES:
+        raise ValueError("no literal")
+    return _NAMES[match[0]], match.end()
+
+
+def _number(text: str) -> int | float:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError("number too long")
+    return float(text) if any(char in text for char in ".eE") else int(text)
+
+
+def _read_string(text: str, at: int) -> tuple[str, int]:
+    quote = text[at]
+    if text.startswith(quote * 3, at):
+        quote *= 3
+    at += len(quote)
+    parts: list[str] = []
+    while not text.startswith(quote, at):
+        if text[at] == "\\":
+            part, at = _read_escape(text, at + 1)
+        else:
+            part, at = text[at], at + 1
+        parts.append(part)
+    # A pair of \u escapes above U+FFFF arrives as two surrogates.
+    joined = "".join(parts).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    return joined, at + len(quote)
+
+
+def _read_escape(text: str, at: int) -> tuple[str, int]:
+    char = text[at]
+    if digits := _HEX_DIGITS.get(char):
+        code = int(text[at + 1 : at + 1 + digits], 16)
+        return chr(code), at + 1 + digits
+    if char in "\\'\"/":
+        return char, at + 1
+    return _ESCAPES.get(char, "\\" + char), at + 1
+
+
+def _read_list(text: str, at: int, close: str, depth: int) -> tuple[list[Any], int]:
+    values: list[Any] = []
+    at = skip_blank(text, at)
+    while text[at] != close:
+        value, at = read_literal(text, at, depth=depth + 1)
+        values.append(value)
+        at = _after_comma(text, at, close)
+    return values, at + 1
+
+
+def _read_dict(text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
+    values: dict[str, Any] = {}
+    at = skip_blank(text, at)
+    while text[at] != "}":
+        key, at = read_literal(text, at, depth=depth + 1)
+        at = skip_blank(text, at)
+        if text[at] != ":" or isinstance(key, list | dict):
+            raise ValueError("no key")
+        value, at = read_literal(text, at + 1, depth=depth + 1)
+        values[key if isinstance(key, str) else str(key)] = value
+        at = _after_comma(text, at, "}")
+    return values, at + 1
+
+
+def _after_comma(text: str, at: int, close: str) -> int:
+    at = skip_blank(text, at)
+    if text[at] == ",":
+        return skip_blank(text, at + 1)
+    if text[at] != close:
+        raise ValueError(f"no comma or {close}")
+    return at

@@ -1,0 +1,141 @@
+"""Readers that several tool-call formats share."""
+
+from collections.abc import Callable
+
+from backend.output.calls import PARSE_ERRORS, Call, NotACall, Read
+from backend.output.json_extent import JsonExtent
+from backend.output.literals import skip_blank
+
+Parse = Callable[[str], tuple[Call, ...]]
+
+
+def begins(text: str, literals: tuple[str, ...], at: int = 0) -> bool:
+    """Whether `text[at:]` begins with one of the literals, as far as it goes."""
+    rest = text[at : at + max(map(len, literals))]
+    return any(rest.startswith(literal) or literal.startswith(rest) for literal in literals)
+
+
+def balanced(opening: str, closing: str) -> Callable[[str], bool]:
+    """A test that every `opening` in a text has its `closing`: an end marker inside a value is no end."""
+    return lambda body: body.count(opening) <= body.count(closing)
+
+
+class DelimitedReader:
+    """One body between the start marker and an end marker.
+
+    Args:
+        opens: Whether a body may begin so; asked while the body is short, so that a marker that is only
+            spoken of is given back at once.
+        closes: Whether the end marker after such a body is the end.
+    """
+
+    _SHORT = 512
+
+    def __init__(
+        self,
+        end: str,
+        parse: Parse,
+        *,
+        opens: Callable[[str], bool],
+        closes: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        self._end, self._parse, self._opens, self._closes = end, parse, opens, closes
+        self._at = 0
+        self._opened = False
+
+    def read(self, body: str, *, final: bool) -> Read | None:
+        at = body.find(self._end, self._at)
+        if not self._opened and not self._opens(body[: self._SHORT]):
+            raise NotACall("not the beginning of a call")
+        self._opened = len(body) >= self._SHORT
+        while at >= 0:
+            if self._closes(body[:at]):
+                return Read(at + len(self._end), self._parse(body[:at]))
+            at = body.find(self._end, at + 1)
+        if final:
+            raise NotACall("cut off")
+        self._at = max(0, len(body) - len(self._end) + 1)
+        return None
+
+
+class JsonReader:
+    """One JSON value, then an end marker; the marker may be missing at the end of the answer or before `restarts`."""
+
+    def __init__(self, end: str, parse: Parse, restarts: tuple[str, ...] = ()) -> None:
+        self._end, self._parse, self._restarts = end, parse, restarts
+        self._extent = JsonExtent()
+        self._value_end: int | None = None
+
+    def read(self, body: str, *, final: bool) -> Read | None:
+        if self._value_end is None:
+            self._value_end = self._extent.find_end(body)
+        if self._value_end is None:
+            if final:
+                raise NotACall("cut off")
+            return None
+        after = skip_blank(body, self._value_end)
+        if body.startswith(self._end, after):
+            return Read(after + len(self._end), self._parse(body[: self._value_end]))
+        if any(body.startswith(restart, after) for restart in self._restarts) or (final and after == len(body)):
+            return Read(self._value_end, self._parse(body[: self._value_end]))
+        if final or not begins(body, (self._end, *self._restarts), after):
+            raise NotACall("no end marker")
+        return None
+
+
+class BlockReader:
+    """Several calls, each between an item's own markers, up to the section's end marker.
+
+    A call that does not parse is given back; the calls after it are still read.
+    """
+
+    def __init__(
+        self,
+        item: tuple[str, str],
+        end: str,
+        parse: Callable[[str], Call],
+        *,
+        closes: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        self._start, self._stop = item
+        self._end, self._parse, self._closes = end, parse, closes
+        self._at = 0
+        self._calls = 0
+
+    def read(self, body: str, *, final: bool) -> Read | None:
+        begin = skip_blank(body, 0)
+        if body.startswith(self._end, begin):
+            return self._close(body, begin + len(self._end))
+        if body.startswith(self._start, begin):
+            return self._read_item(body, begin, final=final)
+        if final and self._calls and begin == len(body):
+            return Read(begin)
+        if final or not begins(body, (self._start, self._end), begin):
+            raise NotACall("neither a call nor the end")
+        return None
+
+    def _close(self, body: str, end: int) -> Read:
+        if not self._calls:
+            raise NotACall("no call in the section")
+        return Read(end)
+
+    def _read_item(self, body: str, begin: int, *, final: bool) -> Read | None:
+        inner = begin + len(self._start)
+        at = body.find(self._stop, max(inner, self._at))
+        while at >= 0 and not self._closes(body[inner:at]):
+            at = body.find(self._stop, at + 1)
+        if at < 0:
+            if final:
+                raise NotACall("cut off")
+            self._at = max(0, len(body) - len(self._stop) + 1)
+            return None
+        self._at = 0
+        end = at + len(self._stop)
+        try:
+            call = self._parse(body[inner:at])
+        except PARSE_ERRORS:
+            if not self._calls:
+                raise
+            return Read(end, text=body[:end], open=True)
+        self._calls += 1
+        return Read(end, (call,), open=True)

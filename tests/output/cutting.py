@@ -1,0 +1,67 @@
+"""Running a parser or a whole stream over text that is cut in some way."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from backend.core.events import Piece
+from backend.output import OutputFormat, OutputStream, SectionParser
+
+
+class TextTokens:
+    """A decoder whose tokens are indices into a list of texts."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+
+    def push(self, token: int) -> str:
+        return self._texts[token]
+
+    def finish(self) -> str:
+        return ""
+
+
+def numbered_ids() -> Any:
+    """Call ids that are the same in every run."""
+    counter = itertools.count()
+    return lambda: f"id{next(counter)}"
+
+
+def parser_of(
+    output_format: OutputFormat, *, opens_reasoning: bool = False, tools: Sequence[dict[str, Any]] = ()
+) -> SectionParser:
+    return output_format.parser(opens_reasoning=opens_reasoning, tools=tools, new_id=numbered_ids())
+
+
+def run(output_format: OutputFormat, parts: Sequence[str], *, stops: tuple[str, ...] = (), **how: Any) -> Piece:
+    """Everything that a stream over `parts` sends, added up."""
+    stream = OutputStream(TextTokens(parts), stops, parser_of(output_format, **how))
+    total = Piece()
+    for token in range(len(parts)):
+        total = total + stream.push(token)
+        if stream.stopped:
+            break
+    return total + stream.finish()
+
+
+def cuts(text: str, *, pairs_below: int = 90) -> Iterator[list[str]]:
+    """Every character alone, every cut in two and, for short texts, every cut in three."""
+    yield list(text)
+    for i in range(len(text) + 1):
+        yield [text[:i], text[i:]]
+    if len(text) < pairs_below:
+        for i, j in itertools.combinations(range(1, len(text)), 2):
+            yield [text[:i], text[i:j], text[j:]]
+
+
+def calls_in(piece: Piece) -> list[tuple[str, str]]:
+    """The calls of an answer as (name, arguments), put together as a client does it."""
+    calls: dict[int, list[str]] = {}
+    for delta in piece.tool_calls:
+        name, arguments = calls.setdefault(delta.index, ["", ""])
+        calls[delta.index] = [name + delta.name, arguments + delta.arguments]
+    return [(name, arguments) for name, arguments in calls.values()]
+
+
+def texts(pieces: Iterable[Piece]) -> list[str]:
+    return [piece.content for piece in pieces]
