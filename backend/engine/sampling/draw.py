@@ -10,29 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.engine.sampling.noise import Purpose, gumbel
+from backend.engine.sampling.restrict import Candidates
 from backend.engine.sampling.rows import RowSampling
 
-BLOCK = 256
-_ONES = np.ones(BLOCK, np.float32)
+_BLOCK_BITS = 8
+BLOCK = 1 << _BLOCK_BITS
 
 
-def drawn(
-    logits: NDArray[np.float32],
-    peak: np.float32,
-    ids: NDArray[np.int64] | None,
-    row: RowSampling,
-) -> int:
-    """One token of `ids` (ascending, at least one; None for all) by softmax(logits / temperature).
-
-    Args:
-        logits: `[vocab]`, after all edits, no NaN.
-        peak: The largest of them.
-    """
+def drawn(candidates: Candidates, row: RowSampling) -> int:
+    """One of the candidates, by softmax(logits / temperature) over them."""
+    temperature = np.float32(row.sampling.temperature)
+    ids = candidates.ids
     if ids is None:
-        return _drawn_from_all(logits, peak, row)
-    found = logits[ids]
-    scaled = (found - found.max()) / np.float32(row.sampling.temperature)
-    blocks = ids // BLOCK
+        return _drawn_from_all(candidates, temperature, row)
+    # The likeliest may be gone: measured against it, all could underflow at a low temperature.
+    scaled = (candidates.found - candidates.found.max()) / temperature
+    blocks = ids >> _BLOCK_BITS
     starts = np.flatnonzero(np.diff(blocks, prepend=-1))
     chosen = _block(np.add.reduceat(np.exp(scaled), starts), blocks[starts], row)
     end = starts[chosen + 1] if chosen + 1 < len(starts) else len(ids)
@@ -41,25 +34,27 @@ def drawn(
 
 
 def _drawn_from_all(
-    logits: NDArray[np.float32], peak: np.float32, row: RowSampling
+    candidates: Candidates, temperature: np.float32, row: RowSampling
 ) -> int:
-    temperature = np.float32(row.sampling.temperature)
+    logits, cut = candidates.logits, candidates.cut
+    peak = logits.max()
     weights = logits - peak
     weights /= temperature
     np.exp(weights, out=weights)
-    even = len(weights) // BLOCK * BLOCK
-    sums = weights[:even].reshape(-1, BLOCK) @ _ONES
+    if cut > -np.inf:
+        weights *= logits >= cut
+    even = len(weights) >> _BLOCK_BITS << _BLOCK_BITS
+    sums = weights[:even].reshape(-1, BLOCK).sum(axis=1)
     if even < len(weights):
-        sums = np.append(sums, weights[even:].sum())
+        sums = np.append(sums, weights[even:].sum(keepdims=True))
     first = _block(sums, np.arange(len(sums)), row) * BLOCK
     inside = logits[first : first + BLOCK]
-    return _token(
-        (inside - peak) / temperature, np.arange(first, first + len(inside)), row
-    )
+    scaled = np.where(inside >= cut, (inside - peak) / temperature, np.float32(-np.inf))
+    return _token(scaled, np.arange(first, first + len(inside)), row)
 
 
 def _block(
-    sums: NDArray[np.float32], blocks: NDArray[np.int64], row: RowSampling
+    sums: NDArray[np.floating], blocks: NDArray[np.int64], row: RowSampling
 ) -> int:
     with np.errstate(divide="ignore"):
         scores = np.log(sums.astype(np.float64))

@@ -76,7 +76,7 @@ def _sample_row(
     token = (
         best
         if row.sampling.temperature == 0.0
-        else drawn(values, peak, restricted(values, peak, row), row)
+        else drawn(restricted(values, peak, row), row)
     )
     wanted = row.top_logprobs
     return token, None if wanted is None else logprobs_of(logits, token, wanted)
