@@ -1,0 +1,39 @@
+"""From a model's name to a model that has shown that it can run.
+
+Importing this package imports neither MLX nor mlx_lm: finding and downloading files is another thread's work
+than loading them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from backend.config import ModelConfig
+from backend.engine.loading.kv_cost import KVCost
+from backend.engine.loading.loaded import LoadedModel
+from backend.engine.loading.locate import locate_model
+from backend.engine.loading.progress import Progress
+
+__all__ = ["KVCost", "LoadedModel", "Progress", "load_model", "locate_model"]
+
+
+def load_model(
+    config: ModelConfig,
+    path: Path | None = None,
+    *,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> LoadedModel:
+    """Load, adapt and try out a model. Engine thread only.
+
+    Args:
+        path: The model's directory; None locates it first, by network if it must.
+        progress: Told bytes done and in all, from this thread.
+        cancelled: Asked between steps; true ends the load.
+
+    Raises:
+        ModelLoadFailed: One line that names the file or field; what was loaded until then is dropped.
+    """
+    from backend.engine.loading.model import load  # imports MLX
+
+    directory = path or locate_model(config, progress=progress, cancelled=cancelled)
+    return load(config, directory, progress=progress, cancelled=cancelled)

@@ -1,0 +1,84 @@
+"""A model directory's files, looked at before anything is loaded from them, so that a failure names its file."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from backend.core.errors import ModelLoadFailed
+from backend.engine.loading.failures import guarded
+from backend.engine.loading.weight_file import check_file
+
+WEIGHTS_PATTERN = "model*.safetensors"  # what mlx-lm reads
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ModelLoadFailed: The file is missing, not UTF-8, not JSON or not an object; names it.
+    """
+    if not path.is_file():
+        raise ModelLoadFailed(f"{path}: no such file")
+    value = guarded(str(path), lambda: json.loads(path.read_text(encoding="utf-8")))
+    if not isinstance(value, dict):
+        raise ModelLoadFailed(f"{path}: is not a JSON object")
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def check_config(directory: Path, *, trust_remote_code: bool) -> None:
+    """Refuse a directory whose config.json cannot name a model, or names code that may not run.
+
+    Raises:
+        ModelLoadFailed: Naming config.json.
+    """
+    file = directory / "config.json"
+    config = read_json(file)
+    if not isinstance(config.get("model_type"), str):
+        raise ModelLoadFailed(f"{file}: has no model_type")
+    code = config.get("model_file")
+    if code is None:
+        return
+    if not trust_remote_code:
+        raise ModelLoadFailed(f"{file}: model_file {code!r} needs trust_remote_code")
+    # Trust covers the files of this directory, wherever their bytes are kept, and no others.
+    if not isinstance(code, str) or Path(code).name != code or not (directory / code).is_file():
+        raise ModelLoadFailed(f"{file}: model_file {code!r} is not a file of the model's directory")
+
+
+def check_weights(directory: Path) -> list[Path]:
+    """The weight files, each with a sane header and none missing.
+
+    Raises:
+        ModelLoadFailed: Naming the file or the directory.
+    """
+    files = sorted(directory.glob(WEIGHTS_PATTERN))
+    if not files:
+        raise ModelLoadFailed(f"{directory}: has no {WEIGHTS_PATTERN}{_found_instead(directory)}")
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        _check_shards(index, read_json(index), {file.name for file in files})
+    for file in files:
+        guarded(str(file), lambda file=file: check_file(file))
+    return files
+
+
+def _check_shards(index: Path, content: Mapping[str, Any], present: set[str]) -> None:
+    shards = content.get("weight_map")
+    if not isinstance(shards, dict):
+        raise ModelLoadFailed(f"{index}: has no weight_map")
+    missing = sorted({str(shard) for shard in shards.values()} - present)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    # mlx-lm reads by pattern: an index that names other files belongs to another layout of the same weights.
+    missing = [shard for shard in missing if Path(shard).match(WEIGHTS_PATTERN)]
+    if missing:
+        raise ModelLoadFailed(f"{index.parent / missing[0]}: no such file, but {index.name} lists it")
+
+
+def _found_instead(directory: Path) -> str:
+    others = sorted(file.name for file in _foreign_weights(directory))
+    return f"; {others[0]} is not in a format that is read here" if others else ""
+
+
+def _foreign_weights(directory: Path) -> Iterator[Path]:
+    for pattern in ("*.gguf", "*.bin", "*.pt", "*.pth", "*.npz", "*.safetensors"):
+        yield from directory.glob(pattern)

@@ -1,0 +1,59 @@
+"""The name of a model's KV: equal names mean that stored KV of one may be used by the other."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from backend.config import ModelConfig
+from backend.engine.loading.checkpoint import WEIGHTS_PATTERN
+
+_SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+
+
+def namespace(config: ModelConfig, directory: Path, *, tokenizer: Path, adapter: Path | None, facts: str) -> str:
+    """32 hexadecimal digits over everything that shapes the KV of a text.
+
+    Weight files count by name, size, modification time and header, not by content: reading them whole would
+    double the load. Small files count by content.
+
+    Args:
+        facts: Anything further, such as dtype, device and library versions.
+    """
+    digest = hashlib.sha256()
+    for source in (directory, tokenizer):
+        _add_small_files(digest, source, _SMALL_FILES)
+    _add_weights(digest, sorted(directory.glob(WEIGHTS_PATTERN)))
+    if adapter is not None:
+        _add_small_files(digest, adapter, ("adapter_config.json",))
+        _add_weights(digest, [adapter / "adapters.safetensors"])
+    _add(digest, "options", repr((config.max_kv_size, facts)).encode())
+    return digest.hexdigest()[:32]
+
+
+def _add(digest: "hashlib._Hash", label: str, content: bytes) -> None:
+    # Lengths delimit, so that no two different sequences of parts hash alike.
+    digest.update(f"{label}:{len(content)}:".encode())
+    digest.update(content)
+
+
+def _add_small_files(digest: "hashlib._Hash", directory: Path, names: Iterable[str]) -> None:
+    for name in names:
+        file = directory / name
+        if file.is_file():
+            _add(digest, name, file.read_bytes())
+
+
+def _add_weights(digest: "hashlib._Hash", files: Iterable[Path]) -> None:
+    for file in files:
+        status = file.stat()
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = opened.read(min(length, status.st_size))
+        _add(digest, f"{file.name} {status.st_size} {status.st_mtime_ns}", header)

@@ -1,0 +1,51 @@
+"""A model that is loaded and has passed its probe."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.engine.loading.kv_cost import KVCost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadedModel:
+    """Engine thread only: `model` and what `new_cache` returns belong to the thread that loaded them.
+
+    Attributes:
+        model: mlx-lm's module; `model(tokens [rows, n], cache=caches)` gives logits `[rows, n, vocab_size]`.
+        tokenizer: mlx-lm's TokenizerWrapper, chat template overrides applied.
+        config: config.json, with what generation_config.json adds.
+        path: The model's directory.
+        vocab_size: Width of the logits, which may exceed the tokenizer's.
+        context_length: Tokens of prompt and answer at most.
+        eos_ids: Tokens that end an answer, all below `vocab_size`.
+        namespace: Names these weights with this tokenizer and cache layout; KV of another one is of no use here.
+        weight_bytes: Of all parameters.
+        dtype: Of the embedding or the output, such as `float16`.
+        batchable: Rows may decode together; otherwise one at a time, and `serial_reason` says why.
+        kv_cost: What a row's caches weigh.
+        device: Such as `cpu` or `gpu (Apple M2)`.
+        new_cache: Fresh caches of one row, one per layer.
+    """
+
+    model: Any
+    tokenizer: Any
+    config: Mapping[str, Any]
+    path: Path
+    vocab_size: int
+    context_length: int
+    eos_ids: frozenset[int]
+    namespace: str
+    weight_bytes: int
+    dtype: str
+    batchable: bool
+    serial_reason: str
+    kv_cost: KVCost
+    device: str
+    new_cache: Callable[[], list[Any]]
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes that one more token costs a long row: only layers that keep every token grow."""
+        return self.kv_cost.per_token

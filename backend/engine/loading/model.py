@@ -1,0 +1,207 @@
+"""Loads a model directory with mlx-lm. Engine thread only: what is made here belongs to the thread."""
+
+import gc
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+from mlx.utils import tree_flatten, tree_map_with_path
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_adapters
+from mlx_lm.utils import load_model as load_checkpoint
+
+from backend.config import ModelConfig
+from backend.core.errors import ModelLoadFailed
+from backend.core.logline import logline
+from backend.engine.loading import checkpoint
+from backend.engine.loading.context import served_context
+from backend.engine.loading.failures import check_cancelled, guarded
+from backend.engine.loading.fingerprint import namespace
+from backend.engine.loading.loaded import LoadedModel
+from backend.engine.loading.locate import locate_extra
+from backend.engine.loading.probe import ProbeFailed, ProbeResult, probe
+from backend.engine.loading.progress import Progress, ProgressLog
+from backend.engine.loading.tokenizer import load_tokenizer
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+# mlx-lm's rotating cache keeps the first 4 tokens; below this there is no room to rotate in.
+LEAST_MAX_KV_SIZE = 16
+_EVAL_BYTES = 256 << 20
+
+
+def load(
+    config: ModelConfig, directory: Path, *, progress: Progress | None, cancelled: Callable[[], bool]
+) -> LoadedModel:
+    """Load, adapt and probe the model in `directory`.
+
+    Raises:
+        ModelLoadFailed: One line that names the file or field.
+    """
+    try:
+        return _load(config, directory, progress=progress, cancelled=cancelled)
+    except ModelLoadFailed:
+        # Modules are cyclic garbage; a failed load must not keep its weights until the next collection.
+        gc.collect()
+        mx.clear_cache()
+        raise
+
+
+def _load(
+    config: ModelConfig, directory: Path, *, progress: Progress | None, cancelled: Callable[[], bool]
+) -> LoadedModel:
+    _check_options(config)
+    checkpoint.check_config(directory, trust_remote_code=config.trust_remote_code)
+    checkpoint.check_weights(directory)
+    adapter = locate_extra("LoraAdapter", config.adapter, directory, cancelled=cancelled)
+    tokenizer_path = locate_extra("Tokenizer", config.tokenizer, directory, cancelled=cancelled) or directory
+    check_cancelled(cancelled)
+    model, settings = guarded(
+        str(directory),
+        lambda: load_checkpoint(directory, lazy=True, trust_remote_code=config.trust_remote_code),
+    )
+    if adapter is not None:
+        guarded(str(adapter), lambda: load_adapters(model, str(adapter)).eval())
+    if config.dtype:
+        _cast(model, DTYPES[config.dtype])
+    _evaluate(model, directory, ProgressLog("weights", directory.name, progress), cancelled)
+    tokenizer = load_tokenizer(config, tokenizer_path, settings)
+    check_cancelled(cancelled)
+    new_cache = _cache_maker(model, config.max_kv_size)
+    result = _probed(model, new_cache, directory)
+    check_cancelled(cancelled)
+    dtype = _dtype(model)
+    facts = f"{dtype} mlx={mx.__version__} mlx_lm={mlx_lm.__version__}"
+    loaded = LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        config=settings,
+        path=directory,
+        vocab_size=result.vocab_size,
+        context_length=served_context(settings, config.context),
+        eos_ids=frozenset(int(t) for t in tokenizer.eos_token_ids if 0 <= int(t) < result.vocab_size),
+        namespace=guarded(
+            str(directory),
+            lambda: namespace(config, directory, tokenizer=tokenizer_path, adapter=adapter, facts=facts),
+        ),
+        weight_bytes=_weight_bytes(model),
+        dtype=dtype,
+        batchable=not _serial_reason(model, config, result),
+        serial_reason=_serial_reason(model, config, result),
+        kv_cost=result.kv_cost,
+        device=device_name(),
+        new_cache=new_cache,
+    )
+    _log_loaded(loaded)
+    return loaded
+
+
+def _check_options(config: ModelConfig) -> None:
+    if config.dtype and config.dtype not in DTYPES:
+        raise ModelLoadFailed(f"dtype: must be one of {', '.join(DTYPES)}, is {config.dtype!r}")
+    if config.max_kv_size is not None and config.max_kv_size < LEAST_MAX_KV_SIZE:
+        raise ModelLoadFailed(f"max_kv_size: must be at least {LEAST_MAX_KV_SIZE}, is {config.max_kv_size}")
+
+
+def _cast(model: Any, dtype: mx.Dtype) -> None:
+    # Some architectures keep a few parameters (routers, state-space decays) in float32.
+    wanted: Callable[[str], bool] = getattr(model, "cast_predicate", lambda _: True)
+
+    def cast(path: str, value: mx.array) -> mx.array:
+        return value.astype(dtype) if wanted(path) and mx.issubdtype(value.dtype, mx.floating) else value
+
+    model.update(tree_map_with_path(cast, model.parameters()))
+
+
+def _evaluate(model: Any, directory: Path, progress: ProgressLog, cancelled: Callable[[], bool]) -> None:
+    """Read all weights now: a lazy array would read whatever the file holds later."""
+    arrays = [array for _, array in tree_flatten(model.parameters())]
+    total = sum(array.nbytes for array in arrays)
+    done = pending = 0
+    group: list[mx.array] = []
+    for array in arrays:
+        group.append(array)
+        pending += array.nbytes
+        if pending >= _EVAL_BYTES:
+            guarded(str(directory), lambda group=group: mx.eval(group))
+            done, pending, group = done + pending, 0, []
+            progress.report(done, total)
+            check_cancelled(cancelled)
+    guarded(str(directory), lambda: mx.eval(model.parameters()))
+    progress.report(total, total)
+    progress.finish()
+
+
+def _cache_maker(model: Any, max_kv_size: int | None) -> Callable[[], list[Any]]:
+    if max_kv_size is not None and hasattr(model, "make_cache"):
+        # As mlx_lm.stream_generate does: such a model's layers choose their caches themselves.
+        log.warning(logline("max_kv_size_ignored", reason="the model makes its own caches"))
+        return model.make_cache
+    return lambda: make_prompt_cache(model, max_kv_size)
+
+
+def _probed(model: Any, new_cache: Callable[[], list[Any]], directory: Path) -> ProbeResult:
+    try:
+        return probe(model, new_cache)
+    except ProbeFailed as error:
+        reason = str(error)
+    if _dtype(model) == "float32":
+        raise ModelLoadFailed(f"{directory}: the model does not run: {reason}")
+    # Every kernel of every device has float32: experts on a CPU have nothing else, float16 may overflow.
+    log.warning(logline("dtype_adapted", was=_dtype(model), now="float32", reason=reason))
+    model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+    try:
+        return probe(model, new_cache)
+    except ProbeFailed as error:
+        reason = str(error)
+    raise ModelLoadFailed(f"{directory}: the model does not run: {reason}")
+
+
+def _serial_reason(model: Any, config: ModelConfig, result: ProbeResult) -> str:
+    if config.max_kv_size is not None and not hasattr(model, "make_cache"):
+        return "max_kv_size: a merge of rotating caches loses the first tokens that they keep"
+    return result.serial_reason
+
+
+def _weight_bytes(model: Any) -> int:
+    return sum(int(array.nbytes) for _, array in tree_flatten(model.parameters()))
+
+
+def _dtype(model: Any) -> str:
+    """The floating type that most weight bytes have."""
+    sizes: dict[str, int] = {}
+    for _, array in tree_flatten(model.parameters()):
+        if mx.issubdtype(array.dtype, mx.floating):
+            name = str(array.dtype).removeprefix("mlx.core.")
+            sizes[name] = sizes.get(name, 0) + array.nbytes
+    return max(sizes, key=lambda name: sizes[name]) if sizes else ""
+
+
+def device_name() -> str:
+    """The device that MLX computes on, with its name where it has one."""
+    kind = "gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu"
+    info: Mapping[str, Any] = mx.device_info()
+    name = str(info.get("device_name", ""))
+    return f"{kind} ({name})" if name and name != kind else kind
+
+
+def _log_loaded(loaded: LoadedModel) -> None:
+    log.info(
+        logline(
+            "model_loaded",
+            path=loaded.path,
+            type=loaded.config.get("model_type"),
+            dtype=loaded.dtype,
+            weight_bytes=loaded.weight_bytes,
+            vocab=loaded.vocab_size,
+            context=loaded.context_length,
+            mode="batched" if loaded.batchable else "serial",
+            serial_reason=loaded.serial_reason or None,
+            device=loaded.device,
+        )
+    )
