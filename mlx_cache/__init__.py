@@ -1,0 +1,18 @@
+"""A thread-safe prefix cache for the key/value state of MLX models. Importing it does not import mlx."""
+
+from mlx_cache.blocks import InconsistentCache, UnsupportedLayer
+from mlx_cache.cache import Fetched, Inserted, ThreadSafeLRUPromptCache
+from mlx_cache.policy import EvictionPolicy, LeafLru
+from mlx_cache.stats import Reason, Refusal
+
+__all__ = [
+    "EvictionPolicy",
+    "Fetched",
+    "InconsistentCache",
+    "Inserted",
+    "LeafLru",
+    "Reason",
+    "Refusal",
+    "ThreadSafeLRUPromptCache",
+    "UnsupportedLayer",
+]

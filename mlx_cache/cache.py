@@ -1,0 +1,335 @@
+"""The cache that callers see: the lock, the copies outside it, and the call shapes of mlx-lm and LocalAI."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlx_cache.blocks import Block, InconsistentCache, Layout, Payload, UnsupportedLayer
+from mlx_cache.eviction import Eviction
+from mlx_cache.index import Index, InsertPlan
+from mlx_cache.policy import EvictionPolicy, LeafLru
+from mlx_cache.stats import Counters, Reason, Refusal
+from mlx_cache.tree import Tokens
+
+logger = logging.getLogger(__name__)
+
+UNLIMITED = 1 << 62
+MAX_BUFFERS = 49_900
+"""A tenth of the number of live buffers at which Metal stops, whatever their size (about 499,000)."""
+
+_ATTEMPTS = 16
+_CACHE_TYPES = ("assistant", "user", "system")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a fetch found. `caches` are the caller's own, None for a miss; `length` tokens are in them.
+
+    `agreed` is how many tokens agree with something stored; more than `length` where a model's state could not be
+    restored there.
+    """
+
+    caches: list[Any] | None
+    length: int
+    reason: Reason
+    agreed: int
+
+    def __str__(self) -> str:
+        at = f" at {self.agreed}" if self.reason in (Reason.DIVERGED, Reason.EVICTED, Reason.NO_SNAPSHOT) else ""
+        return f"{self.reason}{at}"
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """What an insert did: the tokens now stored of the sequence, those of them that were new, or why none."""
+
+    length: int
+    new_tokens: int
+    refusal: Refusal | None = None
+
+
+class ThreadSafeLRUPromptCache:
+    """A prefix cache of key/value state. Any number of threads may call any method at once.
+
+    One lock guards the index and is held for index work only. Copies are made outside it on the calling thread;
+    what they read is held meanwhile. Returned caches belong to the caller and share nothing with the store.
+
+    `max_size` bounds the stored sequences (those that are no prefix of another), `max_bytes` the bytes of all stored
+    arrays. `can_trim_fn` and `trim_fn` are accepted for LocalAI's sake and unused: what can be cut is known by layer.
+    """
+
+    def __init__(
+        self,
+        max_size: int | None = None,
+        max_bytes: int | None = None,
+        can_trim_fn: Callable[..., Any] | None = None,
+        trim_fn: Callable[..., Any] | None = None,
+        *,
+        max_buffers: int = MAX_BUFFERS,
+        policy: EvictionPolicy | None = None,
+        payload: Payload | None = None,
+    ) -> None:
+        del can_trim_fn, trim_fn
+        self._lock = threading.Lock()
+        self._counters = Counters()
+        self._payload = payload
+        self._index = Index(
+            Eviction(policy if policy is not None else LeafLru(), self._counters),
+            max_bytes=UNLIMITED if max_bytes is None else max(0, max_bytes),
+            max_size=UNLIMITED if max_size is None else max(0, max_size),
+            max_buffers=max_buffers,
+        )
+
+    # Looking up
+
+    def fetch(self, model_key: Hashable, tokens: Sequence[int] | Tokens, *, room: int = 256) -> Fetched:
+        """Restore the longest usable prefix of `tokens`, at most all but the last, with `room` tokens to grow."""
+        asked = as_tokens(tokens)
+        with self._lock:
+            found = self._index.find(model_key, asked, max(0, len(asked) - 1))
+            length = found.restorable.length
+            self._counters.fetched(len(asked), length, found.reason)
+        if found.layout is None or found.hold is None:
+            return Fetched(None, 0, found.reason, found.agreed)
+        try:
+            caches = self._ensure_payload().restore(found.layout, found.with_pieces(), room)
+        finally:
+            with self._lock:
+                found.hold.release()
+        return Fetched(caches, length, found.reason, found.agreed)
+
+    def fetch_nearest_cache(
+        self, model_key: Hashable, tokens: Sequence[int] | Tokens
+    ) -> tuple[list[Any] | None, Sequence[int] | Tokens]:
+        """As in mlx-lm: the caches or None, and the tokens still to run. The rest is empty only for an empty prompt."""
+        fetched = self.fetch(model_key, tokens)
+        return fetched.caches, tokens[fetched.length :]
+
+    def match_length(self, model_key: Hashable, tokens: Sequence[int] | Tokens) -> int:
+        """How many tokens a fetch would restore now. Changes nothing, not even what counts as recently used."""
+        asked = as_tokens(tokens)
+        with self._lock:
+            return self._index.best(model_key, asked, max(0, len(asked) - 1))[3]
+
+    # Storing
+
+    def insert(
+        self,
+        model_key: Hashable,
+        tokens: Sequence[int] | Tokens,
+        prompt_cache: Sequence[Any],
+        *,
+        snapshot: bool = True,
+        cache_type: str = "assistant",
+    ) -> Inserted:
+        """Store what the cache covers of `tokens` and is not stored yet.
+
+        Every layer must cover the same number of tokens, and no more than there are; layers that do not count their
+        tokens (ArraysCache alone) are taken to cover all. Nothing is stored otherwise: a cache that covers more than
+        its key was filled twice. `snapshot=False` leaves out what can only be restored exactly here.
+        """
+        key_tokens = as_tokens(tokens)
+        if self._index.max_size == 0 or self._index.max_bytes == 0:
+            return self._refuse(Refusal.OFF)
+        payload = self._ensure_payload()
+        try:
+            offset = payload.offset(prompt_cache)
+            length = len(key_tokens) if offset is None else offset
+            if length > len(key_tokens):
+                raise InconsistentCache(f"layers cover {length} tokens, the key has {len(key_tokens)}")
+            if length == 0:
+                return self._refuse(Refusal.EMPTY)
+            layout = payload.layout(prompt_cache)
+        except UnsupportedLayer as error:
+            return self._unsupported(model_key, str(error))
+        except InconsistentCache as error:
+            logger.warning("prompt cache not stored: %s", error)
+            return self._refuse(Refusal.INCONSISTENT)
+        return self._store(model_key, layout, key_tokens[:length], prompt_cache, snapshot, cache_type)
+
+    def insert_cache(
+        self,
+        model_key: Hashable,
+        tokens: Sequence[int] | Tokens,
+        prompt_cache: Sequence[Any],
+        *,
+        cache_type: str = "assistant",
+    ) -> None:
+        """As in mlx-lm and LocalAI. Unlike theirs, the given caches stay the caller's."""
+        self.insert(model_key, tokens, prompt_cache, cache_type=cache_type)
+
+    def _store(
+        self, key: Hashable, layout: Layout, tokens: Tokens, caches: Sequence[Any], snapshot: bool, cache_type: str
+    ) -> Inserted:
+        payload = self._ensure_payload()
+        available = payload.available(caches, layout)
+        state_nbytes = payload.state_nbytes(caches, layout) if layout.has_state and snapshot else 0
+        for _ in range(_ATTEMPTS):
+            with self._lock:
+                plan = self._index.plan_insert(
+                    key, layout, tokens, snapshot=snapshot, state_nbytes=state_nbytes, available=available
+                )
+                trash = self._take_trash()
+            del trash
+            if plan is None:
+                return self._refuse(Refusal.NO_ROOM)
+            done = self._carry_out(plan, payload, caches, cache_type)
+            if not plan.tree.alive:
+                return self._refuse(Refusal.CLEARED)
+            if done:
+                return Inserted(plan.survey.length, plan.survey.length - plan.survey.at)
+        return self._refuse(Refusal.CONTENDED)
+
+    def _carry_out(self, plan: InsertPlan, payload: Payload, caches: Sequence[Any], cache_type: str) -> bool:
+        survey, layout, done = plan.survey, plan.tree.layout, False
+        trash: list[Any] = []
+        try:
+            blocks = payload.copy_blocks(caches, layout, survey.ranges())
+            state = payload.copy_state(caches, layout) if survey.wants_state else None
+            parts = payload.cut(layout, survey.cuts) if survey.cuts else []
+            cuts: dict[Block, tuple[Block, Block]] = {
+                block: pair for (block, _), pair in zip(survey.cuts, parts, strict=True)
+            }
+        except BaseException:
+            with self._lock:
+                self._index.finish_insert(plan)
+            raise
+        with self._lock:
+            # The room reserved becomes the bytes committed, in one step.
+            self._index.finish_insert(plan)
+            if plan.tree.alive:
+                done = self._index.commit_insert(plan, blocks, state, cuts, cache_type)
+            if done:
+                self._counters.inserts += 1
+                self._counters.tokens_stored += survey.length - survey.at
+            trash = self._take_trash()
+        del trash
+        return done
+
+    def _refuse(self, refusal: Refusal) -> Inserted:
+        with self._lock:
+            self._counters.refused(refusal)
+        return Inserted(0, 0, refusal)
+
+    def _unsupported(self, key: Hashable, name: str) -> Inserted:
+        with self._lock:
+            first = name not in self._counters.unsupported
+            self._counters.unsupported[name] = self._counters.unsupported.get(name, 0) + 1
+            self._index.unsupported[key] = name
+        if first:
+            logger.warning("prompts are not cached: layer cache class %s is not known", name)
+        return self._refuse(Refusal.UNSUPPORTED_LAYER)
+
+    # Limits and names
+
+    def pin(self, name: str, model_key: Hashable, tokens: Sequence[int] | Tokens) -> int:
+        """Keep a prefix from eviction under a name, also the part that is stored only later. Returns the length held.
+
+        `clear` and `drop` remove pins with what they hold.
+        """
+        with self._lock:
+            return self._index.pin(name, model_key, as_tokens(tokens).copy())
+
+    def unpin(self, name: str) -> bool:
+        """Let a named prefix go; False if there is none of that name."""
+        with self._lock:
+            return self._index.unpin(name)
+
+    def trim_to(self, *, n_sequences: int | None = None, n_bytes: int | None = None) -> None:
+        """Evict down to these limits once, as far as nothing is pinned or being read."""
+        with self._lock:
+            self._index.trim(
+                n_bytes=UNLIMITED if n_bytes is None else max(0, n_bytes),
+                n_sequences=UNLIMITED if n_sequences is None else max(0, n_sequences),
+            )
+            trash = self._take_trash()
+        del trash
+
+    def clear(self, model_key: Hashable | None = None) -> None:
+        """Remove everything, or everything under one model key."""
+        with self._lock:
+            for key in list(self._index.spaces) if model_key is None else [model_key]:
+                self._index.drop(key)
+            if model_key is None:
+                self._index.pins.clear()
+            trash = self._take_trash()
+        del trash
+
+    def drop(self, model_key: Hashable) -> None:
+        """Remove one namespace: its model has been replaced."""
+        self.clear(model_key)
+
+    # Figures
+
+    def __len__(self) -> int:
+        with self._lock:
+            return self._index.n_sequences
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all stored arrays."""
+        with self._lock:
+            return self._index.eviction.nbytes
+
+    @property
+    def max_bytes(self) -> int:
+        """The byte budget; assigning a smaller one evicts."""
+        return self._index.max_bytes
+
+    @max_bytes.setter
+    def max_bytes(self, value: int) -> None:
+        with self._lock:
+            self._index.max_bytes = max(0, value)
+        self.trim_to(n_bytes=value)
+
+    @property
+    def max_size(self) -> int:
+        """The most sequences stored."""
+        return self._index.max_size
+
+    def stats(self) -> dict[str, Any]:
+        """Counts and bytes as plain types. `reasons` counts fetches by why they were as long as they were."""
+        with self._lock:
+            trees = list(self._index.trees())
+            return self._counters.as_dict() | {
+                "nbytes": self._index.eviction.nbytes,
+                "n_buffers": self._index.eviction.n_buffers,
+                "n_sequences": self._index.n_sequences,
+                "n_namespaces": len(self._index.spaces),
+                "n_nodes": sum(tree.n_nodes for tree in trees),
+                "n_tokens": sum(tree.n_tokens for tree in trees),
+                "pins": {name: pin.length for name, pin in self._index.pins.items()},
+            }
+
+    def stats_by_type(self) -> dict[str, dict[str, int]]:
+        """As in mlx-lm: sequences and bytes by the `cache_type` given on insert."""
+        out = {name: {"n_sequences": 0, "n_bytes": 0} for name in _CACHE_TYPES}
+        with self._lock:
+            for node in (node for tree in self._index.trees() for node in tree.nodes()):
+                entry = out.setdefault(node.cache_type, {"n_sequences": 0, "n_bytes": 0})
+                entry["n_sequences"] += node.is_leaf
+                entry["n_bytes"] += node.nbytes
+        return out
+
+    def _take_trash(self) -> list[Any]:
+        trash, self._index.eviction.trash = self._index.eviction.trash, []
+        return trash
+
+    def _ensure_payload(self) -> Payload:
+        if self._payload is None:
+            # Here, not above: importing mlx_lm takes a second, and the index needs none of it.
+            from mlx_cache.payload import MlxPayload
+
+            self._payload = MlxPayload()
+        return self._payload
+
+
+def as_tokens(tokens: Sequence[int] | Tokens) -> Tokens:
+    """Token ids as an int32 array; no copy if they are one already."""
+    return np.ascontiguousarray(tokens, dtype=np.int32)

@@ -1,0 +1,211 @@
+"""What may go, and in which order. Not thread-safe: called with the cache's lock held. No mlx."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from mlx_cache.blocks import Block, State
+from mlx_cache.policy import EvictionPolicy, Usage
+from mlx_cache.stats import Counters
+from mlx_cache.tree import Node
+
+ATTENTION_TOKENS = 32_768
+"""The depth at which attention to what came before costs as much as the rest of a token's prefill (an estimate for
+8 billion parameters; it only weighs deep tokens against shallow ones)."""
+
+_USELESS = float("-inf")
+
+
+def recompute_cost(start: int, end: int) -> float:
+    """What prefilling `[start, end)` costs, in plain tokens: linear layers plus attention to everything before."""
+    return (end - start) * (1.0 + (start + end) / 2 / ATTENTION_TOKENS)
+
+
+class Hold:
+    """Keeps a path of the tree from eviction, up to a position. Its `node` follows when an edge is split."""
+
+    __slots__ = ("end", "name", "node")
+
+    def __init__(self, node: Node, end: int, name: str | None = None) -> None:
+        self.node, self.end, self.name = node, end, name
+        node.holds[self] = end
+
+    def release(self) -> None:
+        """Let go; harmless on a node that has been cleared away meanwhile."""
+        self.node.holds.pop(self, None)
+
+
+class Eviction:
+    """Bytes, buffers, and the heap of what can be evicted: blocks off the end of leaves, and inner snapshots.
+
+    Invariant: `nbytes` is the sum of `Node.nbytes` over every live tree. What is evicted waits in `trash`, so that
+    the buffers are freed after the lock is released.
+    """
+
+    def __init__(self, policy: EvictionPolicy, counters: Counters) -> None:
+        self.policy = policy
+        self.nbytes = 0
+        self.n_buffers = 0
+        self.trash: list[Block | State | Node] = []
+        self._counters = counters
+        self._heap: list[tuple[float, int, bool, Node, int]] = []
+        self._order = itertools.count()
+
+    def value(self, node: Node) -> float:
+        """Prefill work that a byte of this edge saves, relative to a byte of plain shallow tokens."""
+        full = (node.end - node.start) * _bytes_per_token(node)
+        return recompute_cost(node.start, node.end) / (node.end - node.start) * full / (full + node.snapshot_nbytes)
+
+    def state_value(self, node: Node) -> float:
+        """The same of a snapshot: without it, prefill restarts at the snapshot before."""
+        above = node.parent
+        while above is not None and above.parent is not None and not above.has_snapshot:
+            above = above.parent
+        start = above.end if above is not None else 0
+        return recompute_cost(start, node.end) * _bytes_per_token(node) / max(1, node.snapshot_nbytes)
+
+    def offer(self, node: Node) -> None:
+        """Put a leaf, or an inner node's snapshot, in the queue, with its present priority."""
+        if node.is_root:
+            return
+        if not node.children:
+            node.stamp += 1
+            heapq.heappush(self._heap, (_leaf_priority(node), next(self._order), True, node, node.stamp))
+        elif node.state_usage is not None and node.has_snapshot:
+            node.state_stamp += 1
+            entry = (node.state_usage.priority, next(self._order), False, node, node.state_stamp)
+            heapq.heappush(self._heap, entry)
+        if len(self._heap) > 1024 and len(self._heap) > 8 * self.n_buffers:
+            self._heap = [entry for entry in self._heap if _is_current(entry)]
+            heapq.heapify(self._heap)
+
+    def shrink(self, *, max_bytes: int, max_buffers: int) -> bool:
+        """Evict until both limits hold; False if what is left is held."""
+        kept: list[tuple[float, int, bool, Node, int]] = []
+        while self.nbytes > max_bytes or self.n_buffers > max_buffers:
+            if not self._heap:
+                break
+            entry = heapq.heappop(self._heap)
+            if _is_current(entry) and not self._evict(entry[3], entry[2]):
+                kept.append(entry)
+        for entry in kept:
+            heapq.heappush(self._heap, entry)
+        return self.nbytes <= max_bytes and self.n_buffers <= max_buffers
+
+    def drop_sequence(self) -> bool:
+        """Evict the least valuable leaf with everything above it that nothing else needs; False if all are held."""
+        kept: list[tuple[float, int, bool, Node, int]] = []
+        done = False
+        while self._heap and not done:
+            entry = heapq.heappop(self._heap)
+            if not _is_current(entry):
+                continue
+            node: Node | None = entry[3]
+            if not entry[2] or node is None or node.holds:
+                kept.append(entry)
+                continue
+            self.policy.evicted(node.tail_usage or node.usage)
+            while node is not None and node.is_leaf and not node.holds:
+                above = node.parent
+                self._remove(node)
+                node = above
+            if node is not None and node.is_leaf:
+                self.offer(node)
+            done = True
+        for entry in kept:
+            heapq.heappush(self._heap, entry)
+        return done
+
+    def forget(self, node: Node) -> None:
+        """Take a node's buffers off the accounts without touching the tree: its tree is being dropped."""
+        self.nbytes -= node.nbytes
+        self.n_buffers -= node.n_buffers
+        self.trash.append(node)
+
+    def _evict(self, node: Node, leaf: bool) -> bool:
+        if not leaf:
+            if node.holds or _children_need_windows(node):
+                return False
+            self.policy.evicted(node.state_usage or node.usage)
+            self._drop_snapshot(node)
+            return True
+        held = node.held_to()
+        full = node.spans[0] if node.spans and node.tree.layout.cuttable else []
+        if full and full[-1].start > node.start:
+            if full[-1].start < held:
+                return False
+            self.policy.evicted(_leaf_usage(node))
+            self._discard(node.tree.shorten(node, full[-1].start))
+            self.offer(node)
+            return True
+        if node.holds:
+            return False
+        self.policy.evicted(_leaf_usage(node))
+        above = node.parent
+        self._remove(node)
+        if above is not None and above.is_leaf:
+            self.offer(above)
+        return True
+
+    def _remove(self, node: Node) -> None:
+        if node.has_snapshot:
+            self._drop_snapshot(node)
+        self._discard([block for blocks in node.spans for block in blocks])
+        node.spans = [[] for _ in node.spans]
+        node.stamp += 1
+        node.tree.remove(node)
+
+    def _drop_snapshot(self, node: Node) -> None:
+        if node.state is not None:
+            self.nbytes -= node.state.nbytes
+            self.n_buffers -= node.state.n_buffers
+            self._counters.evicted_bytes += node.state.nbytes
+            self.trash.append(node.state)
+        for g in node.tree.windows:
+            self._discard(node.spans[g])
+            node.spans[g] = []
+        self._counters.evicted_states += 1
+        node.state, node.state_usage, node.lost_state = None, None, True
+        node.state_stamp += 1
+        node.tree.version += 1
+
+    def _discard(self, blocks: list[Block]) -> None:
+        size = sum(block.nbytes for block in blocks)
+        self.nbytes -= size
+        self.n_buffers -= len(blocks)
+        self._counters.evicted_bytes += size
+        self._counters.evicted_blocks += len(blocks)
+        self.trash.extend(blocks)
+
+
+def _bytes_per_token(node: Node) -> int:
+    return sum(g.bytes_per_token for g in node.tree.layout.groups if g.is_full) or 1
+
+
+def _children_need_windows(node: Node) -> bool:
+    """Whether a child's own entries do not reach back far enough to do without this node's."""
+    groups = node.tree.layout.groups
+    return any(
+        node.spans[g] and child.cover(g) == child.start and child.end - child.start < groups[g].reach
+        for child in node.children.values()
+        for g in node.tree.windows
+    )
+
+
+def _leaf_usage(node: Node) -> Usage:
+    last = node.spans[0][-1].start if node.spans and node.spans[0] else node.start
+    return node.tail_usage if node.tail_usage is not None and node.head_end <= last else node.usage
+
+
+def _leaf_priority(node: Node) -> float:
+    layout = node.tree.layout
+    if layout.has_state and node.state is None:
+        return _USELESS
+    return _leaf_usage(node).priority
+
+
+def _is_current(entry: tuple[float, int, bool, Node, int]) -> bool:
+    _, _, leaf, node, stamp = entry
+    if not node.tree.alive:
+        return False
+    return (node.is_leaf and stamp == node.stamp) if leaf else (bool(node.children) and stamp == node.state_stamp)

@@ -1,0 +1,371 @@
+"""The index: trees by namespace, plans for inserts, lookups, pins. Not thread-safe and free of mlx.
+
+An insert is a plan (what to copy), copies made without the lock, and a commit that checks that the plan still holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+
+from mlx_cache.blocks import BLOCK_TOKENS, Block, Layout, Piece, Restorable, State
+from mlx_cache.eviction import Eviction, Hold
+from mlx_cache.stats import Reason
+from mlx_cache.tree import Match, Node, Tokens, Tree
+
+Range = tuple[int, int]
+
+
+@dataclass(slots=True)
+class Survey:
+    """What an insert of `length` tokens has to add to a tree as it stands. Equal surveys commit alike."""
+
+    node: Node
+    at: int
+    length: int
+    wants_state: bool
+    new: list[list[Range]]
+    # For the nodes of the path whose windows must reach further back: (node, group, ranges).
+    fills: list[tuple[Node, int, list[Range]]]
+    cuts: list[tuple[Block, int]]
+    # Whether the edge of `node` has to be cut at `at`.
+    is_split: bool
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything is stored already."""
+        return self.length == self.at and not (self.wants_state or self.fills or self.is_split)
+
+    @property
+    def n_new(self) -> int:
+        """Buffers to be made, a snapshot's own few aside."""
+        return sum(map(len, self.ranges()))
+
+    def ranges(self) -> list[list[Range]]:
+        """Everything to copy by group: the new edge's blocks, then the fills in their order."""
+        out = [list(ranges) for ranges in self.new]
+        for _, group, ranges in self.fills:
+            out[group].extend(ranges)
+        return out
+
+
+@dataclass(slots=True)
+class InsertPlan:
+    """A survey with the room reserved for it and a hold on the path it extends."""
+
+    tree: Tree
+    tokens: Tokens
+    survey: Survey
+    version: int
+    reserved: int
+    hold: Hold
+    snapshot: bool
+    available: list[int]
+
+
+@dataclass(slots=True)
+class Found:
+    """A lookup: what to restore, why not more, and a hold that keeps it meanwhile."""
+
+    restorable: Restorable
+    reason: Reason
+    agreed: int
+    layout: Layout | None = None
+    hold: Hold | None = None
+    spans: list[list[list[Block]]] = field(default_factory=list[list[list[Block]]])
+
+    def with_pieces(self) -> Restorable:
+        """What to restore, with the parts of the blocks that are needed."""
+        assert self.layout is not None
+        out, length = self.restorable, self.restorable.length
+        begins = [0 if g.is_full else max(0, length - g.reach) for g in self.layout.groups]
+        out.pieces = [
+            [
+                Piece(block, max(block.start, begin), min(block.end, length))
+                for edge in self.spans
+                for block in edge[g]
+                if block.start < length and block.end > begin
+            ]
+            for g, begin in enumerate(begins)
+        ]
+        return out
+
+
+@dataclass(slots=True)
+class Pin:
+    """A named prefix. `holds` keep what of it is stored now; more is added as inserts bring it."""
+
+    key: Hashable
+    tokens: Tokens
+    length: int = 0
+    holds: list[Hold] = field(default_factory=list[Hold])
+
+
+class Index:
+    """See the module. Invariant: `eviction.nbytes + reserved <= max_bytes` whenever no call is running."""
+
+    def __init__(self, eviction: Eviction, *, max_bytes: int, max_size: int, max_buffers: int) -> None:
+        self.eviction = eviction
+        self.max_bytes = max_bytes
+        self.max_size = max_size
+        self.max_buffers = max_buffers
+        self.reserved = 0
+        self.spaces: dict[Hashable, dict[Layout, Tree]] = {}
+        self.pins: dict[str, Pin] = {}
+        self.unsupported: dict[Hashable, str] = {}
+
+    def trees(self) -> Iterator[Tree]:
+        """Every live tree."""
+        for space in self.spaces.values():
+            yield from space.values()
+
+    @property
+    def n_sequences(self) -> int:
+        """Stored sequences: those that are no prefix of another."""
+        return sum(tree.n_leaves for tree in self.trees())
+
+    # Lookup
+
+    def best(self, key: Hashable, tokens: Tokens, limit: int) -> tuple[Tree | None, Match, Node | None, int]:
+        """The tree of this namespace with the deepest restorable point at or before `limit`."""
+        best: tuple[Tree | None, Match, Node | None, int] = (None, Match([], 0), None, 0)
+        for tree in self.spaces.get(key, {}).values():
+            match = tree.match(tokens)
+            node, length = tree.restorable(match, limit)
+            if best[0] is None or (length, match.length) > (best[3], best[1].length):
+                best = (tree, match, node, length)
+        return best
+
+    def find(self, key: Hashable, tokens: Tokens, limit: int) -> Found:
+        """Look a prompt up, count the use, and hold what was found."""
+        tree, match, node, length = self.best(key, tokens, limit)
+        reason = self._reason(key, tokens, limit, tree, match, length)
+        if tree is None or node is None or length == 0:
+            return Found(Restorable(0), reason, match.length)
+        self._use(match, node, length)
+        state = node.state if tree.layout.has_state else None
+        # Only the lists are copied here; which parts of the blocks to read is worked out without the lock.
+        spans = [[list(blocks) for blocks in step.spans] for step in node.path()]
+        return Found(Restorable(length, [], state), reason, match.length, tree.layout, Hold(node, length), spans)
+
+    def _use(self, match: Match, last: Node, length: int) -> None:
+        policy = self.eviction.policy
+        for node in match.nodes:
+            if node.start >= length:
+                break
+            if length < node.end and node.tail_usage is None:
+                node.tail_usage = node.usage.copy()
+                node.head_end = length
+            elif length < node.end:
+                node.head_end = max(node.head_end, length)
+            elif node.tail_usage is not None:
+                node.tail_usage, node.head_end = None, node.end
+            policy.used(node.usage, value=self.eviction.value(node))
+        if last.state_usage is not None:
+            policy.used(last.state_usage, value=self.eviction.state_value(last))
+        self.eviction.offer(last)
+
+    def _reason(
+        self, key: Hashable, tokens: Tokens, limit: int, tree: Tree | None, match: Match, length: int
+    ) -> Reason:
+        if tree is None or (match.length == 0 and not tree.root.ghosts):
+            if key in self.unsupported:
+                return Reason.UNSUPPORTED_LAYER
+            if any(other.match(tokens).length > match.length for k in self.spaces if k != key
+                   for other in self.spaces[k].values()):
+                return Reason.OTHER_NAMESPACE
+            return Reason.DIVERGED if tree is not None and tree.root.children else Reason.EMPTY
+        if length >= limit:
+            return Reason.FULL
+        if length < min(limit, match.length):
+            lost = any(node.lost_state and length < node.end <= match.length for node in match.nodes)
+            return Reason.EVICTED if lost else Reason.NO_SNAPSHOT
+        node = match.last or tree.root
+        if match.length < node.end:
+            return Reason.DIVERGED
+        if int(tokens[match.length]) in node.ghosts:
+            return Reason.EVICTED
+        return Reason.EXTENDED if node.is_leaf else Reason.DIVERGED
+
+    # Insert
+
+    def plan_insert(
+        self, key: Hashable, layout: Layout, tokens: Tokens, *, snapshot: bool, state_nbytes: int, available: list[int]
+    ) -> InsertPlan | None:
+        """Reserve room and hold the path. None when not even a part fits."""
+        tree = self.spaces.setdefault(key, {}).get(layout)
+        if tree is None:
+            tree = self.spaces[key][layout] = Tree(layout, self.eviction.policy.made(value=0.0))
+        survey = survey_insert(tree, tokens, snapshot=snapshot, available=available)
+        hold = Hold(survey.node, survey.at)
+        need = _nbytes(layout, survey) + (state_nbytes if survey.wants_state else 0)
+        room = self._make_room(need, survey.n_new)
+        if room < need:
+            per_token = sum(group.bytes_per_token for group in layout.groups)
+            if not layout.cuttable or room < per_token:
+                hold.release()
+                return None
+            tokens = tokens[: survey.at + room // per_token]
+            need = (len(tokens) - survey.at) * per_token
+        # Again, since making room may have shortened the very edge that is being extended.
+        survey = survey_insert(tree, tokens, snapshot=snapshot, available=available)
+        self.reserved += need
+        return InsertPlan(tree, tokens, survey, tree.version, need, hold, snapshot, available)
+
+    def commit_insert(
+        self, plan: InsertPlan, blocks: list[list[Block]], state: State | None, cuts: dict[Block, tuple[Block, Block]],
+        cache_type: str,
+    ) -> bool:
+        """Publish the copies; False if the tree has changed so that they no longer fit."""
+        tree, survey = plan.tree, plan.survey
+        if tree.version != plan.version:
+            again = survey_insert(tree, plan.tokens, snapshot=plan.snapshot, available=plan.available)
+            if again != survey:
+                return False
+        node = tree.split(survey.node, survey.at, cuts) if survey.is_split else survey.node
+        if survey.is_split:
+            self._count_cuts(cuts)
+        for target, group, ranges in reversed(survey.fills):
+            filled, blocks[group] = blocks[group][-len(ranges) :], blocks[group][: -len(ranges)]
+            owner = node if target is survey.node else target
+            owner.spans[group] = filled + owner.spans[group]
+            self._count(filled)
+        made = self.eviction.policy.made(value=0.0)
+        if survey.length > survey.at:
+            parent = node
+            node = tree.add(parent, plan.tokens[survey.at : survey.length].copy(), made)
+            node.spans = blocks
+            node.cache_type = cache_type
+            for group in blocks:
+                self._count(group)
+            self.eviction.offer(parent)
+        self._set_state(node, state)
+        if node.has_snapshot and node.state_usage is None:
+            node.state_usage = self.eviction.policy.made(value=self.eviction.state_value(node))
+        self.eviction.offer(node)
+        hold = Hold(node, node.end)
+        self.trim(n_bytes=self.max_bytes - self.reserved, n_sequences=self.max_size)
+        hold.release()
+        self._extend_pins(tree)
+        return True
+
+    def finish_insert(self, plan: InsertPlan) -> None:
+        """Give the reservation and the hold back, committed or not."""
+        self.reserved -= plan.reserved
+        plan.hold.release()
+
+    def _set_state(self, node: Node, state: State | None) -> None:
+        if state is None:
+            return
+        assert node.state is None
+        node.state = state
+        node.lost_state = False
+        self.eviction.nbytes += state.nbytes
+        self.eviction.n_buffers += state.n_buffers
+
+    def _count(self, blocks: list[Block]) -> None:
+        self.eviction.nbytes += sum(block.nbytes for block in blocks)
+        self.eviction.n_buffers += len(blocks)
+
+    def _count_cuts(self, cuts: dict[Block, tuple[Block, Block]]) -> None:
+        for whole, parts in cuts.items():
+            self._count(list(parts))
+            self.eviction.nbytes -= whole.nbytes
+            self.eviction.n_buffers -= 1
+            self.eviction.trash.append(whole)
+
+    def _make_room(self, need: int, n_buffers: int) -> int:
+        """Evict until `need` more bytes fit, or as many as can; returns the bytes that fit now."""
+        wanted = min(need, self.max_bytes - self.reserved)
+        if wanted > 0:
+            left = self.max_bytes - self.reserved - wanted
+            self.eviction.shrink(max_bytes=left, max_buffers=self.max_buffers - n_buffers)
+        return self.max_bytes - self.reserved - self.eviction.nbytes
+
+    def trim(self, *, n_bytes: int, n_sequences: int) -> None:
+        """Evict down to both limits, as far as nothing is held."""
+        self.eviction.shrink(max_bytes=n_bytes, max_buffers=self.max_buffers)
+        while self.n_sequences > n_sequences and self.eviction.drop_sequence():
+            pass
+
+    def drop(self, key: Hashable) -> None:
+        """Remove a namespace, its pins too."""
+        for tree in self.spaces.pop(key, {}).values():
+            tree.alive = False
+            for node in tree.nodes():
+                self.eviction.forget(node)
+        self.unsupported.pop(key, None)
+        self.pins = {name: pin for name, pin in self.pins.items() if pin.key != key}
+
+    # Pins
+
+    def pin(self, name: str, key: Hashable, tokens: Tokens) -> int:
+        """Hold the stored part of a prefix, now and as it grows; returns how many tokens are held."""
+        self.unpin(name)
+        self.pins[name] = Pin(key, tokens)
+        self._hold_pin(name)
+        return self.pins[name].length
+
+    def unpin(self, name: str) -> bool:
+        """Let a named prefix go; False if there is none of that name."""
+        pin = self.pins.pop(name, None)
+        for hold in pin.holds if pin is not None else ():
+            hold.release()
+        return pin is not None
+
+    def _extend_pins(self, tree: Tree) -> None:
+        for name, pin in self.pins.items():
+            if pin.length < len(pin.tokens) and self.spaces.get(pin.key, {}).get(tree.layout) is tree:
+                self._hold_pin(name)
+
+    def _hold_pin(self, name: str) -> None:
+        pin = self.pins[name]
+        tree, match, node, length = self.best(pin.key, pin.tokens, len(pin.tokens))
+        for hold in pin.holds:
+            hold.release()
+        pin.holds, pin.length = [], length
+        if tree is not None and match.last is not None:
+            pin.holds.append(Hold(match.last, match.length, name))
+            if node is not None:
+                pin.holds.append(Hold(node, length, name))
+
+
+def survey_insert(tree: Tree, tokens: Tokens, *, snapshot: bool, available: list[int]) -> Survey:
+    """Compare a sequence with the tree. `available` is the first position of each group that can still be copied."""
+    layout, length = tree.layout, len(tokens)
+    match = tree.match(tokens)
+    node, at = match.last or tree.root, match.length
+    begins = [0 if group.is_full else max(0, length - group.reach) for group in layout.groups]
+    whole = snapshot and all(have <= b for have, b, g in zip(available, begins, layout.groups, strict=True)
+                             if not g.is_full)
+    point = whole and not layout.cuttable and tree.restorable(match, length)[1] < length
+    new: list[list[Range]] = []
+    fills: list[tuple[Node, int, list[Range]]] = []
+    for g, (group, begin) in enumerate(zip(layout.groups, begins, strict=True)):
+        wanted = group.is_full or point
+        new.append(_chop(max(at, begin), length) if wanted else [])
+        if point and not group.is_full:
+            fills.extend(_fills(match, g, at, begin))
+    is_split = at < node.end and (length > at or point)
+    cuts = [(b, at) for blocks in node.spans for b in blocks if b.start < at < b.end] if is_split else []
+    wants_state = point and layout.has_state and (is_split or length > at or node.state is None)
+    return Survey(node, at, length, wants_state, new, fills, cuts, is_split)
+
+
+def _fills(match: Match, group: int, at: int, begin: int) -> Iterator[tuple[Node, int, list[Range]]]:
+    for node in match.nodes:
+        low, high = max(node.start, begin), min(node.cover(group), at)
+        if low < high:
+            yield node, group, _chop(low, high)
+
+
+def _chop(start: int, end: int) -> list[Range]:
+    return [(low, min(low + BLOCK_TOKENS, end)) for low in range(start, end, BLOCK_TOKENS)]
+
+
+def _nbytes(layout: Layout, survey: Survey) -> int:
+    return sum(
+        (high - low) * group.bytes_per_token
+        for group, ranges in zip(layout.groups, survey.ranges(), strict=True)
+        for low, high in ranges
+    )

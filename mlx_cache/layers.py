@@ -1,0 +1,230 @@
+"""The allow-list: how each layer cache class of mlx-lm 0.32.2 is read. A class that is not here is not reused.
+
+Imports mlx_lm; only `mlx_cache.payload` imports this module. Classes are compared exactly: a subclass may keep more
+than its parent does.
+
+Arrays by token have the shape [1, heads, tokens, features].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import (
+    ArraysCache,
+    CacheList,
+    ChunkedKVCache,
+    ConcatenateKVCache,
+    KVCache,
+    QuantizedKVCache,
+    RotatingKVCache,
+)
+
+from mlx_cache.blocks import EVERYTHING, InconsistentCache, UnsupportedLayer
+
+STEP = 256
+"""mlx-lm's caches grow in steps of this many tokens; a restored buffer is rounded up to it."""
+
+
+@dataclass(slots=True)
+class TokenArrays:
+    """What a layer holds token by token: `arrays[i][..., t - first, :]` belongs to token t."""
+
+    first: int
+    offset: int
+    arrays: list[mx.array]
+
+
+@dataclass(frozen=True, slots=True)
+class ByToken:
+    """A layer whose state can be cut at any token. `build(length, first, arrays)` makes it again."""
+
+    kind: str
+    reach: int
+    params: tuple[int, ...]
+
+    def capacity(self, held: int, room: int) -> int:
+        """Tokens the restored buffer has place for, given those it holds."""
+        if self.kind == "concatenate":
+            return held
+        rounded = -(-(held + room) // STEP) * STEP if room else held
+        return max(held, min(rounded, self.reach)) if self.kind == "rotating" else rounded
+
+
+@dataclass(frozen=True, slots=True)
+class ByState:
+    """A layer that can only be restored where a snapshot of it was taken."""
+
+    kind: str
+    params: tuple[int, ...]
+
+
+Kind = ByToken | ByState
+
+
+def flatten(caches: Sequence[Any], path: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """The layer caches inside nested CacheLists, each with its path."""
+    for index, cache in enumerate(caches):
+        if type(cache) is CacheList:
+            yield from flatten(cache.caches, (*path, index))
+        else:
+            yield (*path, index), cache
+
+
+def nest(leaves: list[tuple[tuple[int, ...], Any]]) -> list[Any]:
+    """The inverse of `flatten`."""
+    out: list[Any] = []
+    inner: dict[int, list[tuple[tuple[int, ...], Any]]] = {}
+    for path, cache in leaves:
+        if len(path) == 1:
+            out.append(cache)
+            continue
+        if path[0] not in inner:
+            inner[path[0]] = []
+            out.append(inner[path[0]])
+        inner[path[0]].append((path[1:], cache))
+    return [CacheList(*nest(item)) if isinstance(item, list) else item for item in out]
+
+
+def kind_of(cache: Any) -> Kind:
+    """How a layer is kept. Raises UnsupportedLayer."""
+    cls = type(cache)
+    if cls is KVCache:
+        return ByToken("kv", EVERYTHING, ())
+    if cls is ConcatenateKVCache:
+        return ByToken("concatenate", EVERYTHING, ())
+    if cls is QuantizedKVCache:
+        return ByToken("quantized", EVERYTHING, (cache.group_size, cache.bits))
+    if cls is ChunkedKVCache:
+        return ByToken("chunked", cache.chunk_size, (cache.chunk_size,))
+    if cls is ArraysCache:
+        return ByState("arrays", (len(cache.cache),))
+    if cls is RotatingKVCache:
+        return _kind_of_rotating(cache)
+    raise UnsupportedLayer(cls.__name__)
+
+
+def _kind_of_rotating(cache: RotatingKVCache) -> Kind:
+    if cache.keep == 0:
+        return ByToken("rotating", cache.max_size, (cache.max_size, 0))
+    # With kept first tokens the middle is gone after the wrap, and what remains depends on how it was computed.
+    if cache.offset <= cache.max_size:
+        return ByToken("filling", EVERYTHING, (cache.max_size, cache.keep))
+    return ByState("ring", (cache.max_size, cache.keep))
+
+
+def offset_of(cache: Any) -> int | None:
+    """Tokens a layer covers; None for a class that does not count; 0 when empty."""
+    if type(cache) is ArraysCache:
+        return 0 if all(a is None for a in cache.cache) else None
+    return int(cache.offset) if cache.keys is not None else 0
+
+
+def _read_plain(cache: Any) -> TokenArrays:
+    return TokenArrays(0, cache.offset, [cache.keys, cache.values])
+
+
+def _read_quantized(cache: QuantizedKVCache) -> TokenArrays:
+    return TokenArrays(0, cache.offset, [*_arrays(cache.keys), *_arrays(cache.values)])
+
+
+def _read_chunked(cache: ChunkedKVCache) -> TokenArrays:
+    return TokenArrays(cache.start_position, cache.offset, [cache.keys, cache.values])
+
+
+def _read_rotating(cache: RotatingKVCache) -> TokenArrays:
+    arrays = [temporal(cache, cache.keys), temporal(cache, cache.values)]
+    return TokenArrays(cache.offset - arrays[0].shape[2], cache.offset, arrays)
+
+
+def temporal(cache: RotatingKVCache, array: mx.array) -> mx.array:
+    """A ring's entries from the oldest to the newest, what was never written left out."""
+    if cache._idx == array.shape[2]:
+        return array
+    if cache._idx >= cache.offset:
+        return array[..., : cache._idx, :]
+    keep, idx = cache.keep, cache._idx
+    return mx.concatenate([array[..., :keep, :], array[..., idx:, :], array[..., keep:idx, :]], axis=2)
+
+
+_READ: dict[str, Callable[[Any], TokenArrays]] = {
+    "kv": _read_plain,
+    "concatenate": _read_plain,
+    "quantized": _read_quantized,
+    "chunked": _read_chunked,
+    "rotating": _read_rotating,
+    "filling": _read_rotating,
+}
+
+
+def read_tokens(cache: Any, kind: ByToken) -> TokenArrays:
+    """The arrays of a layer that is kept by token. Raises InconsistentCache unless it is one sequence."""
+    held = _READ[kind.kind](cache)
+    for array in held.arrays:
+        if array.ndim != 4 or array.shape[0] != 1:
+            raise InconsistentCache(f"{type(cache).__name__} holds {array.shape}, not one sequence")
+        if held.first < 0 or array.shape[2] < held.offset - held.first:
+            raise InconsistentCache(f"{type(cache).__name__} at {held.offset} holds {array.shape[2]} tokens")
+    return held
+
+
+def build_tokens(kind: ByToken, length: int, first: int, arrays: list[mx.array]) -> Any:
+    """A layer cache at `length` tokens from arrays that begin with token `first`."""
+    if kind.kind == "quantized":
+        half = len(arrays) // 2
+        quantized = QuantizedKVCache(group_size=kind.params[0], bits=kind.params[1])
+        quantized.keys, quantized.values, quantized.offset = tuple(arrays[:half]), tuple(arrays[half:]), length
+        return quantized
+    if kind.kind in ("rotating", "filling"):
+        cache: Any = RotatingKVCache(max_size=kind.params[0], keep=kind.params[1])
+        cache._idx = length - first
+    elif kind.kind == "chunked":
+        cache = ChunkedKVCache(kind.params[0])
+        cache.start_position = first
+    else:
+        cache = KVCache() if kind.kind == "kv" else ConcatenateKVCache()
+    cache.keys, cache.values = arrays
+    cache.offset = length
+    return cache
+
+
+def read_state(cache: Any, kind: ByState) -> list[mx.array | None]:
+    """The arrays of a layer that is kept by snapshot. Raises InconsistentCache unless it is one sequence."""
+    if kind.kind == "arrays":
+        if cache.lengths is not None or (cache.left_padding is not None and max(cache.left_padding.tolist()) > 0):
+            raise InconsistentCache("ArraysCache in the middle of a padded batch step")
+        arrays = list(cache.cache)
+    else:
+        arrays = [_trimmed_ring(cache, cache.keys), _trimmed_ring(cache, cache.values)]
+    if any(array is not None and array.shape[0] != 1 for array in arrays):
+        raise InconsistentCache(f"{type(cache).__name__} holds a batch")
+    return arrays
+
+
+def _trimmed_ring(cache: RotatingKVCache, array: mx.array) -> mx.array:
+    ordered = temporal(cache, array)
+    surplus = ordered.shape[2] - cache.max_size
+    if surplus <= 0:
+        return ordered
+    keep = cache.keep
+    return mx.concatenate([ordered[..., :keep, :], ordered[..., surplus + keep :, :]], axis=2)
+
+
+def build_state(kind: ByState, length: int, arrays: list[mx.array | None]) -> Any:
+    """A layer cache from a snapshot taken at `length` tokens."""
+    if kind.kind == "arrays":
+        state = ArraysCache(kind.params[0])
+        state.cache = arrays
+        return state
+    ring: Any = RotatingKVCache(max_size=kind.params[0], keep=kind.params[1])
+    ring.keys, ring.values = arrays
+    ring.offset = length
+    ring._idx = ring.keys.shape[2]
+    return ring
+
+
+def _arrays(value: Any) -> list[mx.array]:
+    return [value] if isinstance(value, mx.array) else list(value)

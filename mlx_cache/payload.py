@@ -1,0 +1,223 @@
+"""Copies of MLX layer caches in and out of the tree's blocks. With `layers`, the only module here that imports mlx."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_cache.blocks import Block, Group, InconsistentCache, Layout, Piece, Restorable, State
+from mlx_cache.layers import (
+    ByState,
+    ByToken,
+    Kind,
+    TokenArrays,
+    build_state,
+    build_tokens,
+    flatten,
+    kind_of,
+    nest,
+    offset_of,
+    read_state,
+    read_tokens,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlace:
+    """Where one layer's arrays lie: `slots` are (group, row in the group's stack), one per array by token."""
+
+    path: tuple[int, ...]
+    kind: Kind
+    slots: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The arrays of a group: `rows` of shape [1, heads, tokens, features]."""
+
+    rows: int
+    heads: int
+    features: int
+    dtype: mx.Dtype
+
+
+@dataclass(slots=True)
+class _StateData:
+    stacks: list[mx.array]
+    # For each state layer, for each of its arrays: (stack, row), or None where the model had none.
+    places: list[list[tuple[int, int] | None]]
+
+
+class MlxPayload:
+    """The payload of a cache of mlx-lm's layer caches. Holds nothing; any thread may use it."""
+
+    def offset(self, prompt_cache: Sequence[Any]) -> int | None:
+        """See Payload."""
+        offsets = set[int]()
+        for _, cache in flatten(prompt_cache):
+            kind_of(cache)
+            offset = offset_of(cache)
+            if offset is not None:
+                offsets.add(offset)
+        if len(offsets) > 1:
+            raise InconsistentCache(f"layers cover {sorted(offsets)} tokens")
+        return offsets.pop() if offsets else None
+
+    def layout(self, prompt_cache: Sequence[Any]) -> Layout:
+        """See Payload."""
+        rows: dict[tuple[str, int, int, int, mx.Dtype], int] = {}
+        places: list[LayerPlace] = []
+        for path, cache in flatten(prompt_cache):
+            kind = kind_of(cache)
+            slots: list[tuple[int, int]] = []
+            for array in read_tokens(cache, kind).arrays if isinstance(kind, ByToken) else ():
+                key = (kind.kind, kind.reach, array.shape[1], array.shape[3], array.dtype)  # type: ignore[union-attr]
+                row = rows.get(key, 0)
+                rows[key] = row + 1
+                slots.append((list(rows).index(key), row))
+            places.append(LayerPlace(path, kind, tuple(slots)))
+        groups = tuple(
+            Group(name, reach, n * heads * features * dtype.size, Stack(n, heads, features, dtype))
+            for (name, reach, heads, features, dtype), n in rows.items()
+        )
+        return Layout(groups, any(isinstance(place.kind, ByState) for place in places), tuple(places))
+
+    def available(self, prompt_cache: Sequence[Any], layout: Layout) -> list[int]:
+        """See Payload."""
+        first = [0] * len(layout.groups)
+        for _, place, held in self._held(prompt_cache, layout):
+            for group, _ in place.slots:
+                first[group] = max(first[group], held.first)
+        return first
+
+    def state_nbytes(self, prompt_cache: Sequence[Any], layout: Layout) -> int:
+        """See Payload."""
+        return sum(a.nbytes for arrays in _states(prompt_cache, layout) for a in arrays if a is not None)
+
+    def copy_blocks(
+        self, prompt_cache: Sequence[Any], layout: Layout, ranges: list[list[tuple[int, int]]]
+    ) -> list[list[Block]]:
+        """See Payload."""
+        stacks: list[list[tuple[int, mx.array]]] = [[] for _ in layout.groups]
+        for _, place, held in self._held(prompt_cache, layout):
+            for (group, _), array in zip(place.slots, held.arrays, strict=True):
+                stacks[group].append((held.first, array))
+        out: list[list[Block]] = []
+        for stack, wanted in zip(stacks, ranges, strict=True):
+            blocks: list[Block] = []
+            for start, end in wanted:
+                data = _joined([array[..., start - first : end - first, :] for first, array in stack], axis=0)
+                blocks.append(Block(start, end, data.nbytes, data))
+            out.append(blocks)
+        # Evaluate here: an unevaluated array belongs to this thread's stream and keeps its inputs alive.
+        mx.eval([block.data for blocks in out for block in blocks])
+        return out
+
+    def copy_state(self, prompt_cache: Sequence[Any], layout: Layout) -> State:
+        """See Payload."""
+        members: dict[tuple[tuple[int, ...], mx.Dtype], list[mx.array]] = {}
+        places: list[list[tuple[int, int] | None]] = []
+        for arrays in _states(prompt_cache, layout):
+            places.append([])
+            for array in arrays:
+                if array is None:
+                    places[-1].append(None)
+                    continue
+                members.setdefault((array.shape, array.dtype), []).append(array)
+                stack = list(members).index((array.shape, array.dtype))
+                places[-1].append((stack, len(members[array.shape, array.dtype]) - 1))
+        stacks = [_joined([array[None] for array in arrays], axis=0) for arrays in members.values()]
+        mx.eval(stacks)
+        return State(sum(stack.nbytes for stack in stacks), len(stacks), _StateData(stacks, places))
+
+    def cut(self, layout: Layout, cuts: list[tuple[Block, int]]) -> list[tuple[Block, Block]]:
+        """See Payload."""
+        out: list[tuple[Block, Block]] = []
+        for block, at in cuts:
+            k = at - block.start
+            left, right = _copy_tokens(block.data[..., :k, :]), _copy_tokens(block.data[..., k:, :])
+            out.append((Block(block.start, at, left.nbytes, left), Block(at, block.end, right.nbytes, right)))
+        mx.eval([side.data for pair in out for side in pair])
+        return out
+
+    def restore(self, layout: Layout, restorable: Restorable, room: int) -> list[Any]:
+        """See Payload."""
+        leaves: list[tuple[tuple[int, ...], Any]] = []
+        fresh: list[mx.array] = []
+        padding: dict[tuple[int, int], mx.array] = {}
+        states = iter(restorable.state.data.places if restorable.state is not None else ())
+        for place in layout.detail:
+            if isinstance(place.kind, ByState):
+                arrays = _state_arrays(restorable.state, next(states))
+                fresh.extend(array for array in arrays if array is not None)
+                leaves.append((place.path, build_state(place.kind, restorable.length, arrays)))
+                continue
+            first = max(0, restorable.length - place.kind.reach)
+            held = restorable.length - first
+            spare = place.kind.capacity(held, room) - held
+            rows: list[mx.array] = []
+            for group, row in place.slots:
+                parts = _row(restorable.pieces[group], row)
+                if spare:
+                    parts.append(_zeros(padding, group, layout.groups[group].detail, spare))
+                rows.append(_joined(parts, axis=2))
+            fresh.extend(rows)
+            leaves.append((place.path, build_tokens(place.kind, restorable.length, first, rows)))
+        mx.eval(fresh)
+        return nest(leaves)
+
+    @staticmethod
+    def _held(
+        prompt_cache: Sequence[Any], layout: Layout
+    ) -> list[tuple[Any, LayerPlace, TokenArrays]]:
+        layers = zip(flatten(prompt_cache), layout.detail, strict=True)
+        return [
+            (cache, place, read_tokens(cache, place.kind))
+            for (_, cache), place in layers
+            if isinstance(place.kind, ByToken)
+        ]
+
+
+def _states(prompt_cache: Sequence[Any], layout: Layout) -> list[list[mx.array | None]]:
+    layers = zip(flatten(prompt_cache), layout.detail, strict=True)
+    return [read_state(cache, place.kind) for (_, cache), place in layers if isinstance(place.kind, ByState)]
+
+
+def _state_arrays(state: State | None, places: list[tuple[int, int] | None]) -> list[mx.array | None]:
+    assert state is not None
+    stacks: list[mx.array] = state.data.stacks
+    # A gather copies; a slice would keep the whole stored stack alive after its eviction.
+    return [
+        None if place is None else mx.take(stacks[place[0]], mx.array([place[1]]), axis=0).squeeze(0) for place in places
+    ]
+
+
+def _row(pieces: list[Piece], row: int) -> list[mx.array]:
+    return [
+        piece.block.data[row : row + 1, :, piece.start - piece.block.start : piece.end - piece.block.start, :]
+        for piece in pieces
+    ]
+
+
+def _zeros(made: dict[tuple[int, int], mx.array], group: int, stack: Stack, tokens: int) -> mx.array:
+    if (group, tokens) not in made:
+        made[group, tokens] = mx.zeros((1, stack.heads, tokens, stack.features), stack.dtype)
+    return made[group, tokens]
+
+
+def _joined(parts: list[mx.array], axis: int) -> mx.array:
+    """A concatenation that owns its memory even when there is only one part."""
+    return mx.concatenate(parts, axis=axis) if len(parts) > 1 else _copy_tokens(parts[0])
+
+
+def _copy_tokens(array: mx.array) -> mx.array:
+    # A slice may share its parent's buffer, and MLX drops contiguous() and one-part concatenations of it as no-ops.
+    axis = int(max(range(array.ndim), key=lambda i: array.shape[i]))
+    n = array.shape[axis]
+    if n < 2 or array.size == 0:
+        return mx.take(array, mx.arange(n), axis=axis) if array.size else mx.zeros(array.shape, array.dtype)
+    low, high = mx.split(array, [n // 2], axis=axis)
+    return mx.concatenate([low, high], axis=axis)
