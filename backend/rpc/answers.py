@@ -1,0 +1,147 @@
+"""Predict and PredictStream: from a wire request to its replies, whichever way it ends."""
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from backend.core.errors import ModelNotLoaded, RequestCancelled, WorkerError
+from backend.core.events import Delta, Failed, Finished, FinishReason, Piece
+from backend.core.logline import logline
+from backend.pb import backend_pb2 as pb
+from backend.rpc.engine_api import AnswerEvents, EngineApi
+from backend.rpc.identity import check_identity, request_id_of
+from backend.rpc.methods import Context
+from backend.translate import without_effect
+from backend.translate.replies import ReplyStream, whole_reply
+from backend.translate.reply_shape import ReplyShape
+from backend.translate.requests import deadline_of, generation_request
+
+log = logging.getLogger(__name__)
+
+
+class Answers:
+    """Runs generation requests on the engine. Event loop only."""
+
+    def __init__(self, engine: EngineApi) -> None:
+        self._engine = engine
+        self._seen_without_effect: set[str] = set()
+
+    async def whole(self, wire: pb.PredictOptions, context: Context) -> pb.Reply:
+        """The complete answer."""
+        events, shape = await self._submit(wire, context)
+        pieces: list[Piece] = []
+        try:
+            async for event in events:
+                if isinstance(event, Delta):
+                    pieces.append(event.piece)
+                else:
+                    return whole_reply(pieces, _end(event, context), shape)
+        finally:
+            events.cancel()
+        raise RequestCancelled
+
+    async def pieces(
+        self, wire: pb.PredictOptions, context: Context
+    ) -> AsyncIterator[pb.Reply]:
+        """The answer as it comes."""
+        events, shape = await self._submit(wire, context)
+        replies = ReplyStream(shape)
+        try:
+            async for event in events:
+                new = (
+                    replies.delta(event)
+                    if isinstance(event, Delta)
+                    else replies.finished(_end(event, context))
+                )
+                for reply in new:
+                    yield reply
+        finally:
+            # A client that leaves closes this generator at its yield; the row must not take another step.
+            events.cancel()
+
+    async def _submit(
+        self, wire: pb.PredictOptions, context: Context
+    ) -> tuple[AnswerEvents, ReplyShape]:
+        model = self._engine.model_config()
+        if model is None:
+            raise ModelNotLoaded
+        check_identity(wire.ModelIdentity, self._engine.loaded_identity())
+        self._note_fields_without_effect(wire)
+        request_id = request_id_of(wire.CorrelationId)
+        context.set_trailing_metadata((("x-request-id", request_id),))
+        deadline = deadline_of(context.time_remaining(), time.monotonic())
+        request = generation_request(
+            wire, model, request_id=request_id, deadline=deadline
+        )
+        return await self._engine.submit(request), ReplyShape.of(wire, request.prompt)
+
+    def _note_fields_without_effect(self, wire: pb.PredictOptions) -> None:
+        new = (
+            set(without_effect.fields_without_effect(wire, without_effect.PREDICT))
+            - self._seen_without_effect
+        )
+        if new:
+            self._seen_without_effect |= new
+            log.info(
+                logline(
+                    "fields_without_effect",
+                    message="PredictOptions",
+                    fields=",".join(sorted(new)),
+                )
+            )
+
+
+def _end(event: Finished | Failed, context: Context) -> Finished:
+    """The end of an answer, with its trailing metadata sent along.
+
+    Raises:
+        WorkerError: The answer failed.
+    """
+    request_id = dict(context.trailing_metadata() or ()).get("x-request-id", "")
+    if isinstance(event, Failed):
+        raise _failure(event.error, request_id, context)
+    usage = event.usage
+    trailing = {
+        "x-request-id": str(request_id),
+        "x-finish-reason": event.reason.value,
+        "x-queue-ms": f"{usage.queue_ms:.3f}",
+        "x-prefill-ms": f"{usage.prefill_ms:.3f}",
+        "x-prompt-cache-tokens": str(usage.cached_tokens),
+        **{key.lower(): _ascii(value) for key, value in event.notes.items()},
+    }
+    context.set_trailing_metadata(tuple(trailing.items()))
+    log.debug(
+        logline(
+            "answered",
+            request_id=request_id,
+            reason=event.reason.value,
+            **_figures(event),
+        )
+    )
+    return event
+
+
+def _failure(error: WorkerError, request_id: Any, context: Context) -> WorkerError:
+    if isinstance(error, RequestCancelled):
+        cancelled = ("x-finish-reason", FinishReason.CANCELLED.value)
+        context.set_trailing_metadata((("x-request-id", request_id), cancelled))
+    log.info(logline("failed", request_id=request_id, error=type(error).__name__))
+    return error
+
+
+def _figures(event: Finished) -> dict[str, float]:
+    usage = event.usage
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "tokens": usage.completion_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "queue_ms": usage.queue_ms,
+        "prefill_ms": usage.prefill_ms,
+        "decode_ms": usage.decode_ms,
+    }
+
+
+def _ascii(text: str) -> str:
+    """Text that a header takes."""
+    return "".join(char if " " <= char <= "~" else "?" for char in text)[:1024]

@@ -1,0 +1,52 @@
+"""Which calls may start, and how many run: what a clean stop waits for."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from backend.core.errors import WorkerUnavailable
+
+
+class Gate:
+    """Event loop only. Invariant: `_running` is the number of calls inside `call()`."""
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def running(self) -> int:
+        """Calls that have started and not ended."""
+        return self._running
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Around one call.
+
+        Raises:
+            WorkerUnavailable: The gate is closed.
+        """
+        if self._closed:
+            raise WorkerUnavailable("the worker is shutting down")
+        self._running += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    def close(self) -> None:
+        """Let no further call start."""
+        self._closed = True
+
+    async def wait_idle(self, timeout: float) -> bool:
+        """Wait until no call runs, `timeout` seconds at most; whether none does."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,96 @@
+"""Handlers between gRPC's bytes and our methods: parsing, errors and the gate, in one place for all methods.
+
+The handlers are registered without deserializers: gRPC answers what it cannot parse with UNKNOWN and a
+Python class name, where INVALID_ARGUMENT is right.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Never, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from backend.core.errors import InternalFault, InvalidRequest, WorkerError
+from backend.core.logline import logline
+from backend.rpc.gate import Gate
+from backend.rpc.status import status_of
+
+Request = TypeVar("Request", bound=Message)
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = (
+    "grpc.RpcMethodHandler[bytes, Message]"  # not subscriptable when run
+)
+Unary = Callable[[Request, Context], Awaitable[Message]]
+Stream = Callable[[Request, Context], AsyncIterator[Message]]
+
+log = logging.getLogger(__name__)
+
+
+def parse(kind: type[Request], data: bytes) -> Request:
+    """A message from its bytes.
+
+    Raises:
+        InvalidRequest: They are not one, or a string in them is not UTF-8.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        reason = str(error).rpartition(": ")[2]
+        raise InvalidRequest(
+            "request", f"not a valid {kind.DESCRIPTOR.full_name}: {reason}"
+        ) from None
+
+
+def unary_handler(gate: Gate, kind: type[Request], method: Unary[Request]) -> Handler:
+    """A handler for a method with one reply."""
+
+    async def handle(data: bytes, context: Context) -> Message:
+        try:
+            with gate.call():
+                return await method(parse(kind, data), context)
+        except Exception as error:  # noqa: BLE001 (the edge: `fail` answers every error)
+            await fail(context, error)
+
+    return grpc.unary_unary_rpc_method_handler(handle, response_serializer=serialize)
+
+
+def stream_handler(gate: Gate, kind: type[Request], method: Stream[Request]) -> Handler:
+    """A handler for a method with a stream of replies."""
+
+    async def handle(data: bytes, context: Context) -> AsyncIterator[Message]:
+        replies = None
+        try:
+            with gate.call():
+                replies = method(parse(kind, data), context)
+                async for reply in replies:
+                    yield reply
+        except Exception as error:  # noqa: BLE001
+            await fail(context, error)
+        finally:
+            # A client that left ends us at the yield; the method's own `finally` must run now, not at collection.
+            if replies is not None:
+                await replies.aclose()  # type: ignore[attr-defined]
+
+    return grpc.unary_stream_rpc_method_handler(handle, response_serializer=serialize)
+
+
+async def fail(context: Context, error: Exception) -> Never:
+    """End the call with the status of an error."""
+    # abort() itself raises one of these; it has answered already.
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if not isinstance(error, WorkerError):
+        fault = uuid.uuid4().hex
+        log.error(logline("internal_fault", id=fault), exc_info=error)
+        error = InternalFault(f"internal error {fault}")
+    code, details = status_of(error)
+    await context.abort(code, details)
+    raise asyncio.CancelledError  # not reached: abort always raises
+
+
+def serialize(message: Message) -> bytes:
+    """The wire form of a reply."""
+    return message.SerializeToString()

@@ -1,0 +1,177 @@
+"""The gRPC server: what it listens on, which services it has, and how it stops."""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from backend.config import ServerConfig
+from backend.core.logline import logline
+from backend.rpc.address import Address, AddressError, SocketClaim
+from backend.rpc.auth import TokenInterceptor
+from backend.rpc.engine_api import EngineApi
+from backend.rpc.gate import Gate
+from backend.rpc.servicer import (
+    BACKEND_SERVICE,
+    INFO_SERVICE,
+    BackendService,
+    InfoService,
+)
+from backend.translate.options import LoadDefaults
+
+log = logging.getLogger(__name__)
+
+_SERVICES: Final = (BACKEND_SERVICE, INFO_SERVICE)
+_WHOLE_SERVER: Final = ""  # the name that grpc.health.v1 gives it
+# What calls may still take to end once the engine has been told; they have a terminal event by then.
+_LAST_CALLS_S: Final = 1.0
+
+
+class WorkerServer:
+    """One listening server. Event loop only; `start` once, then `drain`, then `stop`."""
+
+    def __init__(
+        self, config: ServerConfig, engine: EngineApi, load_defaults: LoadDefaults
+    ) -> None:
+        self._config = config
+        self._address = Address.parse(config.address)
+        self._engine = engine
+        self._backend = BackendService(engine, load_defaults)
+        self._info = InfoService(engine)
+        self._gate = Gate()
+        self._claim = SocketClaim(self._address.path) if self._address.path else None
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> str:
+        """Listen and serve; the address as bound.
+
+        Raises:
+            AddressError: It is not safe, or cannot be had.
+        """
+        self._check_exposure()
+        interceptors = (
+            [TokenInterceptor(self._config.token)] if self._config.token else []
+        )
+        server = grpc.aio.server(
+            interceptors=interceptors, options=_options(self._config)
+        )
+        server.add_generic_rpc_handlers(
+            (self._backend.handlers(self._gate), self._info.handlers(self._gate))
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._reflects():
+            names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        if self._claim is not None:
+            self._claim.take()
+        port = self._bind(server)
+        await server.start()
+        self._server = server
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        return self._address.on_port(port)
+
+    async def not_serving(self) -> None:
+        """Say so to those who ask grpc.health.v1."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def drain(self, grace_s: float) -> bool:
+        """Take no more calls and let the running ones end, `grace_s` seconds at most; whether all did."""
+        self._gate.close()
+        await self.not_serving()
+        return await self._gate.wait_idle(grace_s)
+
+    async def stop(self) -> None:
+        """Close. What still runs gets a moment to send its end, which the closed engine has given it."""
+        self._gate.close()
+        await self._gate.wait_idle(_LAST_CALLS_S)
+        if self._server is not None:
+            await self._server.stop(None)
+        if self._claim is not None:
+            self._claim.release()
+
+    @property
+    def running_calls(self) -> int:
+        """Calls that have started and not ended."""
+        return self._gate.running
+
+    def _check_exposure(self) -> None:
+        if self._address.is_local:
+            return
+        if not self._config.token:
+            raise AddressError(
+                f"refusing to listen on {self._config.address} without a token: "
+                "set LOCALAI_GRPC_AUTH_TOKEN, or use a loopback address"
+            )
+        if not self._config.tls_certificate:
+            if self._config.require_tls:
+                raise AddressError(
+                    "--require-tls needs --tls-certificate and --tls-key"
+                )
+            log.warning(
+                logline(
+                    "no_tls",
+                    address=self._config.address,
+                    text="the token travels in clear text",
+                )
+            )
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        try:
+            if self._config.tls_certificate:
+                port = server.add_secure_port(
+                    self._address.target, _credentials(self._config)
+                )
+            else:
+                port = server.add_insecure_port(self._address.target)
+        except RuntimeError as error:
+            raise AddressError(
+                f"cannot listen on {self._config.address}: address in use or not ours"
+            ) from error
+        if port == 0:
+            raise AddressError(
+                f"cannot listen on {self._config.address}: address in use or not ours"
+            )
+        return port
+
+    def _reflects(self) -> bool:
+        return (
+            self._address.is_local
+            if self._config.reflection is None
+            else self._config.reflection
+        )
+
+    async def _set_health(
+        self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType
+    ) -> None:
+        await asyncio.gather(
+            *(self._health.set(name, status) for name in (_WHOLE_SERVER, *_SERVICES))
+        )
+
+
+def _options(config: ServerConfig) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_send_message_length", config.max_message_bytes),
+        # Without it two workers hold one port without an error.
+        ("grpc.so_reuseport", 0),
+        # Go clients ping as often as every 10 s, also without a call; answering with GOAWAY helps nobody.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.max_ping_strikes", 0),
+    ]
+
+
+def _credentials(config: ServerConfig) -> grpc.ServerCredentials:
+    try:
+        key, certificate = (
+            Path(config.tls_key).read_bytes(),
+            Path(config.tls_certificate).read_bytes(),
+        )
+    except OSError as error:
+        raise AddressError(f"TLS: {error.filename}: {error.strerror}") from error
+    return grpc.ssl_server_credentials([(key, certificate)])

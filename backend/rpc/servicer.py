@@ -1,0 +1,217 @@
+"""The services `backend.Backend` and `backend.Info`: each method is one call of the engine, in other words."""
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+import grpc
+
+from backend.core.errors import (
+    InvalidRequest,
+    ModelLoadFailed,
+    ModelNotLoaded,
+    Unsupported,
+    WorkerUnavailable,
+)
+from backend.core.logline import logline
+from backend.core.reports import EngineState
+from backend.pb import backend_pb2 as pb
+from backend.rpc.answers import Answers
+from backend.rpc.engine_api import EngineApi
+from backend.rpc.gate import Gate
+from backend.rpc.identity import check_identity
+from backend.rpc.methods import Context, stream_handler, unary_handler
+from backend.rpc.status import one_line
+from backend.translate import without_effect
+from backend.translate.options import LoadDefaults, load_request
+from backend.translate.requests import prompt_of
+
+BACKEND_SERVICE: Final = "backend.Backend"
+INFO_SERVICE: Final = "backend.Info"
+
+_STATES: Final[Mapping[EngineState, pb.StatusResponse.State.ValueType]] = {
+    "uninitialized": pb.StatusResponse.UNINITIALIZED,
+    "busy": pb.StatusResponse.BUSY,
+    "ready": pb.StatusResponse.READY,
+    "error": pb.StatusResponse.ERROR,
+}
+
+log = logging.getLogger(__name__)
+
+
+class BackendService:
+    """`backend.Backend`. Event loop only."""
+
+    def __init__(self, engine: EngineApi, load_defaults: LoadDefaults) -> None:
+        self._engine = engine
+        self._load_defaults = load_defaults
+        self._answers = Answers(engine)
+
+    def handlers(self, gate: Gate) -> grpc.GenericRpcHandler:
+        """All methods, ready to be registered."""
+        predict = pb.PredictOptions
+        return grpc.method_handlers_generic_handler(
+            BACKEND_SERVICE,
+            {
+                "Health": unary_handler(gate, pb.HealthMessage, self.health),
+                "Free": unary_handler(gate, pb.HealthMessage, self.free),
+                "Predict": unary_handler(gate, predict, self._answers.whole),
+                "LoadModel": unary_handler(gate, pb.ModelOptions, self.load_model),
+                "PredictStream": stream_handler(gate, predict, self._answers.pieces),
+                "Embedding": unary_handler(gate, predict, self.embedding),
+                "TokenizeString": unary_handler(gate, predict, self.tokenize_string),
+                "Detokenize": unary_handler(
+                    gate, pb.DetokenizeRequest, self.detokenize
+                ),
+                "Status": unary_handler(gate, pb.HealthMessage, self.status),
+                "Rerank": unary_handler(gate, pb.RerankRequest, self.rerank),
+                "Score": unary_handler(gate, pb.ScoreRequest, self.score),
+                "GetMetrics": unary_handler(gate, pb.MetricsRequest, self.get_metrics),
+                "ModelMetadata": unary_handler(
+                    gate, pb.ModelOptions, self.model_metadata
+                ),
+            },
+        )
+
+    async def health(self, request: pb.HealthMessage, context: Context) -> pb.Reply:
+        """`OK` and nothing else, or UNAVAILABLE: hosts compare the text."""
+        if not self._engine.alive:
+            raise WorkerUnavailable("the engine is dead")
+        return pb.Reply(message=b"OK")
+
+    async def load_model(self, request: pb.ModelOptions, context: Context) -> pb.Result:
+        """Load; what is wrong with the model or its options is a Result, as hosts expect."""
+        ignored = without_effect.fields_without_effect(request, without_effect.MODEL)
+        if ignored:
+            log.info(
+                logline(
+                    "fields_without_effect",
+                    message="ModelOptions",
+                    fields=",".join(ignored),
+                )
+            )
+        try:
+            load = load_request(request, self._load_defaults)
+            for warning in load.warnings:
+                log.warning(logline("load_option", text=warning))
+            await self._engine.load(load.config)
+        except (ModelLoadFailed, InvalidRequest) as error:
+            log.warning(
+                logline(
+                    "load_failed", model=request.Model, error=one_line(error.message)
+                )
+            )
+            return pb.Result(success=False, message=one_line(error.message))
+        return pb.Result(success=True, message="model loaded")
+
+    async def free(self, request: pb.HealthMessage, context: Context) -> pb.Result:
+        """Drop the model; twice is as good as once."""
+        await self._engine.free()
+        return pb.Result(success=True, message="model freed")
+
+    async def tokenize_string(
+        self, request: pb.PredictOptions, context: Context
+    ) -> pb.TokenizationResponse:
+        """Token ids of the prompt, or of Messages where it is empty."""
+        model = self._engine.model_config()
+        if model is None:
+            raise ModelNotLoaded
+        check_identity(request.ModelIdentity, self._engine.loaded_identity())
+        if not request.Prompt and request.Messages:
+            request.UseTokenizerTemplate = True
+        tokens = await self._engine.tokenize(prompt_of(request, model))
+        return pb.TokenizationResponse(length=len(tokens), tokens=tokens)
+
+    async def detokenize(
+        self, request: pb.DetokenizeRequest, context: Context
+    ) -> pb.DetokenizeResponse:
+        """The text of token ids."""
+        if self._engine.model_config() is None:
+            raise ModelNotLoaded
+        return pb.DetokenizeResponse(
+            content=await self._engine.detokenize(request.tokens)
+        )
+
+    async def status(
+        self, request: pb.HealthMessage, context: Context
+    ) -> pb.StatusResponse:
+        """State and memory."""
+        status = self._engine.status()
+        memory = pb.MemoryUsageData(
+            total=status.total_bytes, breakdown=status.breakdown
+        )
+        return pb.StatusResponse(state=_STATES[status.state], memory=memory)
+
+    async def get_metrics(
+        self, request: pb.MetricsRequest, context: Context
+    ) -> pb.MetricsResponse:
+        """Speed and totals; the batch is one slot to a host."""
+        metrics = self._engine.metrics()
+        return pb.MetricsResponse(
+            tokens_per_second=metrics.tokens_per_second,
+            # The wire's totals are 32 bits wide.
+            tokens_generated=min(metrics.tokens_generated, 2**31 - 1),
+            prompt_tokens_processed=min(metrics.prompt_tokens_processed, 2**31 - 1),
+        )
+
+    async def model_metadata(
+        self, request: pb.ModelOptions, context: Context
+    ) -> pb.ModelMetadataResponse:
+        """Facts of the loaded model; the request's own options change nothing."""
+        facts = self._engine.model_facts()
+        return pb.ModelMetadataResponse(
+            supports_thinking=facts.supports_thinking,
+            rendered_template=facts.rendered_template,
+            tool_format=pb.ToolFormatMarkers(**facts.tool_format)
+            if facts.tool_format
+            else None,  # type: ignore[arg-type]
+        )
+
+    async def embedding(
+        self, request: pb.PredictOptions, context: Context
+    ) -> pb.EmbeddingResult:
+        """Not served yet."""
+        check_identity(request.ModelIdentity, self._engine.loaded_identity())
+        raise Unsupported("Embedding is not served by this worker")
+
+    async def rerank(
+        self, request: pb.RerankRequest, context: Context
+    ) -> pb.RerankResult:
+        """Not served yet."""
+        check_identity(request.ModelIdentity, self._engine.loaded_identity())
+        raise Unsupported("Rerank is not served by this worker")
+
+    async def score(
+        self, request: pb.ScoreRequest, context: Context
+    ) -> pb.ScoreResponse:
+        """Not served yet."""
+        check_identity(request.ModelIdentity, self._engine.loaded_identity())
+        raise Unsupported("Score is not served by this worker")
+
+
+class InfoService:
+    """`backend.Info`. Event loop only."""
+
+    def __init__(self, engine: EngineApi) -> None:
+        self._engine = engine
+
+    def handlers(self, gate: Gate) -> grpc.GenericRpcHandler:
+        """All methods, ready to be registered."""
+        get = unary_handler(gate, pb.InfoRequest, self.get)
+        return grpc.method_handlers_generic_handler(INFO_SERVICE, {"Get": get})
+
+    async def get(self, request: pb.InfoRequest, context: Context) -> pb.InfoResponse:
+        """Everything there is to know."""
+        info = self._engine.info()
+        return pb.InfoResponse(
+            version=info.version,
+            model=info.model,
+            context=info.context,
+            device=info.device,
+            blas=info.blas,
+            mode=info.mode,
+            uptime_seconds=info.uptime_s,
+            cache=info.cache,
+            queue=info.queue,
+            details=info.details,
+        )

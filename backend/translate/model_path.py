@@ -1,0 +1,74 @@
+"""Where a model, its tokenizer and its adapter may lie, from what the host says."""
+
+import os
+import re
+from collections.abc import Callable
+
+from backend.core.errors import ModelLoadFailed
+from backend.pb import backend_pb2 as pb
+
+_HUB_PREFIXES = (
+    "huggingface://",
+    "hf://",
+    "https://huggingface.co/",
+    "http://huggingface.co/",
+)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def candidates_of(wire: pb.ModelOptions) -> tuple[str, ...]:
+    """Places to look for the model, best first: paths, then a hub id where the name has the form of one.
+
+    A host that stages files rewrites ModelFile and leaves Model alone, so ModelFile comes first; it may name
+    a path that does not exist, where the model is a hub id joined to the models directory.
+
+    Raises:
+        ModelLoadFailed: Nothing is named.
+    """
+    model = wire.Model.strip()
+    if not model and not wire.ModelFile:
+        raise ModelLoadFailed("Model: is empty")
+    hub = _without(_HUB_PREFIXES, model)
+    if hub != model:
+        # An address may go on after the id, as in .../tree/main.
+        return tuple(filter(None, (wire.ModelFile, "/".join(hub.split("/")[:2]))))
+    path = _without(("file://",), model)
+    paths = [_without(("file://",), wire.ModelFile)]
+    if path and wire.ModelPath and not os.path.isabs(path):
+        paths.append(os.path.join(wire.ModelPath, path))
+    # A relative name is both a path and, if it has the form, a hub id: the same text.
+    paths.append(path)
+    return tuple(dict.fromkeys(filter(None, paths)))
+
+
+def is_hub_id(candidate: str) -> bool:
+    """Whether a candidate that does not exist as a path may be asked of the hub. Absolute paths never are."""
+    return _HUB_ID.fullmatch(candidate) is not None and not candidate.startswith(".")
+
+
+def adapter_of(wire: pb.ModelOptions, exists: Callable[[str], bool]) -> str:
+    """The one LoRA adapter, or empty.
+
+    Raises:
+        ModelLoadFailed: More than one is named.
+    """
+    adapters = list(dict.fromkeys(filter(None, (wire.LoraAdapter, *wire.LoraAdapters))))
+    if len(adapters) > 1:
+        raise ModelLoadFailed(
+            f"LoraAdapters: one adapter at most, {len(adapters)} are named"
+        )
+    return beside_models(adapters[0], wire.ModelPath, exists) if adapters else ""
+
+
+def beside_models(name: str, models: str, exists: Callable[[str], bool]) -> str:
+    """A file that a model needs besides its own: in the models directory if it is there, else as named."""
+    name = _without(("file://", *_HUB_PREFIXES), name)
+    joined = os.path.join(models, name) if models else name
+    return joined if exists(joined) else name
+
+
+def _without(prefixes: tuple[str, ...], text: str) -> str:
+    for prefix in prefixes:
+        if text.startswith(prefix):
+            return text.removeprefix(prefix)
+    return text

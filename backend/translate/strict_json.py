@@ -1,0 +1,84 @@
+"""JSON from clients: parsed strictly, and every way of failing is one `InvalidRequest` that names the field."""
+
+import json
+import math
+from typing import Never
+
+from backend.core.errors import InvalidRequest
+from backend.core.request import Json
+
+MAX_DEPTH = 64
+
+
+def parse_json(field: str, text: str, *, max_bytes: int) -> Json:
+    """Parse a wire field that holds JSON.
+
+    Raises:
+        InvalidRequest: Not JSON, or JSON that would not survive being written again: NaN, infinities, numbers
+            beyond a double, unpaired surrogates; or deeper than `MAX_DEPTH`, or longer than `max_bytes`.
+    """
+    if len(text) > max_bytes:
+        raise InvalidRequest(
+            field, f"has {len(text)} characters of JSON, limit {max_bytes}"
+        )
+    try:
+        value: Json = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite
+        )
+    except RecursionError:
+        raise InvalidRequest(field, f"is JSON nested deeper than {MAX_DEPTH}") from None
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(
+            field, f"is not JSON: {error.msg} at character {error.pos}"
+        ) from None
+    except (
+        ValueError
+    ) as error:  # an integer of thousands of digits, and our own two refusals
+        raise InvalidRequest(field, f"is not usable JSON: {error}") from None
+    _check(field, value, MAX_DEPTH)
+    return value
+
+
+def parse_object(field: str, text: str, *, max_bytes: int) -> dict[str, Json]:
+    """`parse_json` of what must be an object."""
+    value = parse_json(field, text, max_bytes=max_bytes)
+    if not isinstance(value, dict):
+        raise InvalidRequest(field, "must be a JSON object")
+    return value
+
+
+def _refuse_constant(name: str) -> Never:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number is out of range")
+    return value
+
+
+def _check(field: str, value: Json, depth: int) -> None:
+    if depth < 0:
+        raise InvalidRequest(field, f"is JSON nested deeper than {MAX_DEPTH}")
+    if isinstance(value, str):
+        _check_text(field, value)
+    elif isinstance(value, list):
+        for item in value:
+            _check(field, item, depth - 1)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_text(field, key)
+            _check(field, item, depth - 1)
+
+
+def _check_text(field: str, text: str) -> None:
+    # isascii is one flag of the string; only the rest is worth encoding.
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(
+            field, "has an unpaired surrogate in a JSON string"
+        ) from None

@@ -1,0 +1,26 @@
+"""Wire fields that are accepted and change nothing: other backends use them, hosts fill them in for all."""
+
+from google.protobuf.message import Message
+
+PREDICT = frozenset({
+    "Threads", "Batch", "NKeep", "F16KV", "DebugMode", "TailFreeSamplingZ", "Mirostat", "MirostatETA",
+    "MirostatTAU", "PenalizeNL", "MLock", "MMap", "PromptCacheAll", "MainGPU", "TensorSplit", "PromptCachePath",
+    "Debug", "EmbeddingTokens", "Embeddings", "RopeFreqBase", "RopeFreqScale", "NegativePromptScale",
+    "NegativePrompt", "NDraft",
+})  # fmt: skip
+
+MODEL = frozenset({
+    "Seed", "NBatch", "F16Memory", "MLock", "MMap", "VocabOnly", "LowVRAM", "Embeddings", "NUMA", "NGPULayers",
+    "MainGPU", "TensorSplit", "Threads", "RopeFreqBase", "RopeFreqScale", "RMSNormEps", "NGQA", "PipelineType",
+    "SchedulerType", "CUDA", "CFGScale", "IMG2IMG", "CLIPModel", "CLIPSubfolder", "CLIPSkip", "LoraBase",
+    "NoMulMatQ", "AudioPath", "Quantization", "MMProj", "LoraScale", "RopeScaling", "YarnExtFactor",
+    "YarnAttnFactor", "YarnBetaFast", "YarnBetaSlow", "ControlNet", "Type", "GPUMemoryUtilization",
+    "EnforceEager", "SwapSpace", "TensorParallelSize", "FlashAttention", "NoKVOffload", "LoadFormat",
+    "LoraScales", "CacheTypeKey", "CacheTypeValue", "GrammarTriggers", "DisableLogStatus", "LimitImagePerPrompt",
+    "LimitVideoPerPrompt", "LimitAudioPerPrompt", "Reranking", "Overrides", "Proxy", "EnableScore",
+})  # fmt: skip
+
+
+def fields_without_effect(wire: Message, names: frozenset[str]) -> tuple[str, ...]:
+    """Those of `names` that the message sets to something, in the order of their numbers."""
+    return tuple(field.name for field, _ in wire.ListFields() if field.name in names)
