@@ -47,14 +47,10 @@ class LazySample:
     def collect(self) -> Sampled:
         """Wait for the draw and read it."""
         tokens: list[int] = np.asarray(self.tokens).tolist()
-        sampled = Sampled(
-            tokens=tokens, logprobs=[None] * len(tokens), errors=dict(self.errors)
-        )
+        sampled = Sampled(tokens=tokens, logprobs=[None] * len(tokens), errors=dict(self.errors))
         for index, state in enumerate(np.asarray(self.state).tolist()):
             if state:
-                sampled.errors.setdefault(
-                    index, NOT_FINITE if state == 1 else NOTHING_ALLOWED
-                )
+                sampled.errors.setdefault(index, NOT_FINITE if state == 1 else NOTHING_ALLOWED)
         for index in sampled.errors:
             sampled.tokens[index] = NO_TOKEN
         if self.logprobs is not None:
@@ -90,9 +86,7 @@ class DeviceSampler:
         state = _state(raw, values)
         values = mx.where(state[:, None] == 0, values, 0.0)
         tokens = _tokens(values, rows)
-        errors = {
-            index: row.error for index, row in enumerate(rows) if row.error is not None
-        }
+        errors = {index: row.error for index, row in enumerate(rows) if row.error is not None}
         sample = LazySample(
             tokens=tokens,
             state=state,
@@ -132,13 +126,9 @@ def _drawn(logits: mx.array, rows: Sequence[RowSampling]) -> mx.array:
     """`draw.drawn` for a batch: a block by its weight, then a token within it; uint32 `[rows]`."""
     count, vocab = logits.shape
     blocks = -(-vocab // BLOCK)
-    temperature = mx.array([row.sampling.temperature for row in rows], mx.float32)[
-        :, None
-    ]
+    temperature = mx.array([row.sampling.temperature for row in rows], mx.float32)[:, None]
     scaled = (logits - logits.max(axis=-1, keepdims=True)) / temperature
-    scaled = mx.pad(
-        scaled, [(0, 0), (0, blocks * BLOCK - vocab)], constant_values=-float("inf")
-    )
+    scaled = mx.pad(scaled, [(0, 0), (0, blocks * BLOCK - vocab)], constant_values=-float("inf"))
     scaled = scaled.reshape(count, blocks, BLOCK)
     weights = mx.log(mx.sum(mx.exp(scaled), axis=-1))
     numbers = mx.arange(blocks, dtype=mx.uint32)[None]

@@ -18,10 +18,7 @@ def edited(logits: mx.array, rows: Sequence[RowSampling]) -> mx.array:
     logits = _biased(logits, rows)
     if any(row.window is not None for row in rows):
         logits = _penalised(logits, rows)
-    forbidden = [
-        within(row.eos_ids, vocab) if row.forbids_eos() else row.eos_ids[:0]
-        for row in rows
-    ]
+    forbidden = [within(row.eos_ids, vocab) if row.forbids_eos() else row.eos_ids[:0] for row in rows]
     if any(len(ids) for ids in forbidden):
         logits = mx.where(_marked(logits.shape, forbidden), -mx.inf, logits)
     if any(mask is not None for mask in masks):
@@ -32,9 +29,7 @@ def edited(logits: mx.array, rows: Sequence[RowSampling]) -> mx.array:
 def _places(lists: Sequence[NDArray[np.int64]]) -> tuple[mx.array, mx.array]:
     """Row and column of every id in the rows' lists, both `[n]`."""
     rows = np.repeat(np.arange(len(lists)), [len(ids) for ids in lists])
-    return mx.array(rows.astype(np.uint32)), mx.array(
-        np.concatenate(lists).astype(np.uint32)
-    )
+    return mx.array(rows.astype(np.uint32)), mx.array(np.concatenate(lists).astype(np.uint32))
 
 
 def _marked(shape: tuple[int, ...], lists: Sequence[NDArray[np.int64]]) -> mx.array:
@@ -78,20 +73,12 @@ def _counts(shape: tuple[int, ...], rows: Sequence[RowSampling]) -> mx.array:
         known.append((ids[inside], counts[inside]))
         # The window may be narrower than what is ahead.
         size = row.sampling.penalty_window
-        ahead = (
-            list(row.pending)
-            if size is None
-            else list(row.pending)[max(0, len(row.pending) - size) :]
-        )
+        ahead = list(row.pending) if size is None else list(row.pending)[max(0, len(row.pending) - size) :]
         for tokens, place in ahead:
             coming_rows.append(index)
             coming.append(tokens[place])
-    numbers = mx.array(
-        np.concatenate([counts for _, counts in known]).astype(np.float32)
-    )
-    total = (
-        mx.zeros(shape, mx.float32).at[_places([ids for ids, _ in known])].add(numbers)
-    )
+    numbers = mx.array(np.concatenate([counts for _, counts in known]).astype(np.float32))
+    total = mx.zeros(shape, mx.float32).at[_places([ids for ids, _ in known])].add(numbers)
     if not coming:
         return total
     return total.at[mx.array(coming_rows, mx.uint32), mx.stack(coming)].add(1.0)
@@ -110,7 +97,5 @@ def _allowed(masks: Sequence[NDArray[np.uint32] | None], vocab: int) -> mx.array
         else:
             width = min(len(mask), words.shape[1])
             words[index, :width] = mask[:width]
-    bits = (mx.array(words)[..., None] >> mx.arange(32, dtype=mx.uint32)) & mx.array(
-        1, mx.uint32
-    )
+    bits = (mx.array(words)[..., None] >> mx.arange(32, dtype=mx.uint32)) & mx.array(1, mx.uint32)
     return bits.reshape(len(masks), -1)[:, :vocab] > 0

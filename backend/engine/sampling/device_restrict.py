@@ -30,16 +30,9 @@ def restricted(logits: mx.array, rows: Rows) -> mx.array:
         [not b and _has_prefix(row) for b, row in zip(bounded, rows, strict=True)],
         _prefix,
     )
-    logits = _where(
-        logits, rows, [row.sampling.typical_p < 1.0 for row in rows], _typical
-    )
-    logits = _where(
-        logits, rows, [row.excludes_top_choices() for row in rows], _without_top_choices
-    )
-    left = [
-        not b and (row.sampling.top_k or vocab) < vocab
-        for b, row in zip(bounded, rows, strict=True)
-    ]
+    logits = _where(logits, rows, [row.sampling.typical_p < 1.0 for row in rows], _typical)
+    logits = _where(logits, rows, [row.excludes_top_choices() for row in rows], _without_top_choices)
+    left = [not b and (row.sampling.top_k or vocab) < vocab for b, row in zip(bounded, rows, strict=True)]
     return _where(logits, rows, left, _top_k)
 
 
@@ -54,24 +47,16 @@ def head(logits: mx.array, k: int) -> tuple[mx.array, mx.array]:
         ids = mx.argsort(-logits, axis=-1)[:, :k]
         return mx.take_along_axis(logits, ids, axis=-1), ids
     blocks = -(-vocab // width)
-    padded = mx.pad(
-        logits, [(0, 0), (0, blocks * width - vocab)], constant_values=-math.inf
-    )
+    padded = mx.pad(logits, [(0, 0), (0, blocks * width - vocab)], constant_values=-math.inf)
     padded = padded.reshape(rows, blocks, width)
     best = mx.sort(mx.argsort(-padded.max(axis=-1), axis=-1)[:, :k], axis=-1)
     found = mx.take_along_axis(padded, best[..., None], axis=1).reshape(rows, k * width)
-    ids = (best[..., None] * width + mx.arange(width, dtype=mx.uint32)).reshape(
-        rows, k * width
-    )
+    ids = (best[..., None] * width + mx.arange(width, dtype=mx.uint32)).reshape(rows, k * width)
     order = mx.argsort(-found, axis=-1)[:, :k]
-    return mx.take_along_axis(found, order, axis=-1), mx.take_along_axis(
-        ids, order, axis=-1
-    )
+    return mx.take_along_axis(found, order, axis=-1), mx.take_along_axis(ids, order, axis=-1)
 
 
-def _where(
-    logits: mx.array, rows: Rows, chosen: Sequence[bool], step: Step
-) -> mx.array:
+def _where(logits: mx.array, rows: Rows, chosen: Sequence[bool], step: Step) -> mx.array:
     """The logits with the step applied to the chosen rows alone."""
     places = [index for index, is_chosen in enumerate(chosen) if is_chosen]
     if not places:
@@ -89,9 +74,7 @@ def _is_bounded(row: RowSampling, vocab: int) -> bool:
     """Whether the row's candidates all are among its k most likely tokens."""
     sampling = row.sampling
     k = sampling.top_k
-    return (
-        k is not None and k < vocab and k <= _LARGEST_HEAD and _keeps_the_likeliest(row)
-    )
+    return k is not None and k < vocab and k <= _LARGEST_HEAD and _keeps_the_likeliest(row)
 
 
 def _keeps_the_likeliest(row: RowSampling) -> bool:
@@ -116,9 +99,7 @@ def _within_top_k(logits: mx.array, rows: Rows) -> mx.array:
 
 def _prefix(logits: mx.array, rows: Rows) -> mx.array:
     sorts = any(row.sampling.top_p < 1.0 for row in rows)
-    largest = (
-        -mx.sort(-logits, axis=-1) if sorts else logits.max(axis=-1, keepdims=True)
-    )
+    largest = -mx.sort(-logits, axis=-1) if sorts else logits.max(axis=-1, keepdims=True)
     return mx.where(logits >= _prefix_cut(logits, largest, rows), logits, -mx.inf)
 
 
@@ -127,10 +108,7 @@ def _prefix_cut(logits: mx.array, largest: mx.array, rows: Rows) -> mx.array:
 
     Where the nucleus goes on beyond those given, the least of them.
     """
-    log_min_p = [
-        math.log(row.sampling.min_p) if row.sampling.min_p > 0.0 else -math.inf
-        for row in rows
-    ]
+    log_min_p = [math.log(row.sampling.min_p) if row.sampling.min_p > 0.0 else -math.inf for row in rows]
     cut = largest[:, :1] + _column(log_min_p)
     if all(row.sampling.top_p >= 1.0 for row in rows):
         return cut
@@ -143,14 +121,12 @@ def _prefix_cut(logits: mx.array, largest: mx.array, rows: Rows) -> mx.array:
 
 def _typical(logits: mx.array, rows: Rows) -> mx.array:
     left = logits > -mx.inf
-    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    probs = mx.exp(logprobs)
-    entropy = -mx.sum(mx.where(left, probs * logprobs, 0.0), axis=-1, keepdims=True)
-    distance = mx.where(left, mx.abs(logprobs + entropy), mx.inf)
+    probs = mx.softmax(logits, axis=-1, precise=True)
+    below = logits - logits.max(axis=-1, keepdims=True)
+    mean = mx.sum(mx.where(left, probs * below, 0.0), axis=-1, keepdims=True)
+    distance = mx.where(left, mx.abs(below - mean), mx.inf)
     order = mx.argsort(distance, axis=-1)
-    before = mx.cumsum(
-        mx.take_along_axis(probs, order, axis=-1), axis=-1, inclusive=False
-    )
+    before = mx.cumsum(mx.take_along_axis(probs, order, axis=-1), axis=-1, inclusive=False)
     inside = before < _column([row.sampling.typical_p for row in rows])
     near = mx.take_along_axis(distance, order, axis=-1)
     last = mx.max(mx.where(inside, near, -mx.inf), axis=-1, keepdims=True)
@@ -158,9 +134,7 @@ def _typical(logits: mx.array, rows: Rows) -> mx.array:
 
 
 def _without_top_choices(logits: mx.array, rows: Rows) -> mx.array:
-    over = mx.softmax(logits, axis=-1, precise=True) > _column(
-        [row.sampling.xtc_threshold for row in rows]
-    )
+    over = mx.softmax(logits, axis=-1, precise=True) > _column([row.sampling.xtc_threshold for row in rows])
     least = mx.min(mx.where(over, logits, mx.inf), axis=-1, keepdims=True)
     exempt = marked(logits, [row.xtc_exempt for row in rows])
     return mx.where((logits > least) & ~exempt, -mx.inf, logits)
@@ -177,7 +151,5 @@ def _in_top_k(logits: mx.array, kth: mx.array, ks: Sequence[int]) -> mx.array:
     """bool like the logits, true at k a row; of those that equal the k-th largest `[rows, 1]`, the lowest ids."""
     above = logits > kth
     equal = logits == kth
-    room = _column(ks, mx.int32) - mx.sum(above, axis=-1, keepdims=True).astype(
-        mx.int32
-    )
+    room = _column(ks, mx.int32) - mx.sum(above, axis=-1, keepdims=True).astype(mx.int32)
     return above | (equal & (mx.cumsum(equal.astype(mx.int32), axis=-1) <= room))

@@ -33,9 +33,7 @@ def drawn(candidates: Candidates, row: RowSampling) -> int:
     return _token(scaled[inside], ids[inside], row)
 
 
-def _drawn_from_all(
-    candidates: Candidates, temperature: np.float32, row: RowSampling
-) -> int:
+def _drawn_from_all(candidates: Candidates, temperature: np.float32, row: RowSampling) -> int:
     logits, cut = candidates.logits, candidates.cut
     peak = logits.max()
     weights = logits - peak
@@ -53,17 +51,11 @@ def _drawn_from_all(
     return _token(scaled, np.arange(first, first + len(inside)), row)
 
 
-def _block(
-    sums: NDArray[np.floating], blocks: NDArray[np.int64], row: RowSampling
-) -> int:
+def _block(sums: NDArray[np.floating], blocks: NDArray[np.int64], row: RowSampling) -> int:
     with np.errstate(divide="ignore"):
         scores = np.log(sums.astype(np.float64))
     return int(np.argmax(scores + gumbel(blocks, row.key(Purpose.BLOCK))))
 
 
-def _token(
-    scaled: NDArray[np.float32], ids: NDArray[np.int64], row: RowSampling
-) -> int:
-    return int(
-        ids[np.argmax(scaled.astype(np.float64) + gumbel(ids, row.key(Purpose.TOKEN)))]
-    )
+def _token(scaled: NDArray[np.float32], ids: NDArray[np.int64], row: RowSampling) -> int:
+    return int(ids[np.argmax(scaled.astype(np.float64) + gumbel(ids, row.key(Purpose.TOKEN)))])

@@ -19,12 +19,7 @@ def edited(logits: NDArray[np.float32], row: RowSampling) -> NDArray[np.float32]
     """
     mask = row.allowed()
     forbids_eos = row.forbids_eos() and len(row.eos_ids) > 0
-    if (
-        mask is None
-        and not forbids_eos
-        and row.window is None
-        and not len(row.bias_ids)
-    ):
+    if mask is None and not forbids_eos and row.window is None and not len(row.bias_ids):
         return logits
     logits = logits.copy()
     # numpy warns of inf - inf and the like; the caller checks the outcome instead.
@@ -64,9 +59,7 @@ def _limits(mask: NDArray[np.uint32], vocab: int) -> NDArray[np.float32]:
 
     As upper limits they forbid without branching (a masked copy takes ten times as long) and let NaN through.
     """
-    bits = np.unpackbits(
-        np.ascontiguousarray(mask).view(np.uint8), count=vocab, bitorder="little"
-    )
+    bits = np.unpackbits(np.ascontiguousarray(mask).view(np.uint8), count=vocab, bitorder="little")
     limits = bits.astype(np.float32)
     limits -= np.float32(0.5)
     limits *= _INFINITY

@@ -32,23 +32,19 @@ class HostSampler:
             logits: `[rows, vocab]`, any float dtype.
         """
         values = _on_host(logits)
-        assert values.ndim == 2 and len(values) == len(rows), (values.shape, len(rows))
+        assert values.shape[:-1] == (len(rows),), (values.shape, len(rows))
         sampled = Sampled(tokens=[NO_TOKEN] * len(rows), logprobs=[None] * len(rows))
         for index, row in enumerate(rows):
             try:
-                sampled.tokens[index], sampled.logprobs[index] = _sample_row(
-                    values[index], row
-                )
-            except _NoToken as error:
+                sampled.tokens[index], sampled.logprobs[index] = _sample_row(values[index], row)
+            except _NoTokenError as error:
                 sampled.errors[index] = str(error)
             except Exception as error:  # noqa: BLE001 - one row's fault must not end the batch
-                sampled.errors[index] = (
-                    f"sampling failed: {type(error).__name__}: {error}"
-                )
+                sampled.errors[index] = f"sampling failed: {type(error).__name__}: {error}"
         return sampled
 
 
-class _NoToken(Exception):
+class _NoTokenError(Exception):
     """This row has no token to draw; the message says why."""
 
 
@@ -58,25 +54,19 @@ def _on_host(logits: mx.array) -> NDArray[np.float32]:
     return np.asarray(logits.astype(mx.float32))
 
 
-def _sample_row(
-    logits: NDArray[np.float32], row: RowSampling
-) -> tuple[int, RowLogprobs | None]:
+def _sample_row(logits: NDArray[np.float32], row: RowSampling) -> tuple[int, RowLogprobs | None]:
     values = edited(logits, row)
     if row.error is not None:
-        raise _NoToken(row.error)
+        raise _NoTokenError(row.error)
     if values is not logits and not np.isfinite(logits.max()):
-        raise _NoToken(NOT_FINITE)
+        raise _NoTokenError(NOT_FINITE)
     # NaN counts as the largest here, so this finds one anywhere.
     best = int(values.argmax())
     peak = values[best]
     if np.isneginf(peak):
-        raise _NoToken(NOTHING_ALLOWED)
+        raise _NoTokenError(NOTHING_ALLOWED)
     if not np.isfinite(peak):
-        raise _NoToken(NOT_FINITE)
-    token = (
-        best
-        if row.sampling.temperature == 0.0
-        else drawn(restricted(values, peak, row), row)
-    )
+        raise _NoTokenError(NOT_FINITE)
+    token = best if row.sampling.temperature == 0.0 else drawn(restricted(values, peak, row), row)
     wanted = row.top_logprobs
     return token, None if wanted is None else logprobs_of(logits, token, wanted)

@@ -65,18 +65,12 @@ class Candidates:
 
     def listed(self) -> "Candidates":
         """The same with ids, unless none at all is missing."""
-        if self.ids is not None or self.logits.min() >= max(
-            self.cut, -np.finfo(np.float32).max
-        ):
+        if self.ids is not None or self.logits.min() >= max(self.cut, -np.finfo(np.float32).max):
             return self
-        return self.only(
-            np.flatnonzero((self.logits >= self.cut) & (self.logits > -np.inf))
-        )
+        return self.only(np.flatnonzero((self.logits >= self.cut) & (self.logits > -np.inf)))
 
 
-def restricted(
-    logits: NDArray[np.float32], peak: np.float32, row: RowSampling
-) -> Candidates:
+def restricted(logits: NDArray[np.float32], peak: np.float32, row: RowSampling) -> Candidates:
     """What the row may draw from.
 
     Args:
@@ -86,11 +80,7 @@ def restricted(
     sampling = row.sampling
     everything = Candidates(logits, peak)
     excludes = row.excludes_top_choices()
-    k = (
-        sampling.top_k
-        if sampling.top_k is not None and sampling.top_k < len(logits)
-        else None
-    )
+    k = sampling.top_k if sampling.top_k is not None and sampling.top_k < len(logits) else None
     if k is not None and sampling.typical_p >= 1.0 and not excludes:
         return _prefix_of_top_k(everything, sampling, k)
     left = _prefix(everything, sampling)
@@ -133,21 +123,21 @@ def _top_p_cut(everything: Candidates, top_p: float) -> float:
 
 
 def _typical(left: Candidates, mass: float) -> Candidates:
-    """Those whose surprise is nearest to the entropy, until they weigh `mass` together."""
+    """Those whose surprise is nearest to the entropy, until they weigh `mass` together.
+
+    Surprise is a constant less the logit and entropy its mean, so their distance is the logit's from its own mean.
+    """
     total = float(left.weights.sum())
-    surprise = np.float32(math.log(total) + float(left.peak)) - left.found
-    entropy = float(np.dot(left.weights, surprise)) / total
-    surprise -= np.float32(entropy)
-    nearness = np.negative(np.abs(surprise, out=surprise), out=surprise)
+    below = left.found - left.peak
+    below -= np.float32(float((left.weights * below).sum()) / total)
+    nearness = np.negative(np.abs(below, out=below), out=below)
     kept = np.flatnonzero(nearness >= nucleus_cut(nearness, left.weights, mass * total))
     return left.only(kept if left.ids is None else left.ids[kept])
 
 
 def _without_top_choices(left: Candidates, row: RowSampling) -> Candidates:
     """Without all tokens over the threshold but the least likely of them (and those that equal it)."""
-    over = np.flatnonzero(
-        left.weights > row.sampling.xtc_threshold * left.weights.sum()
-    )
+    over = np.flatnonzero(left.weights > row.sampling.xtc_threshold * left.weights.sum())
     if not len(over):
         return left
     dropped = over[left.found[over] > left.found[over].min()]
@@ -169,8 +159,4 @@ def _top_k(left: Candidates, k: int) -> Candidates:
 
 
 def _min_p_cut(peak: np.float32, sampling: Sampling) -> float:
-    return (
-        float(peak + np.float32(math.log(sampling.min_p)))
-        if sampling.min_p > 0.0
-        else -math.inf
-    )
+    return float(peak + np.float32(math.log(sampling.min_p))) if sampling.min_p > 0.0 else -math.inf

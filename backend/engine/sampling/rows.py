@@ -47,14 +47,8 @@ class RowSampling:
         # Each is (tokens of one lazy draw [rows], this row's place in it); only `device` knows the array type.
         self.pending: deque[tuple[Any, int]] = deque()
         self.error: str | None = None
-        penalised = (
-            sampling.repetition_penalty != 1.0
-            or sampling.presence_penalty
-            or sampling.frequency_penalty
-        )
-        self.window = (
-            PenaltyWindow(prompt, sampling.penalty_window) if penalised else None
-        )
+        penalised = sampling.repetition_penalty != 1.0 or sampling.presence_penalty or sampling.frequency_penalty
+        self.window = PenaltyWindow(prompt, sampling.penalty_window) if penalised else None
 
     @property
     def needs_last_token(self) -> bool:
@@ -88,9 +82,7 @@ class RowSampling:
 
     def forbids_eos(self) -> bool:
         """Whether end-of-sequence is masked now. A finished grammar allows nothing else, so there it is not."""
-        return self.sampling.ignore_eos and not (
-            self.constraint is not None and self.constraint.finished
-        )
+        return self.sampling.ignore_eos and not (self.constraint is not None and self.constraint.finished)
 
     def key(self, purpose: Purpose) -> Key:
         """The random key of the next token to be drawn."""

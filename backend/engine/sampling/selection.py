@@ -36,9 +36,7 @@ def ranked(values: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     return positions[np.argsort(-values[positions], kind="stable")]
 
 
-def nucleus_cut(
-    scores: NDArray[np.floating], weights: NDArray[np.floating], mass: float
-) -> float:
+def nucleus_cut(scores: NDArray[np.floating], weights: NDArray[np.floating], mass: float) -> float:
     """The lowest score in the nucleus: the smallest set of highest scores that together weigh `mass`.
 
     A score belongs to it when the weights of all strictly earlier ones sum to less than `mass` (mlx-lm's
@@ -49,11 +47,7 @@ def nucleus_cut(
         weights: `[n]`, not negative.
         mass: Above 0, in the unit of the weights.
     """
-    head = (
-        np.flatnonzero(scores >= _lower_bound(scores, _HEAD))
-        if len(scores) > _SMALL
-        else np.arange(len(scores))
-    )
+    head = np.flatnonzero(scores >= _lower_bound(scores, _HEAD)) if len(scores) > _SMALL else np.arange(len(scores))
     if len(head) <= 4 * _HEAD:
         cut, complete = _cut_within(scores[head], weights[head], mass, before=0.0)
         if complete or len(head) == len(scores):
@@ -94,9 +88,7 @@ def _cut_within(
     return float(scores[order[min(last, len(order) - 1)]]), complete
 
 
-def _bucketed_cut(
-    scores: NDArray[np.floating], weights: NDArray[np.floating], mass: float
-) -> float:
+def _bucketed_cut(scores: NDArray[np.floating], weights: NDArray[np.floating], mass: float) -> float:
     """`nucleus_cut` of a flat distribution: weigh buckets of scores, sort only the one where the mass is reached."""
     below = scores.max() - scores
     below *= _BUCKETS / _BUCKET_RANGE

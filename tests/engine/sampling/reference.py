@@ -1,5 +1,9 @@
 """The slow, plain float64 statement of what a row's settings mean, to test the fast ones against."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,22 +27,12 @@ def edit(
     out = logits.astype(np.float64).copy()
     for token, bias in s.logit_bias:
         out[token] += bias
-    window = (
-        history
-        if s.penalty_window is None
-        else history[max(0, len(history) - s.penalty_window) :]
-    )
+    window = history if s.penalty_window is None else history[max(0, len(history) - s.penalty_window) :]
     for token in set(window):
-        out[token] = (
-            out[token] * s.repetition_penalty
-            if out[token] < 0
-            else out[token] / s.repetition_penalty
-        )
+        out[token] = out[token] * s.repetition_penalty if out[token] < 0 else out[token] / s.repetition_penalty
         out[token] -= s.presence_penalty + s.frequency_penalty * window.count(token)
     for token in range(len(out)):
-        if (s.ignore_eos and token in eos) or (
-            allowed is not None and token not in allowed
-        ):
+        if (s.ignore_eos and token in eos) or (allowed is not None and token not in allowed):
             out[token] = -np.inf
     return out
 
@@ -78,17 +72,13 @@ def keep_typical(logits: Floats, ids: list[int], s: Sampling) -> list[int]:
     if s.typical_p >= 1.0:
         return ids
     probs = among(logits, ids)
-    entropy = -sum(
-        probs[token] * np.log(probs[token]) for token in ids if probs[token] > 0
-    )
+    entropy = -sum(probs[token] * np.log(probs[token]) for token in ids if probs[token] > 0)
     nearness = np.full_like(logits, -np.inf)
     nearness[ids] = -np.abs(-np.log(probs[ids]) - entropy)
     return nucleus(nearness, probs, ids, s.typical_p)
 
 
-def keep_xtc(
-    logits: Floats, ids: list[int], s: Sampling, exempt: set[int]
-) -> list[int]:
+def keep_xtc(logits: Floats, ids: list[int], s: Sampling, exempt: set[int]) -> list[int]:
     probs = among(logits, ids)
     over = [token for token in ids if probs[token] > s.xtc_threshold]
     if not over:
@@ -117,3 +107,12 @@ def probabilities(logits: Floats, s: Sampling, ids: list[int]) -> Floats:
     scaled = logits[ids] / s.temperature
     out[ids] = np.exp(scaled - scaled.max())
     return out / out.sum()
+
+
+def restrict_give_or_take(logits: Floats, s: Sampling, exempt: set[int], *, xtc: bool) -> Iterator[list[int]]:
+    """`restrict` with the thresholds as given, then with each a hair lower or higher, for float32's roundings."""
+    yield restrict(logits, s, exempt, xtc=xtc)
+    names = [name for name in ("top_p", "min_p", "typical_p", "xtc_threshold") if getattr(s, name) not in (0.0, 1.0)]
+    for hairs in product((-1e-5, 0.0, 1e-5), repeat=len(names)):
+        changed = {name: getattr(s, name) * (1 + hair) for name, hair in zip(names, hairs, strict=True)}
+        yield restrict(logits, replace(s, **changed), exempt, xtc=xtc)
