@@ -145,6 +145,11 @@ class Conversation:
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     template_kwargs: Mapping[str, Json] = field(default_factory=dict)
 
+    @property
+    def offers_tools(self) -> bool:
+        """Whether the model may call tools."""
+        return bool(self.tools) and self.tool_choice.mode != "none"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grammar:

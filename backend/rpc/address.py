@@ -42,7 +42,7 @@ class Address:
             path = path.removeprefix("//") if path.startswith("///") else path
             if not path:
                 raise AddressError(f"address {text!r} has no path")
-            absolute = Path(os.path.abspath(path))
+            absolute = Path.cwd() / path
             return cls(target=f"unix:{absolute}", path=absolute)
         host, colon, port = text.rpartition(":")
         if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
@@ -85,9 +85,7 @@ class SocketClaim:
             AddressError: The path is too long, in use, not a socket, or in an unsafe directory.
         """
         if len(os.fsencode(self._path)) > MAX_SOCKET_PATH:
-            raise AddressError(
-                f"socket path is longer than {MAX_SOCKET_PATH} bytes: {self._path}"
-            )
+            raise AddressError(f"socket path is longer than {MAX_SOCKET_PATH} bytes: {self._path}")
         self._prepare_directory()
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
@@ -113,14 +111,10 @@ class SocketClaim:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             mode = directory.stat().st_mode
         except OSError as error:
-            raise AddressError(
-                f"socket directory {directory}: {_reason(error)}"
-            ) from error
+            raise AddressError(f"socket directory {directory}: {_reason(error)}") from error
         # Whoever may write there could put a socket of their own in our place; the sticky bit prevents that.
         if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
-            raise AddressError(
-                f"socket directory {directory} is writable by others; make it 0700"
-            )
+            raise AddressError(f"socket directory {directory} is writable by others; make it 0700")
 
     def _remove_stale(self) -> None:
         try:
@@ -131,17 +125,12 @@ class SocketClaim:
             raise AddressError(f"{self._path} exists and is not a socket")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(1.0)
-            if probe.connect_ex(str(self._path)) not in (
-                errno.ECONNREFUSED,
-                errno.ENOENT,
-            ):
+            if probe.connect_ex(str(self._path)) not in (errno.ECONNREFUSED, errno.ENOENT):
                 raise AddressError(f"socket {self._path}: address in use")
         self._path.unlink(missing_ok=True)
 
 
 def _reason(error: OSError) -> str:
-    if error.errno in (errno.EAGAIN, errno.EACCES) and isinstance(
-        error, BlockingIOError
-    ):
+    if error.errno in (errno.EAGAIN, errno.EACCES) and isinstance(error, BlockingIOError):
         return "address in use"
     return error.strerror or str(error)

@@ -41,28 +41,20 @@ class Answers:
             events.cancel()
         raise RequestCancelled
 
-    async def pieces(
-        self, wire: pb.PredictOptions, context: Context
-    ) -> AsyncIterator[pb.Reply]:
+    async def pieces(self, wire: pb.PredictOptions, context: Context) -> AsyncIterator[pb.Reply]:
         """The answer as it comes."""
         events, shape = await self._submit(wire, context)
         replies = ReplyStream(shape)
         try:
             async for event in events:
-                new = (
-                    replies.delta(event)
-                    if isinstance(event, Delta)
-                    else replies.finished(_end(event, context))
-                )
+                new = replies.delta(event) if isinstance(event, Delta) else replies.finished(_end(event, context))
                 for reply in new:
                     yield reply
         finally:
             # A client that leaves closes this generator at its yield; the row must not take another step.
             events.cancel()
 
-    async def _submit(
-        self, wire: pb.PredictOptions, context: Context
-    ) -> tuple[AnswerEvents, ReplyShape]:
+    async def _submit(self, wire: pb.PredictOptions, context: Context) -> tuple[AnswerEvents, ReplyShape]:
         model = self._engine.model_config()
         if model is None:
             raise ModelNotLoaded
@@ -71,25 +63,14 @@ class Answers:
         request_id = request_id_of(wire.CorrelationId)
         context.set_trailing_metadata((("x-request-id", request_id),))
         deadline = deadline_of(context.time_remaining(), time.monotonic())
-        request = generation_request(
-            wire, model, request_id=request_id, deadline=deadline
-        )
+        request = generation_request(wire, model, request_id=request_id, deadline=deadline)
         return await self._engine.submit(request), ReplyShape.of(wire, request.prompt)
 
     def _note_fields_without_effect(self, wire: pb.PredictOptions) -> None:
-        new = (
-            set(without_effect.fields_without_effect(wire, without_effect.PREDICT))
-            - self._seen_without_effect
-        )
+        new = set(without_effect.fields_without_effect(wire, without_effect.PREDICT)) - self._seen_without_effect
         if new:
             self._seen_without_effect |= new
-            log.info(
-                logline(
-                    "fields_without_effect",
-                    message="PredictOptions",
-                    fields=",".join(sorted(new)),
-                )
-            )
+            log.info(logline("fields_without_effect", message="PredictOptions", fields=",".join(sorted(new))))
 
 
 def _end(event: Finished | Failed, context: Context) -> Finished:
@@ -111,14 +92,7 @@ def _end(event: Finished | Failed, context: Context) -> Finished:
         **{key.lower(): _ascii(value) for key, value in event.notes.items()},
     }
     context.set_trailing_metadata(tuple(trailing.items()))
-    log.debug(
-        logline(
-            "answered",
-            request_id=request_id,
-            reason=event.reason.value,
-            **_figures(event),
-        )
-    )
+    log.debug(logline("answered", request_id=request_id, reason=event.reason.value, **_figures(event)))
     return event
 
 

@@ -9,7 +9,7 @@ import grpc
 from backend.core.errors import Unauthenticated
 from backend.rpc.status import status_of
 
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # not subscriptable when run
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # not subscriptable when run
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):
@@ -27,9 +27,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler:
         """The call's own handler, or one that refuses it."""
         values = [
-            value
-            if isinstance(value, bytes)
-            else value.encode("utf-8", "surrogateescape")
+            value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
             for key, value in handler_call_details.invocation_metadata or ()
             if key.lower() == "authorization"
         ]
@@ -38,9 +36,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         return self._refusal
 
 
-async def _refuse(
-    requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
-) -> AsyncIterator[bytes]:
+async def _refuse(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[bytes]:
     """Refuse a call of any kind: on the wire each is a stream of requests and a stream of replies.
 
     A refusal of the wrong kind would end a unary call OK with an empty reply instead.

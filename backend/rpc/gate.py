@@ -1,7 +1,7 @@
 """Which calls may start, and how many run: what a clean stop waits for."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from backend.core.errors import WorkerUnavailable
@@ -22,7 +22,7 @@ class Gate:
         return self._running
 
     @contextmanager
-    def call(self) -> Iterator[None]:
+    def call(self) -> Generator[None]:
         """Around one call.
 
         Raises:
@@ -43,10 +43,11 @@ class Gate:
         """Let no further call start."""
         self._closed = True
 
-    async def wait_idle(self, timeout: float) -> bool:
-        """Wait until no call runs, `timeout` seconds at most; whether none does."""
+    async def wait_idle(self, within_s: float) -> bool:
+        """Wait until no call runs, `within_s` seconds at most; whether none does."""
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout)
+            async with asyncio.timeout(within_s):
+                await self._idle.wait()
         except TimeoutError:
             return False
         return True

@@ -4,7 +4,6 @@ The handlers are registered without deserializers: gRPC answers what it cannot p
 Python class name, where INVALID_ARGUMENT is right.
 """
 
-import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,9 +19,7 @@ from backend.rpc.status import status_of
 
 Request = TypeVar("Request", bound=Message)
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-Handler: TypeAlias = (
-    "grpc.RpcMethodHandler[bytes, Message]"  # not subscriptable when run
-)
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, Message]"  # not subscriptable when run
 Unary = Callable[[Request, Context], Awaitable[Message]]
 Stream = Callable[[Request, Context], AsyncIterator[Message]]
 
@@ -39,9 +36,7 @@ def parse(kind: type[Request], data: bytes) -> Request:
         return kind.FromString(data)
     except DecodeError as error:
         reason = str(error).rpartition(": ")[2]
-        raise InvalidRequest(
-            "request", f"not a valid {kind.DESCRIPTOR.full_name}: {reason}"
-        ) from None
+        raise InvalidRequest("request", f"not a valid {kind.DESCRIPTOR.full_name}: {reason}") from None
 
 
 def unary_handler(gate: Gate, kind: type[Request], method: Unary[Request]) -> Handler:
@@ -88,7 +83,6 @@ async def fail(context: Context, error: Exception) -> Never:
         error = InternalFault(f"internal error {fault}")
     code, details = status_of(error)
     await context.abort(code, details)
-    raise asyncio.CancelledError  # not reached: abort always raises
 
 
 def serialize(message: Message) -> bytes:

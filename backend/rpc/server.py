@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from backend.config import ServerConfig
@@ -15,17 +16,13 @@ from backend.rpc.address import Address, AddressError, SocketClaim
 from backend.rpc.auth import TokenInterceptor
 from backend.rpc.engine_api import EngineApi
 from backend.rpc.gate import Gate
-from backend.rpc.servicer import (
-    BACKEND_SERVICE,
-    INFO_SERVICE,
-    BackendService,
-    InfoService,
-)
+from backend.rpc.servicer import BACKEND_SERVICE, INFO_SERVICE, BackendService, InfoService
 from backend.translate.options import LoadDefaults
 
 log = logging.getLogger(__name__)
 
 _SERVICES: Final = (BACKEND_SERVICE, INFO_SERVICE)
+_HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 _WHOLE_SERVER: Final = ""  # the name that grpc.health.v1 gives it
 # What calls may still take to end once the engine has been told; they have a terminal event by then.
 _LAST_CALLS_S: Final = 1.0
@@ -34,9 +31,7 @@ _LAST_CALLS_S: Final = 1.0
 class WorkerServer:
     """One listening server. Event loop only; `start` once, then `drain`, then `stop`."""
 
-    def __init__(
-        self, config: ServerConfig, engine: EngineApi, load_defaults: LoadDefaults
-    ) -> None:
+    def __init__(self, config: ServerConfig, engine: EngineApi, load_defaults: LoadDefaults) -> None:
         self._config = config
         self._address = Address.parse(config.address)
         self._engine = engine
@@ -44,7 +39,7 @@ class WorkerServer:
         self._info = InfoService(engine)
         self._gate = Gate()
         self._claim = SocketClaim(self._address.path) if self._address.path else None
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
@@ -54,18 +49,12 @@ class WorkerServer:
             AddressError: It is not safe, or cannot be had.
         """
         self._check_exposure()
-        interceptors = (
-            [TokenInterceptor(self._config.token)] if self._config.token else []
-        )
-        server = grpc.aio.server(
-            interceptors=interceptors, options=_options(self._config)
-        )
-        server.add_generic_rpc_handlers(
-            (self._backend.handlers(self._gate), self._info.handlers(self._gate))
-        )
+        interceptors = [TokenInterceptor(self._config.token)] if self._config.token else []
+        server = grpc.aio.server(interceptors=interceptors, options=_options(self._config))
+        server.add_generic_rpc_handlers((self._backend.handlers(self._gate), self._info.handlers(self._gate)))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._reflects():
-            names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            names = (*_SERVICES, _HEALTH_SERVICE, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
         if self._claim is not None:
             self._claim.take()
@@ -109,48 +98,26 @@ class WorkerServer:
             )
         if not self._config.tls_certificate:
             if self._config.require_tls:
-                raise AddressError(
-                    "--require-tls needs --tls-certificate and --tls-key"
-                )
-            log.warning(
-                logline(
-                    "no_tls",
-                    address=self._config.address,
-                    text="the token travels in clear text",
-                )
-            )
+                raise AddressError("--require-tls needs --tls-certificate and --tls-key")
+            log.warning(logline("no_tls", address=self._config.address, text="the token travels in clear text"))
 
     def _bind(self, server: grpc.aio.Server) -> int:
         try:
             if self._config.tls_certificate:
-                port = server.add_secure_port(
-                    self._address.target, _credentials(self._config)
-                )
+                port = server.add_secure_port(self._address.target, _credentials(self._config))
             else:
                 port = server.add_insecure_port(self._address.target)
         except RuntimeError as error:
-            raise AddressError(
-                f"cannot listen on {self._config.address}: address in use or not ours"
-            ) from error
+            raise AddressError(f"cannot listen on {self._config.address}: address in use or not ours") from error
         if port == 0:
-            raise AddressError(
-                f"cannot listen on {self._config.address}: address in use or not ours"
-            )
+            raise AddressError(f"cannot listen on {self._config.address}: address in use or not ours")
         return port
 
     def _reflects(self) -> bool:
-        return (
-            self._address.is_local
-            if self._config.reflection is None
-            else self._config.reflection
-        )
+        return self._address.is_local if self._config.reflection is None else self._config.reflection
 
-    async def _set_health(
-        self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType
-    ) -> None:
-        await asyncio.gather(
-            *(self._health.set(name, status) for name in (_WHOLE_SERVER, *_SERVICES))
-        )
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+        await asyncio.gather(*(self._health.set(name, status) for name in (_WHOLE_SERVER, *_SERVICES)))
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:
@@ -168,10 +135,7 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
 
 def _credentials(config: ServerConfig) -> grpc.ServerCredentials:
     try:
-        key, certificate = (
-            Path(config.tls_key).read_bytes(),
-            Path(config.tls_certificate).read_bytes(),
-        )
+        key, certificate = (Path(config.tls_key).read_bytes(), Path(config.tls_certificate).read_bytes())
     except OSError as error:
         raise AddressError(f"TLS: {error.filename}: {error.strerror}") from error
     return grpc.ssl_server_credentials([(key, certificate)])

@@ -6,13 +6,7 @@ from typing import Final
 
 import grpc
 
-from backend.core.errors import (
-    InvalidRequest,
-    ModelLoadFailed,
-    ModelNotLoaded,
-    Unsupported,
-    WorkerUnavailable,
-)
+from backend.core.errors import InvalidRequest, ModelLoadFailed, ModelNotLoaded, Unsupported, WorkerUnavailable
 from backend.core.logline import logline
 from backend.core.reports import EngineState
 from backend.pb import backend_pb2 as pb
@@ -60,16 +54,12 @@ class BackendService:
                 "PredictStream": stream_handler(gate, predict, self._answers.pieces),
                 "Embedding": unary_handler(gate, predict, self.embedding),
                 "TokenizeString": unary_handler(gate, predict, self.tokenize_string),
-                "Detokenize": unary_handler(
-                    gate, pb.DetokenizeRequest, self.detokenize
-                ),
+                "Detokenize": unary_handler(gate, pb.DetokenizeRequest, self.detokenize),
                 "Status": unary_handler(gate, pb.HealthMessage, self.status),
                 "Rerank": unary_handler(gate, pb.RerankRequest, self.rerank),
                 "Score": unary_handler(gate, pb.ScoreRequest, self.score),
                 "GetMetrics": unary_handler(gate, pb.MetricsRequest, self.get_metrics),
-                "ModelMetadata": unary_handler(
-                    gate, pb.ModelOptions, self.model_metadata
-                ),
+                "ModelMetadata": unary_handler(gate, pb.ModelOptions, self.model_metadata),
             },
         )
 
@@ -83,24 +73,14 @@ class BackendService:
         """Load; what is wrong with the model or its options is a Result, as hosts expect."""
         ignored = without_effect.fields_without_effect(request, without_effect.MODEL)
         if ignored:
-            log.info(
-                logline(
-                    "fields_without_effect",
-                    message="ModelOptions",
-                    fields=",".join(ignored),
-                )
-            )
+            log.info(logline("fields_without_effect", message="ModelOptions", fields=",".join(ignored)))
         try:
             load = load_request(request, self._load_defaults)
             for warning in load.warnings:
                 log.warning(logline("load_option", text=warning))
             await self._engine.load(load.config)
         except (ModelLoadFailed, InvalidRequest) as error:
-            log.warning(
-                logline(
-                    "load_failed", model=request.Model, error=one_line(error.message)
-                )
-            )
+            log.warning(logline("load_failed", model=request.Model, error=one_line(error.message)))
             return pb.Result(success=False, message=one_line(error.message))
         return pb.Result(success=True, message="model loaded")
 
@@ -109,9 +89,7 @@ class BackendService:
         await self._engine.free()
         return pb.Result(success=True, message="model freed")
 
-    async def tokenize_string(
-        self, request: pb.PredictOptions, context: Context
-    ) -> pb.TokenizationResponse:
+    async def tokenize_string(self, request: pb.PredictOptions, context: Context) -> pb.TokenizationResponse:
         """Token ids of the prompt, or of Messages where it is empty."""
         model = self._engine.model_config()
         if model is None:
@@ -122,29 +100,19 @@ class BackendService:
         tokens = await self._engine.tokenize(prompt_of(request, model))
         return pb.TokenizationResponse(length=len(tokens), tokens=tokens)
 
-    async def detokenize(
-        self, request: pb.DetokenizeRequest, context: Context
-    ) -> pb.DetokenizeResponse:
+    async def detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
         """The text of token ids."""
         if self._engine.model_config() is None:
             raise ModelNotLoaded
-        return pb.DetokenizeResponse(
-            content=await self._engine.detokenize(request.tokens)
-        )
+        return pb.DetokenizeResponse(content=await self._engine.detokenize(request.tokens))
 
-    async def status(
-        self, request: pb.HealthMessage, context: Context
-    ) -> pb.StatusResponse:
+    async def status(self, request: pb.HealthMessage, context: Context) -> pb.StatusResponse:
         """State and memory."""
         status = self._engine.status()
-        memory = pb.MemoryUsageData(
-            total=status.total_bytes, breakdown=status.breakdown
-        )
+        memory = pb.MemoryUsageData(total=status.total_bytes, breakdown=status.breakdown)
         return pb.StatusResponse(state=_STATES[status.state], memory=memory)
 
-    async def get_metrics(
-        self, request: pb.MetricsRequest, context: Context
-    ) -> pb.MetricsResponse:
+    async def get_metrics(self, request: pb.MetricsRequest, context: Context) -> pb.MetricsResponse:
         """Speed and totals; the batch is one slot to a host."""
         metrics = self._engine.metrics()
         return pb.MetricsResponse(
@@ -154,36 +122,26 @@ class BackendService:
             prompt_tokens_processed=min(metrics.prompt_tokens_processed, 2**31 - 1),
         )
 
-    async def model_metadata(
-        self, request: pb.ModelOptions, context: Context
-    ) -> pb.ModelMetadataResponse:
+    async def model_metadata(self, request: pb.ModelOptions, context: Context) -> pb.ModelMetadataResponse:
         """Facts of the loaded model; the request's own options change nothing."""
         facts = self._engine.model_facts()
         return pb.ModelMetadataResponse(
             supports_thinking=facts.supports_thinking,
             rendered_template=facts.rendered_template,
-            tool_format=pb.ToolFormatMarkers(**facts.tool_format)
-            if facts.tool_format
-            else None,  # type: ignore[arg-type]
+            tool_format=pb.ToolFormatMarkers(**facts.tool_format) if facts.tool_format else None,  # type: ignore[arg-type]
         )
 
-    async def embedding(
-        self, request: pb.PredictOptions, context: Context
-    ) -> pb.EmbeddingResult:
+    async def embedding(self, request: pb.PredictOptions, context: Context) -> pb.EmbeddingResult:
         """Not served yet."""
         check_identity(request.ModelIdentity, self._engine.loaded_identity())
         raise Unsupported("Embedding is not served by this worker")
 
-    async def rerank(
-        self, request: pb.RerankRequest, context: Context
-    ) -> pb.RerankResult:
+    async def rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResult:
         """Not served yet."""
         check_identity(request.ModelIdentity, self._engine.loaded_identity())
         raise Unsupported("Rerank is not served by this worker")
 
-    async def score(
-        self, request: pb.ScoreRequest, context: Context
-    ) -> pb.ScoreResponse:
+    async def score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """Not served yet."""
         check_identity(request.ModelIdentity, self._engine.loaded_identity())
         raise Unsupported("Score is not served by this worker")

@@ -18,14 +18,10 @@ _MODES: Final[Mapping[str, Literal["auto", "none", "required"]]] = {
     "required": "required",
 }
 # Arguments of the template call itself; a client that set one would replace the template or the messages.
-RESERVED_KWARGS = frozenset(
-    {"chat_template", "conversation", "documents", "messages", "tokenize", "tools"}
-)
+RESERVED_KWARGS = frozenset({"chat_template", "conversation", "documents", "messages", "tokenize", "tools"})
 
 
-def conversation_of(
-    wire: pb.PredictOptions, template_kwargs: Mapping[str, Json]
-) -> Conversation:
+def conversation_of(wire: pb.PredictOptions, template_kwargs: Mapping[str, Json]) -> Conversation:
     """The request's conversation.
 
     Args:
@@ -36,9 +32,7 @@ def conversation_of(
     """
     tools = tools_of(wire.Tools)
     return Conversation(
-        messages=tuple(
-            _message(index, message) for index, message in enumerate(wire.Messages)
-        ),
+        messages=tuple(_message(index, message) for index, message in enumerate(wire.Messages)),
         tools=tools,
         tool_choice=tool_choice_of(wire.ToolChoice, tools),
         template_kwargs={**template_kwargs, **_kwargs_of(wire.Metadata)},
@@ -47,9 +41,7 @@ def conversation_of(
 
 def tools_of(text: str) -> tuple[dict[str, Json], ...]:
     """The `Tools` field: a JSON array of OpenAI tool objects, empty or `null` for none."""
-    value = (
-        parse_json("Tools", text, max_bytes=MAX_TOOLS_BYTES) if text.strip() else None
-    )
+    value = parse_json("Tools", text, max_bytes=MAX_TOOLS_BYTES) if text.strip() else None
     if value is None:
         return ()
     if not isinstance(value, list):
@@ -94,9 +86,7 @@ def _choice(value: Json, names: set[str]) -> ToolChoice:
 
 def _function(name: Json, names: set[str]) -> ToolChoice:
     if not isinstance(name, str) or name not in names:
-        raise InvalidRequest(
-            "ToolChoice", "must be auto, none, required, or name a function of Tools"
-        )
+        raise InvalidRequest("ToolChoice", "must be auto, none, required, or name a function of Tools")
     return ToolChoice(mode="function", function=name)
 
 
@@ -133,11 +123,7 @@ def _tool_calls(field: str, text: str) -> tuple[ToolCall, ...]:
 def _tool_call(field: str, call: Json) -> ToolCall:
     function = call.get("function") if isinstance(call, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
-    if (
-        not isinstance(call, dict)
-        or not isinstance(function, dict)
-        or not isinstance(name, str)
-    ):
+    if not isinstance(call, dict) or not isinstance(function, dict) or not isinstance(name, str):
         raise InvalidRequest(field, "each call must be an object with function.name")
     identifier = call.get("id")
     return ToolCall(
@@ -162,9 +148,7 @@ def _arguments(field: str, value: Json) -> Json:
 def _kwargs_of(metadata: Mapping[str, str]) -> dict[str, Json]:
     kwargs: dict[str, Json] = {}
     if "enable_thinking" in metadata:
-        kwargs["enable_thinking"] = _boolean(
-            "enable_thinking", metadata["enable_thinking"]
-        )
+        kwargs["enable_thinking"] = _boolean("enable_thinking", metadata["enable_thinking"])
     if "reasoning_effort" in metadata:
         kwargs["reasoning_effort"] = metadata["reasoning_effort"]
     # The host writes this blob last, over what the keys above say.

@@ -13,13 +13,8 @@ IMPOSSIBLE = -9999.0
 
 def logprobs_json(tokens: Iterable[TokenLogprob]) -> bytes:
     """`{"content": [{"id", "token", "bytes", "logprob", "top_logprobs": [...]}, ...]}`, one entry a token."""
-    content = [
-        {**_entry(token), "top_logprobs": [_entry(other) for other in token.top]}
-        for token in tokens
-    ]
-    return json.dumps(
-        {"content": content}, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-    ).encode()
+    content = [{**_entry(token), "top_logprobs": [_entry(other) for other in token.top]} for token in tokens]
+    return json.dumps({"content": content}, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _entry(token: TokenLogprob) -> dict[str, Any]:

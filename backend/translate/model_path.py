@@ -1,19 +1,12 @@
 """Where a model, its tokenizer and its adapter may lie, from what the host says."""
 
-import os
-import re
 from collections.abc import Callable
+from pathlib import Path
 
 from backend.core.errors import ModelLoadFailed
 from backend.pb import backend_pb2 as pb
 
-_HUB_PREFIXES = (
-    "huggingface://",
-    "hf://",
-    "https://huggingface.co/",
-    "http://huggingface.co/",
-)
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_PREFIXES = ("huggingface://", "hf://", "https://huggingface.co/", "http://huggingface.co/")
 
 
 def candidates_of(wire: pb.ModelOptions) -> tuple[str, ...]:
@@ -28,22 +21,18 @@ def candidates_of(wire: pb.ModelOptions) -> tuple[str, ...]:
     model = wire.Model.strip()
     if not model and not wire.ModelFile:
         raise ModelLoadFailed("Model: is empty")
-    hub = _without(_HUB_PREFIXES, model)
-    if hub != model:
+    if model.startswith(_HUB_PREFIXES):
         # An address may go on after the id, as in .../tree/main.
-        return tuple(filter(None, (wire.ModelFile, "/".join(hub.split("/")[:2]))))
+        owner_and_name = "/".join(_without(_HUB_PREFIXES, model).split("/")[:2])
+        return tuple(filter(None, (wire.ModelFile, f"hf://{owner_and_name}")))
     path = _without(("file://",), model)
     paths = [_without(("file://",), wire.ModelFile)]
-    if path and wire.ModelPath and not os.path.isabs(path):
-        paths.append(os.path.join(wire.ModelPath, path))
+    if path and wire.ModelPath:
+        # An absolute path stays as it is.
+        paths.append(str(Path(wire.ModelPath) / path))
     # A relative name is both a path and, if it has the form, a hub id: the same text.
     paths.append(path)
     return tuple(dict.fromkeys(filter(None, paths)))
-
-
-def is_hub_id(candidate: str) -> bool:
-    """Whether a candidate that does not exist as a path may be asked of the hub. Absolute paths never are."""
-    return _HUB_ID.fullmatch(candidate) is not None and not candidate.startswith(".")
 
 
 def adapter_of(wire: pb.ModelOptions, exists: Callable[[str], bool]) -> str:
@@ -54,16 +43,14 @@ def adapter_of(wire: pb.ModelOptions, exists: Callable[[str], bool]) -> str:
     """
     adapters = list(dict.fromkeys(filter(None, (wire.LoraAdapter, *wire.LoraAdapters))))
     if len(adapters) > 1:
-        raise ModelLoadFailed(
-            f"LoraAdapters: one adapter at most, {len(adapters)} are named"
-        )
+        raise ModelLoadFailed(f"LoraAdapters: one adapter at most, {len(adapters)} are named")
     return beside_models(adapters[0], wire.ModelPath, exists) if adapters else ""
 
 
 def beside_models(name: str, models: str, exists: Callable[[str], bool]) -> str:
     """A file that a model needs besides its own: in the models directory if it is there, else as named."""
     name = _without(("file://", *_HUB_PREFIXES), name)
-    joined = os.path.join(models, name) if models else name
+    joined = str(Path(models) / name) if models else name
     return joined if exists(joined) else name
 
 

@@ -30,6 +30,12 @@ _FLAGS = {
     "no": False,
     "off": False,
 }
+_DTYPES = {
+    **dict.fromkeys(("", "auto"), ""),
+    **dict.fromkeys(("float16", "fp16", "f16", "half"), "float16"),
+    **dict.fromkeys(("bfloat16", "bf16"), "bfloat16"),
+    **dict.fromkeys(("float32", "fp32", "f32", "float"), "float32"),
+}
 _SIZE = re.compile(r"([0-9]{1,18})\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
@@ -58,11 +64,7 @@ def integer(low: int, high: int = 2**31 - 1) -> Reader:
     def read(value: Json) -> int:
         if isinstance(value, str) and _INTEGER.fullmatch(value):
             value = int(value)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int)
-            or not low <= value <= high
-        ):
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise OptionValueError(f"must be a whole number in [{low}, {high}]")
         return value
 
@@ -116,9 +118,7 @@ def one_of(*choices: str) -> Reader:
 
     def read(value: Json) -> str:
         if not isinstance(value, str) or value.lower() not in choices:
-            raise OptionValueError(
-                f"must be one of {', '.join(choice or 'empty' for choice in choices)}"
-            )
+            raise OptionValueError(f"must be one of {', '.join(choice or 'empty' for choice in choices)}")
         return value.lower()
 
     return read
@@ -138,10 +138,6 @@ def json_object(value: Json) -> dict[str, Json]:
 
 def dtype(value: Json) -> str:
     """A floating point type of weights; empty keeps the checkpoint's."""
-    names = {
-        "": "", "auto": "", "float16": "float16", "half": "float16", "f16": "float16", "fp16": "float16",
-        "bfloat16": "bfloat16", "bf16": "bfloat16", "float32": "float32", "float": "float32", "f32": "float32", "fp32": "float32",
-    }  # fmt: skip
-    if not isinstance(value, str) or value.lower() not in names:
+    if not isinstance(value, str) or value.lower() not in _DTYPES:
         raise OptionValueError("must be auto, float16, bfloat16 or float32")
-    return names[value.lower()]
+    return _DTYPES[value.lower()]

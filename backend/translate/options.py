@@ -83,10 +83,7 @@ class LoadRequest:
 
 
 def load_request(
-    wire: pb.ModelOptions,
-    defaults: LoadDefaults,
-    *,
-    exists: Callable[[str], bool] = os.path.exists,
+    wire: pb.ModelOptions, defaults: LoadDefaults, *, exists: Callable[[str], bool] = os.path.exists
 ) -> LoadRequest:
     """What LoadModel asks for.
 
@@ -94,39 +91,21 @@ def load_request(
         ModelLoadFailed: An option is broken; names the field and the key.
     """
     warnings: list[str] = []
-    values = (
-        _fields_of(wire, exists)
-        | _options_of(wire.Options, warnings)
-        | _engine_args_of(wire.EngineArgs)
-    )
+    values = _fields_of(wire, exists) | _options_of(wire.Options, warnings) | _engine_args_of(wire.EngineArgs)
     values["context"] = _context_of(wire, values)
     if values.get("trust_remote_code") and not defaults.allow_remote_code:
-        warnings.append(
-            "TrustRemoteCode: this worker was not started with --allow-remote-code"
-        )
+        warnings.append("TrustRemoteCode: this worker was not started with --allow-remote-code")
         values["trust_remote_code"] = False
     if wire.DraftModel:
-        warnings.append(
-            "DraftModel: not used, this worker does not decode speculatively"
-        )
+        warnings.append("DraftModel: not used, this worker does not decode speculatively")
     values.pop("use_context_size", None)
-    return LoadRequest(
-        config=_config(wire, values, defaults, exists), warnings=tuple(warnings)
-    )
+    return LoadRequest(config=_config(wire, values, defaults, exists), warnings=tuple(warnings))
 
 
 def _config(
-    wire: pb.ModelOptions,
-    values: dict[str, Any],
-    defaults: LoadDefaults,
-    exists: Callable[[str], bool],
+    wire: pb.ModelOptions, values: dict[str, Any], defaults: LoadDefaults, exists: Callable[[str], bool]
 ) -> ModelConfig:
-    parts: dict[str, dict[str, Any]] = {
-        "engine": {},
-        "cache": {},
-        "defaults": {},
-        "": {},
-    }
+    parts: dict[str, dict[str, Any]] = {"engine": {}, "cache": {}, "defaults": {}, "": {}}
     for target, value in values.items():
         part, _, name = target.rpartition(".")
         parts[part][name] = value
@@ -157,10 +136,7 @@ def _fields_of(wire: pb.ModelOptions, exists: Callable[[str], bool]) -> dict[str
 
 def _context_of(wire: pb.ModelOptions, values: Mapping[str, Any]) -> int | None:
     """Tokens that prompt and answer may take; None is what the model was trained for."""
-    for name, value in (
-        ("MaxModelLen", wire.MaxModelLen),
-        ("ContextSize", wire.ContextSize),
-    ):
+    for name, value in (("MaxModelLen", wire.MaxModelLen), ("ContextSize", wire.ContextSize)):
         if value < 0:
             raise ModelLoadFailed(f"{name}: must not be negative, is {value}")
     if wire.MaxModelLen > 0:
@@ -182,15 +158,11 @@ def _options_of(options: Iterable[str], warnings: list[str]) -> dict[str, Any]:
             target, reader = OPTIONS[key]
             values[target] = _read(f"Options[{key}]", reader, value.strip())
         elif key in ALWAYS_IN_REQUESTS:
-            warnings.append(
-                f"Options[{key}]: not used, every request has a value of its own (its zero is one)"
-            )
+            warnings.append(f"Options[{key}]: not used, every request has a value of its own (its zero is one)")
         elif key:
             unknown.append(re.sub(r"[^\w.-]", "?", key)[:64])
     if unknown:
-        warnings.append(
-            f"Options: unknown keys ignored: {', '.join(dict.fromkeys(unknown))}"
-        )
+        warnings.append(f"Options: unknown keys ignored: {', '.join(dict.fromkeys(unknown))}")
     return values
 
 

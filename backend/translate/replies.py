@@ -34,9 +34,7 @@ class ReplyStream:
         self._has_answer = self._has_answer or _answers(piece)
         if needs_filler(self._shape, event.usage, has_answer=self._has_answer):
             piece += Piece(content=_BLANK_TURN)
-        replies = [self._reply(part, event.usage) for part in split(piece)] or [
-            self._reply(Piece(), event.usage)
-        ]
+        replies = [self._reply(part, event.usage) for part in split(piece)] or [self._reply(Piece(), event.usage)]
         if event.logprobs:
             replies[-1].logprobs = logprobs_json(event.logprobs)
         return replies
@@ -58,16 +56,9 @@ def whole_reply(pieces: list[Piece], event: Finished, shape: ReplyShape) -> pb.R
         piece += Piece(content=_BLANK_TURN)
     # White space alone is an answer to the host in a delta, and a blank turn in message.
     shown_in_message = bool(piece.content.strip()) or not shape.never_blank
-    plain = (
-        shape.plain
-        and shown_in_message
-        and not piece.reasoning
-        and not piece.tool_calls
-    )
+    plain = shape.plain and shown_in_message and not piece.reasoning and not piece.tool_calls
     deltas = [] if plain else [_chat_delta(piece)]
-    reply = _reply(
-        piece.content if shape.in_message else "", deltas if piece else [], event.usage
-    )
+    reply = _reply(piece.content if shape.in_message else "", deltas if piece else [], event.usage)
     if event.logprobs:
         reply.logprobs = logprobs_json(event.logprobs)
     return reply
@@ -84,9 +75,7 @@ def clean(piece: Piece) -> Piece:
     if _REPLACEMENT not in piece.content:
         return piece
     content = piece.content.replace(_REPLACEMENT, "")
-    return Piece(
-        content=content, reasoning=piece.reasoning, tool_calls=piece.tool_calls
-    )
+    return Piece(content=content, reasoning=piece.reasoning, tool_calls=piece.tool_calls)
 
 
 def split(piece: Piece) -> Iterator[Piece]:
@@ -137,9 +126,7 @@ def _chat_delta(piece: Piece) -> pb.ChatDelta:
         content=piece.content,
         reasoning_content=piece.reasoning,
         tool_calls=[
-            pb.ToolCallDelta(
-                index=call.index, id=call.id, name=call.name, arguments=call.arguments
-            )
+            pb.ToolCallDelta(index=call.index, id=call.id, name=call.name, arguments=call.arguments)
             for call in piece.tool_calls
         ],
     )

@@ -30,17 +30,11 @@ class ReplyShape:
     def of(cls, wire: pb.PredictOptions, prompt: str | Conversation) -> "ReplyShape":
         """The form that fits whoever sent this request; `prompt` is what `requests.prompt_of` made of it."""
         templated = isinstance(prompt, Conversation)
-        if templated:
-            offers_tools = bool(prompt.tools) and prompt.tool_choice.mode != "none"
-        else:
-            offers_tools = bool(wire.Tools)
+        offers_tools = prompt.offers_tools if templated else bool(wire.Tools)
         # Chat with tools: the host takes text and calls from deltas, and reads more calls into message text.
-        host_reads_deltas = (
-            templated and offers_tools and not wire.Prompt and not wire.Grammar.strip()
-        )
+        host_reads_deltas = templated and offers_tools and not wire.Prompt and not wire.Grammar.strip()
         return cls(
-            in_message=not host_reads_deltas
-            or wire.Metadata.get("message") == "always",
+            in_message=not host_reads_deltas or wire.Metadata.get("message") == "always",
             plain=not offers_tools,
             never_blank=templated,
             budget=wire.Tokens if wire.Tokens > 0 else None,

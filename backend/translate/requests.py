@@ -20,11 +20,7 @@ _MEDIA = ("Images", "Videos", "Audios")
 
 
 def generation_request(
-    wire: pb.PredictOptions,
-    model: ModelConfig,
-    *,
-    request_id: str,
-    deadline: float | None,
+    wire: pb.PredictOptions, model: ModelConfig, *, request_id: str, deadline: float | None
 ) -> GenerationRequest:
     """What the client asks for, over the model's defaults.
 
@@ -81,22 +77,16 @@ def deadline_of(time_remaining: float | None, now: float) -> float | None:
 
 def _logprobs_of(wire: pb.PredictOptions) -> int | None:
     """Hosts send both fields alike; a plain client may set either."""
-    for field, value in (
-        ("Logprobs", wire.Logprobs),
-        ("TopLogprobs", wire.TopLogprobs),
-    ):
+    for field, value in (("Logprobs", wire.Logprobs), ("TopLogprobs", wire.TopLogprobs)):
         if value < 0:
             raise InvalidRequest(field, f"must not be negative, is {value}")
     return (wire.TopLogprobs or wire.Logprobs) or None
 
 
 def _grammar_of(gbnf: str, metadata: Mapping[str, str]) -> Grammar | None:
-    others = [kind for kind in _METADATA_GRAMMARS if metadata.get(kind, "").strip()]
+    others: list[GrammarKind] = [kind for kind in _METADATA_GRAMMARS if metadata.get(kind, "").strip()]
     if len(others) + bool(gbnf.strip()) > 1:
-        raise InvalidRequest(
-            "Grammar",
-            "only one of Grammar and Metadata json_schema, regex and lark may be set",
-        )
+        raise InvalidRequest("Grammar", "only one of Grammar and Metadata json_schema, regex and lark may be set")
     if gbnf.strip():
         return Grammar(kind="gbnf", text=_sized("Grammar", gbnf))
     for kind in others:
@@ -109,7 +99,5 @@ def _grammar_of(gbnf: str, metadata: Mapping[str, str]) -> Grammar | None:
 
 def _sized(field: str, text: str) -> str:
     if len(text) > MAX_GRAMMAR_BYTES:
-        raise InvalidRequest(
-            field, f"has {len(text)} characters, limit {MAX_GRAMMAR_BYTES}"
-        )
+        raise InvalidRequest(field, f"has {len(text)} characters, limit {MAX_GRAMMAR_BYTES}")
     return text

@@ -74,10 +74,7 @@ FIELDS: tuple[FieldRule, ...] = (
 
 
 def sampling_of(
-    wire: pb.PredictOptions,
-    defaults: Sampling,
-    *,
-    draw_seed: Callable[[], int] = lambda: secrets.randbits(63),
+    wire: pb.PredictOptions, defaults: Sampling, *, draw_seed: Callable[[], int] = lambda: secrets.randbits(63)
 ) -> Sampling:
     """The request's sampling over the model's defaults.
 
@@ -115,18 +112,14 @@ def logit_bias_of(text: str) -> tuple[tuple[int, float], ...]:
     """`{"<token id>": bias, ...}`; ids are checked against the vocabulary by `Sampling.within`."""
     biases = parse_object("LogitBias", text, max_bytes=MAX_LOGIT_BIAS_BYTES)
     if len(biases) > MAX_LOGIT_BIASES:
-        raise InvalidRequest(
-            "LogitBias", f"has {len(biases)} entries, limit {MAX_LOGIT_BIASES}"
-        )
+        raise InvalidRequest("LogitBias", f"has {len(biases)} entries, limit {MAX_LOGIT_BIASES}")
     pairs: dict[int, float] = {}
     for key, bias in biases.items():
         if not _TOKEN_ID.fullmatch(key):
             raise InvalidRequest("LogitBias", "keys must be token ids")
         # bool is an int to Python, not to JSON.
         if isinstance(bias, bool) or not isinstance(bias, int | float):
-            raise InvalidRequest(
-                "LogitBias", f"the bias of token {key} must be a number"
-            )
+            raise InvalidRequest("LogitBias", f"the bias of token {key} must be a number")
         pairs[int(key)] = _as_float(key, bias)
     return tuple(sorted(pairs.items()))
 
@@ -135,6 +128,4 @@ def _as_float(key: str, bias: float) -> float:
     try:
         return float(bias)
     except OverflowError:  # an integer of hundreds of digits
-        raise InvalidRequest(
-            "LogitBias", f"the bias of token {key} is out of range"
-        ) from None
+        raise InvalidRequest("LogitBias", f"the bias of token {key} is out of range") from None

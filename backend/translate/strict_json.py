@@ -18,22 +18,14 @@ def parse_json(field: str, text: str, *, max_bytes: int) -> Json:
             beyond a double, unpaired surrogates; or deeper than `MAX_DEPTH`, or longer than `max_bytes`.
     """
     if len(text) > max_bytes:
-        raise InvalidRequest(
-            field, f"has {len(text)} characters of JSON, limit {max_bytes}"
-        )
+        raise InvalidRequest(field, f"has {len(text)} characters of JSON, limit {max_bytes}")
     try:
-        value: Json = json.loads(
-            text, parse_constant=_refuse_constant, parse_float=_finite
-        )
+        value: Json = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
         raise InvalidRequest(field, f"is JSON nested deeper than {MAX_DEPTH}") from None
     except json.JSONDecodeError as error:
-        raise InvalidRequest(
-            field, f"is not JSON: {error.msg} at character {error.pos}"
-        ) from None
-    except (
-        ValueError
-    ) as error:  # an integer of thousands of digits, and our own two refusals
+        raise InvalidRequest(field, f"is not JSON: {error.msg} at character {error.pos}") from None
+    except ValueError as error:  # an integer of thousands of digits, and our own two refusals
         raise InvalidRequest(field, f"is not usable JSON: {error}") from None
     _check(field, value, MAX_DEPTH)
     return value
@@ -79,6 +71,4 @@ def _check_text(field: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest(
-            field, "has an unpaired surrogate in a JSON string"
-        ) from None
+        raise InvalidRequest(field, "has an unpaired surrogate in a JSON string") from None

@@ -19,19 +19,8 @@ from tests.rpc.fake_engine import FakeEngine
 class Worker:
     """What a test holds: the server, its engine, and a client."""
 
-    def __init__(
-        self,
-        server: WorkerServer,
-        engine: FakeEngine,
-        address: str,
-        channel: grpc.aio.Channel,
-    ) -> None:
-        self.server, self.engine, self.address, self.channel = (
-            server,
-            engine,
-            address,
-            channel,
-        )
+    def __init__(self, server: WorkerServer, engine: FakeEngine, address: str, channel: grpc.aio.Channel) -> None:
+        self.server, self.engine, self.address, self.channel = (server, engine, address, channel)
         self.backend: Any = BackendStub(channel)
         self.info: Any = InfoStub(channel)
 
@@ -46,10 +35,7 @@ async def running_worker(
     engine = engine or FakeEngine()
     server = WorkerServer(ServerConfig(**{"address": "127.0.0.1:0", **config}), engine, LoadDefaults())
     address = await server.start()
-    options = [
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_metadata_size", 1 << 20),
-    ]
+    options = [("grpc.max_send_message_length", -1), ("grpc.max_metadata_size", 1 << 20)]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
         worker = Worker(server, engine, address, channel)
         if load:

@@ -5,28 +5,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from backend.config import ModelConfig
-from backend.core.errors import (
-    InvalidRequest,
-    ModelNotLoaded,
-    WorkerError,
-    WorkerUnavailable,
-)
-from backend.core.events import (
-    Delta,
-    Event,
-    Failed,
-    Finished,
-    FinishReason,
-    Piece,
-    Usage,
-)
-from backend.core.reports import (
-    EngineMetrics,
-    EngineState,
-    EngineStatus,
-    ModelFacts,
-    WorkerInfo,
-)
+from backend.core.errors import InvalidRequest, ModelNotLoaded, WorkerError, WorkerUnavailable
+from backend.core.events import Delta, Event, Failed, Finished, FinishReason, Piece, Usage
+from backend.core.reports import EngineMetrics, EngineState, EngineStatus, ModelFacts, WorkerInfo
 from backend.core.request import Conversation, GenerationRequest
 
 
@@ -60,19 +41,10 @@ class FakeAnswer:
 def answer(*texts: str, reason: FinishReason = FinishReason.STOP) -> list[Event | None]:
     """A script of one delta a text."""
     script: list[Event | None] = [
-        Delta(
-            piece=Piece(content=text),
-            usage=Usage(prompt_tokens=3, completion_tokens=index + 1),
-        )
+        Delta(piece=Piece(content=text), usage=Usage(prompt_tokens=3, completion_tokens=index + 1))
         for index, text in enumerate(texts)
     ]
-    usage = Usage(
-        prompt_tokens=3,
-        completion_tokens=len(texts),
-        queue_ms=1.5,
-        prefill_ms=2.5,
-        decode_ms=4.0,
-    )
+    usage = Usage(prompt_tokens=3, completion_tokens=len(texts), queue_ms=1.5, prefill_ms=2.5, decode_ms=4.0)
     return [*script, Finished(reason=reason, piece=Piece(), usage=usage)]
 
 
@@ -151,9 +123,4 @@ class FakeEngine:
         return EngineMetrics(tokens_per_second=10.0, tokens_generated=2**40, prompt_tokens_processed=7)
 
     def info(self) -> WorkerInfo:
-        return WorkerInfo(
-            version="1",
-            model=self.loaded_identity() or "",
-            blas="none",
-            cache={"hits": 1.0},
-        )
+        return WorkerInfo(version="1", model=self.loaded_identity() or "", blas="none", cache={"hits": 1.0})

@@ -50,11 +50,7 @@ def test_the_service_has_exactly_the_hosts_methods() -> None:
     assert backend_pb2.DESCRIPTOR.package == CONTRACT["package"]
     assert not any(method.client_streaming for method in service.methods)
     assert {
-        method.name: [
-            method.input_type.name,
-            method.output_type.name,
-            method.server_streaming,
-        ]
+        method.name: [method.input_type.name, method.output_type.name, method.server_streaming]
         for method in service.methods
     } == CONTRACT["methods"]
 
