@@ -40,6 +40,7 @@ class EngineConfig:
         max_rows: Requests that decode together.
         queue_size: Requests that may wait for a row; one more is refused.
         prefill_chunk: Tokens of a prefill chunk; chunks end at multiples of it in the prompt.
+        kv_bytes: Bytes of live and cached KV at most; None takes a share of what the device has left.
         sampler: `host` samples with numpy, `device` with MLX one step ahead; `auto` takes host on a CPU.
         watchdog_s: A step that takes longer is a hang and ends the process; None is off.
         reader_buffer_bytes: Unread output of one request at most; a reader over it for `reader_patience_s` fails.
@@ -48,6 +49,7 @@ class EngineConfig:
     max_rows: int = 32
     queue_size: int = 1024
     prefill_chunk: int = 512
+    kv_bytes: int | None = None
     sampler: SamplerBackend = "auto"
     watchdog_s: float | None = 600.0
     reader_buffer_bytes: int = 4 << 20

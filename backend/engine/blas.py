@@ -6,6 +6,7 @@ Elsewhere (macOS, GPUs) there is nothing to choose.
 """
 
 import ctypes
+import importlib
 import logging
 import resource
 import sys
@@ -79,7 +80,7 @@ def _import_mlx() -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     original, resource.setrlimit = resource.setrlimit, lambda *_: None
     try:
-        import mlx_lm  # noqa: F401, PLC0415  the first import decides which BLAS the process keeps
+        importlib.import_module("mlx_lm")
     finally:
         resource.setrlimit = original
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == limits

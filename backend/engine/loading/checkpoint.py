@@ -23,7 +23,7 @@ def read_json(path: Path) -> dict[str, Any]:
     value = guarded(str(path), lambda: json.loads(path.read_text(encoding="utf-8")))
     if not isinstance(value, dict):
         raise ModelLoadFailed(f"{path}: is not a JSON object")
-    return value  # pyright: ignore[reportUnknownVariableType]
+    return value
 
 
 def check_config(directory: Path, *, trust_remote_code: bool) -> None:
@@ -67,7 +67,7 @@ def _check_shards(index: Path, content: Mapping[str, Any], present: set[str]) ->
     shards = content.get("weight_map")
     if not isinstance(shards, dict):
         raise ModelLoadFailed(f"{index}: has no weight_map")
-    missing = sorted({str(shard) for shard in shards.values()} - present)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    missing = sorted({str(shard) for shard in shards.values()} - present)
     # mlx-lm reads by pattern: an index that names other files belongs to another layout of the same weights.
     missing = [shard for shard in missing if Path(shard).match(WEIGHTS_PATTERN)]
     if missing:

@@ -33,7 +33,7 @@ def guarded(subject: str, call: Callable[[], T]) -> T:
     except ModelLoadFailed:
         raise
     # Parsers, architectures and a checkpoint's own code may raise anything, and LoadModel owes an answer.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         log.debug("load failed: %s", subject, exc_info=True)
         reason = one_line(error)
     # Raised outside of the handler: a chained traceback would keep the half-loaded weights alive.

@@ -5,6 +5,9 @@ file patterns. Standard output: JSON lines, `{"done": bytes, "total": bytes}` wh
 `{"path": directory}` or `{"error": one line}`. It ends when its standard input does: with its parent.
 """
 
+# pyright: basic
+# The hub's library takes its bars by imitation, which its types do not say.
+
 import errno
 import json
 import os

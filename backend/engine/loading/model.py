@@ -3,11 +3,11 @@
 import gc
 import logging
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
-import mlx_lm
 from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_adapters
@@ -75,7 +75,7 @@ def _load(
     result = _probed(model, new_cache, directory)
     check_cancelled(cancelled)
     dtype = _dtype(model)
-    facts = f"{dtype} mlx={mx.__version__} mlx_lm={mlx_lm.__version__}"
+    facts = f"{dtype} mlx={version('mlx')} mlx_lm={version('mlx-lm')}"
     loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -111,15 +111,15 @@ def _cast(model: Any, dtype: mx.Dtype) -> None:
     # Some architectures keep a few parameters (routers, state-space decays) in float32.
     wanted: Callable[[str], bool] = getattr(model, "cast_predicate", lambda _: True)
 
-    def cast(path: str, value: mx.array) -> mx.array:
+    def recast(path: str, value: mx.array) -> mx.array:
         return value.astype(dtype) if wanted(path) and mx.issubdtype(value.dtype, mx.floating) else value
 
-    model.update(tree_map_with_path(cast, model.parameters()))
+    model.update(tree_map_with_path(recast, model.parameters()))
 
 
 def _evaluate(model: Any, directory: Path, progress: ProgressLog, cancelled: Callable[[], bool]) -> None:
     """Read all weights now: a lazy array would read whatever the file holds later."""
-    arrays = [array for _, array in tree_flatten(model.parameters())]
+    arrays = _parameters(model)
     total = sum(array.nbytes for array in arrays)
     done = pending = 0
     group: list[mx.array] = []
@@ -168,14 +168,18 @@ def _serial_reason(model: Any, config: ModelConfig, result: ProbeResult) -> str:
     return result.serial_reason
 
 
+def _parameters(model: Any) -> list[mx.array]:
+    return cast("list[mx.array]", [array for _, array in tree_flatten(model.parameters())])
+
+
 def _weight_bytes(model: Any) -> int:
-    return sum(int(array.nbytes) for _, array in tree_flatten(model.parameters()))
+    return sum(array.nbytes for array in _parameters(model))
 
 
 def _dtype(model: Any) -> str:
     """The floating type that most weight bytes have."""
     sizes: dict[str, int] = {}
-    for _, array in tree_flatten(model.parameters()):
+    for array in _parameters(model):
         if mx.issubdtype(array.dtype, mx.floating):
             name = str(array.dtype).removeprefix("mlx.core.")
             sizes[name] = sizes.get(name, 0) + array.nbytes

@@ -43,7 +43,7 @@ def probe(model: Callable[..., mx.array], new_cache: Callable[[], list[Any]]) ->
     try:
         logits, cost = _forward(model, new_cache)
     # Kernels report a missing dtype as ValueError or RuntimeError, models their own errors as they like.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         raise ProbeFailed(one_line(error)) from None
     return ProbeResult(int(logits.shape[-1]), _serial_reason(model, new_cache), cost)
 
@@ -93,7 +93,7 @@ def _compare(model: Callable[..., mx.array], new_cache: Callable[[], list[Any]])
 
     alone, together = alone.astype(mx.float32), together.astype(mx.float32)
     scale = mx.maximum(mx.max(alone) - mx.min(alone), 1e-6)
-    worst = (mx.max(mx.abs(together - alone)) / scale).item()
+    worst = float((mx.max(mx.abs(together - alone)) / scale).item())  # pyright: ignore[reportArgumentType]
     # A NaN fails this comparison as well.
     if worst <= _TOLERANCE:
         return ""

@@ -54,7 +54,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         header = json.loads(file.read(length).decode("utf-8"))
     if not isinstance(header, dict):
         raise ValueError("header is not a JSON object")
-    return header, 8 + length  # pyright: ignore[reportUnknownVariableType]
+    return header, 8 + length
 
 
 def check_file(path: Path) -> None:
@@ -76,7 +76,7 @@ def check_file(path: Path) -> None:
 
 
 def _place(name: str, tensor: Any) -> tuple[int, int]:
-    offsets = tensor.get("data_offsets") if isinstance(tensor, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    offsets = tensor.get("data_offsets") if isinstance(tensor, dict) else None
     match offsets:
         case [int(begin), int(end)] if 0 <= begin <= end:
             return begin, end
@@ -88,6 +88,6 @@ def _bits(name: str, tensor: dict[str, Any]) -> int:
     dtype, shape = tensor.get("dtype"), tensor.get("shape")
     if not isinstance(dtype, str) or dtype not in _BITS:
         raise ValueError(f"tensor {name!r} has unknown dtype {dtype!r}")
-    if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
         raise ValueError(f"tensor {name!r} has no proper shape")
-    return math.prod(shape) * _BITS[dtype]  # pyright: ignore[reportUnknownArgumentType]
+    return math.prod(shape) * _BITS[dtype]

@@ -116,10 +116,11 @@ def _top_p_cut(everything: Candidates, top_p: float) -> float:
     total = float(weights.sum())
     # All under this together weigh less than half of what the nucleus leaves out, so none of them is in it.
     floor = float(everything.peak) + math.log(0.5 * (1.0 - top_p) * total / len(logits))
-    reaches = np.flatnonzero(logits >= floor)
-    if len(reaches) * 2 > len(logits):
+    reaches = logits >= floor
+    if np.count_nonzero(reaches) * 2 > len(logits):
         return nucleus_cut(logits, weights, top_p * total)
-    return nucleus_cut(logits[reaches], weights[reaches], top_p * total)
+    ids = np.flatnonzero(reaches)
+    return nucleus_cut(logits[ids], weights[ids], top_p * total)
 
 
 def _typical(left: Candidates, mass: float) -> Candidates:

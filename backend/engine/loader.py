@@ -1,0 +1,99 @@
+"""What a load does on each thread: find the files, load the model, prepare for requests.
+
+Everything heavy is imported inside: the port is open and Health answers before mlx_lm is imported.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backend.config import ModelConfig
+from backend.engine.served import LoadedFacts, ServedModel
+
+if TYPE_CHECKING:
+    from backend.engine.session import Session
+    from backend.engine.thread import EngineThread
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTools:
+    """What leaves the engine thread after a load: no MLX object is in it."""
+
+    generation: int
+    facts: LoadedFacts
+    tokenizer: Any
+
+
+class Loader:
+    """Knows how a configuration becomes a session and a served model. Each method names its thread."""
+
+    def __init__(self, *, blas: str = "auto", clock: Callable[[], float] = time.monotonic) -> None:
+        self._blas_option = blas
+        self._clock = clock
+        self.blas = ""  # engine thread writes once, others read
+
+    def warm_up(self) -> None:
+        """Engine thread: pick the BLAS, then import MLX; the order matters."""
+        from backend.engine.blas import load_blas
+
+        self.blas = load_blas(self._blas_option)
+        import backend.engine.assembly  # noqa: F401, PLC0415
+
+    def locate(self, config: ModelConfig, cancelled: threading.Event) -> Path:
+        """Files thread: the model's directory, downloaded if it is a hub's.
+
+        Raises:
+            ModelLoadFailed: It is not to be found.
+        """
+        from backend.engine.loading import locate_model
+
+        return locate_model(config, cancelled=cancelled.is_set)
+
+    def session(
+        self, config: ModelConfig, path: Path, cancelled: threading.Event, thread: "EngineThread"
+    ) -> LoadedTools:
+        """Engine thread: load and install a session.
+
+        Raises:
+            ModelLoadFailed: Naming the file or field; no model is loaded then.
+        """
+        loaded_tools: list[LoadedTools] = []
+
+        def make(generation: int) -> "Session":
+            from backend.engine.assembly import make_session
+
+            session = make_session(
+                config, path, generation, outbox=thread.outbox, clock=self._clock, cancelled=cancelled.is_set
+            )
+            loaded = session.loaded
+            loaded_tools.append(LoadedTools(generation, LoadedFacts.of(loaded), loaded.tokenizer))
+            return session
+
+        thread.replace_session(make)
+        return loaded_tools[0]
+
+    def served(self, config: ModelConfig, tools: LoadedTools) -> ServedModel:
+        """Prep thread: build what prepares requests."""
+        from backend.output import OutputFormat, TokenTable
+        from backend.prompt.preparer import PromptPreparer
+
+        return ServedModel(
+            config=config,
+            generation=tools.generation,
+            facts=tools.facts,
+            preparer=PromptPreparer(
+                tools.tokenizer,
+                template_kwargs=config.template_kwargs,
+                strip_agent_header=config.cache.strip_agent_header,
+            ),
+            table=TokenTable.from_tokenizer(tools.tokenizer),
+            format=OutputFormat.choose(
+                tools.tokenizer, tool_parser=config.tool_parser, reasoning_parser=config.reasoning_parser
+            ),
+        )

@@ -1,0 +1,96 @@
+"""The engine's picture of itself, in the words of `backend.core.reports`."""
+
+from importlib.metadata import version
+
+import backend
+from backend.core.reports import EngineMetrics, EngineState, EngineStatus, WorkerInfo
+from backend.engine.served import ServedModel
+from backend.engine.snapshot import EngineSnapshot
+
+LIBRARIES = ("mlx", "mlx-lm", "grpcio", "llguidance", "transformers")
+
+
+def resident_bytes() -> int:
+    """Bytes of this process in memory, where the system says so in /proc; else 0."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            line = next(line for line in status if line.startswith("VmRSS:"))
+    except (OSError, StopIteration):
+        return 0
+    return int(line.split()[1]) << 10
+
+
+def status(state: EngineState, snapshot: EngineSnapshot | None) -> EngineStatus:
+    """State and memory. The total is the process's resident size where known, else MLX's own count."""
+    if snapshot is None:
+        return EngineStatus(state=state, total_bytes=resident_bytes())
+    resident = resident_bytes()
+    return EngineStatus(
+        state=state,
+        total_bytes=resident or snapshot.active_bytes + snapshot.buffer_pool,
+        breakdown={
+            "weights": snapshot.weights,
+            "live_kv": snapshot.live_kv,
+            "cached_kv": snapshot.cached_kv,
+            "buffer_pool": snapshot.buffer_pool,
+            "mlx_active": snapshot.active_bytes,
+            "process": resident,
+        },
+    )
+
+
+def metrics(snapshot: EngineSnapshot | None) -> EngineMetrics:
+    """Totals since the load; tokens a second over the time spent in decode steps."""
+    if snapshot is None:
+        return EngineMetrics()
+    counters = snapshot.counters
+    seconds = counters.decode_seconds
+    return EngineMetrics(
+        tokens_per_second=counters.generated_tokens / seconds if seconds else 0.0,
+        tokens_generated=counters.generated_tokens,
+        prompt_tokens_processed=counters.prompt_tokens,
+    )
+
+
+def info(
+    served: ServedModel | None, snapshot: EngineSnapshot | None, blas: str, uptime_s: float, in_flight: int
+) -> WorkerInfo:
+    """Everything the Info service tells."""
+    details = {name: version(name) for name in LIBRARIES}
+    if served is None:
+        return WorkerInfo(version=backend.__version__, blas=blas, uptime_s=uptime_s, details=details)
+    facts = served.facts
+    details |= {"architecture": facts.architecture, "path": facts.path, "serial_reason": facts.serial_reason}
+    return WorkerInfo(
+        version=backend.__version__,
+        model=served.config.identity,
+        context=facts.context_length,
+        device=facts.device,
+        blas=blas,
+        mode="batched" if facts.batchable else "serial",
+        uptime_s=uptime_s,
+        cache=snapshot.cache if snapshot else {},
+        queue=_queue(snapshot, in_flight) if snapshot else {},
+        details={name: text for name, text in details.items() if text},
+    )
+
+
+def _queue(snapshot: EngineSnapshot, in_flight: int) -> dict[str, float]:
+    counters = snapshot.counters
+    return {
+        "in_flight": in_flight,
+        "waiting": snapshot.waiting,
+        "prefilling": snapshot.prefilling,
+        "decoding": snapshot.decoding,
+        "requests": counters.requests,
+        "failed": counters.failed,
+        "preemptions": counters.preemptions,
+        "prompt_tokens": counters.prompt_tokens,
+        "cached_tokens": counters.cached_tokens,
+        "prefilled_tokens": counters.prefilled_tokens,
+        "generated_tokens": counters.generated_tokens,
+        "decode_steps": counters.decode_steps,
+        "kv_budget_bytes": snapshot.budget,
+        "live_kv_bytes": snapshot.live_kv,
+        "cached_kv_bytes": snapshot.cached_kv,
+    }

@@ -1,0 +1,123 @@
+"""What the event-loop side knows of a loaded model: how to prepare a request for it, and its facts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from backend.config import ModelConfig
+from backend.core.constraint import Constraint
+from backend.core.errors import InvalidRequest
+from backend.core.reports import ModelFacts
+from backend.core.request import Conversation, GenerationRequest
+from backend.output import OutputFormat, OutputStream, TokenTable
+from backend.prompt.preparer import EncodedPrompt, PromptPreparer
+
+if TYPE_CHECKING:
+    from backend.engine.loading import LoadedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedFacts:
+    """What is worth telling about a loaded model; no MLX object among it, so any thread may hold it."""
+
+    path: str
+    architecture: str
+    vocab_size: int
+    context_length: int
+    weight_bytes: int
+    eos_ids: frozenset[int]
+    batchable: bool
+    serial_reason: str
+    device: str
+
+    @classmethod
+    def of(cls, loaded: "LoadedModel") -> "LoadedFacts":
+        """The facts of a model just loaded."""
+        return cls(
+            path=str(loaded.path),
+            architecture=str(loaded.config.get("model_type", "")),
+            vocab_size=loaded.vocab_size,
+            context_length=loaded.context_length,
+            weight_bytes=loaded.weight_bytes,
+            eos_ids=loaded.eos_ids,
+            batchable=loaded.batchable,
+            serial_reason=loaded.serial_reason,
+            device=loaded.device,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A request, rendered, encoded and checked against the model."""
+
+    request: GenerationRequest
+    prompt: EncodedPrompt
+    max_tokens: int
+    output: OutputStream
+    constraint: Constraint | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """The prep thread's tools for one load. Immutable; `preparer` is used on the prep thread alone."""
+
+    config: ModelConfig
+    generation: int
+    facts: LoadedFacts
+    preparer: PromptPreparer
+    table: TokenTable
+    format: OutputFormat
+
+    def check(self, request: GenerationRequest) -> GenerationRequest:
+        """The request made safe for this vocabulary.
+
+        Raises:
+            InvalidRequest: A field is outside what the model has.
+        """
+        return replace(request, sampling=request.sampling.within(self.facts.vocab_size))
+
+    def prepare(self, request: GenerationRequest) -> Prepared:
+        """Render, encode and check a request; prep thread only.
+
+        Raises:
+            InvalidRequest: The prompt is empty, too long, or its template refuses it.
+        """
+        prompt = self.preparer.prepare(request.prompt)
+        n, context = len(prompt.tokens), self.facts.context_length
+        if n >= context:
+            raise InvalidRequest("Prompt", f"prompt is {n} tokens, context is {context}")
+        room = context - n
+        conversation = request.prompt if isinstance(request.prompt, Conversation) else None
+        parser = self.format.parser(
+            opens_reasoning=prompt.opens_reasoning,
+            tools=conversation.tools if conversation else (),
+            parse_tools=bool(conversation and conversation.tools and conversation.tool_choice.mode != "none"),
+        )
+        return Prepared(
+            request=request,
+            prompt=prompt,
+            max_tokens=min(request.max_tokens or self.config.default_max_tokens or room, room),
+            output=OutputStream(self.table.decoder(), request.stop, parser),
+            constraint=None,
+        )
+
+    def tokenize(self, prompt: str | Conversation) -> list[int]:
+        """Token ids of a prompt; prep thread only."""
+        if isinstance(prompt, str):
+            return self.preparer.encode(prompt, add_special_tokens=False).tolist()
+        return self.preparer.prepare(prompt).tokens.tolist()
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, incomplete characters left out.
+
+        Raises:
+            InvalidRequest: An id is outside the vocabulary.
+        """
+        for token in tokens:
+            if not 0 <= token < self.facts.vocab_size:
+                raise InvalidRequest("tokens", f"token id {token} is outside [0, {self.facts.vocab_size})")
+        return self.table.decode(list(tokens))
+
+    def model_facts(self) -> ModelFacts:
+        """What ModelMetadata tells."""
+        return ModelFacts(supports_thinking=bool(self.format.reasoning_start))
