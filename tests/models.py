@@ -159,7 +159,7 @@ def write_model(
     # Imported here so that a test module may choose its BLAS before MLX loads.
     import mlx.core as mx
     from mlx.utils import tree_flatten
-    from mlx_lm.utils import _get_classes  # noqa: PLC2701  the one way to an architecture by name
+    from mlx_lm.utils import _get_classes
 
     folder.mkdir(parents=True, exist_ok=True)
     config = model_config(family, vocab=vocab, hidden=hidden, layers=layers, context=context, extra=extra)

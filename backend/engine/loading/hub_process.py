@@ -5,9 +5,6 @@ file patterns. Standard output: JSON lines, `{"done": bytes, "total": bytes}` wh
 `{"path": directory}` or `{"error": one line}`. It ends when its standard input does: with its parent.
 """
 
-# pyright: basic
-# The hub's library takes its bars by imitation, which its types do not say.
-
 import errno
 import json
 import os
@@ -37,7 +34,7 @@ def _say(**fields: Any) -> None:
     sys.stdout.flush()
 
 
-class _Bar(tqdm):
+class _Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument]
     """A progress bar that is a line of JSON. The hub's bars count bytes on disk, bytes of the wire, and files."""
 
     _lock_of_reports = threading.Lock()
@@ -86,9 +83,8 @@ def main(repository: str, revision: str, patterns: list[str]) -> int:
     """Download and report; 0 if the directory is complete."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        path = snapshot_download(
-            repository, revision=revision or None, allow_patterns=patterns or None, tqdm_class=_Bar
-        )
+        bars: Any = _Bar  # by imitation, which the hub's types do not know
+        path = snapshot_download(repository, revision=revision or None, allow_patterns=patterns, tqdm_class=bars)
     # Whatever the hub's library raises becomes the one line that its parent waits for.
     except Exception as error:  # noqa: BLE001
         _say(error=_reason(error))
