@@ -45,6 +45,7 @@ OPTIONS: Final[Mapping[str, tuple[str, read.Reader]]] = {
     "parallel": ("engine.max_rows", read.integer(1, 1024)),
     "queue_size": ("engine.queue_size", read.integer(0)),
     "prefill_chunk": ("engine.prefill_chunk", read.integer(1, 1 << 16)),
+    "kv_bytes": ("engine.kv_bytes", read.size),
     "sampler": ("engine.sampler", read.one_of("auto", "host", "device")),
     "watchdog_s": ("engine.watchdog_s", read.number(0, 1e6)),
     "reader_buffer_bytes": ("engine.reader_buffer_bytes", read.size),

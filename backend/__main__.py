@@ -1,0 +1,68 @@
+"""The composition root: `python -m backend --addr HOST:PORT`."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Never
+
+from backend.process.exit_codes import ExitCode
+from backend.process.log import last_words, start_log
+
+if TYPE_CHECKING:
+    from backend.process.settings import Settings
+    from backend.process.worker import Ending, StartableEngine
+
+
+def main(
+    arguments: Sequence[str] | None = None, make_engine: "Callable[[Settings], StartableEngine] | None" = None
+) -> Never:
+    """Run the worker and leave the process."""
+    parent = os.getppid()
+    os.umask(0o077)
+    # A core would hold prompts.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Before grpc is imported: its own lines would come last on standard error.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from backend.process.settings import parse_settings
+
+    settings = parse_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
+    start_log(settings.log_level)
+    try:
+        ending = asyncio.run(_run(settings, make_engine or engine_of, parent))
+        code, sentence = ending.code, ending.sentence
+    except Exception as error:
+        logging.getLogger(__name__).critical("fault", exc_info=True)
+        code, sentence = ExitCode.FAULT, f"stopped by its own fault, {type(error).__name__}"
+    if code is not ExitCode.STOPPED:
+        last_words(sentence)
+    leave(code)
+
+
+async def _run(settings: "Settings", make_engine: "Callable[[Settings], StartableEngine]", parent: int) -> "Ending":
+    from backend.process.worker import Worker
+
+    return await Worker(settings, lambda: make_engine(settings), parent=parent).run()
+
+
+def engine_of(settings: "Settings") -> "StartableEngine":
+    """The real engine; its thread imports MLX once the port is open."""
+    from backend.engine.handle import EngineHandle
+    from backend.engine.loader import Loader
+
+    return EngineHandle(Loader(blas=settings.blas))
+
+
+def leave(code: ExitCode) -> Never:
+    """End the process without Python's own clean-up, in which a thread that holds MLX objects can abort it."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

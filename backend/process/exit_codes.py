@@ -1,0 +1,14 @@
+"""Why the process ended, for whoever started it. `docs/protocol.md` has this table too."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The codes; a signal that kills the process outright shows as the system's own."""
+
+    STOPPED = 0  # SIGTERM or SIGINT, drained
+    FAULT = 1  # our own failure outside the engine
+    USAGE = 2  # an argument or an environment variable is wrong
+    ADDRESS = 3  # the address cannot be had, or is not safe to listen on
+    ENGINE_DEAD = 4  # the engine thread died or hangs
+    PARENT_GONE = 5  # the process that started this one is gone

@@ -1,0 +1,177 @@
+"""Every setting of the process: its flag, its environment variables, its default, in one table.
+
+A flag wins over the environment; of several variables the first that is set and not empty wins.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from backend import __version__
+from backend.config import CacheConfig, EngineConfig, ServerConfig
+from backend.process.durations import seconds_of
+from backend.translate import option_values as read
+from backend.translate.options import LoadDefaults
+
+_OFF = frozenset({"off", "false", "no", "0"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the process was told."""
+
+    server: ServerConfig
+    loads: LoadDefaults
+    blas: str
+    log_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """One row. `parse` takes text and raises ValueError or OptionValueError; `default` is text that it takes."""
+
+    flag: str
+    parse: Callable[[str], Any]
+    default: str
+    help: str
+    also: tuple[str, ...] = ()
+    is_switch: bool = False
+
+    @property
+    def key(self) -> str:
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        return (f"MLX_WORKER_{self.key.upper()}", *self.also)
+
+
+def _seconds_or_off(text: str) -> float | None:
+    return None if text.lower() in _OFF else seconds_of(text)
+
+
+def _size_or_auto(text: str) -> int | None:
+    return None if text.lower() == "auto" else read.size(text)
+
+
+def _count_or_auto(text: str) -> int | None:
+    return None if text.lower() == "auto" else read.integer(0)(text)
+
+
+def _auto_or_flag(text: str) -> bool | None:
+    return None if text.lower() == "auto" else read.flag(text)
+
+
+_ENGINE, _CACHE = EngineConfig(), CacheConfig()
+
+SETTINGS: Final = (
+    _Setting("--addr", str, "127.0.0.1:50051", "where to listen: HOST:PORT (port 0: any free one) or unix:PATH"),
+    _Setting("--token-file", str, "", "file with the bearer token that every call must carry"),
+    _Setting("--reflection", _auto_or_flag, "auto", "gRPC server reflection: auto (local addresses only), on, off"),
+    _Setting("--tls-certificate", str, "", "PEM file; with --tls-key, serve TLS"),
+    _Setting("--tls-key", str, "", "PEM file of the certificate's key"),
+    _Setting("--require-tls", read.flag, "false", "refuse an address that others can reach without TLS", (), True),
+    _Setting("--max-message-size", read.size, "50MiB", "largest message, in and out"),
+    _Setting("--grace", seconds_of, "10s", "time that running requests get at SIGTERM"),
+    _Setting(
+        "--parent-watch",
+        _seconds_or_off,
+        "2s",
+        "how often to look whether the parent process is still there, or off",
+        ("LOCALAI_BACKEND_PARENT_WATCH_INTERVAL",),
+    ),
+    _Setting("--blas", str, "auto", "auto (OpenBLAS where installed), reference, or the path of a library"),
+    _Setting("--max-rows", read.integer(1, 1024), str(_ENGINE.max_rows), "requests that decode together"),
+    _Setting("--queue-size", read.integer(0), str(_ENGINE.queue_size), "requests that may wait for a row"),
+    _Setting("--prefill-chunk", read.integer(1, 1 << 16), str(_ENGINE.prefill_chunk), "tokens of a prefill chunk"),
+    _Setting("--kv-bytes", _size_or_auto, "auto", "live and cached KV at most; auto: a share of what is left"),
+    _Setting("--sampler", read.one_of("auto", "host", "device"), "auto", "where to sample: auto, host or device"),
+    _Setting("--watchdog", _seconds_or_off, "600s", "a step that takes longer ends the process, or off"),
+    _Setting("--prompt-cache-size", _count_or_auto, "auto", "cached sequences at most; 0: no cache; auto: no limit"),
+    _Setting("--prompt-cache-bytes", _size_or_auto, "auto", "cached KV at most; auto: a share of what is left"),
+    _Setting("--allow-remote-code", read.flag, "false", "let a load that asks for it run a model's code", (), True),
+    _Setting(
+        "--log-level", read.one_of("debug", "info", "warning", "error"), "info", "debug, info, warning or error"
+    ),
+)  # fmt: skip
+
+
+def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Settings from flags and environment; a wrong one ends the process as argparse does, with code 2."""
+    parser = argparse.ArgumentParser(
+        prog="mlx-worker",
+        allow_abbrev=False,
+        description="A gRPC worker that serves a language model with MLX.",
+        epilog="The bearer token may also come from LOCALAI_GRPC_AUTH_TOKEN or MLX_WORKER_TOKEN.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    for setting in SETTINGS:
+        described = f"{setting.help} (default: {setting.default or 'none'}; env {', '.join(setting.variables)})"
+        # A switch is also true without a value.
+        count, bare = ("?", "true") if setting.is_switch else (None, None)
+        parser.add_argument(setting.flag, dest=setting.key, help=described, metavar="VALUE", nargs=count, const=bare)
+    given = vars(parser.parse_args(list(arguments)))
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        source, text = _chosen(setting, given[setting.key], environment)
+        try:
+            values[setting.key] = setting.parse(text)
+        except (ValueError, read.OptionValueError) as error:
+            parser.error(f"{source}: {error}")
+    # The host's switch is a variable of its own.
+    if environment.get("LOCALAI_BACKEND_PARENT_WATCH", "").lower() in _OFF and given["parent_watch"] is None:
+        values["parent_watch"] = None
+    try:
+        return _settings(values, environment)
+    except (OSError, ValueError) as error:
+        parser.error(f"--token-file: {error}")
+
+
+def _chosen(setting: _Setting, flag: str | None, environment: Mapping[str, str]) -> tuple[str, str]:
+    if flag is not None:
+        return setting.flag, flag
+    for name in setting.variables:
+        if environment.get(name, ""):
+            return name, environment[name]
+    return setting.flag, setting.default
+
+
+def _settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    return Settings(
+        server=ServerConfig(
+            address=values["addr"],
+            token=_token(values["token_file"], environment),
+            max_message_bytes=values["max_message_size"],
+            reflection=values["reflection"],
+            require_tls=values["require_tls"],
+            tls_certificate=values["tls_certificate"],
+            tls_key=values["tls_key"],
+            grace_s=values["grace"],
+            parent_watch_s=values["parent_watch"],
+        ),
+        loads=LoadDefaults(
+            engine=EngineConfig(
+                max_rows=values["max_rows"],
+                queue_size=values["queue_size"],
+                prefill_chunk=values["prefill_chunk"],
+                kv_bytes=values["kv_bytes"],
+                sampler=values["sampler"],
+                watchdog_s=values["watchdog"],
+            ),
+            cache=CacheConfig(max_sequences=values["prompt_cache_size"], max_bytes=values["prompt_cache_bytes"]),
+            allow_remote_code=values["allow_remote_code"],
+        ),
+        blas=values["blas"],
+        log_level=values["log_level"],
+    )
+
+
+def _token(path: str, environment: Mapping[str, str]) -> str:
+    if path:
+        token = Path(path).read_text(encoding="utf-8").strip()
+        if not token:
+            raise ValueError(f"{path} is empty")
+        return token
+    return environment.get("LOCALAI_GRPC_AUTH_TOKEN", "") or environment.get("MLX_WORKER_TOKEN", "")

@@ -1,0 +1,104 @@
+"""The life of the worker: listen, serve, and stop for one of four reasons."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from backend.core.logline import logline
+from backend.process.exit_codes import ExitCode
+from backend.process.parent_watch import parent_gone
+from backend.process.settings import Settings
+from backend.rpc.address import AddressError
+from backend.rpc.engine_api import EngineApi
+from backend.rpc.server import WorkerServer
+
+log = logging.getLogger(__name__)
+
+
+class StartableEngine(EngineApi, Protocol):
+    """An engine that starts when told, so that the port can be open before."""
+
+    def start(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why the worker stops, in one sentence, and what the process tells its parent."""
+
+    code: ExitCode
+    sentence: str
+    grace_s: float = 0.0
+
+
+class Worker:
+    """One run of the process. Event loop only."""
+
+    def __init__(self, settings: Settings, make_engine: Callable[[], StartableEngine], *, parent: int) -> None:
+        self._settings = settings
+        self._make_engine = make_engine
+        self._parent = parent
+        self._signalled = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def run(self) -> Ending:
+        """Serve until there is a reason to stop, then stop."""
+        engine = self._make_engine()
+        try:
+            server = WorkerServer(self._settings.server, engine, self._settings.loads)
+            address = await server.start()
+        except AddressError as error:
+            return Ending(ExitCode.ADDRESS, str(error))
+        self._take_signals()
+        engine.start()
+        log.info(logline("ready", address=address, pid=os.getpid()))
+        ending = await self._first_ending(engine)
+        log.info(logline("stopping", code=int(ending.code), reason=ending.sentence))
+        await self._stop(server, engine, ending)
+        return ending
+
+    def _take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signal)
+
+    def _signal(self) -> None:
+        if self._signalled.is_set():
+            self._hurry.set()
+        self._signalled.set()
+
+    async def _first_ending(self, engine: EngineApi) -> Ending:
+        tasks = [asyncio.create_task(ending) for ending in (self._on_signal(), self._on_death(engine))]
+        if self._settings.server.parent_watch_s is not None:
+            tasks.append(asyncio.create_task(self._on_orphaned(self._settings.server.parent_watch_s)))
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return done.pop().result()
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _on_signal(self) -> Ending:
+        await self._signalled.wait()
+        return Ending(ExitCode.STOPPED, "stopped by a signal", self._settings.server.grace_s)
+
+    async def _on_death(self, engine: EngineApi) -> Ending:
+        return Ending(ExitCode.ENGINE_DEAD, await engine.died())
+
+    async def _on_orphaned(self, interval_s: float) -> Ending:
+        await parent_gone(interval_s, parent=self._parent)
+        return Ending(ExitCode.PARENT_GONE, "the process that started this worker is gone")
+
+    async def _stop(self, server: WorkerServer, engine: EngineApi, ending: Ending) -> None:
+        draining = asyncio.create_task(server.drain(ending.grace_s))
+        hurrying = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait([draining, hurrying], return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done() or not draining.result():
+            log.warning(logline("cutting_requests", running=server.running_calls))
+        hurrying.cancel()
+        draining.cancel()
+        await engine.close()
+        await server.stop()

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Start the worker, from any directory: ./run.sh --addr HOST:PORT
+# Ends in exec, so that signals and the watch on the parent process reach the worker itself.
+set -euo pipefail
+
+self="$(realpath "$0" 2>/dev/null || readlink -f "$0")"
+here="$(dirname "$self")"
+
+python="${MLX_WORKER_PYTHON:-}"
+if [ -z "$python" ]; then
+  python="$here/.venv/bin/python"
+  [ -x "$python" ] || python=python3
+fi
+
+# -P: a directory named backend where we were started from must not come before ours.
+PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -P -m backend "$@"
