@@ -26,7 +26,10 @@ def drawn(candidates: Candidates, row: RowSampling) -> int:
     # The likeliest may be gone: measured against it, all could underflow at a low temperature.
     scaled = (candidates.found - candidates.found.max()) / temperature
     blocks = ids >> _BLOCK_BITS
-    starts = np.flatnonzero(np.diff(blocks, prepend=-1))
+    begins = np.empty(len(blocks), np.bool_)
+    begins[0] = True
+    np.not_equal(blocks[1:], blocks[:-1], out=begins[1:])
+    starts = np.flatnonzero(begins)
     chosen = _block(np.add.reduceat(np.exp(scaled), starts), blocks[starts], row)
     end = starts[chosen + 1] if chosen + 1 < len(starts) else len(ids)
     inside = slice(starts[chosen], end)
@@ -54,8 +57,8 @@ def _drawn_from_all(candidates: Candidates, temperature: np.float32, row: RowSam
 def _block(sums: NDArray[np.floating], blocks: NDArray[np.int64], row: RowSampling) -> int:
     with np.errstate(divide="ignore"):
         scores = np.log(sums.astype(np.float64))
-    return int(np.argmax(scores + gumbel(blocks, row.key(Purpose.BLOCK))))
+    return int((scores + gumbel(blocks, row.key(Purpose.BLOCK))).argmax())
 
 
 def _token(scaled: NDArray[np.float32], ids: NDArray[np.int64], row: RowSampling) -> int:
-    return int(ids[np.argmax(scaled.astype(np.float64) + gumbel(ids, row.key(Purpose.TOKEN)))])
+    return int(ids[(scaled + gumbel(ids, row.key(Purpose.TOKEN))).argmax()])

@@ -17,6 +17,11 @@ FINAL_SHIFTS = (16, 13, 16)
 FINAL_MULTIPLIERS = (0x85EBCA6B, 0xC2B2AE35)
 SPREAD = 0x9E3779B9
 
+# Made once: making a numpy scalar costs as much as hashing with it.
+_SHIFTS = tuple(np.uint32(shift) for shift in FINAL_SHIFTS)
+_MULTIPLIERS = tuple(np.uint32(multiplier) for multiplier in FINAL_MULTIPLIERS)
+_SPREAD = np.uint32(SPREAD)
+
 Key = tuple[int, int]
 
 
@@ -48,18 +53,18 @@ def uniform(seed: int, step: int, purpose: Purpose) -> float:
 
 
 def _finalise(value: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    value ^= value >> np.uint32(FINAL_SHIFTS[0])
-    value *= np.uint32(FINAL_MULTIPLIERS[0])
-    value ^= value >> np.uint32(FINAL_SHIFTS[1])
-    value *= np.uint32(FINAL_MULTIPLIERS[1])
-    value ^= value >> np.uint32(FINAL_SHIFTS[2])
+    value ^= value >> _SHIFTS[0]
+    value *= _MULTIPLIERS[0]
+    value ^= value >> _SHIFTS[1]
+    value *= _MULTIPLIERS[1]
+    value ^= value >> _SHIFTS[2]
     return value
 
 
 def hashed(indices: NDArray[np.integer], key: Key) -> NDArray[np.uint32]:
     """32 random bits for each index, `[n]`."""
     value = indices.astype(np.uint32)
-    value *= np.uint32(SPREAD)
+    value *= _SPREAD
     value += np.uint32(key[0])
     value = _finalise(value)
     value ^= np.uint32(key[1])
@@ -69,5 +74,9 @@ def hashed(indices: NDArray[np.integer], key: Key) -> NDArray[np.uint32]:
 def gumbel(indices: NDArray[np.integer], key: Key) -> NDArray[np.float64]:
     """Standard Gumbel noise for each index, `[n]`: finite, at most 22.9."""
     # The fraction's fine end is the one that makes large noise: rare tokens are drawn at their true rate.
-    fraction = (hashed(indices, key) + 0.5) * 2.0**-32
-    return -np.log(-np.log1p(-fraction))
+    noise = hashed(indices, key) + 0.5
+    noise *= -(2.0**-32)
+    np.log1p(noise, out=noise)
+    np.negative(noise, out=noise)
+    np.log(noise, out=noise)
+    return np.negative(noise, out=noise)

@@ -66,7 +66,7 @@ def test_the_device_draws_what_the_host_draws(vocab: int) -> None:
 @pytest.mark.parametrize("ahead", [1, 2, 3])
 def test_running_ahead_of_the_host_changes_no_token(ahead: int) -> None:
     # Few tokens and strong penalties, so that a history that lags by one shows at once.
-    settings = [*MORE, {"temperature": 1.0, "frequency_penalty": 2.0, "penalty_window": 3}]
+    settings: list[dict[str, Any]] = [*MORE, {"temperature": 1.0, "frequency_penalty": 2.0, "penalty_window": 3}]
     settings = [{**one, "logit_bias": ()} for one in settings]
 
     def answers(ahead: int) -> list[list[int]]:
