@@ -4,7 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from uuid import uuid4
 
 from backend.core.events import ToolCallDelta
@@ -37,7 +37,7 @@ class Call:
     id: str = ""
 
     @classmethod
-    def of(cls, name: Any, arguments: Any, id: Any = "") -> "Call":
+    def of(cls, name: Any, arguments: Any, call_id: Any = "") -> "Call":
         """A call with arguments given as a value: an object, JSON text of one, or None for none.
 
         Raises:
@@ -54,7 +54,7 @@ class Call:
         return cls(
             name,
             dump_json(arguments),
-            id if isinstance(id, str) and is_utf8(id) else "",
+            call_id if isinstance(call_id, str) and is_utf8(call_id) else "",
         )
 
 
@@ -67,12 +67,14 @@ class Read:
         calls: Complete calls in them.
         text: What of them is no call and goes back to the answer as it was written.
         open: The section goes on after `end`, and its reader with it.
+        section: What the text after `end` is, for formats whose messages have headers; None leaves it.
     """
 
     end: int
     calls: tuple[Call, ...] = ()
     text: str = ""
     open: bool = False
+    section: Literal["content", "reasoning"] | None = None
 
 
 class CallReader(Protocol):
@@ -94,17 +96,39 @@ class CallFormat(ABC):
 
     Attributes:
         name: As mlx-lm calls the format.
-        starts: Texts that open a call section in the content.
+        starts: Texts that open a section for `reader`, in content and in reasoning.
         markers: Every special text of the format: tokens within it are visible to the parser.
+        think: Markers around reasoning, where they belong to the format.
+        ignored: Markers that carry nothing.
     """
 
     name: str = ""
     starts: tuple[str, ...] = ()
     markers: tuple[str, ...] = ()
+    think: tuple[str, str] | None = None
+    ignored: tuple[str, ...] = ()
 
     @abstractmethod
-    def reader(self, tools: ToolSchemas) -> CallReader:
-        """A reader for one section."""
+    def reader(self, start: str, tools: ToolSchemas) -> CallReader:
+        """A reader for one section that `start` opened."""
+
+    @property
+    def call_start(self) -> str:
+        """Text that opens a call and nothing else."""
+        return self.starts[0]
+
+    @property
+    def call_end(self) -> str:
+        """Text that ends a call section; empty if nothing does."""
+        return self.markers[-1] if len(self.markers) > 1 else ""
+
+    def first_reader(self, tools: ToolSchemas) -> CallReader | None:
+        """A reader for the very beginning of an answer, where something must stand."""
+        return None
+
+    def without_calls(self) -> "CallFormat | None":
+        """What is left to read if calls are not to be parsed."""
+        return None
 
     def fitted(self, template: str) -> "CallFormat":
         """This format in the dialect that a chat template writes."""
@@ -133,12 +157,12 @@ class CallSender:
 
     def deltas(self, call: Call) -> tuple[ToolCallDelta, ...]:
         """The call's name, then its arguments. The model's own id is kept if no earlier call has it."""
-        index, id = len(self._ids), call.id
-        while not id or id in self._ids:
-            id = self.new_id()
-        self._ids.add(id)
+        index, call_id = len(self._ids), call.id
+        while not call_id or call_id in self._ids:
+            call_id = self.new_id()
+        self._ids.add(call_id)
         return (
-            ToolCallDelta(index=index, id=id, name=call.name),
+            ToolCallDelta(index=index, id=call_id, name=call.name),
             ToolCallDelta(index=index, arguments=call.arguments),
         )
 

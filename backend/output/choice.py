@@ -117,6 +117,12 @@ def declared_calls(tokenizer: Any) -> str | None:
     return parser.__module__.rpartition(".")[2] if callable(parser) else None
 
 
+def declared_reasoning(tokenizer: Any) -> tuple[str, str] | None:
+    """The markers that mlx-lm's wrapper reports, if any."""
+    pair = getattr(tokenizer, "think_start", None), getattr(tokenizer, "think_end", None)
+    return (str(pair[0]), str(pair[1])) if all(pair) else None
+
+
 def template_text(tokenizer: Any) -> str:
     """The chat template; several named ones are read together."""
     template = getattr(tokenizer, "chat_template", None)

@@ -12,6 +12,7 @@ from backend.output.choice import (
     choose_calls,
     choose_reasoning,
     declared_calls,
+    declared_reasoning,
     is_xtml,
     template_text,
 )
@@ -48,7 +49,8 @@ class OutputFormat:
 
     def __post_init__(self) -> None:
         think = (self.reasoning_start, self.reasoning_end)
-        layouts = tuple(Layout(*think, self.ignored, calls) for calls in (None, self.calls))
+        rest = self.calls.without_calls() if self.calls else None
+        layouts = tuple(Layout(*think, self.ignored, calls) for calls in (rest, self.calls))
         object.__setattr__(self, "_layouts", layouts)
 
     @classmethod
@@ -64,15 +66,17 @@ class OutputFormat:
         known = formats()
         name = _known(tool_parser) or _known(declared_calls(tokenizer) or "") or choose_calls(vocab, template)
         calls = known[name].fitted(template) if name in known else None
-        pair = (
-            getattr(tokenizer, "think_start", None),
-            getattr(tokenizer, "think_end", None),
-        )
-        if not all(pair):
-            pair = choose_reasoning(vocab, template) or ("", "")
-        override = _plain(reasoning_parser)
-        pair = ("", "") if override == "none" else REASONING_ALIASES.get(override, pair)
-        return cls(pair[0], pair[1], calls, XTML_IGNORED if is_xtml(vocab) else ())
+        think = ("", "")
+        if _plain(reasoning_parser) != "none":
+            think = (
+                (calls.think if calls else None)
+                or REASONING_ALIASES.get(_plain(reasoning_parser))
+                or declared_reasoning(tokenizer)
+                or choose_reasoning(vocab, template)
+                or think
+            )
+        ignored = (*(calls.ignored if calls else ()), *(XTML_IGNORED if is_xtml(vocab) else ()))
+        return cls(*think, calls, ignored)
 
     @property
     def format_type(self) -> str:
@@ -82,7 +86,12 @@ class OutputFormat:
     @property
     def tool_call_start(self) -> str:
         """The text that opens a tool call; empty if there is none."""
-        return self.calls.starts[0] if self.calls and self.calls.starts else ""
+        return self.calls.call_start if self.calls else ""
+
+    @property
+    def tool_call_end(self) -> str:
+        """The text that ends a tool call; empty if there is none."""
+        return self.calls.call_end if self.calls else ""
 
     @property
     def markers(self) -> tuple[str, ...]:

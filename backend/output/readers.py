@@ -1,10 +1,12 @@
 """Readers that several tool-call formats share."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from backend.output.calls import PARSE_ERRORS, Call, NotACall, Read
 from backend.output.json_extent import JsonExtent
 from backend.output.literals import skip_blank
+from backend.output.markers import MarkerSet
 
 Parse = Callable[[str], tuple[Call, ...]]
 
@@ -139,3 +141,54 @@ class BlockReader:
             return Read(end, text=body[:end], open=True)
         self._calls += 1
         return Read(end, (call,), open=True)
+
+
+class HeaderReader:
+    """The header of a message, and its body if that is a call.
+
+    Args:
+        header_end: Text between header and body.
+        route: What a header means: a `Read` with the section of the body, the name of the function that the
+            body calls, or None if it is no header. Asked of unfinished headers too: what it takes as a whole it
+            must take at every length.
+        ends: Texts of which one ends a body that is a call.
+    """
+
+    _LONGEST = 512
+
+    def __init__(
+        self,
+        header_end: str,
+        route: Callable[[str], Read | str | None],
+        *,
+        ends: tuple[str, ...] = (),
+        parse: Callable[[str, str], Call] | None = None,
+    ) -> None:
+        self._header_end, self._route = MarkerSet([header_end]), route
+        self._ends, self._parse = MarkerSet(ends), parse
+        self._at = 0
+
+    def read(self, body: str, *, final: bool) -> Read | None:
+        at, marker = self._header_end.find(body[: self._LONGEST], final=False)
+        routed = self._route(body[:at])
+        if routed is None or (not marker and len(body) >= self._LONGEST):
+            raise NotACall("no header")
+        if not marker:
+            # Cut off inside a header: it is markup, and nothing of the answer is lost with it.
+            return Read(len(body)) if final else None
+        begin = at + len(marker)
+        if isinstance(routed, Read):
+            return replace(routed, end=begin)
+        return self._read_call(routed, body, begin, final=final)
+
+    def _read_call(self, name: str, body: str, begin: int, *, final: bool) -> Read | None:
+        start = max(begin, self._at)
+        at, marker = self._ends.find(body[start:], final=final)
+        self._at = start + at
+        if not marker and not final:
+            return None
+        if self._parse is None or (not marker and self._at == begin):
+            raise NotACall("no body")
+        return Read(
+            self._at + (0 if marker == "<|start|>" else len(marker)), (self._parse(name, body[begin : self._at]),)
+        )

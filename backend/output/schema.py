@@ -1,6 +1,7 @@
 """Argument types from the tools that a request offers, for formats that write every value as text."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -123,14 +124,32 @@ def _as(kind: str, text: str) -> Any:
             return None
 
 
+def one_line_less(text: str) -> str:
+    """`text` without one line break at each end, which belongs to the markup."""
+    return text.removeprefix("\n").removesuffix("\n")
+
+
 def read_guess(text: str) -> Any:
     """JSON, or else a Python literal, or else the text itself."""
-    try:
-        return json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        value, end = read_literal(text, 0)
-    except (ValueError, IndexError):
-        return text
-    return value if not text[end:].strip() else text
+    for read in (_read_json, _read_python):
+        try:
+            value = read(text)
+        except (ValueError, IndexError, RecursionError):
+            continue
+        return text if isinstance(value, float) and not math.isfinite(value) else value
+    return text
+
+
+def _read_json(text: str) -> Any:
+    return json.loads(text, strict=False, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _read_python(text: str) -> Any:
+    value, end = read_literal(text, 0)
+    if text[end:].strip():
+        raise ValueError("more than a literal")
+    return value

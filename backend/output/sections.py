@@ -13,8 +13,8 @@ from backend.output.trimming import Trimmer
 Section = Literal["content", "reasoning", "call"]
 
 NOTHING = Piece()
-# Text looked at again after a call was given back, in characters a request; more than that is only text.
-_MAX_REREAD = 1 << 20
+# Sections that turned out to be text, each of which is read again; an answer with more is not looked at for calls.
+_MAX_GIVEN_BACK = 1024
 
 
 class SectionParser(Protocol):
@@ -58,7 +58,7 @@ class Layout:
 
     Attributes:
         think_start, think_end: Around reasoning; both empty if the model has none.
-        ignored: Markers that are dropped from the content.
+        ignored: Markers that are dropped.
         calls: The tool-call format, or None if calls are not parsed.
     """
 
@@ -73,8 +73,8 @@ class Layout:
         tables = {
             ("content", True): MarkerSet((*think, *self.ignored, *starts)),
             ("content", False): MarkerSet((*think, *self.ignored)),
-            ("reasoning", True): MarkerSet((*think, *starts)),
-            ("reasoning", False): MarkerSet(think),
+            ("reasoning", True): MarkerSet((*think, *self.ignored, *starts)),
+            ("reasoning", False): MarkerSet((*think, *self.ignored)),
         }
         object.__setattr__(self, "_tables", tables)
 
@@ -105,9 +105,9 @@ class MarkedParser:
         self._content = Trimmer()
         self._reasoning = Trimmer(after_marker=True)
         self._buffer = ""
-        self._reader: CallReader | None = None
+        self._reader = layout.calls.first_reader(tools) if layout.calls and not opens_reasoning else None
         self._lead = ""  # goes back in front of the buffer if its text is no call
-        self._reread = 0
+        self._given_back = 0
         self._sender = CallSender(new_id or (layout.calls.new_id if layout.calls else str))
         self._out: dict[str, str] = {"content": "", "reasoning": ""}
         self._deltas: tuple[ToolCallDelta, ...] = ()
@@ -136,7 +136,7 @@ class MarkedParser:
         return self._collect()
 
     def _markers(self) -> MarkerSet:
-        return self._layout.markers(self._section, calls=self._reread < _MAX_REREAD)
+        return self._layout.markers(self._section, calls=self._given_back < _MAX_GIVEN_BACK)
 
     def _send(self, text: str) -> Piece:
         """The fast way for text without markers."""
@@ -171,7 +171,7 @@ class MarkedParser:
     def _meet(self, marker: str) -> None:
         layout = self._layout
         if layout.calls and marker in layout.calls.starts:
-            self._reader, self._lead = layout.calls.reader(self._tools), marker
+            self._reader, self._lead = layout.calls.reader(marker, self._tools), marker
         elif marker == layout.think_end and self._section == "reasoning":
             self._switch("content")
         elif marker == layout.think_start and self._section == "content":
@@ -198,7 +198,7 @@ class MarkedParser:
         return read is not None
 
     def _give_back(self) -> None:
-        self._reread += len(self._buffer)
+        self._given_back += 1
         self._reader = None
         self._emit(self._lead)
         self._lead = ""
@@ -212,5 +212,8 @@ class MarkedParser:
             self._deltas += self._sender.deltas(call)
         if read.calls:
             self._switch("content")
+        if read.section:
+            self._switch(read.section)
+            (self._content if read.section == "content" else self._reasoning).separate("\n\n")
         if not read.open:
             self._reader = None

@@ -34,7 +34,7 @@ class JsonTools(CallFormat):
     starts = ("<tool_call>",)
     markers = ("<tool_call>", "</tool_call>")
 
-    def reader(self, tools: ToolSchemas) -> JsonReader:
+    def reader(self, start: str, tools: ToolSchemas) -> JsonReader:
         return JsonReader("</tool_call>", lambda body: calls_of(load_json(body)), self.starts)
 
     def frame(self, name: str) -> tuple[str, str]:

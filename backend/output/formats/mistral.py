@@ -1,0 +1,105 @@
+"""Mistral and Devstral: `[TOOL_CALLS][{"name": ..., "arguments": {...}}]`, or `[TOOL_CALLS]NAME[ARGS]{...}`.
+
+The second form repeats, with or without its marker, and may carry an id: `NAME[CALL_ID]abc123def[ARGS]{...}`.
+Nothing marks the end of either.
+"""
+
+import json
+import re
+import secrets
+import string
+
+from backend.output.calls import Call, CallFormat, NotACall, Read, load_json
+from backend.output.formats.json_tools import calls_of
+from backend.output.json_extent import JsonExtent
+from backend.output.literals import skip_blank
+from backend.output.schema import ToolSchemas
+
+_HEADER = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*(\w+)\s*)?\[ARGS\]\s*")
+_NAME = re.compile(r"[\w.-]{1,256}\s*")
+_TAGS = ("[ARGS]", "[CALL_ID]")
+_ID_ALPHABET = string.ascii_letters + string.digits
+
+
+class MistralReader:
+    """Reads one list, or calls with headers one after the other until something else follows."""
+
+    def __init__(self, start: str) -> None:
+        self._start = start
+        self._extent: JsonExtent | None = None
+        self._header: re.Match[str] | None = None
+        self._calls = 0
+
+    def read(self, body: str, *, final: bool) -> Read | None:
+        if self._extent is None:
+            begun = self._begin(body, final=final)
+            if self._extent is None:
+                return begun
+        end = self._extent.find_end(body)
+        if end is None:
+            if final:
+                raise NotACall("cut off")
+            return None
+        header, self._extent = self._header, None
+        if header is None:
+            return Read(end, calls_of(load_json(body[:end])))
+        self._calls += 1
+        call = Call.of(header[1], load_json(body[header.end() : end]), header[2] or "")
+        return Read(end, (call,), open=True)
+
+    def _begin(self, body: str, *, final: bool) -> Read | None:
+        """Find out which form it is, and where its JSON begins."""
+        at = skip_blank(body, 0)
+        if self._calls and body.startswith(self._start, at):
+            return Read(at + len(self._start), open=True)
+        if not self._calls and body.startswith("[", at):
+            self._header, self._extent = None, JsonExtent(at)
+        elif (header := _HEADER.match(body)) and header.end() < len(body):
+            self._header, self._extent = header, JsonExtent(header.end())
+        elif final and at == len(body) and self._calls:
+            return Read(at)
+        elif final or not self._may_begin(body, at):
+            if self._calls:
+                return Read(0)  # the calls are over, this is content
+            raise NotACall("neither a list nor a name")
+        return None
+
+    def _may_begin(self, body: str, at: int) -> bool:
+        """Whether more text can make a header of it."""
+        rest = body[at:]
+        if not rest or _HEADER.fullmatch(body) or (self._calls and self._start.startswith(rest)):
+            return True
+        name = _NAME.match(rest)
+        tail = rest[name.end() :] if name else rest
+        if not name or tail.startswith("[CALL_ID]"):
+            return bool(name) and re.fullmatch(r"\[CALL_ID\]\s*\w{0,64}\s*\[?[ARGS]{0,4}\]?\s*", tail) is not None
+        return any(tag.startswith(tail) for tag in _TAGS)
+
+
+class Mistral(CallFormat):
+    """Its templates take only ids of nine letters and digits."""
+
+    name = "mistral"
+    starts = ("[TOOL_CALLS]",)
+    markers = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")
+    call_end = ""
+
+    def __init__(self, *, headers: bool = False) -> None:
+        self._headers = headers
+
+    def reader(self, start: str, tools: ToolSchemas) -> MistralReader:
+        return MistralReader(start)
+
+    def fitted(self, template: str) -> "Mistral":
+        return Mistral(headers="[ARGS]" in template)
+
+    def frame(self, name: str) -> tuple[str, str]:
+        if self._headers:
+            return f"[TOOL_CALLS]{name}[ARGS]", ""
+        return f'[TOOL_CALLS][{{"name": {json.dumps(name)}, "arguments": ', "}]"
+
+    def new_id(self) -> str:
+        return "".join(secrets.choice(_ID_ALPHABET) for _ in range(9))
+
+
+FORMAT = Mistral()

@@ -1,0 +1,68 @@
+"""LFM2 and other Python-like calls: `<|tool_call_start|>[NAME(key="text", other=2), ...]<|tool_call_end|>`."""
+
+import re
+
+from backend.output.calls import Call, CallFormat, NotACall, load_json
+from backend.output.formats.json_tools import calls_of
+from backend.output.literals import read_literal, skip_blank
+from backend.output.readers import DelimitedReader, begins
+from backend.output.schema import ToolSchemas
+
+_CALL = re.compile(r"\s*([A-Za-z_][\w.]*)\s*\(\s*")
+_KEY = re.compile(r"([A-Za-z_]\w*)\s*=\s*")
+
+
+def parse(body: str) -> tuple[Call, ...]:
+    """The calls of a list. A list of JSON call objects is read too.
+
+    Raises:
+        ValueError, IndexError: It is no list of calls with named literal arguments.
+    """
+    body = body.strip()
+    if not (body.startswith("[") and body.endswith("]")):
+        raise NotACall("no list")
+    if body[skip_blank(body, 1)] == "{":
+        return calls_of(load_json(body))
+    calls: list[Call] = []
+    at = 1
+    while match := _CALL.match(body, at):
+        arguments, at = _arguments(body, match.end())
+        calls.append(Call.of(match[1], arguments))
+        at = skip_blank(body, at)
+        if body[at] == ",":
+            at += 1
+        elif at != len(body) - 1:
+            raise NotACall("no comma between calls")
+    if not calls or skip_blank(body, at) != len(body) - 1:
+        raise NotACall("no call")
+    return tuple(calls)
+
+
+def _arguments(text: str, at: int) -> tuple[dict[str, object], int]:
+    """Arguments from after the opening parenthesis; the position after the closing one."""
+    arguments: dict[str, object] = {}
+    while text[at] != ")":
+        match = _KEY.match(text, at)
+        if match is None:
+            raise NotACall("an argument without a name")
+        arguments[match[1]], at = read_literal(text, match.end())
+        at = skip_blank(text, at)
+        if text[at] == ",":
+            at = skip_blank(text, at + 1)
+        elif text[at] != ")":
+            raise NotACall("no comma between arguments")
+    return arguments, at + 1
+
+
+class Pythonic(CallFormat):
+    """Arguments are Python or JSON literals."""
+
+    name = "pythonic"
+    starts = ("<|tool_call_start|>",)
+    markers = ("<|tool_call_start|>", "<|tool_call_end|>")
+
+    def reader(self, start: str, tools: ToolSchemas) -> DelimitedReader:
+        return DelimitedReader("<|tool_call_end|>", parse, opens=lambda body: begins(body, ("[",), skip_blank(body, 0)))
+
+
+FORMAT = Pythonic()

@@ -1,0 +1,137 @@
+"""What every tool-call format must hold, checked on its golden texts."""
+
+import importlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backend.core.events import Piece
+from backend.output import OutputFormat
+from backend.output.formats import formats
+from tests.output.cutting import calls_in, cuts, run
+
+TOOLS: tuple[dict[str, Any], ...] = (
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "city": {"type": "string"},
+                    "days": {"type": "integer"},
+                    "ratio": {"type": "number"},
+                    "detailed": {"type": "boolean"},
+                    "places": {"type": "array", "items": {"type": "string"}},
+                    "options": {"type": "object"},
+                },
+            },
+        },
+    },
+    {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}},
+)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A text as the model writes it, and what it means.
+
+    Attributes:
+        calls: Pairs (name, arguments).
+        same_as_mlx_lm: Compare the calls with those of mlx-lm's parser.
+    """
+
+    text: str
+    calls: tuple[tuple[str, dict[str, Any]], ...] = ()
+    content: str = ""
+    reasoning: str = ""
+    same_as_mlx_lm: bool = True
+    opens_reasoning: bool = False
+
+
+def format_named(name: str) -> OutputFormat:
+    """The format with the reasoning markers that go with it."""
+    calls = formats()[name]
+    return OutputFormat(*(calls.think or ("<think>", "</think>")), calls, calls.ignored)
+
+
+def decoded(piece: Piece) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, json.loads(arguments)) for name, arguments in calls_in(piece)]
+
+
+def check(name: str, golden: Golden) -> None:
+    """The text means what it should, however it is cut, and mlx-lm reads the same calls."""
+    whole = run_golden(name, golden, [golden.text])
+    assert decoded(whole) == list(golden.calls)
+    assert (whole.content, whole.reasoning) == (golden.content, golden.reasoning)
+    for parts in cuts(golden.text):
+        assert run_golden(name, golden, parts) == whole
+    check_cut_off(name, golden)
+    if golden.same_as_mlx_lm:
+        assert mlx_lm_calls(name, golden.text) == list(golden.calls)
+
+
+def check_cut_off(name: str, golden: Golden) -> None:
+    """An answer cut off anywhere has only whole calls, in order, and is the same by characters and at once."""
+    for end in range(len(golden.text)):
+        text = golden.text[:end]
+        whole = run_golden(name, golden, [text])
+        assert run_golden(name, golden, list(text)) == whole
+        calls = decoded(whole)
+        assert calls == list(golden.calls)[: len(calls)]
+
+
+def check_damaged(name: str, goldens: Sequence[Golden]) -> None:
+    """Whatever is broken in it: no exception, valid JSON, and the same answer however it is cut."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.data())
+    def holds(data: st.DataObject) -> None:
+        golden = data.draw(st.sampled_from(goldens))
+        text = damaged(data, golden.text)
+        stops = tuple(data.draw(st.lists(substrings(golden.text), max_size=3)))
+        whole = run_golden(name, golden, [text], stops=stops)
+        "".join([whole.content, whole.reasoning, *(call.arguments for call in whole.tool_calls)]).encode()
+        assert all(isinstance(arguments, dict) for _, arguments in decoded(whole))
+        points = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+        parts = [text[i:j] for i, j in zip([0, *points], [*points, len(text)], strict=True)]
+        assert run_golden(name, golden, parts, stops=stops) == whole
+        assert run_golden(name, golden, list(text), stops=stops) == whole
+
+    holds()
+
+
+def damaged(data: st.DataObject, text: str) -> str:
+    """`text` with up to three pieces cut out, doubled or replaced."""
+    for _ in range(data.draw(st.integers(0, 3))):
+        start = data.draw(st.integers(0, len(text)))
+        end = min(len(text), start + data.draw(st.integers(0, 12)))
+        middle = data.draw(st.sampled_from(["", text[start:end] * 2, "\u00e9\U0001f30d", '"', "<", "{", "\n", " x"]))
+        text = text[:start] + middle + text[end:]
+    return text
+
+
+def substrings(text: str) -> st.SearchStrategy[str]:
+    """Stop strings that occur in the text, or nearly."""
+    places = st.tuples(st.integers(0, len(text) - 1), st.integers(1, 8))
+    return places.map(lambda place: text[place[0] : place[0] + place[1]])
+
+
+def run_golden(name: str, golden: Golden, parts: Sequence[str], *, stops: tuple[str, ...] = ()) -> Piece:
+    return run(format_named(name), parts, stops=stops, tools=TOOLS, opens_reasoning=golden.opens_reasoning)
+
+
+def mlx_lm_calls(name: str, text: str) -> list[tuple[str, dict[str, Any]]]:
+    """What mlx-lm's own parser makes of the same text."""
+    module = importlib.import_module(f"mlx_lm.tool_parsers.{name}")
+    start, end = re.escape(module.tool_call_start), re.escape(module.tool_call_end)
+    calls: list[tuple[str, dict[str, Any]]] = []
+    for body in re.findall(f"{start}(.*?){end or '$'}", text, re.DOTALL):
+        parsed = module.parse_tool_call(body, list(TOOLS))
+        calls += [(call["name"], call["arguments"]) for call in (parsed if isinstance(parsed, list) else [parsed])]
+    return calls
