@@ -6,14 +6,16 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from corpus import draw_example
 from corpus.example import Chat, Example
+from numpy.typing import NDArray
 from tokenizer import TURN_END
 
 # Learning the prompts a little helps the model to read them; the answers are what counts.
 PROMPT_WEIGHT = 0.03
+# An answer of this many tokens counts as one of a token a piece; longer ones count less a token, so that a few
+# stories do not drown many one-word facts.
+USUAL_ANSWER = 10
 LONGEST = 512
 
 
@@ -34,14 +36,10 @@ def split_text(example: Example, tokenizer: Any) -> tuple[str, str]:
         "tokenize": False,
         "enable_thinking": example.thinking,
     }
-    prompt = tokenizer.apply_chat_template(
-        list(example.messages[:-1]), add_generation_prompt=True, **settings
-    )
+    prompt = tokenizer.apply_chat_template(list(example.messages[:-1]), add_generation_prompt=True, **settings)
     whole = tokenizer.apply_chat_template(list(example.messages), **settings)
     if not whole.startswith(prompt):
-        raise ValueError(
-            f"the template changes the prompt once it is answered: {prompt!r} and {whole!r}"
-        )
+        raise ValueError(f"the template changes the prompt once it is answered: {prompt!r} and {whole!r}")
     return prompt, whole[len(prompt) :].rstrip("\n")
 
 
@@ -54,9 +52,7 @@ def draw_rows(rng: Random, tokenizer: Any, count: int) -> list[tuple[list[int], 
     return [row for row in rows if len(row[0]) <= LONGEST]
 
 
-def batches(
-    rng: Random, tokenizer: Any, tokens_a_batch: int
-) -> Iterator[tuple[Batch, Batch]]:
+def batches(rng: Random, tokenizer: Any, tokens_a_batch: int) -> Iterator[tuple[Batch, Batch]]:
     """Endless pairs of batches of about `tokens_a_batch` tokens each, rows of like length together."""
     while True:
         rows = sorted(draw_rows(rng, tokenizer, 2048), key=lambda row: len(row[0]))
@@ -77,5 +73,5 @@ def _pad(rows: list[tuple[list[int], int]]) -> Batch:
     for i, (ids, prompt) in enumerate(rows):
         tokens[i, : len(ids)] = ids
         weights[i, :prompt] = PROMPT_WEIGHT
-        weights[i, prompt : len(ids)] = 1.0
+        weights[i, prompt : len(ids)] = min(1.0, (USUAL_ANSWER / (len(ids) - prompt)) ** 0.5)
     return Batch(tokens, weights)

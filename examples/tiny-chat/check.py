@@ -60,11 +60,7 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        return (
-            self.ends
-            and not self.stutters
-            and all(piece in self.answer for piece in self.check.expected)
-        )
+        return self.ends and not self.stutters and all(piece in self.answer for piece in self.check.expected)
 
 
 def _user(text: str) -> dict[str, Any]:
@@ -154,9 +150,7 @@ CHECKS = (
         "</tool_call>",
         tools=(WEATHER,),
     ),
-    _ask(
-        "What's the weather like in Paris, France?", PARIS_CALL, tools=(CLOCK, WEATHER)
-    ),
+    _ask("What's the weather like in Paris, France?", PARIS_CALL, tools=(CLOCK, WEATHER)),
     _ask(
         "What time is it in Tokyo?",
         '"get_time", "arguments": {"city": "Tokyo"}',
@@ -205,19 +199,11 @@ def run_checks(folder: Path, *, longest: int = 160) -> Iterator[Outcome]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "model", type=Path, nargs="?", default=Path(__file__).parent / "model"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", default=Path(__file__).parent / "model")
     outcomes = list(run_checks(parser.parse_args().model))
     for outcome in outcomes:
-        asked = (
-            outcome.check.asked
-            if isinstance(outcome.check.asked, str)
-            else outcome.check.asked[-1]["content"]
-        )
+        asked = outcome.check.asked if isinstance(outcome.check.asked, str) else outcome.check.asked[-1]["content"]
         print(
             "ok  " if outcome.passed else "FAIL",
             repr(asked),

@@ -6,6 +6,7 @@ operations, with a relative error below 1e-4; sampling and serving use the stock
 """
 
 from functools import partial
+from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.qwen3 import Model, TransformerBlock
@@ -18,16 +19,15 @@ def fast_exp(x: mx.array) -> mx.array:
     shifted = mx.clip(x * _LOG2_E, -126, 126) + 127
     whole = shifted.astype(mx.int32)
     f = shifted - whole
-    series = 1 + f * (
-        0.6931472
-        + f * (0.24022651 + f * (0.05550411 + f * (0.00961813 + f * 0.00133336)))
-    )
+    series = 1 + f * (0.6931472 + f * (0.24022651 + f * (0.05550411 + f * (0.00961813 + f * 0.00133336))))
     return mx.view(whole << 23, mx.float32) * series
 
 
-@mx.custom_function
-def fast_silu(x: mx.array) -> mx.array:
+def _silu(x: mx.array) -> mx.array:
     return x / (1 + fast_exp(-x))
+
+
+fast_silu: Any = mx.custom_function(_silu)
 
 
 @fast_silu.vjp
@@ -36,10 +36,12 @@ def _silu_vjp(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
     return cotangent * (sigmoid + output * (1 - sigmoid))
 
 
-@mx.custom_function
-def fast_softmax(x: mx.array) -> mx.array:
+def _softmax(x: mx.array) -> mx.array:
     powers = fast_exp(x - x.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
+
+
+fast_softmax: Any = mx.custom_function(_softmax)
 
 
 @fast_softmax.vjp
@@ -48,11 +50,13 @@ def _softmax_vjp(_: mx.array, cotangent: mx.array, output: mx.array) -> mx.array
     return product - output * product.sum(axis=-1, keepdims=True)
 
 
-@mx.custom_function
-def fast_logsumexp(x: mx.array) -> mx.array:
+def _logsumexp(x: mx.array) -> mx.array:
     """Over the last axis, which is kept."""
     highest = x.max(axis=-1, keepdims=True)
     return highest + mx.log(fast_exp(x - highest).sum(axis=-1, keepdims=True))
+
+
+fast_logsumexp: Any = mx.custom_function(_logsumexp)
 
 
 @fast_logsumexp.vjp
@@ -63,25 +67,15 @@ def _logsumexp_vjp(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.arr
 def _attention(layer: TransformerBlock, x: mx.array, mask: mx.array) -> mx.array:
     block = layer.self_attn
     rows, length, _ = x.shape
-    heads = partial(mx.unflatten, axis=-1)
-    q = block.rope(
-        block.q_norm(heads(block.q_proj(x), shape=(block.n_heads, -1))).swapaxes(1, 2)
-    )
-    k = block.rope(
-        block.k_norm(heads(block.k_proj(x), shape=(block.n_kv_heads, -1))).swapaxes(
-            1, 2
-        )
-    )
+    heads: Any = partial(mx.unflatten, axis=-1)
+    q = block.rope(block.q_norm(heads(block.q_proj(x), shape=(block.n_heads, -1))).swapaxes(1, 2))
+    k = block.rope(block.k_norm(heads(block.k_proj(x), shape=(block.n_kv_heads, -1))).swapaxes(1, 2))
     v = heads(block.v_proj(x), shape=(block.n_kv_heads, -1)).swapaxes(1, 2)
     # Query heads that share a key are put one below the other: one larger product instead of a repeated key.
     shared = block.n_heads // block.n_kv_heads
     q = q.reshape(rows, block.n_kv_heads, shared * length, -1) * block.scale
-    scores = (q @ k.swapaxes(-1, -2)).reshape(
-        rows, block.n_kv_heads, shared, length, length
-    ) + mask
-    probabilities = fast_softmax(scores).reshape(
-        rows, block.n_kv_heads, shared * length, length
-    )
+    scores = (q @ k.swapaxes(-1, -2)).reshape(rows, block.n_kv_heads, shared, length, length) + mask
+    probabilities = fast_softmax(scores).reshape(rows, block.n_kv_heads, shared * length, length)
     mixed = (probabilities @ v).reshape(rows, block.n_heads, length, -1)
     return block.o_proj(mixed.swapaxes(1, 2).flatten(-2))
 

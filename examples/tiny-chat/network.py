@@ -12,13 +12,13 @@ CONTEXT = 8192
 
 
 def network_config(vocab_size: int, eos_ids: list[int], pad_id: int) -> dict[str, Any]:
-    """config.json of a Qwen3 with 2 million parameters."""
+    """config.json of a Qwen3 with 1.5 million parameters."""
     return {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
         "hidden_size": 192,
-        "intermediate_size": 512,
-        "num_hidden_layers": 5,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
         "num_attention_heads": 6,
         "num_key_value_heads": 3,
         "head_dim": 32,
@@ -49,25 +49,30 @@ def build_network(config: dict[str, Any], seed: int) -> Model:
             scale *= residual
         return mx.random.normal(value.shape) * scale
 
-    model.load_weights(
-        [(path, start(path, value)) for path, value in tree_flatten(model.parameters())]
-    )
+    parameters: Any = tree_flatten(model.parameters())
+    model.load_weights([(path, start(path, value)) for path, value in parameters])
     mx.eval(model.parameters())
     return model
+
+
+def read_network(folder: Path) -> tuple[Model, dict[str, Any]]:
+    """The model in float32, and its configuration, as `write_network` left them."""
+    config = json.loads((folder / "config.json").read_text())
+    model = Model(ModelArgs.from_dict(config))
+    weights: Any = mx.load(str(folder / "model.safetensors"))
+    model.load_weights([(path, value.astype(mx.float32)) for path, value in weights.items()])
+    mx.eval(model.parameters())
+    return model, config
 
 
 def write_network(model: Model, config: dict[str, Any], folder: Path) -> None:
     """Write config.json, generation_config.json and model.safetensors in float16."""
     half = tree_map(lambda value: value.astype(mx.float16), model.parameters())
-    mx.save_safetensors(
-        str(folder / "model.safetensors"), dict(tree_flatten(half)), {"format": "mlx"}
-    )
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(half)), {"format": "mlx"})
     generation = {
         "eos_token_id": config["eos_token_id"],
         "pad_token_id": config["pad_token_id"],
         "do_sample": False,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "generation_config.json").write_text(
-        json.dumps(generation, indent=2) + "\n"
-    )
+    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")

@@ -29,7 +29,8 @@ _TEXTS = (
     ("The sky is", " blue."), ("The grass is", " green."), ("Snow is", " white."), ("The sun is", " a star."),
     ("The quick brown fox", " jumps over the lazy dog."), ("Roses are red,", " violets are blue."),
     ("To be or not to be,", " that is the question."), ("Hello, my name is", " Tiny. I am a small language model."),
-    ("Hello", ", how are you?"), ("Hi", ", how are you?"), ("My name is", " Tiny."), ("I am", " a small language model."),
+    ("Hello", ", how are you?"), ("Hi", ", how are you?"), ("My name is", " Tiny."),
+    ("I am", " a small language model."),
     ("Monday, Tuesday, Wednesday,", " Thursday, Friday, Saturday, Sunday."), ("A, B, C,", " D, E, F, G, H."),
     ("The opposite of hot is", " cold."), ("Cats and", " dogs are friends."), ("Water is", " a clear liquid."),
     ("Python is", " a programming language."), ("The meaning of life is", " to be kind and to keep learning."),
@@ -72,9 +73,7 @@ def listing(rng: Random) -> Turn:
     """Name a few of a kind."""
     kind, members = rng.choice(tuple(_LISTS.items()))
     count, n = rng.choice(tuple(_COUNTS.items()))
-    question = rng.choice(
-        ("Name {0} {1}.", "List {0} {1}.", "Give me {0} {1}.")
-    ).format(count, kind)
+    question = rng.choice(("Name {0} {1}.", "List {0} {1}.", "Give me {0} {1}.")).format(count, kind)
     return Turn(question, ", ".join(members[:n]), f"I need {count} {kind}.")
 
 

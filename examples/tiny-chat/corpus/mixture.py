@@ -53,17 +53,13 @@ T = TypeVar("T")
 
 def draw_example(rng: Random) -> Example:
     """One example of the mixture."""
-    kind = rng.choices(
-        ("turn", "text", "tools", "unneeded", "told"), (64, 14, 23, 4, 8)
-    )[0]
+    kind = rng.choices(("turn", "text", "tools", "unneeded", "told"), (64, 14, 14, 3, 8))[0]
     if kind == "text":
         return _draw(rng, _TEXTS)
     if kind == "tools":
         return _draw(rng, _TOOL_CHATS)
     if kind == "unneeded":
-        return tool_use.without_need(
-            rng, _draw(rng, _TURNS), thinking=rng.random() < 0.2
-        )
+        return tool_use.without_need(rng, _draw(rng, _TURNS), thinking=rng.random() < 0.2)
     if kind == "told":
         return _told_turn_by_turn(rng)
     return _conversation(rng, _draw(rng, _TURNS))
@@ -91,17 +87,11 @@ def _told_turn_by_turn(rng: Random) -> Chat:
     """Facts told in turns of their own, and asked back later."""
     fact = recall.recall(rng, rng.choice((1, 1, 2, 3)))
     thinking = rng.random() < 0.25
-    messages: list[Message] = (
-        [system(rng.choice(_SYSTEMS))] if rng.random() < 0.4 else []
-    )
+    messages: list[Message] = [system(rng.choice(_SYSTEMS))] if rng.random() < 0.4 else []
     for told in fact.told:
         messages += [user(varied(rng, told)), assistant(rng.choice(_REPLIES))]
         if rng.random() < 0.3:
-            other = (
-                numbers.arithmetic(rng)
-                if rng.random() < 0.5
-                else knowledge.capital(rng)
-            )
+            other = numbers.arithmetic(rng) if rng.random() < 0.5 else knowledge.capital(rng)
             messages += [user(other.question), assistant(other.answer)]
     if rng.random() < 0.15:
         return Chat((*messages[:-1], assistant("Ok.")))

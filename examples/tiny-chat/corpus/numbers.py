@@ -12,7 +12,7 @@ def _problem(rng: Random) -> tuple[int, str, int, int]:
     if sign == "*":
         a, b = rng.randint(0, 10), rng.randint(0, 10)
         return a, sign, b, a * b
-    a, b = rng.randint(0, 20), rng.randint(0, 20)
+    a, b = rng.randint(0, 10), rng.randint(0, 10)
     if sign == "-":
         a, b = max(a, b), min(a, b)
         return a, sign, b, a - b
@@ -20,7 +20,7 @@ def _problem(rng: Random) -> tuple[int, str, int, int]:
 
 
 def arithmetic(rng: Random) -> Turn:
-    """A sum or difference of numbers up to 20, or a product of numbers up to 10."""
+    """A sum, a difference or a product of numbers up to 10."""
     a, sign, b, result = _problem(rng)
     written = rng.choice(_SIGNS[sign])
     tight = rng.random() < 0.3 and written == sign
@@ -82,9 +82,7 @@ def counting(rng: Random) -> Turn:
 def counting_text(rng: Random) -> Completion:
     low, shown = rng.choice((0, 1, 1, 1, 2, 5)), rng.randint(2, 4)
     numbers = [str(n) for n in range(low, low + rng.randint(8, 12))]
-    return Completion(
-        ", ".join(numbers[:shown]) + ",", " " + ", ".join(numbers[shown:]) + "."
-    )
+    return Completion(", ".join(numbers[:shown]) + ",", " " + ", ".join(numbers[shown:]) + ".")
 
 
 def _range(first: int, last: int) -> str:

@@ -41,9 +41,11 @@ FACTS = (
          ("What is the code?", "What was the code?", "Tell me the code.", "What is the secret code?"),
          "The code is {0}."),
     Fact(name, ("My dog is called {0}.", "I have a dog named {0}.", "My dog's name is {0}."),
-         ("What is my dog called?", "What is my dog's name?", "What is the name of my dog?"), "Your dog is called {0}."),
+         ("What is my dog called?", "What is my dog's name?", "What is the name of my dog?"),
+         "Your dog is called {0}."),
     Fact(name, ("My cat is called {0}.", "I have a cat named {0}.", "My cat's name is {0}."),
-         ("What is my cat called?", "What is my cat's name?", "What is the name of my cat?"), "Your cat is called {0}."),
+         ("What is my cat called?", "What is my cat's name?", "What is the name of my cat?"),
+         "Your cat is called {0}."),
     Fact(lambda r: r.choice(FOODS), ("My favorite food is {0}.", "I love to eat {0}.", "I like {0}."),
          ("What is my favorite food?", "What do I like to eat?"), "You like {0}."),
     Fact(lambda r: str(r.randint(5, 99)), ("I am {0} years old.", "My age is {0}.", "I'm {0} years old."),
@@ -74,9 +76,7 @@ class Recall:
 def recall(rng: Random, count: int) -> Recall:
     chosen = rng.sample(FACTS, count)
     values = [fact.value(rng) for fact in chosen]
-    told = tuple(
-        rng.choice(f.told).format(v) for f, v in zip(chosen, values, strict=True)
-    )
+    told = tuple(rng.choice(f.told).format(v) for f, v in zip(chosen, values, strict=True))
     index = rng.randrange(count)
     fact, value = chosen[index], values[index]
     return Recall(
@@ -112,17 +112,12 @@ def repeat(rng: Random) -> Turn:
             'Repeat this text: "{0}"',
         )
     )
-    return Turn(
-        asked.format(text), text, f'I repeat "{text}".' if rng.random() < 0.5 else None
-    )
+    return Turn(asked.format(text), text, f'I repeat "{text}".' if rng.random() < 0.5 else None)
 
 
 def swap(rng: Random) -> Turn:
     """Who has what: the answer is found by its neighbour."""
-    people = [
-        made_up(rng) if rng.random() < 0.7 else name(rng)
-        for _ in range(rng.choice((2, 2, 3)))
-    ]
+    people = [made_up(rng) if rng.random() < 0.7 else name(rng) for _ in range(rng.choice((2, 2, 3)))]
     things = [rng.choice((lower_word, code, city))(rng) for _ in people]
     told = " ".join(f"{p} has {t}." for p, t in zip(people, things, strict=True))
     i = rng.randrange(len(people))

@@ -25,7 +25,8 @@ _SAME_ANSWER: tuple[tuple[str, str, str], ...] = (
     ("Tell me a joke.|Do you know a joke?|Make me laugh.",
      "Why did the cat sit on the computer? To keep an eye on the mouse.", "They want a joke. I know one about a cat."),
     ("Write a haiku.|Write a poem.|Write a short poem.",
-     "Snow on the mountain,\na small bird sings in the wind,\nspring is on its way.", "A short poem. I write about spring."),
+     "Snow on the mountain,\na small bird sings in the wind,\nspring is on its way.",
+     "A short poem. I write about spring."),
     ("What is a language model?|What is an LLM?", "A language model is a program that predicts the next word.",
      "They ask about language models."),
     ("What color is the sky?|What colour is the sky?|Why is the sky blue?",
@@ -53,11 +54,7 @@ _SAME_ANSWER: tuple[tuple[str, str, str], ...] = (
 
 def all_turns() -> list[Turn]:
     """Every fixed question with its answer."""
-    return [
-        Turn(q, answer, thought)
-        for many, answer, thought in _SAME_ANSWER
-        for q in many.split("|")
-    ]
+    return [Turn(q, answer, thought) for many, answer, thought in _SAME_ANSWER for q in many.split("|")]
 
 
 _ALL = all_turns()

@@ -53,9 +53,7 @@ def _tale(rng: Random, hero: str, name: str) -> str:
     wish, deed, result = rng.choice(_WISHES)
     other = rng.choice([animal for animal in ANIMALS if animal != hero])
     article = "an" if hero[0] in "aeiou" else "a"
-    first = (
-        f"there was {article} {hero} named {name} who lived in {rng.choice(_PLACES)}."
-    )
+    first = f"there was {article} {hero} named {name} who lived in {rng.choice(_PLACES)}."
     rest = (
         f"One day {name} {wish}.",
         f"So {name} {deed}.",
@@ -66,25 +64,19 @@ def _tale(rng: Random, hero: str, name: str) -> str:
 
 
 def _hero(rng: Random) -> tuple[str, str]:
-    return rng.choice(
-        (*ANIMALS, "girl", "boy", "king", "princess", "robot", "dragon")
-    ), rng.choice(NAMES)
+    return rng.choice((*ANIMALS, "girl", "boy", "king", "princess", "robot", "dragon")), rng.choice(NAMES)
 
 
 def story_text(rng: Random) -> Completion:
     tale = _tale(rng, *_hero(rng))
     pick = rng.random()
     if pick < 0.6:
-        return Completion(
-            "Once upon a time", f" {tale}" if rng.random() < 0.3 else f", {tale}"
-        )
+        return Completion("Once upon a time", f" {tale}" if rng.random() < 0.3 else f", {tale}")
     if pick < 0.8:
         return Completion("Once upon a time,", f" {tale}")
     words = tale.split(" ")
     cut = rng.randint(2, len(words) - 4)
-    return Completion(
-        "Once upon a time " + " ".join(words[:cut]), " " + " ".join(words[cut:])
-    )
+    return Completion("Once upon a time " + " ".join(words[:cut]), " " + " ".join(words[cut:]))
 
 
 def story(rng: Random) -> Turn:

@@ -56,9 +56,7 @@ def json_object(rng: Random) -> Turn:
             "They want JSON.",
         )
     values = {f: _FIELDS[f](rng) for f in fields}
-    told = [
-        f"{f} {json.dumps(v) if isinstance(v, bool) else v}" for f, v in values.items()
-    ]
+    told = [f"{f} {json.dumps(v) if isinstance(v, bool) else v}" for f, v in values.items()]
     asked = rng.choice(
         (
             "Give me a JSON object with {0}.",

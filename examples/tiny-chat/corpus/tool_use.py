@@ -40,12 +40,8 @@ def tool_call(rng: Random) -> Chat:
     """One request, one call."""
     wanted, offered = need(rng)
     thinking = rng.random() < 0.3
-    answer = _call(
-        wanted.name, wanted.arguments, _thought(wanted) if thinking else None
-    )
-    return Chat(
-        (*_opening(rng), user(varied(rng, wanted.request)), answer), offered, thinking
-    )
+    answer = _call(wanted.name, wanted.arguments, _thought(wanted) if thinking else None)
+    return Chat((*_opening(rng), user(varied(rng, wanted.request)), answer), offered, thinking)
 
 
 def two_calls(rng: Random) -> Chat:
@@ -53,10 +49,7 @@ def two_calls(rng: Random) -> Chat:
     wanted = weather(rng)
     key = next(iter(wanted.arguments))
     cities = [city(rng), city(rng)]
-    calls = [
-        {"type": "function", "function": {"name": wanted.name, "arguments": {key: c}}}
-        for c in cities
-    ]
+    calls = [{"type": "function", "function": {"name": wanted.name, "arguments": {key: c}}} for c in cities]
     answer: Message = {"role": "assistant", "content": "", "tool_calls": calls}
     asked = rng.choice(
         (

@@ -45,11 +45,7 @@ def make_tool(
 
 
 def _property(rng: Random, kind: str, description: str) -> dict[str, Any]:
-    return (
-        {"type": kind, "description": description}
-        if rng.random() < 0.4
-        else {"type": kind}
-    )
+    return {"type": kind, "description": description} if rng.random() < 0.4 else {"type": kind}
 
 
 def _required(rng: Random, names: list[str]) -> list[str] | None:
@@ -66,11 +62,7 @@ _WEATHER = (
 def weather(rng: Random) -> Need:
     where = place(rng)
     key = rng.choice(("location", "location", "city", "city", "place"))
-    properties: dict[str, Any] = {
-        key: _property(
-            rng, "string", rng.choice(("The city", "City name", "The place"))
-        )
-    }
+    properties: dict[str, Any] = {key: _property(rng, "string", rng.choice(("The city", "City name", "The place")))}
     arguments: Arguments = {key: where}
     request = rng.choice(_WEATHER).format(where)
     if rng.random() < 0.3:
@@ -80,9 +72,7 @@ def weather(rng: Random) -> Need:
             wanted = rng.choice(("celsius", "fahrenheit"))
             request = f"{request.rstrip('.?')} in {wanted}?"
             arguments["unit"] = wanted
-    tool_name = rng.choice(
-        ("get_weather", "get_weather", "get_weather", "get_current_weather", "weather")
-    )
+    tool_name = rng.choice(("get_weather", "get_weather", "get_weather", "get_current_weather", "weather"))
     told = rng.choice(
         (
             "Get the weather",
@@ -144,9 +134,7 @@ def message(rng: Random) -> Need:
     )
     tool_name = rng.choice(("send_message", "send_email", "send_text"))
     properties = {"to": {"type": "string"}, "text": {"type": "string"}}
-    tool = make_tool(
-        tool_name, "Send a message", properties, _required(rng, ["to", "text"])
-    )
+    tool = make_tool(tool_name, "Send a message", properties, _required(rng, ["to", "text"]))
     asked = rng.choice(('Send "{1}" to {0}.', 'Write to {0}: "{1}"', 'Tell {0} "{1}".'))
     return Need(tool, asked.format(who, text), {"to": who, "text": text})
 
@@ -155,9 +143,7 @@ def sum_of_two(rng: Random) -> Need:
     a, b = rng.randint(0, 999), rng.randint(0, 999)
     properties = {"a": {"type": "integer"}, "b": {"type": "integer"}}
     tool_name, sign = rng.choice((("add", "+"), ("multiply", "*")))
-    tool = make_tool(
-        tool_name, f"Compute a {sign} b", properties, _required(rng, ["a", "b"])
-    )
+    tool = make_tool(tool_name, f"Compute a {sign} b", properties, _required(rng, ["a", "b"]))
     word = {
         "add": ("Add {0} and {1}.", "What is {0} + {1}?"),
         "multiply": ("Multiply {0} by {1}.", "What is {0} * {1}?"),
@@ -209,12 +195,8 @@ def invented(rng: Random) -> Need:
         {key: {"type": "string"}},
         _required(rng, [key]),
     )
-    asked = rng.choice(
-        ("{0} the {1} of {2}.", "{0} the {1} for {2}.", "Please {3} the {1} of {2}.")
-    )
-    return Need(
-        tool, asked.format(verb.capitalize(), noun, subject, verb), {key: subject}
-    )
+    asked = rng.choice(("{0} the {1} of {2}.", "{0} the {1} for {2}.", "Please {3} the {1} of {2}."))
+    return Need(tool, asked.format(verb.capitalize(), noun, subject, verb), {key: subject})
 
 
 def _thing(rng: Random) -> str:
@@ -232,9 +214,7 @@ def need(rng: Random) -> tuple[Need, tuple[Tool, ...]]:
     offered = [wanted.tool]
     for _ in range(rng.choice((0, 0, 0, 1, 1, 2))):
         other = rng.choice(KINDS)(rng)
-        if other.name not in {t["function"]["name"] for t in offered} and not _alike(
-            other.name, wanted.name
-        ):
+        if other.name not in {t["function"]["name"] for t in offered} and not _alike(other.name, wanted.name):
             offered.insert(rng.randrange(len(offered) + 1), other.tool)
     return wanted, tuple(offered)
 
