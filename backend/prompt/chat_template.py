@@ -6,7 +6,12 @@ from typing import Any
 
 from backend.core.errors import InvalidRequest
 from backend.core.request import Conversation, Json, Message, ToolCall
-from backend.prompt.messages import continues_final, last_user, leading_system, template_messages
+from backend.prompt.messages import (
+    continues_final,
+    last_user,
+    leading_system,
+    template_messages,
+)
 from backend.prompt.renderer import FunctionRenderer, ProcessRenderer, Renderer
 from backend.prompt.rendering import Probe, Rendered, RenderJob
 

@@ -87,7 +87,7 @@ class TextEncoder:
 
 def _plain_backend(tokenizer: Any) -> Any:
     """The Rust tokenizer, if it alone gives what `tokenizer.encode` gives; else None."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if not hasattr(backend, "encode_batch"):
         return None
     # A tokenizer file may carry these; transformers resets them in each call, here nobody would.

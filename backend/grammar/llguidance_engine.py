@@ -1,0 +1,121 @@
+"""All that this worker asks of llguidance."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance._tokenizer import TokenizerWrapper
+from numpy.typing import NDArray
+
+from backend.grammar.vocabulary import Vocabulary
+
+# A state of the lexer takes 1 to 2 kB and stays as long as its grammar is cached.
+MAX_LEXER_STATES = 50_000
+
+_POSITION = re.compile(r"^(?:at )?(\d+)\((\d+)\): ")
+_UNIMPLEMENTED = re.compile(r"Unimplemented keys: (\[.*?\])", re.DOTALL)
+_REGEX_ERROR = re.compile(r"^error: (.*)$", re.MULTILINE)
+
+
+class GuidanceError(ValueError):
+    """A grammar that llguidance does not take; the message is one line."""
+
+
+class Matcher:
+    """One answer's place in a grammar. One thread at a time."""
+
+    def __init__(self, matcher: LLMatcher, tokenizer: LLTokenizer) -> None:
+        self._matcher = matcher
+        self._tokenizer = tokenizer
+
+    def copy(self) -> "Matcher":
+        """Another one at the same place; takes microseconds and shares what the lexer has learned."""
+        return Matcher(self._matcher.deep_copy(), self._tokenizer)
+
+    def fill(self, mask: NDArray[np.uint32]) -> None:
+        """Write the allowed tokens into a contiguous mask of the vocabulary's words. Lets other threads run."""
+        self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+
+    def consume(self, token: int) -> bool:
+        """Go past a token; False if the grammar does not allow it."""
+        return self._matcher.consume_token(token)
+
+    def consume_text(self, text: str) -> bool:
+        """Go past a text, whatever its tokens; False if the grammar does not allow it, and nothing is consumed."""
+        tokens = self._tokenizer.greedy_tokenize(text)
+        if self._matcher.validate_tokens(tokens) < len(tokens):
+            return False
+        return self._matcher.consume_tokens(tokens)
+
+    @property
+    def complete(self) -> bool:
+        """The text so far matches, and nothing but the end may follow."""
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    @property
+    def accepting(self) -> bool:
+        """The text so far matches."""
+        return self._matcher.is_accepting()
+
+    @property
+    def error(self) -> str | None:
+        """Why it cannot go on, in one line."""
+        return _one_line(self._matcher.get_error()) if self._matcher.is_error() else None
+
+
+class GuidanceCompiler:
+    """Compiles Lark for one vocabulary. Making one holds the interpreter lock (0.25 s for 150,000 tokens)."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._tokenizer = LLTokenizer(
+            TokenizerWrapper(_Tokens(vocabulary)), eos_token=list(vocabulary.eos_ids), slices=None
+        )
+        self._limits = LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
+
+    def compile(self, lark: str) -> Matcher:
+        """A matcher at the beginning. Lets other threads run.
+
+        Raises:
+            GuidanceError: Not a grammar, not supported, or over a limit.
+        """
+        grammar = LLMatcher.grammar_from_lark(lark)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
+        if matcher.is_error():
+            raise GuidanceError(_reason(matcher.get_error()))
+        return Matcher(matcher, self._tokenizer)
+
+
+class _Tokens:
+    """The vocabulary in the shape that llguidance reads."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.eos_token_id = vocabulary.eos_ids[0]
+        self.bos_token_id = None
+        self.tokens = vocabulary.tokens
+        self.special_token_ids = sorted({*vocabulary.special.values(), *vocabulary.eos_ids})
+
+    def __call__(self, text: Any) -> Sequence[int]:
+        # Asked for only to force tokens, which grammars here turn off.
+        return []
+
+
+def _reason(error: str) -> str:
+    """llguidance's message as one line, with what it knows of the place."""
+    if unimplemented := _UNIMPLEMENTED.search(error):
+        return f"JSON schema: unsupported keyword {', '.join(map(repr, json.loads(unimplemented[1])))}"
+    if schema := re.search(r"failed to compile JSON schema: (.*)", error):
+        return f"JSON schema: {schema[1]}"
+    position = _POSITION.match(error)
+    where = f"line {position[1]}, column {position[2]}: " if position else ""
+    rest = error[position.end() :] if position else error
+    detail = _REGEX_ERROR.search(rest)
+    if detail and "regex parse error" in rest:
+        return f"{where}invalid regular expression: {detail[1]}"
+    return where + _one_line(rest.split("\n   1 |")[0].split("\n  ")[0])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]
