@@ -8,6 +8,9 @@ from pathlib import Path
 import mlx.core as mx
 
 from backend.config import CacheConfig, EngineConfig, ModelConfig, SamplerBackend
+from backend.engine.batch import DecodeBatch
+from backend.engine.batch_device import DeviceBatch
+from backend.engine.batch_host import HostBatch
 from backend.engine.channel import Outbox
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.memory import MemoryBudget
@@ -45,16 +48,19 @@ def make_session(
         config=config,
         generation=generation,
         prefix=_prefix_cache(config.cache, loaded, budget, generation),
-        sampler=_sampler(config.engine.sampler),
+        new_batch=_batch_maker(config.engine.sampler, loaded),
         budget=budget,
         outbox=outbox,
         clock=clock,
     )
 
 
-def _sampler(choice: SamplerBackend) -> HostSampler | DeviceSampler:
+def _batch_maker(choice: SamplerBackend, loaded: LoadedModel) -> Callable[[], DecodeBatch]:
+    model, mergeable = loaded.model, loaded.batchable
     on_cpu = mx.default_device() == mx.Device(mx.cpu)
-    return HostSampler() if choice == "host" or (choice == "auto" and on_cpu) else DeviceSampler()
+    if choice == "host" or (choice == "auto" and on_cpu):
+        return lambda: HostBatch(model, HostSampler(), mergeable=mergeable)
+    return lambda: DeviceBatch(model, DeviceSampler(), mergeable=mergeable)
 
 
 def _prefix_cache(cache: CacheConfig, loaded: LoadedModel, budget: MemoryBudget, generation: int) -> PrefixCache:

@@ -4,9 +4,10 @@ mlx-lm's own BatchGenerator is made of the same cache operations (merge, extend,
 says why the driver around them is ours.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -14,21 +15,12 @@ from numpy.typing import NDArray
 
 from backend.engine.kv import row_caches
 from backend.engine.rows import Row
-from backend.engine.sampling.rows import RowSampling
 from backend.engine.sampling.sampled import RowLogprobs, Sampled
 
 # MLX keeps freed buffers for reuse; as the batch grows old sizes are never asked for again.
 CLEAR_EVERY_STEPS = 512
 
 Model = Callable[..., mx.array]
-
-
-class Sampler(Protocol):
-    """Draws every row's next token."""
-
-    def sample(self, logits: mx.array, rows: Sequence[RowSampling]) -> Sampled:
-        """From `logits`, shape `[rows, vocab]`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +37,17 @@ class Emitted:
     error: str | None = None
 
 
+def emitted(row: Row, index: int, sampled: Sampled) -> Emitted:
+    """Row `index` of a draw, entered into the row's history."""
+    error = sampled.errors.get(index)
+    if error is not None:
+        return Emitted(row, -1, None, error)
+    token = sampled.tokens[index]
+    row.pending = token
+    row.sampling.accept(token)
+    return Emitted(row, token, sampled.logprobs[index])
+
+
 def prefill(model: Model, caches: list[Any], tokens: NDArray[np.int32]) -> None:
     """Run `tokens`, shape `[n]`, through the model and evaluate the grown caches."""
     model(mx.array(tokens)[None], cache=caches)
@@ -53,16 +56,15 @@ def prefill(model: Model, caches: list[Any], tokens: NDArray[np.int32]) -> None:
     mx.clear_cache()
 
 
-class DecodeBatch:
+class DecodeBatch(ABC):
     """Rows that take one token each a step. Engine thread only.
 
     Invariant: `rows[i]` is index i of every cache's batch axis. A lone row keeps its unmerged caches: that is
     mlx-lm's single-stream path, and the only one for models whose caches cannot be merged.
     """
 
-    def __init__(self, model: Model, sampler: Sampler, *, mergeable: bool) -> None:
+    def __init__(self, model: Model, *, mergeable: bool) -> None:
         self._model = model
-        self._sampler = sampler
         self._mergeable = mergeable
         self._caches: list[Any] = []
         self._merged = False
@@ -92,26 +94,20 @@ class DecodeBatch:
                 mine.extend(theirs)
         self.rows.extend(rows)
 
+    @abstractmethod
     def step(self) -> list[Emitted]:
-        """Feed every row's pending token and sample its next. An exception loses the whole batch."""
-        logits = self._model(mx.array([[row.pending] for row in self.rows]), cache=self._caches)[:, -1, :]
-        # The device starts now; the sampler's own work on masks and penalties runs meanwhile.
+        """Feed every row's newest token and return the tokens that became known. An exception loses the batch."""
+
+    def _forward(self, inputs: mx.array) -> mx.array:
+        """Put one step of `inputs` `[rows]` on the device; logits `[rows, vocab]`, not waited for."""
+        logits = self._model(inputs[:, None], cache=self._caches)[:, -1, :]
         mx.async_eval(logits, [c.state for c in self._caches])
-        sampled = self._sampler.sample(logits, [row.sampling for row in self.rows])
+        for row in self.rows:
+            row.covered += 1
         self._steps += 1
         if self._steps % CLEAR_EVERY_STEPS == 0:
             mx.clear_cache()
-        return [self._emit(index, row, sampled) for index, row in enumerate(self.rows)]
-
-    def _emit(self, index: int, row: Row, sampled: Sampled) -> Emitted:
-        row.covered += 1
-        error = sampled.errors.get(index)
-        if error is not None:
-            return Emitted(row, -1, None, error)
-        token = sampled.tokens[index]
-        row.pending = token
-        row.sampling.accept(token)
-        return Emitted(row, token, sampled.logprobs[index])
+        return logits
 
     def view(self, row: Row) -> list[Any]:
         """The row's caches as lazy views of the batch, valid until the next change of the batch."""

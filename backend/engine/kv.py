@@ -17,10 +17,12 @@ def row_caches(caches: list[Any], index: int) -> list[Any]:
 
 def _row_cache(cache: Any, index: int) -> Any:
     if type(cache) is BatchKVCache and cache.keys is not None:
-        padding = int(cache.left_padding[index].item())
-        row = KVCache()
-        row.keys = cache.keys[index : index + 1, :, padding : cache._idx]  # noqa: SLF001  mlx-lm has no getter
-        row.values = cache.values[index : index + 1, :, padding : cache._idx]  # noqa: SLF001
+        # The attributes are not typed in mlx-lm.
+        batch: Any = cache
+        padding: int = batch.left_padding.tolist()[index]
+        row: Any = KVCache()
+        row.keys = batch.keys[index : index + 1, :, padding : batch._idx]  # noqa: SLF001  mlx-lm has no getter
+        row.values = batch.values[index : index + 1, :, padding : batch._idx]  # noqa: SLF001
         row.offset = row.keys.shape[2]
         return row
     if type(cache) is CacheList:

@@ -3,6 +3,7 @@
 Everything heavy is imported inside: the port is open and Health answers before mlx_lm is imported.
 """
 
+import importlib
 import logging
 import threading
 import time
@@ -43,7 +44,7 @@ class Loader:
         from backend.engine.blas import load_blas
 
         self.blas = load_blas(self._blas_option)
-        import backend.engine.assembly  # noqa: F401, PLC0415
+        importlib.import_module("backend.engine.assembly")
 
     def locate(self, config: ModelConfig, cancelled: threading.Event) -> Path:
         """Files thread: the model's directory, downloaded if it is a hub's.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -128,4 +129,4 @@ def common_prefix(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
 
 def _chunks(row: Row) -> tuple[int, ...]:
     ends = [row.covered, *(end for end in row.chunk_ends if end > row.covered)]
-    return tuple(b - a for a, b in zip(ends, ends[1:], strict=False))
+    return tuple(b - a for a, b in pairwise(ends))

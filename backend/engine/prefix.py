@@ -81,11 +81,11 @@ class NoPrefixCache:
     snapshots = False
     nbytes = 0
 
-    def match(self, tokens: NDArray[np.int32]) -> int:  # noqa: ARG002
+    def match(self, tokens: NDArray[np.int32]) -> int:
         """Nothing."""
         return 0
 
-    def fetch(self, tokens: NDArray[np.int32]) -> Reused:  # noqa: ARG002
+    def fetch(self, tokens: NDArray[np.int32]) -> Reused:
         """A miss."""
         return Reused(None, 0, "off")
 

@@ -12,7 +12,7 @@ import mlx.core as mx
 from backend.config import ModelConfig
 from backend.core.errors import DeadlineExceeded, InternalFault, Overloaded, RequestCancelled, WorkerError
 from backend.core.events import Delta, Failed, Finished, FinishReason, Piece
-from backend.engine.batch import DecodeBatch, Emitted, Sampler
+from backend.engine.batch import DecodeBatch, Emitted
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.counters import Counters
 from backend.engine.inbox import Submit
@@ -43,7 +43,7 @@ class Session:
     config: ModelConfig
     generation: int
     prefix: PrefixCache
-    sampler: Sampler
+    new_batch: Callable[[], DecodeBatch]
     budget: MemoryBudget
     outbox: Outbox
     clock: Callable[[], float]
@@ -53,7 +53,7 @@ class Session:
     batch: DecodeBatch = field(init=False)
 
     def __post_init__(self) -> None:
-        self.batch = self._new_batch()
+        self.batch = self.new_batch()
         self.prefills = Prefills(
             model=self.loaded.model,
             new_cache=self.loaded.new_cache,
@@ -62,9 +62,6 @@ class Session:
             counters=self.counters,
             on_error=lambda row, error: self._fail(row, _internal_fault("prefill", row, error)),
         )
-
-    def _new_batch(self) -> DecodeBatch:
-        return DecodeBatch(self.loaded.model, self.sampler, mergeable=self.loaded.batchable)
 
     @property
     def busy(self) -> bool:
@@ -109,10 +106,9 @@ class Session:
 
     def close(self) -> None:
         """Drop every MLX object, here on the thread that made them, and return their memory."""
-        self.batch = self._new_batch()
         self.prefills.rows.clear()
         self.prefix.close()
-        del self.loaded, self.prefills, self.batch, self.prefix
+        del self.loaded, self.prefills, self.batch, self.prefix, self.new_batch
         gc.collect()
         mx.clear_cache()
 
@@ -289,7 +285,7 @@ class Session:
     def _lose_batch(self, rows: list[Row], error: Exception) -> None:
         """A failed step leaves keys and KV out of step: nothing of the batch is used again."""
         fault = _internal_fault("step", None, error)
-        self.batch = self._new_batch()
+        self.batch = self.new_batch()
         for row in rows:
             row.caches = None
             self._fail(row, fault)

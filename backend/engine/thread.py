@@ -39,7 +39,7 @@ class EngineThread:
         self._on_death = on_death
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self.session: "Session | None" = None
+        self.session: Session | None = None
         self.generation = 0
         self.snapshot: EngineSnapshot | None = None
         self.heartbeat: float | None = None  # when the step that runs now began; None between steps
@@ -63,7 +63,7 @@ class EngineThread:
         try:
             while not self._stopping:
                 self._round()
-        except BaseException as error:  # noqa: BLE001  the last frame of the thread: whatever it was, waiters learn of it
+        except BaseException as error:  # the last frame of the thread: whatever it was, waiters learn of it
             cause = error
             log.critical("event=engine_died error=%r", repr(error)[:300], exc_info=error)
         finally:
@@ -90,10 +90,11 @@ class EngineThread:
 
     def _obey(self, command: Command) -> None:
         match command:
-            case Submit() if self.session is None or command.generation != self.generation:
-                self.outbox.post(command.stream, Failed(error=RequestAborted("the model was unloaded")))
             case Submit():
-                self.session.submit(command)
+                if self.session is None or command.generation != self.generation:
+                    self.outbox.post(command.stream, Failed(error=RequestAborted("the model was unloaded")))
+                else:
+                    self.session.submit(command)
             case Cancel(stream):
                 if self.session is not None:
                     self.session.cancel(stream)
@@ -144,6 +145,6 @@ class EngineThread:
             try:
                 session.abort(unavailable)
                 session.close()
-            except Exception:  # noqa: BLE001  the ends below must still go out
+            except Exception:  # the ends below must still go out
                 log.exception("event=session_close_failed")
         self.outbox.flush()
