@@ -1,6 +1,5 @@
 """What every tool-call format has in common: a call, how one is read, and how it is sent."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from typing import Any, Literal, Protocol
 from uuid import uuid4
 
 from backend.core.events import ToolCallDelta
+from backend.output.json_text import NotACall, dump_json, is_utf8, load_json
 from backend.output.schema import ToolSchemas
 
 MAX_NAME_LENGTH = 256
@@ -22,10 +22,6 @@ PARSE_ERRORS = (
     RecursionError,
     OverflowError,
 )
-
-
-class NotACall(ValueError):
-    """The text after a start marker is no tool call; it is given back as it was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,37 +161,3 @@ class CallSender:
             ToolCallDelta(index=index, id=call_id, name=call.name),
             ToolCallDelta(index=index, arguments=call.arguments),
         )
-
-
-def load_json(text: str) -> Any:
-    """Decode JSON as models write it: line breaks inside strings are allowed.
-
-    Raises:
-        NotACall: It is no JSON, or nested too deep.
-    """
-    try:
-        return json.loads(text, strict=False)
-    except (ValueError, RecursionError) as error:
-        raise NotACall("not JSON") from error
-
-
-def dump_json(value: Any) -> str:
-    """JSON text that is valid everywhere: no NaN, and no lone surrogate outside an escape.
-
-    Raises:
-        NotACall: The value has no JSON (infinite numbers, sets), or is nested too deep.
-    """
-    try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        return text if is_utf8(text) else json.dumps(value, allow_nan=False)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise NotACall("no JSON for it") from error
-
-
-def is_utf8(text: str) -> bool:
-    """Whether `text` can be sent: a lone surrogate cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

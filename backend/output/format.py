@@ -17,8 +17,9 @@ from backend.output.choice import (
     template_text,
 )
 from backend.output.formats import formats
+from backend.output.marked import Layout, MarkedParser
 from backend.output.schema import ToolSchemas
-from backend.output.sections import Layout, MarkedParser, PlainParser, SectionParser
+from backend.output.sections import PlainParser, SectionParser
 
 
 @dataclass(frozen=True, slots=True)

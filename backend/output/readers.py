@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from backend.output.calls import PARSE_ERRORS, Call, NotACall, Read
+from backend.output.calls import PARSE_ERRORS, Call, Read
 from backend.output.json_extent import JsonExtent
+from backend.output.json_text import NotACall
 from backend.output.literals import skip_blank
 from backend.output.markers import MarkerSet
 

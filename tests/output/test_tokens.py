@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from backend.output import TokenTable
-from backend.output.tokens import byte_alphabet
+from backend.output.token_bytes import byte_alphabet
 
 MARKERS = ("<tool_call>", "<|channel|>analysis")
 CORPUS = ["Hello world, how are you?", "The quick brown fox.\n\nJumps.", "Gr\u00fc\u00dfe \u4f60\u597d \U0001f30d"] * 4

@@ -3,7 +3,8 @@
 import re
 from typing import Any
 
-from backend.output.calls import Call, CallFormat, NotACall
+from backend.output.calls import Call, CallFormat
+from backend.output.json_text import NotACall
 from backend.output.literals import read_literal, skip_blank
 from backend.output.readers import DelimitedReader, begins
 from backend.output.schema import ToolSchemas, read_guess

@@ -40,10 +40,17 @@ class Harmony(CallFormat):
     markers = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>")
     think = ("<|channel|>analysis<|message|>", "<|end|>")
     ignored = ("<|end|>", "<|return|>", "<|call|>")
-    call_start = "<|channel|>commentary to="
 
     def __init__(self, *, calls: bool = True) -> None:
         self._calls = calls
+
+    @property
+    def call_start(self) -> str:
+        return "<|channel|>commentary to="
+
+    @property
+    def call_end(self) -> str:
+        return "<|call|>"
 
     def reader(self, start: str, tools: ToolSchemas) -> CallReader:
         if not self._calls:

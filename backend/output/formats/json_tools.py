@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from backend.output.calls import Call, CallFormat, NotACall, load_json
+from backend.output.calls import Call, CallFormat
+from backend.output.json_text import NotACall, load_json
 from backend.output.readers import JsonReader
 from backend.output.schema import ToolSchemas
 

@@ -9,8 +9,9 @@ The arguments may be one block instead: `<|open|>json type="object"<|sep|>{"city
 
 import re
 
-from backend.output.calls import Call, CallFormat, NotACall, load_json
+from backend.output.calls import Call, CallFormat
 from backend.output.choice import XTML_TOKENS
+from backend.output.json_text import NotACall, load_json
 from backend.output.literals import skip_blank
 from backend.output.readers import BlockReader
 from backend.output.schema import ToolSchemas, typed

@@ -2,7 +2,8 @@
 
 import re
 
-from backend.output.calls import Call, CallFormat, NotACall
+from backend.output.calls import Call, CallFormat
+from backend.output.json_text import NotACall
 from backend.output.literals import skip_blank
 from backend.output.readers import BlockReader, balanced
 from backend.output.schema import ToolSchemas, one_line_less, typed

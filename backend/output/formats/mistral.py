@@ -9,9 +9,10 @@ import re
 import secrets
 import string
 
-from backend.output.calls import Call, CallFormat, NotACall, Read, load_json
+from backend.output.calls import Call, CallFormat, Read
 from backend.output.formats.json_tools import calls_of
 from backend.output.json_extent import JsonExtent
+from backend.output.json_text import NotACall, load_json
 from backend.output.literals import skip_blank
 from backend.output.schema import ToolSchemas
 
@@ -82,10 +83,13 @@ class Mistral(CallFormat):
     name = "mistral"
     starts = ("[TOOL_CALLS]",)
     markers = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")
-    call_end = ""
 
     def __init__(self, *, headers: bool = False) -> None:
         self._headers = headers
+
+    @property
+    def call_end(self) -> str:
+        return ""
 
     def reader(self, start: str, tools: ToolSchemas) -> MistralReader:
         return MistralReader(start)

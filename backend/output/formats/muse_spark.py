@@ -9,7 +9,8 @@ One answer holds several messages; the prompt ends in the first one's `<|start|>
 
 import re
 
-from backend.output.calls import Call, CallFormat, CallReader, NotACall, Read
+from backend.output.calls import Call, CallFormat, CallReader, Read
+from backend.output.json_text import NotACall
 from backend.output.literals import skip_blank
 from backend.output.readers import BlockReader, HeaderReader, balanced
 from backend.output.schema import ToolSchemas, typed
@@ -60,10 +61,13 @@ class MuseSpark(CallFormat):
     markers = ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>", "<atem:function_calls>", "</atem:function_calls>")
     think = ("to=self<|message|>", "<|eom|>")
     ignored = ("<|eom|>", "<|eot|>")
-    call_start = "<atem:function_calls>"
 
     def __init__(self, *, calls: bool = True) -> None:
         self.starts = ("<|start|>", self.call_start) if calls else ("<|start|>",)
+
+    @property
+    def call_start(self) -> str:
+        return "<atem:function_calls>"
 
     def reader(self, start: str, tools: ToolSchemas) -> CallReader:
         if start == "<|start|>":

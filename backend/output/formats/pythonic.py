@@ -2,8 +2,9 @@
 
 import re
 
-from backend.output.calls import Call, CallFormat, NotACall, load_json
+from backend.output.calls import Call, CallFormat
 from backend.output.formats.json_tools import calls_of
+from backend.output.json_text import NotACall, load_json
 from backend.output.literals import read_literal, skip_blank
 from backend.output.readers import DelimitedReader, begins
 from backend.output.schema import ToolSchemas

@@ -1,0 +1,42 @@
+"""JSON as models write it, in; JSON that every client reads, out."""
+
+import json
+from typing import Any
+
+
+class NotACall(ValueError):
+    """The text after a start marker is no tool call; it is given back as it was written."""
+
+
+def load_json(text: str) -> Any:
+    """Decode JSON as models write it: line breaks inside strings are allowed.
+
+    Raises:
+        NotACall: It is no JSON, or nested too deep.
+    """
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError) as error:
+        raise NotACall("not JSON") from error
+
+
+def dump_json(value: Any) -> str:
+    """JSON text that is valid everywhere: no NaN, and no lone surrogate outside an escape.
+
+    Raises:
+        NotACall: The value has no JSON (infinite numbers, sets), or is nested too deep.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return text if is_utf8(text) else json.dumps(value, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise NotACall("no JSON for it") from error
+
+
+def is_utf8(text: str) -> bool:
+    """Whether `text` can be sent: a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
