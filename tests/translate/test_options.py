@@ -1,0 +1,204 @@
+"""ModelOptions into ModelConfig."""
+
+import json
+
+import pytest
+
+from backend.config import CacheConfig, EngineConfig, ModelConfig
+from backend.core.errors import ModelLoadFailed
+from backend.core.request import Sampling
+from backend.pb import backend_pb2 as pb
+from backend.translate.options import OPTIONS, LoadDefaults, LoadRequest, load_request
+
+
+def load(*options: str, defaults: LoadDefaults | None = None, existing: tuple[str, ...] = (), **fields) -> LoadRequest:
+    wire = pb.ModelOptions(**{"Model": "m", **fields}, Options=options)
+    return load_request(wire, defaults or LoadDefaults(), exists=lambda path: path in existing)
+
+
+def config(*options: str, **fields) -> ModelConfig:
+    return load(*options, **fields).config
+
+
+def refusal(*options: str, **fields) -> str:
+    with pytest.raises(ModelLoadFailed) as refused:
+        load(*options, **fields)
+    return refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "candidates"),
+    [
+        ({"Model": "/a/b"}, ("/a/b",)),
+        ({"Model": "x", "ModelPath": "/models", "ModelFile": "/models/x"}, ("/models/x", "x")),
+        ({"Model": "x", "ModelPath": "/models", "ModelFile": "/staged/x"}, ("/staged/x", "/models/x", "x")),
+        ({"Model": "/abs", "ModelPath": "/models", "ModelFile": ""}, ("/abs",)),
+        ({"Model": "own/name", "ModelPath": "/models"}, ("/models/own/name", "own/name")),
+        ({"Model": "file:///a/b"}, ("/a/b",)),
+        ({"Model": "hf://own/name", "ModelFile": "/models/f"}, ("/models/f", "hf://own/name")),
+        ({"Model": "huggingface://own/name"}, ("hf://own/name",)),
+        ({"Model": "https://huggingface.co/own/name/tree/main"}, ("hf://own/name",)),
+        ({"Model": "", "ModelFile": "/models/f"}, ("/models/f",)),
+    ],
+)
+def test_candidates_are_in_the_hosts_order(fields: dict, candidates: tuple[str, ...]) -> None:
+    assert config(**fields).candidates == candidates
+
+
+def test_the_identity_is_the_name_verbatim() -> None:
+    assert config(Model="hf://Own/Name").identity == "hf://Own/Name"
+
+
+def test_a_load_without_a_name_is_refused() -> None:
+    assert "Model" in refusal(Model="")
+
+
+@pytest.mark.parametrize(
+    ("options", "fields", "context"),
+    [
+        ((), {}, None),
+        ((), {"ContextSize": 4096}, None),
+        (("use_context_size:true",), {"ContextSize": 4096}, 4096),
+        (("use_context_size:false",), {"ContextSize": 64}, None),
+        ((), {"ContextSize": 64}, 64),
+        (("context_size:128",), {"ContextSize": 64}, 128),
+        (("context_size:128",), {"ContextSize": 64, "MaxModelLen": 32}, 32),
+    ],
+)
+def test_a_context_of_4096_is_what_hosts_send_for_none(options, fields: dict, context: int | None) -> None:
+    assert config(*options, **fields).context == context
+
+
+def test_a_negative_context_is_refused() -> None:
+    assert "ContextSize" in refusal(ContextSize=-1)
+    assert "MaxModelLen" in refusal(MaxModelLen=-1)
+
+
+def test_options_set_every_part_of_the_configuration() -> None:
+    loaded = config(
+        "prompt_cache_size:4",
+        "prompt_cache_bytes: 1GiB",
+        "prompt_cache_all:false",
+        "strip_agent_header:no",
+        "max_kv_size:512",
+        "parallel:3",
+        "queue_size:8",
+        "top_k:5",
+        "top_p:0.5",
+        "repeat_last_n:-1",
+        "max_tokens:99",
+        "chat_template:{{ a:b }}",
+        "tool_parser:hermes",
+        'chat_template_kwargs:{"enable_thinking": false}',
+        "revision:main",
+    )
+    assert loaded.cache == CacheConfig(max_sequences=4, max_bytes=1 << 30, keep_answers=False, strip_agent_header=False)
+    assert loaded.engine == EngineConfig(max_rows=3, queue_size=8)
+    assert loaded.defaults == Sampling(top_k=5, top_p=0.5, penalty_window=None)
+    assert (loaded.max_kv_size, loaded.default_max_tokens, loaded.chat_template) == (512, 99, "{{ a:b }}")
+    assert (loaded.tool_parser, loaded.revision) == ("hermes", "main")
+    assert loaded.template_kwargs == {"enable_thinking": False}
+
+
+def test_unknown_options_are_one_warning_and_the_load_goes_on() -> None:
+    request = load("gpu_frob:1", "cache_ram:2", "cache_ram:2", "top_k:5")
+    assert request.warnings == ("Options: unknown keys ignored: gpu_frob, cache_ram",)
+    assert request.config.defaults.top_k == 5
+
+
+def test_an_unknown_engine_argument_is_an_error() -> None:
+    assert "gpu_frob" in refusal(EngineArgs='{"gpu_frob": 1}')
+
+
+def test_engine_arguments_win_over_options_and_the_workers_own_settings() -> None:
+    own = LoadDefaults(engine=EngineConfig(max_rows=1, queue_size=2, prefill_chunk=3))
+    loaded = load("max_rows:10", "queue_size:20", defaults=own, EngineArgs='{"max_rows": 100}').config
+    assert loaded.engine == EngineConfig(max_rows=100, queue_size=20, prefill_chunk=3)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "1", '{"max_rows": "x"}', '{"max_rows": true}', '{"max_rows": 1.5}'])
+def test_broken_engine_arguments_are_refused_with_the_field(text: str) -> None:
+    assert refusal(EngineArgs=text).startswith("EngineArgs")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "max_rows:0",
+        "max_rows:-1",
+        "max_rows:1e3",
+        "max_rows:" + "9" * 5000,
+        "top_p:nan",
+        "top_p:2",
+        "top_p:0",
+        "prompt_cache_bytes:-1",
+        "prompt_cache_bytes:lots",
+        "prompt_cache_all:maybe",
+        "dtype:int4",
+        "sampler:gpu",
+        "chat_template_kwargs:[]",
+        "context_size:0",
+    ],
+)
+def test_a_known_option_with_a_wrong_value_is_refused_with_its_name(option: str) -> None:
+    assert refusal(option).startswith("Options")
+
+
+def test_every_key_of_options_works_as_an_engine_argument_too() -> None:
+    values = {"template_kwargs": {}, "sampler": "auto", "dtype": "auto"}
+    flags = ("use_context_size", "trust_remote_code", "cache.keep_answers", "cache.strip_agent_header")
+    texts = ("revision", "tokenizer", "chat_template", "chat_template_file", "tool_parser", "reasoning_parser")
+    for key, (target, _) in OPTIONS.items():
+        name = target.rpartition(".")[2]
+        value = values.get(name, True if target in flags else "x" if target in texts else 1)
+        value = 0.5 if key == "xtc_threshold" else value
+        load(EngineArgs=json.dumps({key: value}))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("12", 12), ("2kb", 2000), ("2K", 2048), ("2KiB", 2048), ("1MB", 10**6), ("1GiB", 2**30)],
+)
+def test_sizes_are_read_with_decimal_and_binary_units(text: str, size: int) -> None:
+    assert config(f"prompt_cache_bytes:{text}").cache.max_bytes == size
+
+
+def test_remote_code_needs_the_workers_word_too() -> None:
+    request = load(TrustRemoteCode=True)
+    assert not request.config.trust_remote_code
+    assert "TrustRemoteCode" in request.warnings[0]
+    assert load(TrustRemoteCode=True, defaults=LoadDefaults(allow_remote_code=True)).config.trust_remote_code
+    assert not load(defaults=LoadDefaults(allow_remote_code=True)).config.trust_remote_code
+
+
+def test_what_every_request_sets_itself_is_a_warning_and_not_a_default() -> None:
+    request = load("temperature:0.7")
+    assert "temperature" in request.warnings[0]
+    assert request.config.defaults == Sampling()
+
+
+def test_a_draft_model_is_a_warning() -> None:
+    assert "DraftModel" in load(DraftModel="/models/x").warnings[0]
+
+
+def test_an_adapter_and_a_tokenizer_lie_in_the_models_directory_or_where_they_say() -> None:
+    existing = ("/models/lora", "/models/tok")
+    loaded = load(LoraAdapter="lora", Tokenizer="tok", ModelPath="/models", existing=existing).config
+    assert (loaded.adapter, loaded.tokenizer) == ("/models/lora", "/models/tok")
+    assert config(LoraAdapters=["/x/lora"], ModelPath="/models").adapter == "/x/lora"
+    assert config(LoraAdapter="a", LoraAdapters=["a"]).adapter == "a"
+    assert config(Tokenizer="own/name", ModelPath="/models").tokenizer == "own/name"
+
+
+def test_two_adapters_are_refused() -> None:
+    assert "LoraAdapters" in refusal(LoraAdapters=["a", "b"])
+
+
+@pytest.mark.parametrize(("text", "dtype"), [("", ""), ("auto", ""), ("half", "float16"), ("BF16", "bfloat16")])
+def test_dtypes_have_the_names_that_hosts_use(text: str, dtype: str) -> None:
+    assert config(DType=text).dtype == dtype
+
+
+def test_the_same_options_give_equal_configurations() -> None:
+    assert config("top_k:5", ContextSize=64) == config("top_k:5", ContextSize=64)
+    assert config("top_k:5") != config("top_k:6")
