@@ -1,0 +1,133 @@
+"""Which format a model gets: what mlx-lm would take, unless it is overridden."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mlx_lm.tokenizer_utils import TokenizerWrapper, _infer_thinking, _infer_tool_parser
+from mlx_lm.tool_parsers import kimi_k2
+
+from backend.output import OutputFormat, PlainParser, TokenTable
+from backend.output.choice import XTML_TOKENS, choose_calls, choose_reasoning
+from tests.output.test_tokens import BYTE_LEVEL
+
+TEMPLATES = {
+    "minimax_m2": "<minimax:tool_call>",
+    "gemma4": "<|tool_call>x<tool_call|>",
+    "function_gemma": "<start_function_call>",
+    "longcat": "<longcat_tool_call>",
+    "glm47": "<tool_call>{{ tool_call.name }}<arg_key>",
+    "pythonic": "<|tool_list_start|>",
+    "qwen3_coder": "<tool_call>\n<function=",
+    "kimi_k2": "<|tool_calls_section_begin|>",
+    "minicpm5": '<function name="x"><param name="y">',
+    "mistral": "[TOOL_CALLS]",
+    "muse_spark": "<atem:function_calls>",
+    "json_tools": '<tool_call>{"name": {{ tool_call.name }}}',
+    None: "nothing",
+}
+
+
+class FakeTokenizer:
+    """As much of a tokenizer as the choice reads."""
+
+    def __init__(self, template: Any = None, vocab: tuple[str, ...] = (), **declared: Any) -> None:
+        self.chat_template = template
+        self.init_kwargs = declared
+        self._vocab = {token: i for i, token in enumerate(vocab)}
+
+    def get_vocab(self) -> dict[str, int]:
+        return self._vocab
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return [0]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_tool_format_is_the_one_mlx_lm_infers_from_the_template(name: str | None):
+    tokenizer = FakeTokenizer(TEMPLATES[name])
+    assert _infer_tool_parser(tokenizer) == name
+    assert OutputFormat.choose(tokenizer).format_type == (name or "")
+
+
+@pytest.mark.parametrize("vocab", [XTML_TOKENS, ("<|tool_call_start|>", "<|tool_call_end|>"), ()])
+def test_the_tool_format_is_the_one_mlx_lm_infers_from_the_vocabulary(vocab: tuple[str, ...]):
+    assert choose_calls(vocab, "") == _infer_tool_parser(FakeTokenizer("", vocab))
+
+
+@pytest.mark.parametrize(
+    "vocab",
+    [
+        ("<think>", "</think>"),
+        ("<longcat_think>", "</longcat_think>"),
+        ("<|think:start|>", "<|think:end|>"),
+        ("<|channel>", "<channel|>"),
+        XTML_TOKENS,
+        ("<think>",),
+    ],
+)
+def test_the_reasoning_markers_are_those_mlx_lm_infers(vocab: tuple[str, ...]):
+    start, end, *_ = _infer_thinking(FakeTokenizer("", vocab))
+    assert choose_reasoning(vocab, "") == ((start, end) if start else None)
+
+
+def test_reasoning_markers_may_stand_in_the_template_alone():
+    chosen = OutputFormat.choose(FakeTokenizer("{{ '<think>' }}...{{ '</think>' }}"))
+    assert (chosen.reasoning_start, chosen.reasoning_end) == ("<think>", "</think>")
+
+
+def test_gpt_oss_is_recognised_by_its_channels():
+    template = "<|start|>assistant<|channel|>final<|message|>"
+    chosen = OutputFormat.choose(FakeTokenizer(template))
+    assert chosen.format_type == "harmony"
+    assert (chosen.reasoning_start, chosen.reasoning_end) == ("<|channel|>analysis<|message|>", "<|end|>")
+    assert chosen.tool_call_start == "<|channel|>commentary to="
+
+
+def test_a_checkpoint_that_names_its_parser_is_believed():
+    assert OutputFormat.choose(FakeTokenizer("", tool_parser_type="laguna")).format_type == "laguna"
+
+
+def test_mlx_lms_wrapper_is_believed():
+    wrapper = SimpleNamespace(
+        chat_template="", get_vocab=dict, tool_parser=kimi_k2.parse_tool_call, think_start="<a>", think_end="<b>"
+    )
+    chosen = OutputFormat.choose(wrapper)
+    assert (chosen.format_type, chosen.reasoning_start, chosen.reasoning_end) == ("kimi_k2", "<a>", "<b>")
+
+
+def test_overrides_win_and_unknown_names_change_nothing():
+    tokenizer = FakeTokenizer(TEMPLATES["mistral"], ("<think>", "</think>"))
+    assert OutputFormat.choose(tokenizer, tool_parser="Qwen3-Coder").format_type == "qwen3_coder"
+    assert OutputFormat.choose(tokenizer, tool_parser="hermes").format_type == "json_tools"
+    assert OutputFormat.choose(tokenizer, tool_parser="made_up").format_type == "mistral"
+    assert OutputFormat.choose(tokenizer, tool_parser="none").format_type == ""
+    assert OutputFormat.choose(tokenizer, reasoning_parser="mistral").reasoning_start == "[THINK]"
+    assert OutputFormat.choose(tokenizer, reasoning_parser="made_up").reasoning_start == "<think>"
+    assert OutputFormat.choose(tokenizer, reasoning_parser="none").reasoning_start == ""
+
+
+def test_several_named_templates_are_read_together():
+    chosen = OutputFormat.choose(FakeTokenizer({"default": "x", "tool_use": TEMPLATES["longcat"]}))
+    assert chosen.format_type == "longcat"
+
+
+def test_a_model_without_markers_gets_a_parser_that_changes_nothing():
+    assert isinstance(OutputFormat.choose(FakeTokenizer()).parser(opens_reasoning=False), PlainParser)
+
+
+def test_mlx_lms_wrapper_and_its_tokenizer_give_the_same_table():
+    wrapper = TokenizerWrapper(BYTE_LEVEL, eos_token_ids=[5])
+    table, plain = TokenTable.from_tokenizer(wrapper), TokenTable.from_tokenizer(BYTE_LEVEL)
+    assert plain.size == table.size
+    different = [i for i in range(table.size) if table.bytes_of(i) != plain.bytes_of(i)]
+    assert different == [5]  # hidden: it ends the answer
+
+
+def test_the_output_package_needs_neither_mlx_nor_transformers():
+    code = "import sys, backend.output; from backend.output.formats import formats; formats()\n"
+    code += "print([m for m in ('mlx', 'mlx_lm', 'transformers', 'tokenizers', 'grpc') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
