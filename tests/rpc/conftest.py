@@ -78,3 +78,8 @@ async def status_of(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
     except grpc.aio.AioRpcError as error:
         return error.code(), error.details() or ""
     raise AssertionError("the call succeeded")
+
+
+async def first(call: Any) -> Any:
+    """The first reply of a call of either kind."""
+    return await (call.read() if hasattr(call, "read") else call)

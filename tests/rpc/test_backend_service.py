@@ -10,7 +10,7 @@ import pytest
 from backend.core import errors
 from backend.core.events import Delta, Failed, Piece, Usage
 from backend.pb import backend_pb2 as pb
-from tests.rpc.conftest import Worker, status_of
+from tests.rpc.conftest import Worker, first, status_of
 from tests.rpc.fake_engine import FakeEngine
 
 Run = Callable[..., None]
@@ -81,12 +81,6 @@ def worker_request(method: str) -> Any:
     return {"Detokenize": pb.DetokenizeRequest(), "ModelMetadata": pb.ModelOptions()}.get(
         method, pb.PredictOptions(Prompt="hi")
     )
-
-
-async def first(call: Any) -> Any:
-    if hasattr(call, "read"):
-        return await call.read()
-    return await call
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,85 @@
+"""Bytes that are no request, and requests at the limits."""
+
+from collections.abc import Callable
+
+import grpc
+import pytest
+
+from backend.pb import backend_pb2 as pb
+from tests.rpc.conftest import Worker, status_of
+
+Run = Callable[..., None]
+CODES = grpc.StatusCode
+UNARY = ("Predict", "LoadModel", "TokenizeString", "Detokenize", "Score", "Rerank")
+
+
+@pytest.mark.parametrize("data", [b"\xff" * 9, b"\x0a\x10short"])
+def test_a_malformed_message_is_an_invalid_argument_that_names_its_type(scenario: Run, data: bytes) -> None:
+    async def test(worker: Worker) -> None:
+        for method in UNARY:
+            code, details = await status_of(worker.raw(f"/backend.Backend/{method}", data))
+            assert (code, "not a valid backend." in details) == (CODES.INVALID_ARGUMENT, True), method
+        stream = worker.channel.unary_stream("/backend.Backend/PredictStream")(data)
+        code, details = await status_of(stream.read())
+        assert (code, "backend.PredictOptions" in details) == (CODES.INVALID_ARGUMENT, True)
+
+    scenario(test)
+
+
+def test_text_that_is_not_utf8_is_an_invalid_argument_that_says_so(scenario: Run) -> None:
+    async def test(worker: Worker) -> None:
+        code, details = await status_of(worker.raw("/backend.Backend/Predict", b"\x0a\x02\xff\xfe"))
+        assert code == CODES.INVALID_ARGUMENT
+        assert "backend.PredictOptions" in details
+        assert "UTF-8" in details
+
+    scenario(test)
+
+
+def test_fields_from_a_newer_client_are_ignored_and_an_unknown_method_is_unimplemented(scenario: Run) -> None:
+    async def test(worker: Worker) -> None:
+        data = pb.PredictOptions(Prompt="hi").SerializeToString() + b"\xc8\x3e\x01"  # field 1001
+        assert pb.Reply.FromString(await worker.raw("/backend.Backend/Predict", data)).message == b"Hello"
+        assert (await status_of(worker.raw("/backend.Backend/Nonsense", b"")))[0] == CODES.UNIMPLEMENTED
+
+    scenario(test)
+
+
+def test_a_message_over_the_limit_is_resource_exhausted_and_one_under_it_is_served(scenario: Run) -> None:
+    async def test(worker: Worker) -> None:
+        assert (await worker.backend.Predict(pb.PredictOptions(Prompt="a" * 900_000))).message == b"Hello"
+        code, _ = await status_of(worker.backend.Predict(pb.PredictOptions(Prompt="a" * 1_100_000)))
+        assert code == CODES.RESOURCE_EXHAUSTED
+        assert (await worker.backend.Health(pb.HealthMessage())).message == b"OK"
+
+    scenario(test, max_message_bytes=1 << 20)
+
+
+def test_metadata_over_grpcs_limit_is_resource_exhausted(scenario: Run) -> None:
+    async def test(worker: Worker) -> None:
+        call = worker.backend.Health(pb.HealthMessage(), metadata=(("x-large", "a" * 60_000),))
+        assert (await status_of(call))[0] == CODES.RESOURCE_EXHAUSTED
+        assert (await worker.backend.Health(pb.HealthMessage())).message == b"OK"
+
+    scenario(test)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pb.PredictOptions(Prompt=""),
+        pb.PredictOptions(Prompt="p", Temperature=float("nan")),
+        pb.PredictOptions(Prompt="p", TopK=-2),
+        pb.PredictOptions(Prompt="p", LogitBias="{not json"),
+        pb.PredictOptions(Prompt="p", Tools="[" * 100_000),
+        pb.PredictOptions(Prompt="p", Images=["AAAA"]),
+    ],
+)
+def test_a_wrong_request_never_reaches_the_engine(scenario: Run, request_: pb.PredictOptions) -> None:
+    async def test(worker: Worker) -> None:
+        assert (await status_of(worker.backend.Predict(request_)))[0] == CODES.INVALID_ARGUMENT
+        assert (await status_of(worker.backend.PredictStream(request_).read()))[0] == CODES.INVALID_ARGUMENT
+        assert not worker.engine.requests
+        assert (await worker.backend.Predict(pb.PredictOptions(Prompt="p"))).message == b"Hello"
+
+    scenario(test)
