@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -56,7 +58,7 @@ def test_what_is_left_is_what_the_reference_leaves(
 
 @pytest.mark.parametrize("spread", [0.001, 0.3, 3.0])
 @pytest.mark.parametrize("settings_", [{"top_p": 0.95}, {"top_p": 0.5, "min_p": 0.2}, {"typical_p": 0.9}])
-def test_a_flat_distribution_over_a_large_vocabulary_is_cut_exactly(spread: float, settings_: dict) -> None:
+def test_a_flat_distribution_over_a_large_vocabulary_is_cut_exactly(spread: float, settings_: dict[str, Any]) -> None:
     logits = random_logits(1, 32_000, spread=spread)[0]
     sampling = Sampling(temperature=1.0, **settings_)
     found = ids_of(restricted(logits, logits.max(), subject_of(sampling)))
