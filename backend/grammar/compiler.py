@@ -12,17 +12,11 @@ from numpy.typing import NDArray
 from backend.core.constraint import Constraint
 from backend.core.errors import InvalidRequest, WorkerUnavailable
 from backend.core.request import Grammar
-from backend.grammar.constraints import (
-    Activation,
-    AfterReasoning,
-    AfterTrigger,
-    GrammarConstraint,
-    TextConstraint,
-    token_mask,
-)
+from backend.grammar.constraints import GrammarConstraint, TextConstraint, token_mask
 from backend.grammar.dialects import to_lark
 from backend.grammar.llguidance_engine import GuidanceCompiler, GuidanceError, Matcher
 from backend.grammar.vocabulary import Vocabulary
+from backend.grammar.waiting import Activation, AfterReasoning, AfterTrigger
 
 AT_ONCE = Activation()
 

@@ -1,15 +1,11 @@
-"""Constraints over matchers: the plain one, one that waits for the end of reasoning, one that waits for a call."""
+"""A grammar that holds from the first token on, and the masks that it gives."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.core.constraint import Constraint
-
-_MAX_GAP_TOKENS = 2
 
 
 class AnswerMatcher(Protocol):
@@ -30,24 +26,6 @@ class TextConstraint(Constraint, Protocol):
     def accept_text(self, text: bytes) -> bool:
         """Move past a text; False if it is not allowed, and then nothing changed."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Activation:
-    """From where on a grammar holds.
-
-    Attributes:
-        reasoning_end: The marker that ends reasoning; empty if the model has none.
-        in_reasoning: The answer begins inside reasoning.
-        reasoning_start_ids: Tokens of the marker that opens reasoning, where the answer may begin with it.
-        trigger: The grammar holds after each occurrence of this text until it is complete, and the text around
-            is free; empty for a grammar that holds throughout.
-    """
-
-    reasoning_end: bytes = b""
-    in_reasoning: bool = False
-    reasoning_start_ids: tuple[int, ...] = ()
-    trigger: bytes = b""
 
 
 class GrammarConstraint:
@@ -94,167 +72,13 @@ class GrammarConstraint:
         return self._error
 
 
-class TextWatch:
-    """Finds a marker in text that arrives as tokens, whatever their boundaries."""
-
-    def __init__(self, marker: bytes, bytes_of: Callable[[int], bytes]) -> None:
-        self._marker = marker
-        self._bytes_of = bytes_of
-        self._tail = b""
-
-    def push(self, token: int) -> bytes | None:
-        """What comes after the marker, if this token completes it."""
-        return self.push_text(self._bytes_of(token))
-
-    def push_text(self, text: bytes) -> bytes | None:
-        """As `push`, with text."""
-        seen = self._tail + text
-        at = seen.find(self._marker)
-        if at >= 0:
-            self._tail = b""
-            return seen[at + len(self._marker) :]
-        keep = len(self._marker) - 1
-        self._tail = seen[-keep:] if keep else b""
-        return None
-
-
-class AfterReasoning:
-    """Free until the reasoning ends, then what `inner` holds. Engine thread only.
-
-    Between the two, up to two tokens of line breaks may stand, as thinking models write them.
-    """
-
-    def __init__(
-        self,
-        inner: TextConstraint,
-        activation: Activation,
-        bytes_of: Callable[[int], bytes],
-        line_breaks: NDArray[np.uint32],
-    ) -> None:
-        self._inner = inner
-        self._watch = TextWatch(activation.reasoning_end, bytes_of)
-        self._start_ids = activation.reasoning_start_ids
-        self._opened = len(self._start_ids) if activation.in_reasoning else 0
-        self._reasons = activation.in_reasoning
-        self._may_open = bool(self._start_ids) and not self._reasons
-        self._line_breaks = line_breaks
-        self._gaps_left = 0
-        self._mask = np.zeros_like(line_breaks)
-
-    def mask(self) -> NDArray[np.uint32] | None:
-        if self._reasons:
-            return None
-        if self._opened:
-            return self._only(self._start_ids[self._opened])
-        inner = self._inner.mask()
-        if inner is None:
-            return None
-        if self._gaps_left:
-            return np.bitwise_or(inner, self._line_breaks, out=self._mask)
-        if self._may_open:
-            np.copyto(self._mask, inner)
-            _set(self._mask, self._start_ids[0])
-            return self._mask
-        return inner
-
-    def _only(self, token: int) -> NDArray[np.uint32]:
-        self._mask.fill(0)
-        _set(self._mask, token)
-        return self._mask
-
-    def advance(self, token: int) -> None:
-        if self._reasons:
-            self._advance_reasoning(token)
-        elif self._opened or (self._may_open and token == self._start_ids[0] and not self._inner_allows(token)):
-            self._opened += 1
-            self._reasons = self._opened == len(self._start_ids)
-            self._may_open = False
-        elif self._gaps_left and _has(self._line_breaks, token) and not self._inner_allows(token):
-            self._gaps_left -= 1
-        else:
-            self._gaps_left = 0
-            self._may_open = False
-            self._inner.advance(token)
-
-    def _inner_allows(self, token: int) -> bool:
-        mask = self._inner.mask()
-        return mask is None or _has(mask, token)
-
-    def _advance_reasoning(self, token: int) -> None:
-        rest = self._watch.push(token)
-        if rest is None:
-            return
-        self._reasons = False
-        self._opened = 0
-        self._gaps_left = _MAX_GAP_TOKENS
-        # The token that ended the reasoning may carry more; what the grammar does not want of it is let go.
-        if rest.strip():
-            self._inner.accept_text(rest) or self._inner.accept_text(rest.lstrip())
-
-    def accept_text(self, text: bytes) -> bool:
-        return self._reasons or self._inner.accept_text(text)
-
-    @property
-    def finished(self) -> bool:
-        return not self._reasons and not self._opened and self._inner.finished
-
-    @property
-    def error(self) -> str | None:
-        return self._inner.error
-
-
-class AfterTrigger:
-    """Free text, and after each trigger one text that the grammar holds. Engine thread only.
-
-    If the token that completes the trigger carries text that the grammar refuses, that occurrence stays free:
-    nothing can be taken back, and a call that does not parse is given as content.
-    """
-
-    def __init__(
-        self, make_inner: Callable[[], TextConstraint], trigger: bytes, bytes_of: Callable[[int], bytes]
-    ) -> None:
-        self._make_inner = make_inner
-        self._watch = TextWatch(trigger, bytes_of)
-        self._inner: TextConstraint | None = None
-
-    def mask(self) -> NDArray[np.uint32] | None:
-        return self._inner.mask() if self._inner else None
-
-    def advance(self, token: int) -> None:
-        if self._inner is None:
-            self._begin(self._watch.push(token))
-            return
-        self._inner.advance(token)
-        if self._inner.finished:
-            self._inner = None
-
-    def _begin(self, rest: bytes | None) -> None:
-        if rest is None:
-            return
-        inner = self._make_inner()
-        if not rest or inner.accept_text(rest):
-            self._inner = inner
-
-    def accept_text(self, text: bytes) -> bool:
-        if self._inner is not None:
-            return self._inner.accept_text(text)
-        self._begin(self._watch.push_text(text))
-        return True
-
-    @property
-    def finished(self) -> bool:
-        return False
-
-    @property
-    def error(self) -> str | None:
-        return self._inner.error if self._inner else None
-
-
-def _set(mask: NDArray[np.uint32], token: int) -> None:
+def allow(mask: NDArray[np.uint32], token: int) -> None:
+    """Set a token's bit."""
     mask[token // 32] |= np.uint32(1 << (token % 32))
 
 
-def _has(mask: NDArray[np.uint32], token: int) -> bool:
+def allows(mask: NDArray[np.uint32], token: int) -> bool:
+    """Whether a token's bit is set."""
     return bool(int(mask[token // 32]) >> (token % 32) & 1)
 
 
@@ -262,5 +86,5 @@ def token_mask(tokens: list[int], words: int) -> NDArray[np.uint32]:
     """A mask that allows these tokens; uint32, [words]."""
     mask = np.zeros(words, np.uint32)
     for token in tokens:
-        _set(mask, token)
+        allow(mask, token)
     return mask

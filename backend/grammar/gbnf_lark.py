@@ -80,7 +80,7 @@ def _compound(node: Node, write: Callable[[Node], str], names: dict[str, str]) -
 
 
 def _quantifier(low: int, high: int | None) -> str:
-    known = {(0, None): "*", (1, None): "+", (0, 1): "?"}
+    known: dict[tuple[int, int | None], str] = {(0, None): "*", (1, None): "+", (0, 1): "?"}
     return known.get((low, high)) or (f"{{{low},}}" if high is None else f"{{{low},{high}}}")
 
 

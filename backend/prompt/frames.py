@@ -41,8 +41,8 @@ def job_frame(job: RenderJob) -> bytes:
 
 def job_from(value: dict[str, Any]) -> RenderJob:
     """The job that `job_frame` packed."""
-    probes = [Probe(**probe) for probe in value["probes"]]
-    return RenderJob(**{**value, "probes": probes})
+    fields: dict[str, Any] = {**value, "probes": [Probe(**probe) for probe in value["probes"]]}
+    return RenderJob(**fields)
 
 
 def rendered_from(value: dict[str, Any]) -> Rendered:

@@ -4,7 +4,7 @@ Sandboxed and immutable: templates come with models from anywhere and are not tr
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -114,9 +114,11 @@ def _environment() -> _Environment:
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _tojson
-    environment.globals.update(
-        raise_exception=_raise_exception, strftime_now=_strftime_now, dict=_DictFactory(), namespace=_GuardedNamespace
-    )
+    names: dict[str, Any] = environment.globals
+    names["raise_exception"] = _raise_exception
+    names["strftime_now"] = _strftime_now
+    names["dict"] = _DictFactory()
+    names["namespace"] = _GuardedNamespace
     return environment
 
 
@@ -140,7 +142,7 @@ def template_render(source: str, variables: dict[str, Any], max_bytes: int) -> R
     return render
 
 
-def _join(parts: Any, max_bytes: int) -> str:
+def _join(parts: Iterable[str], max_bytes: int) -> str:
     pieces: list[str] = []
     size = 0
     for piece in parts:
@@ -163,6 +165,3 @@ def failure_reason(error: Exception) -> str:
     if type(error) is jinja2.TemplateError:
         return f"chat template: {text}"
     return f"chat template failed: {type(error).__name__}: {text}"
-
-
-RenderFactory = Callable[[str, dict[str, Any], int], Render]

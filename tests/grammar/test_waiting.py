@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from backend.core.constraint import Constraint
 from backend.core.request import Grammar
 from backend.grammar.compiler import GrammarCompiler
-from backend.grammar.constraints import Activation, TextWatch
+from backend.grammar.waiting import Activation, TextWatch
 from tests.grammar.vocabularies import ADDED, BYTES, CONTROL, EOS, allowed, token, walk
 
 DIGITS = Grammar(kind="regex", text="[0-9]{2}")
