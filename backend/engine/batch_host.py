@@ -16,5 +16,7 @@ class HostBatch(DecodeBatch):
     def step(self) -> list[Emitted]:
         """Feed every row's pending token and emit its next."""
         logits = self._forward(mx.array([row.pending for row in self.rows]))
+        for row in self.rows:
+            row.sampling.allowed()  # grammars work out their masks while the device computes; the sampler asks again
         sampled = self._sampler.sample(logits, [row.sampling for row in self.rows])
         return [emitted(row, index, sampled) for index, row in enumerate(self.rows)]

@@ -100,7 +100,7 @@ class EngineHandle:
             log.error("event=engine_did_not_stop seconds=%d", CLOSE_SECONDS)
         served, self._served = self._served, None
         if served is not None:
-            served.preparer.close()
+            served.close()
         self._prep.shutdown(wait=False, cancel_futures=True)
         self._files.shutdown(wait=False, cancel_futures=True)
 
@@ -144,7 +144,7 @@ class EngineHandle:
         if served is None:
             return
         await self._on_engine(lambda: self._thread.replace_session(None))
-        await self._loop.run_in_executor(self._prep, served.preparer.close)
+        await self._loop.run_in_executor(self._prep, served.close)
 
     def _require(self) -> ServedModel:
         if not self._alive:
@@ -185,6 +185,7 @@ class EngineHandle:
         )
         try:
             prepared = await self._loop.run_in_executor(self._prep, served.prepare, request)
+            constraint = await served.constrain(prepared)
             accepted = self._inbox.put(
                 Submit(
                     request=prepared.request,
@@ -192,7 +193,7 @@ class EngineHandle:
                     max_tokens=prepared.max_tokens,
                     output=prepared.output,
                     token_bytes=served.table.bytes_of,
-                    constraint=prepared.constraint,
+                    constraint=constraint,
                     stream=stream,
                     generation=served.generation,
                     accepted_at=accepted_at,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.config import ModelConfig
+from backend.engine.constraining import GrammarChoice
 from backend.engine.served import LoadedFacts, ServedModel
 
 if TYPE_CHECKING:
@@ -81,20 +82,37 @@ class Loader:
 
     def served(self, config: ModelConfig, tools: LoadedTools) -> ServedModel:
         """Prep thread: build what prepares requests."""
+        from backend.grammar.compiler import GrammarCompiler
+        from backend.grammar.vocabulary import read_vocabulary
         from backend.output import OutputFormat, TokenTable
         from backend.prompt.preparer import PromptPreparer
 
+        tokenizer, facts = tools.tokenizer, tools.facts
+        output = OutputFormat.choose(
+            tokenizer, tool_parser=config.tool_parser, reasoning_parser=config.reasoning_parser
+        )
+        markers = (output.reasoning_start, output.reasoning_end) if output.reasoning_start else None
+        preparer = PromptPreparer(
+            tokenizer,
+            template_kwargs=config.template_kwargs,
+            strip_agent_header=config.cache.strip_agent_header,
+            reasoning_markers=markers,
+        )
+        preparer.start()
+        table = TokenTable.from_tokenizer(tokenizer, markers=output.markers)
+        vocabulary = read_vocabulary(
+            tokenizer, label_of=table.label_of, size=facts.vocab_size, eos_ids=sorted(facts.eos_ids)
+        )
+        reasoning_start = preparer.encode(output.reasoning_start, add_special_tokens=False).tolist()
         return ServedModel(
             config=config,
             generation=tools.generation,
-            facts=tools.facts,
-            preparer=PromptPreparer(
-                tools.tokenizer,
-                template_kwargs=config.template_kwargs,
-                strip_agent_header=config.cache.strip_agent_header,
+            facts=facts,
+            preparer=preparer,
+            table=table,
+            format=output,
+            grammars=GrammarChoice(
+                format=output, reasoning_start_ids=tuple(reasoning_start), special=vocabulary.special
             ),
-            table=TokenTable.from_tokenizer(tools.tokenizer),
-            format=OutputFormat.choose(
-                tools.tokenizer, tool_parser=config.tool_parser, reasoning_parser=config.reasoning_parser
-            ),
+            compiler=GrammarCompiler(vocabulary),
         )

@@ -1,5 +1,6 @@
 """What the event-loop side knows of a loaded model: how to prepare a request for it, and its facts."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -9,11 +10,15 @@ from backend.core.constraint import Constraint
 from backend.core.errors import InvalidRequest
 from backend.core.reports import ModelFacts
 from backend.core.request import Conversation, GenerationRequest
+from backend.engine.constraining import GrammarChoice, WantedGrammar
+from backend.grammar.compiler import GrammarCompiler
 from backend.output import OutputFormat, OutputStream, TokenTable
 from backend.prompt.preparer import EncodedPrompt, PromptPreparer
 
 if TYPE_CHECKING:
     from backend.engine.loading import LoadedModel
+
+COMPILE_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +59,7 @@ class Prepared:
     prompt: EncodedPrompt
     max_tokens: int
     output: OutputStream
-    constraint: Constraint | None
+    grammar: WantedGrammar | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +72,29 @@ class ServedModel:
     preparer: PromptPreparer
     table: TokenTable
     format: OutputFormat
+    grammars: GrammarChoice
+    compiler: GrammarCompiler
+
+    def close(self) -> None:
+        """Stop the render process and the grammar compiler; prep thread only."""
+        self.preparer.close()
+        self.compiler.close()
+
+    async def constrain(self, prepared: Prepared) -> Constraint | None:
+        """The constraint of a prepared request, fresh; event loop. A slow grammar keeps only its own request waiting.
+
+        Raises:
+            InvalidRequest: The grammar does not compile, or not in time.
+        """
+        wanted = prepared.grammar
+        if wanted is None:
+            return None
+        compiling = asyncio.wrap_future(self.compiler.submit(wanted.grammar))
+        try:
+            compiled = await asyncio.wait_for(compiling, COMPILE_SECONDS)
+        except TimeoutError as error:
+            raise InvalidRequest("Grammar", f"took over {COMPILE_SECONDS} s to compile") from error
+        return compiled.constraint(wanted.activation)
 
     def check(self, request: GenerationRequest) -> GenerationRequest:
         """The request made safe for this vocabulary.
@@ -98,7 +126,7 @@ class ServedModel:
             prompt=prompt,
             max_tokens=min(request.max_tokens or self.config.default_max_tokens or room, room),
             output=OutputStream(self.table.decoder(), request.stop, parser),
-            constraint=None,
+            grammar=self.grammars.wanted(request, opens_reasoning=prompt.opens_reasoning),
         )
 
     def tokenize(self, prompt: str | Conversation) -> list[int]:

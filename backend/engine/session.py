@@ -10,7 +10,14 @@ from dataclasses import dataclass, field, replace
 import mlx.core as mx
 
 from backend.config import ModelConfig
-from backend.core.errors import DeadlineExceeded, InternalFault, Overloaded, RequestCancelled, WorkerError
+from backend.core.errors import (
+    DeadlineExceeded,
+    InternalFault,
+    InvalidRequest,
+    Overloaded,
+    RequestCancelled,
+    WorkerError,
+)
 from backend.core.events import Delta, Failed, Finished, FinishReason, Piece
 from backend.engine.batch import DecodeBatch, Emitted
 from backend.engine.channel import AnswerStream, Outbox
@@ -23,6 +30,7 @@ from backend.engine.prefills import Prefills
 from backend.engine.prefix import PrefixCache
 from backend.engine.rows import Row
 from backend.engine.sampling.rows import RowSampling
+from backend.engine.sampling.sampled import NOT_FINITE
 from backend.engine.scheduler import chunk_ends
 from backend.engine.snapshot import EngineSnapshot
 
@@ -211,8 +219,7 @@ class Session:
         """Turn a token into what its client sees; whether that was the row's end."""
         row = item.row
         if item.error is not None:
-            log.error("event=row_failed request_id=%s reason=%r", row.request.request_id, item.error)
-            self._fail(row, InternalFault(item.error))
+            self._fail(row, _row_fault(row, item.error))
             return True
         try:
             reason, piece = self._advance(row, item)
@@ -292,6 +299,14 @@ class Session:
         mx.clear_cache()
         # An exception inside a compiled function can leave this thread's random state broken.
         mx.random.seed(secrets.randbits(32))
+
+
+def _row_fault(row: Row, reason: str) -> WorkerError:
+    """Why one row of a draw got no token: its own grammar or settings leave none, or the model's logits are broken."""
+    log.error("event=row_failed request_id=%s reason=%r", row.request.request_id, reason)
+    if reason == NOT_FINITE:
+        return InternalFault(reason)
+    return InvalidRequest("Grammar" if row.submit.constraint is not None else "LogitBias", reason)
 
 
 def _internal_fault(where: str, row: Row | None, error: Exception) -> InternalFault:

@@ -44,11 +44,12 @@ def load(
     """
     try:
         return _load(config, directory, progress=progress, cancelled=cancelled)
-    except ModelLoadFailed:
-        # Modules are cyclic garbage; a failed load must not keep its weights until the next collection.
-        gc.collect()
-        mx.clear_cache()
-        raise
+    except ModelLoadFailed as error:
+        message = error.message
+    # The first error's traceback holds the half-loaded model; so does cyclic garbage. A new error holds nothing.
+    gc.collect()
+    mx.clear_cache()
+    raise ModelLoadFailed(message)
 
 
 def _load(

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from backend.core.errors import ModelLoadFailed
 
 _HUB_PREFIXES = ("huggingface://", "hf://", "https://huggingface.co/", "http://huggingface.co/")
-_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 # A file of a model directory that names the directory.
 _MEMBER_SUFFIXES = (".safetensors", ".json")
 

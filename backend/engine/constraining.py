@@ -1,0 +1,69 @@
+"""Which grammar a request's answer must match, and from where on. Pure; prep thread."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from backend.core.errors import InvalidRequest
+from backend.core.request import Conversation, GenerationRequest, Grammar
+from backend.grammar.tools import is_strict, tool_grammar
+from backend.grammar.waiting import Activation
+from backend.output import OutputFormat
+
+
+@dataclass(frozen=True, slots=True)
+class WantedGrammar:
+    """What to compile, and when it holds."""
+
+    grammar: Grammar
+    activation: Activation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrammarChoice:
+    """One model's markers, as far as grammars are concerned.
+
+    Attributes:
+        reasoning_start_ids: Tokens of the marker that opens reasoning; empty if the model has none.
+        special: Control tokens by text.
+    """
+
+    format: OutputFormat
+    reasoning_start_ids: tuple[int, ...]
+    special: Mapping[str, int]
+
+    def wanted(self, request: GenerationRequest, *, opens_reasoning: bool) -> WantedGrammar | None:
+        """The request's own grammar, else what its tool choice asks for.
+
+        Raises:
+            InvalidRequest: The tool choice cannot be met.
+        """
+        conversation = request.prompt if isinstance(request.prompt, Conversation) else None
+        if request.grammar is not None:
+            may_reason = conversation is not None
+            return WantedGrammar(request.grammar, self._activation(opens_reasoning, may_reason, ""))
+        if conversation is None:
+            return None
+        return self._for_tools(conversation, opens_reasoning)
+
+    def _for_tools(self, conversation: Conversation, opens_reasoning: bool) -> WantedGrammar | None:
+        choice, tools = conversation.tool_choice, conversation.tools
+        strict = is_strict(tools)
+        if choice.mode == "none" or (choice.mode == "auto" and not strict):
+            return None
+        forms = self.format.forced_calls(tools)
+        if forms is None:
+            if choice.mode == "auto":
+                return None
+            raise InvalidRequest("ToolChoice", f"{choice.mode} needs tools whose calls this model writes as JSON")
+        found = tool_grammar(forms, choice, trigger=self.format.tool_call_start, strict=strict, special=self.special)
+        if found is None:
+            return None
+        return WantedGrammar(found.grammar, self._activation(opens_reasoning, True, found.trigger))
+
+    def _activation(self, opens_reasoning: bool, may_reason: bool, trigger: str) -> Activation:
+        return Activation(
+            reasoning_end=self.format.reasoning_end.encode(),
+            in_reasoning=opens_reasoning,
+            reasoning_start_ids=self.reasoning_start_ids if may_reason else (),
+            trigger=trigger.encode(),
+        )
