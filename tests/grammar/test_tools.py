@@ -1,0 +1,135 @@
+"""Tool choice as grammar, in the forms that models write calls."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from backend.core.errors import InvalidRequest
+from backend.core.request import ToolChoice
+from backend.grammar.compiler import GrammarCompiler
+from backend.grammar.tools import is_strict, literal, tool_grammar
+from backend.grammar.waiting import Activation
+from tests.grammar.vocabularies import CONTROL, EOS, accepts, allowed, token, walk
+
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+COUNT = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+
+
+@dataclass(frozen=True)
+class Form:
+    function: str
+    schema: dict[str, Any]
+    begin: str = ""
+    end: str = "}\n</tool_call>"
+    extra: str = field(default="")
+
+
+def hermes(name: str, schema: dict[str, Any]) -> Form:
+    return Form(name, schema, f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": ')
+
+
+FORMS = [hermes("get_weather", CITY), hermes("count", COUNT)]
+REQUIRED = ToolChoice(mode="required")
+
+
+def call(name: str, arguments: str) -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+def test_required_takes_any_tool_with_arguments_that_fit(compiler: GrammarCompiler) -> None:
+    found = tool_grammar(FORMS, REQUIRED)
+    assert found is not None
+    assert found.trigger == ""
+    compiled = compiler.compile(found.grammar)
+    assert accepts(compiled.constraint(), call("get_weather", '{"city": "Paris"}'))
+    assert accepts(compiled.constraint(), call("count", '{"n": 3}'))
+    assert not accepts(compiled.constraint(), call("count", '{"n": "3"}'))
+    assert not accepts(compiled.constraint(), call("count", '{"city": "Paris"}'))
+    assert not accepts(compiled.constraint(), "I would rather not.")
+
+
+def test_a_named_function_takes_only_that_one(compiler: GrammarCompiler) -> None:
+    found = tool_grammar(FORMS, ToolChoice(mode="function", function="count"))
+    assert found is not None
+    compiled = compiler.compile(found.grammar)
+    assert accepts(compiled.constraint(), call("count", '{"n":3}'))
+    assert not accepts(compiled.constraint(), call("get_weather", '{"city": "Paris"}'))
+
+
+def test_a_call_is_finished_at_its_end(compiler: GrammarCompiler) -> None:
+    found = tool_grammar(FORMS, REQUIRED)
+    assert found is not None
+    constraint = compiler.compile(found.grammar).constraint()
+    tokens = [token(b"<tool_call>"), *call("count", '{"n": 3}').encode()[len("<tool_call>") : -len("</tool_call>")]]
+    assert walk(constraint, tokens) == len(tokens)
+    assert not constraint.finished
+    constraint.advance(token(b"</tool_call>"))
+    assert constraint.finished
+    assert allowed(constraint.mask()) == {EOS}
+
+
+def test_auto_holds_only_strict_tools_and_leaves_text_free(compiler: GrammarCompiler) -> None:
+    auto = ToolChoice(mode="auto")
+    assert tool_grammar(FORMS, auto) is None
+    found = tool_grammar(FORMS, auto, strict=True, trigger="<tool_call>")
+    assert found is not None
+    assert found.trigger == "<tool_call>"
+    activation = Activation(trigger=found.trigger.encode())
+    constraint = compiler.compile(found.grammar).constraint(activation)
+    text = "Let me see." + call("count", '{"n": 3}') + "\n" + call("get_weather", '{"city": "x"}') + " Done."
+    assert walk(constraint, list(text.encode())) == len(text)
+    bad = text.replace("3", '"3"')
+    assert walk(compiler.compile(found.grammar).constraint(activation), list(bad.encode())) == bad.index('"3"')
+
+
+def test_none_asks_for_nothing() -> None:
+    assert tool_grammar(FORMS, ToolChoice(mode="none"), strict=True, trigger="<tool_call>") is None
+
+
+def test_a_choice_that_cannot_be_met_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="'missing' is not among the tools"):
+        tool_grammar(FORMS, ToolChoice(mode="function", function="missing"))
+    with pytest.raises(InvalidRequest, match="required needs tools"):
+        tool_grammar([], REQUIRED)
+
+
+def test_markers_that_are_control_tokens_are_matched_as_tokens(compiler: GrammarCompiler) -> None:
+    form = Form("f", COUNT, "<|call|>f<|call|>", "<|call|>")
+    found = tool_grammar([form], REQUIRED, special={"<|call|>": CONTROL})
+    assert found is not None
+    constraint = compiler.compile(found.grammar).constraint()
+    tokens = [CONTROL, ord("f"), CONTROL, *b'{"n": 3}', CONTROL]
+    assert walk(constraint, tokens) == len(tokens)
+    assert constraint.finished
+
+
+def test_a_literal_is_cut_at_the_first_and_longest_control_token() -> None:
+    assert literal("a<x><xy>b", {"<x": 1, "<x>": 2, "<xy>": 3}) == ['"a"', "<[2]>", "<[3]>", '"b"']
+    assert literal("", {}) == []
+
+
+def test_names_and_markers_with_quotes_and_slashes_stay_themselves(compiler: GrammarCompiler) -> None:
+    form = Form('a"/\\n\u00e9', COUNT, 'begin "/\\\n\u00e9 ', " end")
+    found = tool_grammar([form], REQUIRED)
+    assert found is not None
+    assert accepts(compiler.compile(found.grammar).constraint(), 'begin "/\\\n\u00e9 {"n": 3} end')
+
+
+@pytest.mark.parametrize(
+    ("tools", "strict"),
+    [
+        ([], False),
+        ([{"type": "function", "function": {"name": "a"}}], False),
+        ([{"function": {"name": "a", "strict": False}}, {"function": {"name": "b", "strict": True}}], True),
+        ([{"function": "x"}], False),
+    ],
+)
+def test_strict_is_read_from_the_function(tools, strict) -> None:
+    assert is_strict(tools) is strict
