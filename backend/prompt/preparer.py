@@ -24,11 +24,13 @@ class EncodedPrompt:
             the system prompt and tools, the start of the last user message, the end of the last message, and where
             the next turn's prompt leaves this one. Good places for checkpoints; correctness never rests on them.
         opens_reasoning: The prompt ends inside an open reasoning section, so the answer begins there.
+        closes_reasoning: The prompt ends after a reasoning section, so the answer has none (thinking turned off).
     """
 
     tokens: NDArray[np.int32]
     boundaries: tuple[int, ...] = ()
     opens_reasoning: bool = False
+    closes_reasoning: bool = False
 
 
 class PromptPreparer:
@@ -124,16 +126,19 @@ class PromptPreparer:
         encoded = self._encoder.encode(chat.text, add_special_tokens=False)
         _check_not_empty(encoded.ids)
         boundaries = _token_positions(encoded, chat.shared)
-        return EncodedPrompt(encoded.ids, boundaries, self._opens_reasoning(chat.text, chat.tail))
+        opens, closes = self._reasoning(chat.text, chat.tail)
+        return EncodedPrompt(encoded.ids, boundaries, opens, closes)
 
-    def _opens_reasoning(self, text: str, tail: int | None) -> bool:
+    def _reasoning(self, text: str, tail: int | None) -> tuple[bool, bool]:
+        """Whether the prompt ends inside a reasoning section, and whether it ends after one."""
         if self._markers is None:
-            return False
+            return False, False
         start, end = self._markers
         if tail is None:
-            return text.rstrip().endswith(start)
+            return text.rstrip().endswith(start), text.rstrip().endswith(end)
         # Only what comes after the last message counts: a user may well write about `<think>`.
-        return text.rfind(start, tail) > text.rfind(end, tail)
+        opened, closed = text.rfind(start, tail), text.rfind(end, tail)
+        return opened > closed, closed > opened
 
 
 def _check_not_empty(tokens: NDArray[np.int32]) -> None:

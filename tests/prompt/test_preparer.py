@@ -165,20 +165,38 @@ def test_special_token_text_from_a_user_becomes_the_token(make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "prompt", "opens"),
+    ("template", "prompt", "opens", "closes"),
     [
-        (templates.OPENS_THINKING, Conversation(messages=(user("a"),)), True),
-        (templates.CHATML, Conversation(messages=(user("a"),)), False),
-        (templates.CHATML, Conversation(messages=(user("what does <think> mean"),)), False),
-        (templates.CHATML, Conversation(messages=(user("<think>"),)), False),
-        (templates.CHATML, Conversation(messages=(user("a"),), template_kwargs={"enable_thinking": False}), False),
-        (templates.CHATML, Conversation(messages=(user("a"), Message(role="assistant", content="<think>so"))), True),
-        (templates.CHATML, "<|im_start|>assistant\n<think>\n", True),
-        (templates.CHATML, "what is <think> for", False),
+        (templates.OPENS_THINKING, Conversation(messages=(user("a"),)), True, False),
+        (templates.CHATML, Conversation(messages=(user("a"),)), False, False),
+        (templates.CHATML, Conversation(messages=(user("what does <think> mean"),)), False, False),
+        (templates.CHATML, Conversation(messages=(user("<think>"),)), False, False),
+        (templates.CHATML, Conversation(messages=(user("a</think>"),)), False, False),
+        (
+            templates.CHATML,
+            Conversation(messages=(user("a"),), template_kwargs={"enable_thinking": False}),
+            False,
+            True,
+        ),
+        (
+            templates.CHATML,
+            Conversation(messages=(user("a"), Message(role="assistant", content="<think>so"))),
+            True,
+            False,
+        ),
+        (
+            templates.CHATML,
+            Conversation(messages=(user("a"), Message(role="assistant", content="</think>so"))),
+            False,
+            True,
+        ),
+        (templates.CHATML, "<|im_start|>assistant\n<think>\n", True, False),
+        (templates.CHATML, "what is <think> for", False, False),
     ],
 )
-def test_an_open_reasoning_section_is_seen_only_where_the_answer_begins(make, template, prompt, opens) -> None:
-    assert make(template).prepare(prompt).opens_reasoning is opens
+def test_a_reasoning_section_is_seen_only_where_the_answer_begins(make, template, prompt, opens, closes) -> None:
+    prepared = make(template).prepare(prompt)
+    assert (prepared.opens_reasoning, prepared.closes_reasoning) == (opens, closes)
 
 
 def test_boundaries_lie_where_conversations_part(make) -> None:

@@ -1,0 +1,80 @@
+"""Random JSON schemas of growing depth, bounded so that random answers end."""
+
+import random
+from typing import Any
+
+NO_SPACE = {"whitespace_flexible": False}
+UNSUPPORTED = ("not", "if", "uniqueItems", "contains", "propertyNames", "dependentRequired")
+_WORDS = ("id", "name", "kind", "size", "tags", "owner", "note", "a b", 'q"', "\u00e9")
+
+
+def random_schema(rng: random.Random, depth: int) -> dict[str, Any]:
+    """A schema with at most `depth` levels below the first, without flexible whitespace."""
+    return {**_schema(rng, depth), "x-guidance": NO_SPACE}
+
+
+def unsupported_schema(rng: random.Random, depth: int) -> tuple[dict[str, Any], str]:
+    """A schema with a keyword that llguidance refuses, and that keyword."""
+    keyword = rng.choice(UNSUPPORTED)
+    value: dict[str, Any] = {
+        "not": {"type": "null"},
+        "if": {"type": "string"},
+        "uniqueItems": True,
+        "contains": {"type": "integer"},
+        "propertyNames": {"maxLength": 3},
+        "dependentRequired": {"a": ["b"]},
+    }
+    schema = _array(rng, depth) if keyword in ("uniqueItems", "contains") else _object(rng, depth)
+    return {**schema, keyword: value[keyword], "x-guidance": NO_SPACE}, keyword
+
+
+def _schema(rng: random.Random, depth: int) -> dict[str, Any]:
+    if depth > 0 and rng.random() < 0.75:
+        return rng.choice((_object, _object, _array, _any_of))(rng, depth)
+    return rng.choice((_string, _integer, _number, _enum, _constant, _simple, _pattern))(rng, depth)
+
+
+def _object(rng: random.Random, depth: int) -> dict[str, Any]:
+    names = rng.sample(_WORDS, rng.randint(1, 4))
+    properties = {name: _schema(rng, depth - 1) for name in names}
+    required = [name for name in names if rng.random() < 0.6]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _array(rng: random.Random, depth: int) -> dict[str, Any]:
+    low = rng.randint(0, 2)
+    return {"type": "array", "items": _schema(rng, depth - 1), "minItems": low, "maxItems": low + rng.randint(0, 2)}
+
+
+def _any_of(rng: random.Random, depth: int) -> dict[str, Any]:
+    return {"anyOf": [_schema(rng, depth - 1) for _ in range(rng.randint(2, 3))]}
+
+
+def _string(rng: random.Random, _: int) -> dict[str, Any]:
+    low = rng.randint(0, 3)
+    return {"type": "string", "minLength": low, "maxLength": low + rng.randint(0, 6)}
+
+
+def _integer(rng: random.Random, _: int) -> dict[str, Any]:
+    low = rng.randint(-1000, 1000)
+    return {"type": "integer", "minimum": low, "maximum": low + rng.randint(0, 5000)}
+
+
+def _number(rng: random.Random, _: int) -> dict[str, Any]:
+    return {"type": "number", "minimum": rng.randint(-9, 0), "exclusiveMaximum": rng.randint(1, 9)}
+
+
+def _enum(rng: random.Random, _: int) -> dict[str, Any]:
+    return {"enum": rng.sample(["red", "green", 1, 2.5, None, True, "x\ny"], rng.randint(1, 4))}
+
+
+def _constant(rng: random.Random, _: int) -> dict[str, Any]:
+    return {"const": rng.choice(["only", 7, [1, 2], {"k": "v"}])}
+
+
+def _simple(rng: random.Random, _: int) -> dict[str, Any]:
+    return {"type": rng.choice(["boolean", "null", ["boolean", "null"]])}
+
+
+def _pattern(rng: random.Random, _: int) -> dict[str, Any]:
+    return {"type": "string", "pattern": rng.choice([r"^[a-z]{1,4}-\d{2}$", r"^(yes|no)$", r"^\w{2,5}$"])}
