@@ -22,6 +22,7 @@ def main(
 ) -> Never:
     """Run the worker and leave the process."""
     parent = os.getppid()
+    fill_standard_streams()
     os.umask(0o077)
     # A core would hold prompts.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -56,10 +57,20 @@ def engine_of(settings: "Settings") -> "StartableEngine":
     return EngineHandle(Loader(blas=settings.blas))
 
 
+def fill_standard_streams() -> None:
+    """Open what the host closed of descriptors 0 to 2: the next socket would take its place, and get the log."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
 def leave(code: ExitCode) -> Never:
     """End the process without Python's own clean-up, in which a thread that holds MLX objects can abort it."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        # None where the host closed it.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os._exit(code)
 

@@ -1,5 +1,6 @@
 """The log: one line an event on standard error, `key=value`."""
 
+import contextlib
 import logging
 import sys
 import time
@@ -42,8 +43,7 @@ def start_log(level: str) -> None:
 
 def last_words(sentence: str) -> None:
     """Write the line that a host shows when the process is gone: one clear sentence, the last on standard error."""
-    try:
+    # Nobody reads, or the host closed it.
+    with contextlib.suppress(OSError, AttributeError):
         sys.stderr.write(f"mlx-worker: {' '.join(sentence.split())}\n")
         sys.stderr.flush()
-    except OSError:
-        return
