@@ -53,7 +53,9 @@ T = TypeVar("T")
 
 def draw_example(rng: Random) -> Example:
     """One example of the mixture."""
-    kind = rng.choices(("turn", "text", "tools", "unneeded", "told"), (64, 14, 14, 3, 8))[0]
+    kind = rng.choices(("turn", "text", "tools", "unneeded", "told", "repetition"), (64, 14, 14, 3, 8, 22))[0]
+    if kind == "repetition":
+        return recall.repetition(rng)
     if kind == "text":
         return _draw(rng, _TEXTS)
     if kind == "tools":

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from corpus.example import Turn
+from corpus.example import Completion, Turn
 from corpus.words import (
     ANIMALS,
     COLOURS,
@@ -113,6 +113,14 @@ def repeat(rng: Random) -> Turn:
         )
     )
     return Turn(asked.format(text), text, f'I repeat "{text}".' if rng.random() < 0.5 else None)
+
+
+def repetition(rng: Random) -> Completion:
+    """Random words, then the same again once or twice: the densest lesson in copying that there is."""
+    makers = (name, code, city, made_up, lower_word, lambda r: made_up(r).lower())
+    text = rng.choice((" ", ", ", "\n")).join(rng.choice(makers)(rng) for _ in range(rng.randint(3, 10)))
+    mark = rng.choice(("\n", " = ", " ", '", "', "; "))
+    return Completion(text + mark, mark.join([text] * rng.choice((1, 2))))
 
 
 def swap(rng: Random) -> Turn:
