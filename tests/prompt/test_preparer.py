@@ -18,18 +18,21 @@ TOOL = {
 MARKERS = ("<think>", "</think>")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make() -> Iterator[object]:
-    made: list[PromptPreparer] = []
+    """Makes preparers, one for each template and set of options: each has a process to start."""
+    made: dict[str, PromptPreparer] = {}
 
     def build(template: str = templates.CHATML, *, adds_bos: bool = False, **options: object) -> PromptPreparer:
-        tokenizer = templates.small_tokenizer(adds_bos=adds_bos)
         options.setdefault("reasoning_markers", MARKERS)
-        made.append(PromptPreparer(tokenizer, chat_template=template, **options))
-        return made[-1]
+        key = repr((template, adds_bos, options))
+        if key not in made:
+            tokenizer = templates.small_tokenizer(adds_bos=adds_bos)
+            made[key] = PromptPreparer(tokenizer, chat_template=template, **options)
+        return made[key]
 
     yield build
-    for preparer in made:
+    for preparer in made.values():
         preparer.close()
 
 
