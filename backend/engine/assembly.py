@@ -12,7 +12,7 @@ from backend.engine.batch import DecodeBatch
 from backend.engine.batch_device import DeviceBatch
 from backend.engine.batch_host import HostBatch
 from backend.engine.channel import Outbox
-from backend.engine.loading import LoadedModel, load_model
+from backend.engine.loading import LoadedModel
 from backend.engine.memory import MemoryBudget
 from backend.engine.prefix import NoPrefixCache, PrefixCache, RadixPrefixCache, needs_snapshots
 from backend.engine.sampling.device import DeviceSampler
@@ -32,6 +32,7 @@ def make_session(
     path: Path,
     generation: int,
     *,
+    load: Callable[..., LoadedModel],
     outbox: Outbox,
     clock: Callable[[], float],
     cancelled: Callable[[], bool],
@@ -41,7 +42,7 @@ def make_session(
     Raises:
         ModelLoadFailed: Naming the file or field.
     """
-    loaded = load_model(config, path, cancelled=cancelled)
+    loaded = load(config, path, cancelled=cancelled)
     budget = _budget(config.engine, loaded)
     return Session(
         loaded=loaded,

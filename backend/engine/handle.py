@@ -61,7 +61,6 @@ class EngineHandle:
 
     def _died(self, cause: BaseException) -> None:
         self._alive = False
-        self._served = None
         if not self._death.done():
             self._death.set_result(f"the engine thread died: {cause!r}"[:500])
 

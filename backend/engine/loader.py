@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.config import ModelConfig
 from backend.engine.constraining import GrammarChoice
+from backend.engine.loading import LoadedModel, load_model, locate_model
 from backend.engine.served import LoadedFacts, ServedModel
 
 if TYPE_CHECKING:
@@ -35,7 +36,15 @@ class LoadedTools:
 class Loader:
     """Knows how a configuration becomes a session and a served model. Each method names its thread."""
 
-    def __init__(self, *, blas: str = "auto", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        blas: str = "auto",
+        clock: Callable[[], float] = time.monotonic,
+        load: Callable[..., LoadedModel] = load_model,
+    ) -> None:
+        """`load` has the signature of `backend.engine.loading.load_model`."""
+        self._load = load
         self._blas_option = blas
         self._clock = clock
         self.blas = ""  # engine thread writes once, others read
@@ -53,8 +62,6 @@ class Loader:
         Raises:
             ModelLoadFailed: It is not to be found.
         """
-        from backend.engine.loading import locate_model
-
         return locate_model(config, cancelled=cancelled.is_set)
 
     def session(
@@ -71,7 +78,13 @@ class Loader:
             from backend.engine.assembly import make_session
 
             session = make_session(
-                config, path, generation, outbox=thread.outbox, clock=self._clock, cancelled=cancelled.is_set
+                config,
+                path,
+                generation,
+                load=self._load,
+                outbox=thread.outbox,
+                clock=self._clock,
+                cancelled=cancelled.is_set,
             )
             loaded = session.loaded
             loaded_tools.append(LoadedTools(generation, LoadedFacts.of(loaded), loaded.tokenizer))

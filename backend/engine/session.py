@@ -243,7 +243,7 @@ class Session:
             row.logprobs.append(token_logprob(item.token, item.logprobs, row.submit.token_bytes))
         piece = output.push(item.token)
         if output.stopped:
-            return FinishReason.STOP_STRING, piece
+            return FinishReason.STOP_STRING, piece + output.finish()
         if row.completion_tokens >= row.submit.max_tokens:
             return FinishReason.LENGTH, piece + output.finish()
         return None, piece

@@ -79,8 +79,9 @@ class EngineThread:
             self.heartbeat = self._clock()
             self.session.step()
             self.heartbeat = None
-        self.outbox.flush()
+        # First the picture, then the news: who hears that a request has ended may look at once.
         self._picture()
+        self.outbox.flush()
 
     def _picture(self) -> None:
         now = self._clock()

@@ -84,6 +84,7 @@ class DeviceSampler:
         raw = logits.astype(mx.float32)
         values = edited(raw, rows)
         state = _state(raw, values)
+        # Neutral numbers for failed rows: what NaN does to an index is each device's own affair.
         values = mx.where(state[:, None] == 0, values, 0.0)
         tokens = _tokens(values, rows)
         errors = {index: row.error for index, row in enumerate(rows) if row.error is not None}

@@ -7,12 +7,15 @@ import pytest
 from backend.engine.sampling import device_noise, noise
 from backend.engine.sampling.device import DeviceSampler
 from backend.engine.sampling.device_restrict import head
+from backend.engine.sampling.device_restrict import restricted as device_restricted
 from backend.engine.sampling.host import HostSampler
 from backend.engine.sampling.noise import Purpose, key_of
+from backend.engine.sampling.restrict import restricted
 from backend.engine.sampling.rows import RowSampling
 from backend.engine.sampling.sampled import NO_TOKEN, NOT_FINITE, NOTHING_ALLOWED
 from tests.engine.sampling.building import EOS, MIXED, OnlyThese, lazy, random_logits, row
 from tests.engine.sampling.reference import by_rank
+from tests.engine.sampling.test_restrict import ids_of
 
 device = DeviceSampler()
 host = HostSampler()
@@ -39,6 +42,33 @@ def test_the_devices_noise_has_the_hosts_bits(seed: int) -> None:
     found = np.asarray(device_noise.gumbel(mx.array(ids)[None], [key]))[0]
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found[decides], ours[decides], rtol=1e-5, atol=1e-5)
+
+
+def test_the_devices_noise_is_finite_where_the_bits_are_all_ones_or_all_zeros() -> None:
+    # Index 0 under a low word of 0 hashes to the finaliser of the high word alone.
+    for high, bits in ((0x331DA083, 0xFFFFFFFF), (0, 0)):
+        ids = mx.zeros((1, 1), mx.uint32)
+        assert device_noise.hashed(ids, [(0, high)]).item() == bits
+        assert np.isfinite(device_noise.gumbel(ids, [(0, high)]).item())
+        assert np.isfinite(noise.gumbel(np.zeros(1, np.int64), (0, high))).all()
+
+
+@pytest.mark.parametrize("spread", [0.3, 3.0])
+@pytest.mark.parametrize("step", [0.0, 0.25])
+def test_the_device_leaves_the_candidates_that_the_host_leaves(spread: float, step: float) -> None:
+    several = [one for one in MORE if one["temperature"] > 0.0]
+    several += [{"temperature": 1.0, "min_p": 1e-9}, {"temperature": 1.0, "top_p": 0.5, "top_k": 2000}]
+    rows = [row(seed=n, **one) for n, one in enumerate(several)]
+    logits = random_logits(len(rows), 3000, spread=spread)
+    logits = (np.round(logits / step) * step).astype(np.float32) if step else logits
+    logits[:, 100:1500:2] = -np.inf
+    left = np.asarray(device_restricted(mx.array(logits), rows)) > -np.inf
+    for index, one in enumerate(rows):
+        expected = ids_of(restricted(logits[index], logits[index].max(), one))
+        # Both round; without ties a nucleus' last of many tokens may differ.
+        assert len(set(np.flatnonzero(left[index]).tolist()) ^ set(expected)) <= (
+            0 if step or one.sampling.top_k else 2
+        )
 
 
 @pytest.mark.parametrize("vocab", [6, 300, 2000, 32_000])

@@ -83,14 +83,21 @@ def test_draws_of_two_steps_are_independent() -> None:
 
 
 def test_candidates_as_a_list_and_as_a_cut_draw_the_same_tokens() -> None:
-    logits = random_logits(1, 1111)[0]
-    wide = Candidates(logits, logits.max()).above(float(np.quantile(logits, 0.3)))
+    logits = random_logits(1, 1111, spread=0.5)[0]
+    wide = Candidates(logits, logits.max()).above(float(np.quantile(logits, 0.9)))
     listed = wide.listed()
     assert wide.ids is None
     assert listed.ids is not None
     for seed in range(500):
         subject = row(temperature=1.0, seed=seed)
         assert drawn(wide, subject) == drawn(listed, subject)
+
+
+def test_candidates_far_below_the_peak_keep_their_proportions_at_a_low_temperature() -> None:
+    logits = np.full(1000, -9.0, np.float32)
+    logits[0], logits[900] = 50.0, -8.0
+    left = Candidates(logits, logits.max(), ids=np.arange(1, 1000))
+    assert {drawn(left, row(temperature=0.01, seed=seed)) for seed in range(20)} == {900}
 
 
 @pytest.mark.parametrize("temperature", [0.001, 100.0])

@@ -86,9 +86,11 @@ def test_logits_that_are_not_finite_fail_their_row_alone(broken: float, settings
     assert found.tokens == [expected.tokens[0], NO_TOKEN, expected.tokens[2]]
 
 
-def test_nan_under_a_mask_still_fails_its_row() -> None:
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+@pytest.mark.parametrize("place", [EOS, 40])
+def test_what_is_not_finite_fails_its_row_even_where_it_is_masked(broken: float, place: int) -> None:
     logits = random_logits(1, 64)
-    logits[0, [EOS, 40]] = np.nan
+    logits[0, place] = broken
     assert sample(logits, row(constraint=OnlyThese([3], 64), ignore_eos=True)).errors == {0: NOT_FINITE}
 
 

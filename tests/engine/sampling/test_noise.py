@@ -50,6 +50,12 @@ def test_neighbouring_seeds_steps_and_purposes_do_not_correlate(other: tuple[int
         assert abs(np.corrcoef(first, np.roll(second, shift))[0, 1]) < 5.2 / np.sqrt(len(ids))
 
 
+@pytest.mark.parametrize("other", [(6, 6), (5, 7)])
+def test_both_words_of_a_key_change_the_bits(other: tuple[int, int]) -> None:
+    ids = np.arange(1000)
+    assert np.count_nonzero(hashed(ids, (5, 6)) == hashed(ids, other)) <= 2
+
+
 def test_neighbouring_ids_do_not_correlate() -> None:
     noise = hashed(np.arange(100_000), key_of(0, 0, Purpose.TOKEN)).astype(np.float64)
     for lag in (1, 2, 256):

@@ -1,0 +1,310 @@
+"""What one request's or one step's failure may cost, and what it may not."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from backend.config import CacheConfig, EngineConfig
+from backend.core.errors import (
+    DeadlineExceeded,
+    InternalFault,
+    InvalidRequest,
+    ModelLoadFailed,
+    ModelNotLoaded,
+    Overloaded,
+    RequestAborted,
+    RequestCancelled,
+    WorkerUnavailable,
+)
+from backend.core.request import Sampling
+from backend.engine.handle import EngineHandle
+from backend.engine.loader import Loader
+from tests.engine.faulty import FaultyModel
+from tests.engine.harness import Answer, model_config, read, request, with_engine
+from tests.models import write_model
+
+# Two layers, keys and values, 2 heads of 16 in float32.
+BYTES_PER_TOKEN = 512
+ENDLESS = Sampling(ignore_eos=True)
+LONG = "a long prompt of its own " * 20
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "qwen3", "qwen3")
+
+
+def run(
+    path: Path, body: Callable[[EngineHandle, FaultyModel], Awaitable[None]], *, cache: bool = True, **engine: object
+) -> None:
+    """`body` with an engine whose model can be made to fail."""
+    model = FaultyModel()
+    config = model_config(
+        path,
+        engine=EngineConfig(**{"prefill_chunk": 32, **engine}),  # type: ignore[arg-type]
+        cache=CacheConfig() if cache else CacheConfig(max_sequences=0),
+    )
+    loader = Loader(blas="reference", load=model.load)
+    with_engine(config, lambda handle: body(handle, model), loader=loader)
+
+
+async def settled(handle: EngineHandle) -> dict[str, float]:
+    """The queue's figures once nothing runs."""
+    for _ in range(2000):
+        queue = dict(handle.info().queue)
+        if not (queue["in_flight"] or queue["decoding"] or queue["prefilling"] or queue["waiting"]):
+            return queue
+        await asyncio.sleep(0.002)
+    raise AssertionError(queue)
+
+
+async def decoding(handle: EngineHandle, rows: int) -> None:
+    """Wait until so many rows decode."""
+    while handle.info().queue.get("decoding", 0) < rows:
+        await asyncio.sleep(0.002)
+
+
+async def golden(handle: EngineHandle) -> tuple[Answer, Answer]:
+    greedy = await read(handle, request("a golden prompt", n=8))
+    sampled = await read(handle, request("a golden prompt", n=8, sampling=Sampling(temperature=1.0, seed=7)))
+    return greedy, sampled
+
+
+def test_a_failed_step_fails_its_batch_stores_nothing_of_it_and_the_worker_goes_on(path: Path) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        before = await golden(handle)
+        stored = (await settled(handle))["cached_kv_bytes"]
+        running = [
+            asyncio.create_task(read(handle, request(f"{i} {LONG}", n=3000, sampling=ENDLESS))) for i in range(3)
+        ]
+        await decoding(handle, 3)
+        model.arm(lambda: RuntimeError("planted"), calls=2)
+        lost = await asyncio.gather(*running)
+        assert all(isinstance(answer.error, InternalFault) for answer in lost)
+        assert all("planted" not in str(answer.error) for answer in lost)
+        queue = await settled(handle)
+        assert queue["live_kv_bytes"] == 0
+        # The prompts' own KV was stored before the step failed; nothing of the answers was.
+        per_token = (queue["cached_kv_bytes"] - stored) / sum(len(f"{i} {LONG}") - 1 for i in range(3))
+        assert per_token == BYTES_PER_TOKEN
+        after = await golden(handle)
+        assert [a.logprobs for a in after] == [b.logprobs for b in before]
+
+    run(path, body)
+
+
+def test_a_failed_prefill_fails_its_own_request_and_no_other(path: Path) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        alone = await read(handle, request("neighbour", n=30))
+        neighbour = asyncio.create_task(read(handle, request("neighbour", n=30)))
+        await asyncio.sleep(0)
+        model.arm(lambda: RuntimeError("planted"), calls=2, decode=False)
+        failed = await read(handle, request(LONG, n=5))
+        assert isinstance(failed.error, InternalFault)
+        assert (await neighbour).logprobs == alone.logprobs
+        assert (await read(handle, request(LONG, n=5))).error is None
+
+    run(path, body, cache=False)
+
+
+def test_followers_of_a_failed_prefill_run_on_their_own(path: Path) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        model.arm(lambda: RuntimeError("planted"), calls=3, decode=False)
+        answers = await asyncio.gather(*(read(handle, request(LONG, n=5, name=f"f{i}")) for i in range(4)))
+        errors = [answer.error for answer in answers if answer.error is not None]
+        assert len(errors) == 1 and isinstance(errors[0], InternalFault)
+        texts = {answer.text for answer in answers if answer.error is None}
+        assert len(texts) == 1
+
+    run(path, body)
+
+
+def test_equal_long_prompts_that_arrive_together_are_prefilled_once(path: Path) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        answers = await asyncio.gather(*(read(handle, request(LONG, n=3, name=f"s{i}")) for i in range(8)))
+        assert len({answer.text for answer in answers}) == 1
+        prompt = answers[0].end.usage.prompt_tokens  # type: ignore[union-attr]
+        queue = await settled(handle)
+        assert queue["prefilled_tokens"] <= 1.2 * prompt
+
+    run(path, body)
+
+
+def test_a_dead_engine_fails_every_waiter_and_says_so(path: Path) -> None:
+    class Fatal(BaseException):
+        pass
+
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        model.arm(Fatal, calls=2)
+        answers = await asyncio.gather(*(read(handle, request(f"{i}", n=30)) for i in range(5)))
+        assert all(isinstance(answer.error, WorkerUnavailable) for answer in answers)
+        assert "Fatal" in await asyncio.wait_for(handle.died(), 10)
+        assert not handle.alive and handle.status().state == "error"
+        assert isinstance((await read(handle, request("x"))).error, WorkerUnavailable)
+
+    run(path, body, max_rows=2)
+
+
+def test_a_hanging_step_is_found_by_the_watchdog(path: Path) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        def hang() -> RuntimeError:
+            time.sleep(3.0)
+            return RuntimeError("late")
+
+        model.arm(hang, calls=1)
+        stuck = asyncio.create_task(read(handle, request("x", n=5)))
+        assert "one step" in await asyncio.wait_for(handle.died(), 10)
+        assert not handle.alive
+        await stuck
+
+    run(path, body, watchdog_s=0.5)
+
+
+def test_a_deadline_ends_a_request_in_the_queue_and_while_it_runs(path: Path) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        running = asyncio.create_task(
+            read(handle, request("x", n=3000, sampling=ENDLESS, deadline=time.monotonic() + 0.5))
+        )
+        await decoding(handle, 1)
+        queued = await read(handle, request("y", n=5, deadline=time.monotonic() + 0.1))
+        assert isinstance(queued.error, DeadlineExceeded)
+        ended = await running
+        assert isinstance(ended.error, DeadlineExceeded) and ended.deltas
+        await settled(handle)
+
+    run(path, body, max_rows=1)
+
+
+def test_a_cancel_stops_a_prefill_within_a_chunk_and_keeps_what_it_proved(path: Path) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        stream = await handle.submit(request(LONG * 4, n=5))
+        while len(model.calls) < 3:
+            await asyncio.sleep(0.001)
+        stream.cancel()
+        queue = await settled(handle)
+        assert queue["prefilled_tokens"] < 4 * len(LONG) - 1
+        answer = await read(handle, request(LONG * 4, n=5))
+        assert answer.end is not None and answer.end.usage.cached_tokens >= 32
+
+    run(path, body)
+
+
+def test_a_full_queue_refuses_at_once(path: Path) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        answers = await asyncio.gather(*(read(handle, request(f"{i}", n=20)) for i in range(9)))
+        refused = [answer for answer in answers if isinstance(answer.error, Overloaded)]
+        assert len(refused) == 4 and all(answer.error is None for answer in answers if answer not in refused)
+        assert (await settled(handle))["in_flight"] == 0
+
+    run(path, body, max_rows=2, queue_size=3)
+
+
+def test_a_free_aborts_what_runs_and_returns_the_memory(path: Path) -> None:
+    import mlx.core as mx
+
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        streams = [asyncio.create_task(read(handle, request(f"{i}", n=3000, sampling=ENDLESS))) for i in range(3)]
+        await decoding(handle, 3)
+        await handle.free()
+        model.inner = None
+        ended = await asyncio.gather(*streams)
+        assert all(isinstance(answer.error, RequestAborted) for answer in ended)
+        assert isinstance((await read(handle, request("x"))).error, ModelNotLoaded)
+        assert handle.status().state == "uninitialized"
+        await handle.free()
+        assert mx.get_active_memory() <= before + (1 << 16)
+
+    before = mx.get_active_memory()
+    run(path, body)
+
+
+def test_a_failed_load_leaves_the_present_model_if_the_path_is_wrong(path: Path, tmp_path: Path) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        answer = await read(handle, request("x", n=5))
+        with pytest.raises(ModelLoadFailed):
+            await handle.load(model_config(tmp_path / "absent"))
+        assert (await read(handle, request("x", n=5))).logprobs == answer.logprobs
+        (tmp_path / "config.json").write_text("{}")
+        with pytest.raises(ModelLoadFailed):
+            await handle.load(model_config(tmp_path))
+        assert isinstance((await read(handle, request("x"))).error, ModelNotLoaded)
+
+    run(path, body)
+
+
+def test_another_model_replaces_the_first_and_finds_none_of_its_kv(path: Path, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "other", "qwen3", seed=1)
+
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        first = await read(handle, request(LONG, n=5))
+        running = asyncio.create_task(read(handle, request("y", n=3000, sampling=ENDLESS)))
+        await decoding(handle, 1)
+        await handle.load(model_config(other, cache=CacheConfig()))
+        assert isinstance((await running).error, RequestAborted)
+        second = await read(handle, request(LONG, n=5))
+        assert second.end is not None and second.end.usage.cached_tokens == 0
+        assert second.logprobs != first.logprobs
+
+    run(path, body)
+
+
+def test_loading_the_same_again_disturbs_nobody(path: Path) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        config = handle.model_config()
+        assert config is not None
+        running = asyncio.create_task(read(handle, request("y", n=60)))
+        await asyncio.gather(handle.load(config), handle.load(config))
+        assert (await running).error is None
+
+    run(path, body)
+
+
+def test_a_prompt_as_long_as_the_context_is_refused_with_both_lengths(path: Path) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        for n, refused in ((4095, False), (4096, True), (4097, True)):
+            answer = await read(handle, request("x" * n, n=5))
+            if refused:
+                assert isinstance(answer.error, InvalidRequest) and f"{n} tokens" in answer.error.message
+            else:
+                assert answer.end is not None and answer.end.usage.completion_tokens == 1
+
+    run(path, body, cache=False, prefill_chunk=512)
+
+
+def test_a_budget_too_small_for_all_makes_rows_wait_or_come_back_but_changes_no_answer(path: Path) -> None:
+    prompts = [f"{i} budget " * 12 for i in range(6)]
+
+    async def alone(handle: EngineHandle, model: FaultyModel) -> None:
+        expected.extend([await read(handle, request(prompt, n=400)) for prompt in prompts])
+
+    async def tight(handle: EngineHandle, model: FaultyModel) -> None:
+        answers = await asyncio.gather(*(read(handle, request(prompt, n=400)) for prompt in prompts))
+        for ours, theirs in zip(answers, expected, strict=True):
+            assert ours.error is None, ours.error
+            assert ours.logprobs == theirs.logprobs
+        assert (await settled(handle))["preemptions"] > 0
+        too_long = await read(handle, request("z" * 3000, n=5))
+        assert isinstance(too_long.error, Overloaded) and "3000 tokens" in too_long.error.message
+
+    expected: list[Answer] = []
+    run(path, alone, cache=False)
+    run(path, tight, kv_bytes=BYTES_PER_TOKEN * 2048)
+
+
+def test_a_cancelled_stream_ends_once_and_its_row_is_gone(path: Path) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        stream = await handle.submit(request("x", n=3000, sampling=ENDLESS))
+        seen = 0
+        async for _ in stream:
+            seen += 1
+            if seen == 3:
+                stream.cancel()
+        assert seen == 3
+        queue = await settled(handle)
+        assert queue["failed"] == 1 and queue["live_kv_bytes"] == 0
+        assert RequestCancelled().message
+
+    run(path, body)
