@@ -2,7 +2,7 @@
 
 from mlx_cache.blocks import InconsistentCache, UnsupportedLayer
 from mlx_cache.cache import Fetched, Inserted, ThreadSafeLRUPromptCache
-from mlx_cache.policy import EvictionPolicy, LeafLru
+from mlx_cache.policy import EvictionPolicy, LeafLru, ValuePerByte
 from mlx_cache.stats import Reason, Refusal
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "Refusal",
     "ThreadSafeLRUPromptCache",
     "UnsupportedLayer",
+    "ValuePerByte",
 ]

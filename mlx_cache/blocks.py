@@ -13,6 +13,8 @@ BLOCK_TOKENS = 512
 """Tokens in a block at most. Large enough that a million tokens are a few thousand buffers, small enough that
 evicting one block at a time follows the budget closely."""
 
+MAX_BLOCK_TOKENS = 1024
+
 EVERYTHING = 1 << 62
 """The reach of a group whose layers attend to every earlier token."""
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from mlx_cache.blocks import Block, InconsistentCache, Layout, Payload, UnsupportedLayer
+from mlx_cache.blocks import BLOCK_TOKENS, MAX_BLOCK_TOKENS, Block, InconsistentCache, Layout, Payload, UnsupportedLayer
 from mlx_cache.eviction import Eviction
 from mlx_cache.index import Index, InsertPlan
-from mlx_cache.policy import EvictionPolicy, LeafLru
+from mlx_cache.policy import EvictionPolicy, ValuePerByte
 from mlx_cache.stats import Counters, Reason, Refusal
 from mlx_cache.tree import Tokens
 
@@ -74,16 +74,20 @@ class ThreadSafeLRUPromptCache:
         max_buffers: int = MAX_BUFFERS,
         policy: EvictionPolicy | None = None,
         payload: Payload | None = None,
+        block_tokens: int = BLOCK_TOKENS,
     ) -> None:
+        if not 0 < block_tokens <= MAX_BLOCK_TOKENS:
+            raise ValueError(f"block_tokens must be in [1, {MAX_BLOCK_TOKENS}], is {block_tokens}")
         del can_trim_fn, trim_fn
         self._lock = threading.Lock()
         self._counters = Counters()
         self._payload = payload
         self._index = Index(
-            Eviction(policy if policy is not None else LeafLru(), self._counters),
+            Eviction(policy if policy is not None else ValuePerByte(), self._counters),
             max_bytes=UNLIMITED if max_bytes is None else max(0, max_bytes),
             max_size=UNLIMITED if max_size is None else max(0, max_size),
             max_buffers=max_buffers,
+            block_tokens=block_tokens,
         )
 
     # Looking up
@@ -102,6 +106,9 @@ class ThreadSafeLRUPromptCache:
         finally:
             with self._lock:
                 found.hold.release()
+                self._index.enforce()
+                trash = self._take_trash()
+            del trash
         return Fetched(caches, length, found.reason, found.agreed)
 
     def fetch_nearest_cache(
@@ -199,12 +206,16 @@ class ThreadSafeLRUPromptCache:
         except BaseException:
             with self._lock:
                 self._index.finish_insert(plan)
+                self._index.enforce()
+                trash = self._take_trash()
+            del trash
             raise
         with self._lock:
             # The room reserved becomes the bytes committed, in one step.
             self._index.finish_insert(plan)
             if plan.tree.alive:
                 done = self._index.commit_insert(plan, blocks, state, cuts, cache_type)
+            self._index.enforce()
             if done:
                 self._counters.inserts += 1
                 self._counters.tokens_stored += survey.length - survey.at
@@ -234,12 +245,20 @@ class ThreadSafeLRUPromptCache:
         `clear` and `drop` remove pins with what they hold.
         """
         with self._lock:
-            return self._index.pin(name, model_key, as_tokens(tokens).copy())
+            length = self._index.pin(name, model_key, as_tokens(tokens).copy())
+            self._index.enforce()
+            trash = self._take_trash()
+        del trash
+        return length
 
     def unpin(self, name: str) -> bool:
         """Let a named prefix go; False if there is none of that name."""
         with self._lock:
-            return self._index.unpin(name)
+            known = self._index.unpin(name)
+            self._index.enforce()
+            trash = self._take_trash()
+        del trash
+        return known
 
     def trim_to(self, *, n_sequences: int | None = None, n_bytes: int | None = None) -> None:
         """Evict down to these limits once, as far as nothing is pinned or being read."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from mlx_cache.blocks import BLOCK_TOKENS, Block, Layout, Piece, Restorable, State
 from mlx_cache.eviction import Eviction, Hold
+from mlx_cache.policy import Usage
 from mlx_cache.stats import Reason
 from mlx_cache.tree import Match, Node, Tokens, Tree
 
@@ -104,11 +105,14 @@ class Pin:
 class Index:
     """See the module. Invariant: `eviction.nbytes + reserved <= max_bytes` whenever no call is running."""
 
-    def __init__(self, eviction: Eviction, *, max_bytes: int, max_size: int, max_buffers: int) -> None:
+    def __init__(
+        self, eviction: Eviction, *, max_bytes: int, max_size: int, max_buffers: int, block_tokens: int = BLOCK_TOKENS
+    ) -> None:
         self.eviction = eviction
         self.max_bytes = max_bytes
         self.max_size = max_size
         self.max_buffers = max_buffers
+        self.block_tokens = block_tokens
         self.reserved = 0
         self.spaces: dict[Hashable, dict[Layout, Tree]] = {}
         self.pins: dict[str, Pin] = {}
@@ -138,6 +142,7 @@ class Index:
 
     def find(self, key: Hashable, tokens: Tokens, limit: int) -> Found:
         """Look a prompt up, count the use, and hold what was found."""
+        self.eviction.policy.tick()
         tree, match, node, length = self.best(key, tokens, limit)
         reason = self._reason(key, tokens, limit, tree, match, length)
         if tree is None or node is None or length == 0:
@@ -171,8 +176,12 @@ class Index:
         if tree is None or (match.length == 0 and not tree.root.ghosts):
             if key in self.unsupported:
                 return Reason.UNSUPPORTED_LAYER
-            if any(other.match(tokens).length > match.length for k in self.spaces if k != key
-                   for other in self.spaces[k].values()):
+            if any(
+                other.match(tokens).length > match.length
+                for k in self.spaces
+                if k != key
+                for other in self.spaces[k].values()
+            ):
                 return Reason.OTHER_NAMESPACE
             return Reason.DIVERGED if tree is not None and tree.root.children else Reason.EMPTY
         if length >= limit:
@@ -193,9 +202,10 @@ class Index:
         self, key: Hashable, layout: Layout, tokens: Tokens, *, snapshot: bool, state_nbytes: int, available: list[int]
     ) -> InsertPlan | None:
         """Reserve room and hold the path. None when not even a part fits."""
+        self.eviction.policy.tick()
         tree = self.spaces.setdefault(key, {}).get(layout)
         if tree is None:
-            tree = self.spaces[key][layout] = Tree(layout, self.eviction.policy.made(value=0.0))
+            tree = self.spaces[key][layout] = Tree(layout, self.block_tokens)
         survey = survey_insert(tree, tokens, snapshot=snapshot, available=available)
         hold = Hold(survey.node, survey.at)
         need = _nbytes(layout, survey) + (state_nbytes if survey.wants_state else 0)
@@ -213,7 +223,11 @@ class Index:
         return InsertPlan(tree, tokens, survey, tree.version, need, hold, snapshot, available)
 
     def commit_insert(
-        self, plan: InsertPlan, blocks: list[list[Block]], state: State | None, cuts: dict[Block, tuple[Block, Block]],
+        self,
+        plan: InsertPlan,
+        blocks: list[list[Block]],
+        state: State | None,
+        cuts: dict[Block, tuple[Block, Block]],
         cache_type: str,
     ) -> bool:
         """Publish the copies; False if the tree has changed so that they no longer fit."""
@@ -230,21 +244,23 @@ class Index:
             owner = node if target is survey.node else target
             owner.spans[group] = filled + owner.spans[group]
             self._count(filled)
-        made = self.eviction.policy.made(value=0.0)
+        self._set_state(node, None if survey.length > survey.at else state)
         if survey.length > survey.at:
             parent = node
-            node = tree.add(parent, plan.tokens[survey.at : survey.length].copy(), made)
-            node.spans = blocks
-            node.cache_type = cache_type
+            node = tree.add(parent, plan.tokens[survey.at : survey.length].copy(), Usage(0.0, 0.0, 0.0))
+            node.spans, node.cache_type = blocks, cache_type
             for group in blocks:
                 self._count(group)
+            self._set_state(node, state)
+            node.usage = self.eviction.policy.made(value=self.eviction.value(node))
             self.eviction.offer(parent)
-        self._set_state(node, state)
+        elif not survey.is_split:
+            self.eviction.policy.stored_again(node.usage, value=self.eviction.value(node))
         if node.has_snapshot and node.state_usage is None:
             node.state_usage = self.eviction.policy.made(value=self.eviction.state_value(node))
         self.eviction.offer(node)
         hold = Hold(node, node.end)
-        self.trim(n_bytes=self.max_bytes - self.reserved, n_sequences=self.max_size)
+        self.enforce()
         hold.release()
         self._extend_pins(tree)
         return True
@@ -281,6 +297,10 @@ class Index:
             left = self.max_bytes - self.reserved - wanted
             self.eviction.shrink(max_bytes=left, max_buffers=self.max_buffers - n_buffers)
         return self.max_bytes - self.reserved - self.eviction.nbytes
+
+    def enforce(self) -> None:
+        """Evict down to the cache's own limits, after an insert and after anything was let go."""
+        self.trim(n_bytes=self.max_bytes - self.reserved, n_sequences=self.max_size)
 
     def trim(self, *, n_bytes: int, n_sequences: int) -> None:
         """Evict down to both limits, as far as nothing is held."""
@@ -336,14 +356,15 @@ def survey_insert(tree: Tree, tokens: Tokens, *, snapshot: bool, available: list
     match = tree.match(tokens)
     node, at = match.last or tree.root, match.length
     begins = [0 if group.is_full else max(0, length - group.reach) for group in layout.groups]
-    whole = snapshot and all(have <= b for have, b, g in zip(available, begins, layout.groups, strict=True)
-                             if not g.is_full)
+    whole = snapshot and all(
+        have <= b for have, b, g in zip(available, begins, layout.groups, strict=True) if not g.is_full
+    )
     point = whole and not layout.cuttable and tree.restorable(match, length)[1] < length
     new: list[list[Range]] = []
     fills: list[tuple[Node, int, list[Range]]] = []
     for g, (group, begin) in enumerate(zip(layout.groups, begins, strict=True)):
         wanted = group.is_full or point
-        new.append(_chop(max(at, begin), length) if wanted else [])
+        new.append(_chop(max(at, begin), length, tree.block_tokens) if wanted else [])
         if point and not group.is_full:
             fills.extend(_fills(match, g, at, begin))
     is_split = at < node.end and (length > at or point)
@@ -356,11 +377,11 @@ def _fills(match: Match, group: int, at: int, begin: int) -> Iterator[tuple[Node
     for node in match.nodes:
         low, high = max(node.start, begin), min(node.cover(group), at)
         if low < high:
-            yield node, group, _chop(low, high)
+            yield node, group, _chop(low, high, node.tree.block_tokens)
 
 
-def _chop(start: int, end: int) -> list[Range]:
-    return [(low, min(low + BLOCK_TOKENS, end)) for low in range(start, end, BLOCK_TOKENS)]
+def _chop(start: int, end: int, step: int) -> list[Range]:
+    return [(low, min(low + step, end)) for low in range(start, end, step)]
 
 
 def _nbytes(layout: Layout, survey: Survey) -> int:

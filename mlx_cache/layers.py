@@ -127,15 +127,15 @@ def _read_plain(cache: Any) -> TokenArrays:
     return TokenArrays(0, cache.offset, [cache.keys, cache.values])
 
 
-def _read_quantized(cache: QuantizedKVCache) -> TokenArrays:
+def _read_quantized(cache: Any) -> TokenArrays:
     return TokenArrays(0, cache.offset, [*_arrays(cache.keys), *_arrays(cache.values)])
 
 
-def _read_chunked(cache: ChunkedKVCache) -> TokenArrays:
+def _read_chunked(cache: Any) -> TokenArrays:
     return TokenArrays(cache.start_position, cache.offset, [cache.keys, cache.values])
 
 
-def _read_rotating(cache: RotatingKVCache) -> TokenArrays:
+def _read_rotating(cache: Any) -> TokenArrays:
     arrays = [temporal(cache, cache.keys), temporal(cache, cache.values)]
     return TokenArrays(cache.offset - arrays[0].shape[2], cache.offset, arrays)
 
@@ -196,7 +196,7 @@ def read_state(cache: Any, kind: ByState) -> list[mx.array | None]:
     if kind.kind == "arrays":
         if cache.lengths is not None or (cache.left_padding is not None and max(cache.left_padding.tolist()) > 0):
             raise InconsistentCache("ArraysCache in the middle of a padded batch step")
-        arrays = list(cache.cache)
+        arrays: list[mx.array | None] = list(cache.cache)
     else:
         arrays = [_trimmed_ring(cache, cache.keys), _trimmed_ring(cache, cache.values)]
     if any(array is not None and array.shape[0] != 1 for array in arrays):
@@ -220,9 +220,9 @@ def build_state(kind: ByState, length: int, arrays: list[mx.array | None]) -> An
         state.cache = arrays
         return state
     ring: Any = RotatingKVCache(max_size=kind.params[0], keep=kind.params[1])
-    ring.keys, ring.values = arrays
-    ring.offset = length
-    ring._idx = ring.keys.shape[2]
+    keys, values = arrays
+    assert keys is not None
+    ring.keys, ring.values, ring.offset, ring._idx = keys, values, length, keys.shape[2]
     return ring
 
 

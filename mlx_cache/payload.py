@@ -170,9 +170,7 @@ class MlxPayload:
         return nest(leaves)
 
     @staticmethod
-    def _held(
-        prompt_cache: Sequence[Any], layout: Layout
-    ) -> list[tuple[Any, LayerPlace, TokenArrays]]:
+    def _held(prompt_cache: Sequence[Any], layout: Layout) -> list[tuple[Any, LayerPlace, TokenArrays]]:
         layers = zip(flatten(prompt_cache), layout.detail, strict=True)
         return [
             (cache, place, read_tokens(cache, place.kind))
@@ -191,7 +189,8 @@ def _state_arrays(state: State | None, places: list[tuple[int, int] | None]) -> 
     stacks: list[mx.array] = state.data.stacks
     # A gather copies; a slice would keep the whole stored stack alive after its eviction.
     return [
-        None if place is None else mx.take(stacks[place[0]], mx.array([place[1]]), axis=0).squeeze(0) for place in places
+        None if place is None else mx.take(stacks[place[0]], mx.array([place[1]]), axis=0).squeeze(0)
+        for place in places
     ]
 
 

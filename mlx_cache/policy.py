@@ -6,13 +6,14 @@ or used and does not change until it is used again, so a heap can hold it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 
 @dataclass(slots=True)
 class Usage:
-    """What is remembered about the use of one edge or one state. `hits` decays, `priority` is what eviction sorts by."""
+    """What is remembered about the use of one edge or snapshot. `hits` decays; eviction sorts by `priority`."""
 
     hits: float
     last: float
@@ -24,14 +25,25 @@ class Usage:
 
 
 class EvictionPolicy(Protocol):
-    """Decides the order of eviction. Called with the cache's lock held: no copies, no files, no callbacks."""
+    """Decides the order of eviction. Called with the cache's lock held: no copies, no files, no callbacks.
+
+    `value` is the prefill work that a byte saves when it is used, 1.0 for the plain key/value entries of a token.
+    """
+
+    def tick(self) -> None:
+        """A fetch or an insert begins; what it touches counts as one moment."""
+        ...
 
     def made(self, *, value: float) -> Usage:
-        """Something new; `value` is the seconds that keeping it saves per byte, relative to a plain token."""
+        """Something new was stored."""
         ...
 
     def used(self, usage: Usage, *, value: float) -> None:
         """A fetch was served from it."""
+        ...
+
+    def stored_again(self, usage: Usage, *, value: float) -> None:
+        """An insert found it stored already."""
         ...
 
     def evicted(self, usage: Usage) -> None:
@@ -40,21 +52,74 @@ class EvictionPolicy(Protocol):
 
 
 class LeafLru:
-    """Least recently used. The baseline, and what to use where repeat hits are rare."""
+    """Least recently used: the baseline, and the choice where it matters that eviction is easy to predict."""
 
     def __init__(self) -> None:
         self._now = 0.0
 
-    def made(self, *, value: float) -> Usage:
+    def tick(self) -> None:
         """See EvictionPolicy."""
         self._now += 1.0
+
+    def made(self, *, value: float) -> Usage:
+        """See EvictionPolicy."""
         return Usage(0.0, self._now, self._now)
 
     def used(self, usage: Usage, *, value: float) -> None:
         """See EvictionPolicy."""
-        self._now += 1.0
         usage.hits += 1.0
+        usage.last = usage.priority = self._now
+
+    def stored_again(self, usage: Usage, *, value: float) -> None:
+        """See EvictionPolicy."""
         usage.last = usage.priority = self._now
 
     def evicted(self, usage: Usage) -> None:
         """See EvictionPolicy."""
+
+
+class ValuePerByte:
+    """Evicts what saves the least work per byte, by how often and how lately it was used.
+
+    If uses come at a rate of (1 + hits), hits halving every H moments, the expected saving of a byte at age a is
+    value * (1 + hits) * 2 ** (-a / H). Its logarithm sorts alike at every moment:
+    priority = last + H * log2(value * (1 + hits)). H is how long things last here: the running mean of the ages at
+    which they are evicted. So nothing is tuned to a workload or a size; with H = 0, at the start, this is LRU.
+    """
+
+    _SMOOTHING = 0.02
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._lasting = 0.0
+
+    def tick(self) -> None:
+        """See EvictionPolicy."""
+        self._now += 1.0
+
+    def made(self, *, value: float) -> Usage:
+        """See EvictionPolicy."""
+        usage = Usage(0.0, self._now, 0.0)
+        self._rank(usage, value)
+        return usage
+
+    def used(self, usage: Usage, *, value: float) -> None:
+        """See EvictionPolicy."""
+        if self._lasting > 0:
+            usage.hits *= 0.5 ** ((self._now - usage.last) / self._lasting)
+        usage.hits += 1.0
+        usage.last = self._now
+        self._rank(usage, value)
+
+    def stored_again(self, usage: Usage, *, value: float) -> None:
+        """See EvictionPolicy."""
+        usage.last = self._now
+        self._rank(usage, value)
+
+    def evicted(self, usage: Usage) -> None:
+        """See EvictionPolicy."""
+        age = self._now - usage.last
+        self._lasting += self._SMOOTHING * (age - self._lasting) if self._lasting else age
+
+    def _rank(self, usage: Usage, value: float) -> None:
+        usage.priority = self._now + self._lasting * math.log2((1.0 + usage.hits) * max(value, 1e-9))

@@ -72,4 +72,7 @@ class Counters:
 
     def as_dict(self) -> dict[str, Any]:
         """A copy made of plain types."""
-        return {name: dict(v) if isinstance(v, dict) else v for name, v in asdict(self).items()}
+        return {
+            name: {str(key): n for key, n in v.items()} if isinstance(v, dict) else v
+            for name, v in asdict(self).items()
+        }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_cache.blocks import Block, Layout, State
+from mlx_cache.blocks import BLOCK_TOKENS, Block, Layout, State
 from mlx_cache.policy import Usage
 
 Tokens = NDArray[np.int32]
@@ -111,8 +111,8 @@ class Node:
     def path(self) -> list[Node]:
         """The nodes from the root's child to this one."""
         nodes: list[Node] = []
-        node: Node | None = self
-        while node is not None and node.parent is not None:
+        node = self
+        while node.parent is not None:
             nodes.append(node)
             node = node.parent
         nodes.reverse()
@@ -144,15 +144,16 @@ class Match:
 class Tree:
     """The index of one namespace."""
 
-    def __init__(self, layout: Layout, root_usage: Usage) -> None:
+    def __init__(self, layout: Layout, block_tokens: int = BLOCK_TOKENS) -> None:
         self.layout = layout
+        self.block_tokens = block_tokens
         self.windows = tuple(g for g, group in enumerate(layout.groups) if not group.is_full)
         self.alive = True
         self.version = 0
         self.n_leaves = 0
         self.n_nodes = 0
         self.n_tokens = 0
-        self.root = Node(self, None, np.empty(0, np.int32), root_usage)
+        self.root = Node(self, None, np.empty(0, np.int32), Usage(0.0, 0.0, 0.0))
 
     def match(self, tokens: Tokens) -> Match:
         """Walk as far as the tokens agree."""
@@ -270,9 +271,7 @@ def _covered_from(node: Node, group: int, before: int, point: int) -> int:
     return before if cover == node.start else min(cover, point)
 
 
-def _divide(
-    blocks: list[Block], at: int, cuts: dict[Block, tuple[Block, Block]]
-) -> tuple[list[Block], list[Block]]:
+def _divide(blocks: list[Block], at: int, cuts: dict[Block, tuple[Block, Block]]) -> tuple[list[Block], list[Block]]:
     left: list[Block] = []
     right: list[Block] = []
     for block in blocks:
