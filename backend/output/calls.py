@@ -37,9 +37,9 @@ class Call:
         """A call with arguments given as a value: an object, JSON text of one, or None for none.
 
         Raises:
-            NotACall: The name is empty or no text, or the arguments are no JSON object.
+            NotACall: The name is empty, no text or not printable, or the arguments are no JSON object.
         """
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH or not is_utf8(name):
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
             raise NotACall("no function name")
         if isinstance(arguments, str):
             arguments = load_json(arguments) if arguments.strip() else {}

@@ -106,7 +106,7 @@ class TokenTable:
         if text is None:
             return b""
         if self._decoding is None:
-            return self.decode([token]).encode(errors="ignore")
+            return self.decode([token]).replace(REPLACEMENT, "").encode(errors="ignore")
         return token_bytes(text, self._decoding, literal=token in self._added)
 
     def is_hidden(self, token: int) -> bool:

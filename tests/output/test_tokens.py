@@ -67,6 +67,19 @@ def word_piece() -> PreTrainedTokenizerFast:
     return wrapped(tokenizer)
 
 
+def unknown_decoder() -> PreTrainedTokenizerFast:
+    tokenizer = byte_level().backend_tokenizer
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("Hello", "Bye")])
+    return wrapped(tokenizer)
+
+
+class Shouting(PreTrainedTokenizerFast):
+    """A tokenizer whose decoding is more than its decoder, as mlx-lm's NewlineTokenizer is."""
+
+    def decode(self, *args, **kwargs):
+        return super().decode(*args, **kwargs).upper()
+
+
 def decode_all(table: TokenTable, tokens: list[int]) -> str:
     decoder = table.decoder()
     return "".join([decoder.push(token) for token in tokens]) + decoder.finish()
@@ -102,6 +115,27 @@ def test_a_replacement_character_is_never_sent_even_if_the_model_writes_it():
     for text in ("a\ufffdb", "\ufffd"):
         tokens = BYTE_LEVEL.encode(text, add_special_tokens=False)
         assert decode_all(table, tokens) == text.replace("\ufffd", "")
+
+
+@pytest.mark.parametrize("tokenizer", [unknown_decoder(), Shouting(tokenizer_object=BYTE_LEVEL.backend_tokenizer)])
+def test_other_decoders_are_asked_token_by_token(tokenizer: PreTrainedTokenizerFast):
+    text = "Hello w\u00f6rld, \u4f60\u597d \U0001f30d!"
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    table = TokenTable.from_tokenizer(tokenizer, markers=MARKERS)
+    decoder = table.decoder()
+    parts = [decoder.push(token) for token in tokens]
+    assert "".join(parts) + decoder.finish() == tokenizer.decode(tokens) != text
+    assert "" in parts  # parts of a character are held
+
+
+def test_bytes_that_never_become_a_character_do_not_hold_up_other_decoders():
+    tokenizer = unknown_decoder()
+    table = TokenTable.from_tokenizer(tokenizer, markers=MARKERS)
+    first = next(i for i in range(table.size) if tokenizer.convert_ids_to_tokens(i) == "\u00c3")
+    assert decode_all(table, [first] * 100) == ""
+    decoder = table.decoder()
+    word = tokenizer.encode("you", add_special_tokens=False)
+    assert "".join(decoder.push(token) for token in [first] * 40 + word) == "you"
 
 
 def test_an_unfinished_character_is_held_and_dropped_at_the_end():

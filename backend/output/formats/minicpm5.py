@@ -8,7 +8,8 @@ from backend.output.literals import skip_blank
 from backend.output.readers import DelimitedReader, begins
 from backend.output.schema import ToolSchemas, typed
 
-_NAME = re.compile(r"\s*(?:\"([^\"<>]+)\"|'([^'<>]+)'|([^\s\"'<>]+))\s*>")
+_NAME = re.compile(r"\s*(?:\"([^\"'<>\n]{1,256})\"|'([^\"'<>\n]{1,256})'|([^\s\"'<>]{1,256}))\s*>")
+# Takes every beginning of what _NAME takes.
 _NAME_BEGUN = re.compile(r"\s*[\"']?[^\"'<>\n]{0,256}[\"']?\s*")
 _PARAM = re.compile(r"\s*<param\s+name\s*=")
 _CDATA = re.compile(r"\s*<!\[CDATA\[(.*?)\]\]>\s*</param>", re.DOTALL)
