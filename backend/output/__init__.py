@@ -5,7 +5,7 @@
 
 from backend.output.decoding import TokenDecoder
 from backend.output.format import ForcedCall, OutputFormat
-from backend.output.sections import PlainParser, Section, SectionParser
+from backend.output.sections import PlainParser, SectionParser
 from backend.output.stream import OutputStream
 from backend.output.tokens import TokenTable
 
@@ -14,7 +14,6 @@ __all__ = [
     "OutputFormat",
     "OutputStream",
     "PlainParser",
-    "Section",
     "SectionParser",
     "TokenDecoder",
     "TokenTable",

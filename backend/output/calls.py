@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 from uuid import uuid4
 
 from backend.core.events import ToolCallDelta
 from backend.output.json_text import NotACall, dump_json, is_utf8, load_json
 from backend.output.schema import ToolSchemas
+from backend.output.sections import Section
 
 MAX_NAME_LENGTH = 256
 
@@ -70,7 +71,7 @@ class Read:
     calls: tuple[Call, ...] = ()
     text: str = ""
     open: bool = False
-    section: Literal["content", "reasoning"] | None = None
+    section: Section | None = None
 
 
 class CallReader(Protocol):

@@ -64,9 +64,11 @@ class OutputFormat:
         """
         template = template_text(tokenizer)
         vocab = tokenizer.get_vocab()
-        known = formats()
-        name = _known(tool_parser) or _known(declared_calls(tokenizer) or "") or choose_calls(vocab, template)
-        calls = known[name].fitted(template) if name in known else None
+        found = _known(declared_calls(tokenizer) or "") or choose_calls(vocab, template)
+        calls = formats().get(_known(tool_parser) or found or "")
+        if _plain(tool_parser) == "none":
+            calls = calls.without_calls() if calls else None
+        calls = calls.fitted(template) if calls else None
         think = ("", "")
         if _plain(reasoning_parser) != "none":
             think = (
@@ -150,7 +152,7 @@ def _plain(name: str) -> str:
 
 
 def _known(name: str) -> str:
-    """A format's own name for what it was called; `none` stays, names of no format become empty."""
+    """A format's own name for what it was called; names of no format become empty."""
     plain = _plain(name)
     plain = FORMAT_ALIASES.get(plain, plain)
-    return plain if plain in formats() or plain == "none" else ""
+    return plain if plain in formats() else ""

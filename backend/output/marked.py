@@ -76,10 +76,6 @@ class MarkedParser:
         self._deltas: tuple[ToolCallDelta, ...] = ()
 
     @property
-    def section(self) -> Section:
-        return "call" if self._reader else self._section
-
-    @property
     def has_tool_calls(self) -> bool:
         return self._sender.count > 0
 

@@ -4,7 +4,7 @@ from typing import Literal, Protocol
 
 from backend.core.events import Piece
 
-Section = Literal["content", "reasoning", "call"]
+Section = Literal["content", "reasoning"]
 
 NOTHING = Piece()
 
@@ -21,11 +21,6 @@ class SectionParser(Protocol):
         ...
 
     @property
-    def section(self) -> Section:
-        """Where the text so far has led: a grammar starts after the reasoning."""
-        ...
-
-    @property
     def has_tool_calls(self) -> bool:
         """Whether a call has been sent."""
         ...
@@ -34,7 +29,6 @@ class SectionParser(Protocol):
 class PlainParser:
     """Everything is content, unchanged."""
 
-    section: Section = "content"
     has_tool_calls = False
 
     def feed(self, text: str) -> Piece:

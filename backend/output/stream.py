@@ -27,11 +27,6 @@ class OutputStream:
         """Whether a tool call has been sent."""
         return self._parser.has_tool_calls
 
-    @property
-    def parser(self) -> SectionParser:
-        """Where the answer is: content, reasoning or a call."""
-        return self._parser
-
     def push(self, token: int) -> Piece:
         """Take a sampled token (not the end of the sequence); return what became certain."""
         text = self._decoder.push(token)

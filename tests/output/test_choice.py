@@ -109,6 +109,14 @@ def test_overrides_win_and_unknown_names_change_nothing():
     assert OutputFormat.choose(tokenizer, reasoning_parser="none").reasoning_start == ""
 
 
+def test_gpt_oss_without_tool_parsing_still_has_channels():
+    chosen = OutputFormat.choose(FakeTokenizer("<|start|><|channel|><|message|>"), tool_parser="none")
+    parser = chosen.parser(opens_reasoning=False)
+    piece = parser.feed("<|channel|>commentary to=functions.f<|message|>{}<|call|>") + parser.finish()
+    assert (piece.content, piece.tool_calls) == ("{}", ())
+    assert chosen.forced_calls([{"function": {"name": "f"}}]) is None
+
+
 def test_several_named_templates_are_read_together():
     chosen = OutputFormat.choose(FakeTokenizer({"default": "x", "tool_use": TEMPLATES["longcat"]}))
     assert chosen.format_type == "longcat"

@@ -59,15 +59,6 @@ def test_text_is_sent_at_once_unless_it_may_be_a_marker_or_the_space_before_one(
     assert parser.finish().content == "<"
 
 
-def test_the_parser_tells_where_the_answer_is():
-    parser = THINK.parser(opens_reasoning=True)
-    sections = [parser.section]
-    for part in ("Hm", "</think>", "Hi", "<tool_call>", '{"name": "f"}', "</tool_call>"):
-        parser.feed(part)
-        sections.append(parser.section)
-    assert sections == ["reasoning", "reasoning", "content", "content", "call", "call", "content"]
-
-
 def test_the_pieces_of_a_long_answer_arrive_in_constant_time_each():
     parser = THINK.parser(opens_reasoning=False)
     argument = "x" * 200_000

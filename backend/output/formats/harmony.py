@@ -60,7 +60,9 @@ class Harmony(CallFormat):
     def without_calls(self) -> CallFormat:
         return Harmony(calls=False)
 
-    def frame(self, name: str) -> tuple[str, str]:
+    def frame(self, name: str) -> tuple[str, str] | None:
+        if not self._calls:
+            return None
         return f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>", "<|call|>"
 
 
