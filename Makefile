@@ -30,8 +30,11 @@ test: setup-dev  ## Run all tests; PYTEST_ARGS are added
 
 check: lint types imports proto-fresh coverage  ## The gate: format, lint, types, imports, proto, tests, coverage
 
-bench: setup-dev  ## Measure what the README states
-	$(BIN)/python -m benchmarks
+BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out %/__init__.py,$(wildcard benchmarks/*.py)))
+bench: setup-dev  ## Measure what the README states; figures go to build/bench
+	@mkdir -p build/bench
+	@set -e; for name in $(BENCHMARKS); do \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json; done
 
 format: setup-dev  ## Format and fix what can be fixed
 	$(BIN)/ruff format $(CODE)

@@ -81,7 +81,7 @@ class ModelConfig:
         candidates: Where the model may be, best first: paths, then a hub id.
         context: Tokens of prompt and answer at most; None is what the model was trained for.
         max_kv_size: Size of a rotating KV cache; None keeps all.
-        dtype: Cast weights to it; empty keeps the checkpoint's.
+        dtype: Cast weights to it; empty keeps the checkpoint's, but takes float32 for half precision on a CPU.
         defaults: Sampling where a request's fields are unset.
     """
 

@@ -18,6 +18,7 @@ from backend.core.errors import ModelLoadFailed
 from backend.core.logline import logline
 from backend.engine.loading import checkpoint
 from backend.engine.loading.context import served_context
+from backend.engine.loading.dtype import main_dtype, preferred_dtype
 from backend.engine.loading.failures import check_cancelled, guarded
 from backend.engine.loading.fingerprint import namespace
 from backend.engine.loading.loaded import LoadedModel
@@ -67,15 +68,16 @@ def _load(
     )
     if adapter is not None:
         guarded(str(adapter), lambda: load_adapters(model, str(adapter)).eval())
-    if config.dtype:
-        _cast(model, DTYPES[config.dtype])
+    wanted = config.dtype or preferred_dtype(_parameters(model))
+    if wanted:
+        _cast(model, DTYPES[wanted])
     _evaluate(model, directory, ProgressLog("weights", directory.name, progress), cancelled)
     tokenizer = load_tokenizer(config, tokenizer_path, settings)
     check_cancelled(cancelled)
     new_cache = _cache_maker(model, config.max_kv_size)
     result = _probed(model, new_cache, directory)
     check_cancelled(cancelled)
-    dtype = _dtype(model)
+    dtype = main_dtype(_parameters(model))
     facts = f"{dtype} mlx={version('mlx')} mlx_lm={version('mlx-lm')}"
     loaded = LoadedModel(
         model=model,
@@ -150,10 +152,10 @@ def _probed(model: Any, new_cache: Callable[[], list[Any]], directory: Path) -> 
         return probe(model, new_cache)
     except ProbeFailed as error:
         reason = str(error)
-    if _dtype(model) == "float32":
+    if main_dtype(_parameters(model)) == "float32":
         raise ModelLoadFailed(f"{directory}: the model does not run: {reason}")
     # Every kernel of every device has float32: experts on a CPU have nothing else, float16 may overflow.
-    log.warning(logline("dtype_adapted", was=_dtype(model), now="float32", reason=reason))
+    log.warning(logline("dtype_adapted", was=main_dtype(_parameters(model)), now="float32", reason=reason))
     model.set_dtype(mx.float32)
     mx.eval(model.parameters())
     try:
@@ -175,16 +177,6 @@ def _parameters(model: Any) -> list[mx.array]:
 
 def _weight_bytes(model: Any) -> int:
     return sum(array.nbytes for array in _parameters(model))
-
-
-def _dtype(model: Any) -> str:
-    """The floating type that most weight bytes have."""
-    sizes: dict[str, int] = {}
-    for array in _parameters(model):
-        if mx.issubdtype(array.dtype, mx.floating):
-            name = str(array.dtype).removeprefix("mlx.core.")
-            sizes[name] = sizes.get(name, 0) + array.nbytes
-    return max(sizes, key=lambda name: sizes[name]) if sizes else ""
 
 
 def device_name() -> str:

@@ -18,6 +18,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed
 from backend.engine.loading import LoadedModel, load_model
+from backend.engine.loading.dtype import preferred_dtype
 from tests.engine.loading.conftest import WriteModel
 from tests.engine.loading.hub_stub import HubStub
 from tests.models import FAMILIES, IM_END, write_model, write_tokenizer
@@ -78,17 +79,29 @@ def test_experts_in_a_type_that_the_cpu_cannot_multiply_are_cast(
     written_model: WriteModel, dtype: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        loaded = load(written_model("qwen3_moe", dtype))
+        loaded = load(written_model("qwen3_moe", dtype), dtype=dtype)
     assert loaded.dtype == "float32"
     assert f"dtype_adapted was={dtype} now=float32" in caplog.text
     assert np.isfinite(logits_of(loaded)).all()
 
 
-def test_the_type_of_a_checkpoint_is_kept_and_another_can_be_asked_for(written_model: WriteModel) -> None:
-    assert load(written_model("qwen3", "bfloat16")).dtype == "bfloat16"
-    assert load(written_model("qwen3", "bfloat16"), dtype="float32").dtype == "float32"
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_cpu_computes_half_precision_in_float32_unless_told_otherwise(written_model: WriteModel, dtype: str) -> None:
+    path = written_model("qwen3", dtype)
+    assert load(path).dtype == "float32"
+    kept = load(path, dtype=dtype)
+    assert kept.dtype == dtype
+    reference, _ = mlx_load(str(path))
+    assert np.array_equal(logits_of(kept), np.array(reference(TOKENS).astype(mx.float32)))
     with pytest.raises(ModelLoadFailed, match="dtype: must be one of"):
-        load(written_model(), dtype="int4")
+        load(path, dtype="int4")
+
+
+def test_what_would_not_fit_in_float32_stays_as_it_is() -> None:
+    weights = [mx.zeros(1000, dtype=mx.float16), mx.zeros(100)]
+    assert preferred_dtype(weights, memory_bytes=2 * 4400) == "float32"
+    assert preferred_dtype(weights, memory_bytes=2 * 4400 - 1) == ""
+    assert preferred_dtype(weights[1:]) == ""
 
 
 def test_max_kv_size_gives_rotating_caches_that_keep_the_first_tokens_and_decode_alone(

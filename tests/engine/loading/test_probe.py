@@ -72,7 +72,7 @@ def test_nan_that_comes_only_beside_other_rows_is_found_out() -> None:
         (lambda logits: logits[0], r"logits have shape \(6, 16\)"),
         (lambda logits: logits[:, -1:], r"logits have shape \(1, 1, 16\)"),
         (lambda logits: logits * float("nan"), "not numbers"),
-        (lambda logits: logits.item(), "."),
+        (lambda logits: logits.item(), r"."),
     ],
 )
 def test_a_model_without_usable_logits_does_not_run(change: Callable[[mx.array], mx.array], says: str) -> None:
