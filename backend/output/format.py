@@ -9,6 +9,7 @@ from backend.output.choice import (
     FORMAT_ALIASES,
     REASONING_ALIASES,
     XTML_IGNORED,
+    Vocabulary,
     choose_calls,
     choose_reasoning,
     declared_calls,
@@ -63,7 +64,7 @@ class OutputFormat:
                 other servers' parsers, so a name that is not known changes nothing.
         """
         template = template_text(tokenizer)
-        vocab = tokenizer.get_vocab()
+        vocab = Vocabulary(tokenizer)
         found = _known(declared_calls(tokenizer) or "") or choose_calls(vocab, template)
         calls = formats().get(_known(tool_parser) or found or "")
         if _plain(tool_parser) == "none":

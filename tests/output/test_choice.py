@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper, _infer_thinking, _infer_tool_parser
 from mlx_lm.tool_parsers import kimi_k2
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from backend.output import OutputFormat, PlainParser, TokenTable
 from backend.output.choice import XTML_TOKENS, choose_calls, choose_reasoning
@@ -96,6 +98,12 @@ def test_mlx_lms_wrapper_is_believed():
     )
     chosen = OutputFormat.choose(wrapper)
     assert (chosen.format_type, chosen.reasoning_start, chosen.reasoning_end) == ("kimi_k2", "<a>", "<b>")
+
+
+def test_markers_in_a_real_vocabulary_are_found():
+    tokenizer = Tokenizer(models.BPE({"<think>": 0, "</think>": 1, "a": 2}, []))
+    chosen = OutputFormat.choose(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
+    assert (chosen.reasoning_start, chosen.format_type) == ("<think>", "")
 
 
 def test_overrides_win_and_unknown_names_change_nothing():

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.output.json_extent import JsonExtent
@@ -16,6 +16,7 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(values) | st.dictionaries(st.text(), values), st.text(max_size=5), st.booleans())
 def test_the_end_is_found_as_soon_as_the_last_bracket_is_there(value: Any, rest: str, ascii_only: bool):
     text = json.dumps(value, ensure_ascii=ascii_only, indent=1 if ascii_only else None)
