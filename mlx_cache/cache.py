@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,11 +105,9 @@ class ThreadSafeLRUPromptCache:
         try:
             caches = self._ensure_payload().restore(found.layout, found.with_pieces(), room)
         finally:
-            with self._lock:
+            with self._changing() as index:
                 found.hold.release()
-                self._index.enforce()
-                trash = self._take_trash()
-            del trash
+                index.enforce()
         return Fetched(caches, length, found.reason, found.agreed)
 
     def fetch_nearest_cache(
@@ -153,12 +152,17 @@ class ThreadSafeLRUPromptCache:
             if length == 0:
                 return self._refuse(Refusal.EMPTY)
             layout = payload.layout(prompt_cache)
+            available = payload.available(prompt_cache, layout)
+            state_nbytes = payload.state_nbytes(prompt_cache, layout) if layout.has_state and snapshot else 0
         except UnsupportedLayer as error:
             return self._unsupported(model_key, str(error))
         except InconsistentCache as error:
             logger.warning("prompt cache not stored: %s", error)
             return self._refuse(Refusal.INCONSISTENT)
-        return self._store(model_key, layout, key_tokens[:length], prompt_cache, snapshot, cache_type)
+        return self._store(
+            model_key, layout, key_tokens[:length], prompt_cache, cache_type,
+            snapshot=snapshot, available=available, state_nbytes=state_nbytes,
+        )  # fmt: skip
 
     def insert_cache(
         self,
@@ -172,18 +176,23 @@ class ThreadSafeLRUPromptCache:
         self.insert(model_key, tokens, prompt_cache, cache_type=cache_type)
 
     def _store(
-        self, key: Hashable, layout: Layout, tokens: Tokens, caches: Sequence[Any], snapshot: bool, cache_type: str
+        self,
+        key: Hashable,
+        layout: Layout,
+        tokens: Tokens,
+        caches: Sequence[Any],
+        cache_type: str,
+        *,
+        snapshot: bool,
+        available: list[int],
+        state_nbytes: int,
     ) -> Inserted:
         payload = self._ensure_payload()
-        available = payload.available(caches, layout)
-        state_nbytes = payload.state_nbytes(caches, layout) if layout.has_state and snapshot else 0
         for _ in range(_ATTEMPTS):
-            with self._lock:
-                plan = self._index.plan_insert(
+            with self._changing() as index:
+                plan = index.plan_insert(
                     key, layout, tokens, snapshot=snapshot, state_nbytes=state_nbytes, available=available
                 )
-                trash = self._take_trash()
-            del trash
             if plan is None:
                 return self._refuse(Refusal.NO_ROOM)
             done = self._carry_out(plan, payload, caches, cache_type)
@@ -195,7 +204,6 @@ class ThreadSafeLRUPromptCache:
 
     def _carry_out(self, plan: InsertPlan, payload: Payload, caches: Sequence[Any], cache_type: str) -> bool:
         survey, layout, done = plan.survey, plan.tree.layout, False
-        trash: list[Any] = []
         try:
             blocks = payload.copy_blocks(caches, layout, survey.ranges())
             state = payload.copy_state(caches, layout) if survey.wants_state else None
@@ -204,23 +212,19 @@ class ThreadSafeLRUPromptCache:
                 block: pair for (block, _), pair in zip(survey.cuts, parts, strict=True)
             }
         except BaseException:
-            with self._lock:
-                self._index.finish_insert(plan)
-                self._index.enforce()
-                trash = self._take_trash()
-            del trash
+            with self._changing() as index:
+                index.finish_insert(plan)
+                index.enforce()
             raise
-        with self._lock:
+        with self._changing() as index:
             # The room reserved becomes the bytes committed, in one step.
-            self._index.finish_insert(plan)
+            index.finish_insert(plan)
             if plan.tree.alive:
-                done = self._index.commit_insert(plan, blocks, state, cuts, cache_type)
-            self._index.enforce()
+                done = index.commit_insert(plan, blocks, state, cuts, cache_type)
+            index.enforce()
             if done:
                 self._counters.inserts += 1
                 self._counters.tokens_stored += survey.length - survey.at
-            trash = self._take_trash()
-        del trash
         return done
 
     def _refuse(self, refusal: Refusal) -> Inserted:
@@ -244,41 +248,33 @@ class ThreadSafeLRUPromptCache:
 
         `clear` and `drop` remove pins with what they hold.
         """
-        with self._lock:
-            length = self._index.pin(name, model_key, as_tokens(tokens).copy())
-            self._index.enforce()
-            trash = self._take_trash()
-        del trash
+        with self._changing() as index:
+            length = index.pin(name, model_key, as_tokens(tokens).copy())
+            index.enforce()
         return length
 
     def unpin(self, name: str) -> bool:
         """Let a named prefix go; False if there is none of that name."""
-        with self._lock:
-            known = self._index.unpin(name)
-            self._index.enforce()
-            trash = self._take_trash()
-        del trash
+        with self._changing() as index:
+            known = index.unpin(name)
+            index.enforce()
         return known
 
     def trim_to(self, *, n_sequences: int | None = None, n_bytes: int | None = None) -> None:
         """Evict down to these limits once, as far as nothing is pinned or being read."""
-        with self._lock:
-            self._index.trim(
+        with self._changing() as index:
+            index.trim(
                 n_bytes=UNLIMITED if n_bytes is None else max(0, n_bytes),
                 n_sequences=UNLIMITED if n_sequences is None else max(0, n_sequences),
             )
-            trash = self._take_trash()
-        del trash
 
     def clear(self, model_key: Hashable | None = None) -> None:
         """Remove everything, or everything under one model key."""
-        with self._lock:
-            for key in list(self._index.spaces) if model_key is None else [model_key]:
-                self._index.drop(key)
+        with self._changing() as index:
+            for key in list(index.spaces) if model_key is None else [model_key]:
+                index.drop(key)
             if model_key is None:
-                self._index.pins.clear()
-            trash = self._take_trash()
-        del trash
+                index.pins.clear()
 
     def drop(self, model_key: Hashable) -> None:
         """Remove one namespace: its model has been replaced."""
@@ -336,9 +332,16 @@ class ThreadSafeLRUPromptCache:
                 entry["n_bytes"] += node.nbytes
         return out
 
-    def _take_trash(self) -> list[Any]:
-        trash, self._index.eviction.trash = self._index.eviction.trash, []
-        return trash
+    @contextmanager
+    def _changing(self) -> Generator[Index]:
+        """The index, locked; what is evicted meanwhile is freed after the lock is released."""
+        trash: list[Any] = []
+        with self._lock:
+            try:
+                yield self._index
+            finally:
+                trash, self._index.eviction.trash = self._index.eviction.trash, trash
+        trash.clear()
 
     def _ensure_payload(self) -> Payload:
         if self._payload is None:

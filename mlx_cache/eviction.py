@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+
 from mlx_cache.blocks import Block, State
 from mlx_cache.policy import EvictionPolicy, Usage
 from mlx_cache.stats import Counters
@@ -37,7 +38,7 @@ class Eviction:
         self.policy = policy
         self.nbytes = 0
         self.n_buffers = 0
-        self.trash: list[Block | State | Node] = []
+        self.trash: list[Block | State] = []
         self._counters = counters
         self._heap: list[tuple[float, int, bool, Node, int]] = []
         self._order = itertools.count()
@@ -111,10 +112,14 @@ class Eviction:
         return done
 
     def forget(self, node: Node) -> None:
-        """Take a node's buffers off the accounts without touching the tree: its tree is being dropped."""
+        """Give up a node's buffers without touching the tree, which is being dropped as a whole."""
         self.nbytes -= node.nbytes
         self.n_buffers -= node.n_buffers
-        self.trash.append(node)
+        # Nodes refer to each other in circles: left in them, the buffers would wait for a garbage collection.
+        self.trash.extend(block for blocks in node.spans for block in blocks)
+        if node.state is not None:
+            self.trash.append(node.state)
+        node.spans, node.state = [[] for _ in node.spans], None
 
     def _evict(self, node: Node, leaf: bool) -> bool:
         if not leaf:

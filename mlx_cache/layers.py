@@ -142,11 +142,12 @@ def _read_rotating(cache: Any) -> TokenArrays:
 
 def temporal(cache: RotatingKVCache, array: mx.array) -> mx.array:
     """A ring's entries from the oldest to the newest, what was never written left out."""
-    if cache._idx == array.shape[2]:
+    # The write position is private but for being in `state`: (keys, values, offset, keep, max_size, position).
+    keep, idx = cache.keep, cache.state[5]
+    if idx == array.shape[2]:
         return array
-    if cache._idx >= cache.offset:
-        return array[..., : cache._idx, :]
-    keep, idx = cache.keep, cache._idx
+    if idx >= cache.offset:
+        return array[..., :idx, :]
     return mx.concatenate([array[..., :keep, :], array[..., idx:, :], array[..., keep:idx, :]], axis=2)
 
 
@@ -179,10 +180,9 @@ def build_tokens(kind: ByToken, length: int, first: int, arrays: list[mx.array])
         quantized.keys, quantized.values, quantized.offset = tuple(arrays[:half]), tuple(arrays[half:]), length
         return quantized
     if kind.kind in ("rotating", "filling"):
-        cache: Any = RotatingKVCache(max_size=kind.params[0], keep=kind.params[1])
-        cache._idx = length - first
-    elif kind.kind == "chunked":
-        cache = ChunkedKVCache(kind.params[0])
+        return _ring(arrays[0], arrays[1], length, kind.params, length - first)
+    if kind.kind == "chunked":
+        cache: Any = ChunkedKVCache(kind.params[0])
         cache.start_position = first
     else:
         cache = KVCache() if kind.kind == "kv" else ConcatenateKVCache()
@@ -219,11 +219,14 @@ def build_state(kind: ByState, length: int, arrays: list[mx.array | None]) -> An
         state = ArraysCache(kind.params[0])
         state.cache = arrays
         return state
-    ring: Any = RotatingKVCache(max_size=kind.params[0], keep=kind.params[1])
     keys, values = arrays
-    assert keys is not None
-    ring.keys, ring.values, ring.offset, ring._idx = keys, values, length, keys.shape[2]
-    return ring
+    assert keys is not None and values is not None
+    return _ring(keys, values, length, kind.params, keys.shape[2])
+
+
+def _ring(keys: mx.array, values: mx.array, offset: int, params: tuple[int, ...], position: int) -> Any:
+    max_size, keep = params
+    return RotatingKVCache.from_state((keys, values, offset, keep, max_size, position))
 
 
 def _arrays(value: Any) -> list[mx.array]:

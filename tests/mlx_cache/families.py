@@ -1,5 +1,7 @@
 """Tiny random-weight models of every cache family of mlx-lm, made on demand."""
 
+# ruff: noqa: C408
+
 from __future__ import annotations
 
 from collections.abc import Callable

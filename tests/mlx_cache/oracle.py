@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from mlx_cache import ThreadSafeLRUPromptCache
@@ -38,7 +39,7 @@ def _check_node(node: Node) -> None:
         assert first == child.tokens[0] and child.parent is node
     for group, blocks in zip(node.tree.layout.groups, node.spans, strict=True):
         assert not group.is_full or node.cover(node.tree.layout.groups.index(group)) == node.start
-        assert all(a.end == b.start for a, b in zip(blocks, blocks[1:], strict=False))
+        assert all(a.end == b.start for a, b in pairwise(blocks))
         assert all(block.end - block.start <= node.tree.block_tokens for block in blocks)
         assert not blocks or (blocks[0].start >= node.start and blocks[-1].end == node.end)
 
