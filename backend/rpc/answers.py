@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from backend.core.errors import ModelNotLoaded, RequestCancelled, WorkerError
@@ -41,7 +41,7 @@ class Answers:
             events.cancel()
         raise RequestCancelled
 
-    async def pieces(self, wire: pb.PredictOptions, context: Context) -> AsyncIterator[pb.Reply]:
+    async def pieces(self, wire: pb.PredictOptions, context: Context) -> AsyncGenerator[pb.Reply]:
         """The answer as it comes."""
         events, shape = await self._submit(wire, context)
         replies = ReplyStream(shape)

@@ -6,7 +6,8 @@ Python class name, where INVALID_ARGUMENT is right.
 
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Never, TypeAlias, TypeVar
 
 import grpc
@@ -21,7 +22,7 @@ Request = TypeVar("Request", bound=Message)
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, Message]"  # not subscriptable when run
 Unary = Callable[[Request, Context], Awaitable[Message]]
-Stream = Callable[[Request, Context], AsyncIterator[Message]]
+Stream = Callable[[Request, Context], AsyncGenerator[Message]]
 
 log = logging.getLogger(__name__)
 
@@ -55,19 +56,16 @@ def unary_handler(gate: Gate, kind: type[Request], method: Unary[Request]) -> Ha
 def stream_handler(gate: Gate, kind: type[Request], method: Stream[Request]) -> Handler:
     """A handler for a method with a stream of replies."""
 
-    async def handle(data: bytes, context: Context) -> AsyncIterator[Message]:
-        replies = None
+    # It writes instead of yielding: a client that leaves cancels the write, and a generator of ours would
+    # hear of it only when it is collected.
+    async def handle(data: bytes, context: Context) -> None:
         try:
             with gate.call():
-                replies = method(parse(kind, data), context)
-                async for reply in replies:
-                    yield reply
+                async with aclosing(method(parse(kind, data), context)) as replies:
+                    async for reply in replies:
+                        await context.write(reply)
         except Exception as error:  # noqa: BLE001
             await fail(context, error)
-        finally:
-            # A client that left ends us at the yield; the method's own `finally` must run now, not at collection.
-            if replies is not None:
-                await replies.aclose()  # type: ignore[attr-defined]
 
     return grpc.unary_stream_rpc_method_handler(handle, response_serializer=serialize)
 

@@ -137,6 +137,19 @@ def test_a_client_that_cancels_cancels_the_row(scenario: Run, method: str) -> No
     scenario(test)
 
 
+def test_a_client_that_stopped_reading_and_leaves_cancels_the_row(scenario: Run) -> None:
+    async def test(worker: Worker) -> None:
+        large = Delta(piece=Piece(content="a" * (1 << 20)), usage=Usage(prompt_tokens=1))
+        worker.engine.script = [*[large] * 64, None]
+        call = worker.backend.PredictStream(pb.PredictOptions(Prompt="hi"))
+        await call.read()
+        call.cancel()
+        await worker.engine.answers[0].cancelled.wait()
+        assert await worker.server.drain(grace_s=5.0)
+
+    scenario(test)
+
+
 def test_the_clients_deadline_reaches_the_engine_and_ends_the_row(scenario: Run) -> None:
     async def test(worker: Worker) -> None:
         worker.engine.script = [None]
