@@ -53,7 +53,7 @@ class MistralReader:
         at = skip_blank(body, 0)
         if self._calls and body.startswith(self._start, at):
             return Read(at + len(self._start), open=True)
-        if not self._calls and body.startswith("[", at):
+        if not self._calls and body.startswith(("[", "{"), at):
             self._header, self._extent = None, JsonExtent(at)
         elif (header := _HEADER.match(body)) and header.end() < len(body):
             self._header, self._extent = header, JsonExtent(header.end())

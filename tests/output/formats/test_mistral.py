@@ -25,6 +25,11 @@ GOLDEN = (
         content="Done now.",
         same_as_mlx_lm=False,
     ),
+    Golden(
+        '[TOOL_CALLS] {"name": "now", "arguments": {}}',
+        (("now", {}),),
+        same_as_mlx_lm=False,
+    ),
     Golden("[TOOL_CALLS]now[ARGS][1]", content="[TOOL_CALLS]now[ARGS][1]", same_as_mlx_lm=False),
     Golden('[TOOL_CALLS][{"name": "now"', content='[TOOL_CALLS][{"name": "now"', same_as_mlx_lm=False),
 )
