@@ -5,8 +5,6 @@ reply with content and reasoning at once confuses which of the two fields is rea
 nothing is sent twice.
 """
 
-from collections.abc import Iterator
-
 from backend.core.events import Delta, Finished, Piece, ToolCallDelta, Usage
 from backend.pb import backend_pb2 as pb
 from backend.translate.logprobs import logprobs_json
@@ -26,27 +24,30 @@ class ReplyStream:
 
     def delta(self, event: Delta) -> list[pb.Reply]:
         """Replies with what is new; none where nothing is."""
-        return [self._reply(piece, event.usage) for piece in self._pieces(event.piece)]
+        return self._replies(clean(event.piece), event.usage)
 
     def finished(self, event: Finished) -> list[pb.Reply]:
         """The last replies: text that was held, then, on the last one, the logprobs."""
-        piece = clean(event.piece)
-        self._has_answer = self._has_answer or _answers(piece)
+        replies = self._replies(clean(event.piece), event.usage)
         if needs_filler(self._shape, event.usage, has_answer=self._has_answer):
-            piece += Piece(content=_BLANK_TURN)
-        replies = [self._reply(part, event.usage) for part in split(piece)] or [self._reply(Piece(), event.usage)]
+            replies += self._replies(Piece(content=_BLANK_TURN), event.usage)
+        replies = replies or [_reply("", [], event.usage)]
         if event.logprobs:
             replies[-1].logprobs = logprobs_json(event.logprobs)
         return replies
 
-    def _pieces(self, piece: Piece) -> Iterator[Piece]:
-        piece = clean(piece)
+    def _replies(self, piece: Piece, usage: Usage) -> list[pb.Reply]:
+        """One reply each for reasoning, content and calls, without the empty ones."""
+        replies: list[pb.Reply] = []
+        if piece.reasoning:
+            replies.append(_reply("", [pb.ChatDelta(reasoning_content=piece.reasoning)], usage))
+        if piece.content:
+            message = piece.content if self._shape.in_message else ""
+            replies.append(_reply(message, [pb.ChatDelta(content=piece.content)], usage))
+        if piece.tool_calls:
+            replies.append(_reply("", [pb.ChatDelta(tool_calls=_calls(piece))], usage))
         self._has_answer = self._has_answer or _answers(piece)
-        return split(piece)
-
-    def _reply(self, piece: Piece, usage: Usage) -> pb.Reply:
-        message = piece.content if self._shape.in_message else ""
-        return _reply(message, [_chat_delta(piece)] if piece else [], usage)
+        return replies
 
 
 def whole_reply(pieces: list[Piece], event: Finished, shape: ReplyShape) -> pb.Reply:
@@ -57,8 +58,10 @@ def whole_reply(pieces: list[Piece], event: Finished, shape: ReplyShape) -> pb.R
     # White space alone is an answer to the host in a delta, and a blank turn in message.
     shown_in_message = bool(piece.content.strip()) or not shape.never_blank
     plain = shape.plain and shown_in_message and not piece.reasoning and not piece.tool_calls
-    deltas = [] if plain else [_chat_delta(piece)]
-    reply = _reply(piece.content if shape.in_message else "", deltas if piece else [], event.usage)
+    deltas: list[pb.ChatDelta] = []
+    if piece and not plain:
+        deltas = [pb.ChatDelta(content=piece.content, reasoning_content=piece.reasoning, tool_calls=_calls(piece))]
+    reply = _reply(piece.content if shape.in_message else "", deltas, event.usage)
     if event.logprobs:
         reply.logprobs = logprobs_json(event.logprobs)
     return reply
@@ -76,16 +79,6 @@ def clean(piece: Piece) -> Piece:
         return piece
     content = piece.content.replace(_REPLACEMENT, "")
     return Piece(content=content, reasoning=piece.reasoning, tool_calls=piece.tool_calls)
-
-
-def split(piece: Piece) -> Iterator[Piece]:
-    """The piece as one of reasoning, one of content and one of calls, without the empty ones."""
-    if piece.reasoning:
-        yield Piece(reasoning=piece.reasoning)
-    if piece.content:
-        yield Piece(content=piece.content)
-    if piece.tool_calls:
-        yield Piece(tool_calls=piece.tool_calls)
 
 
 def join(pieces: list[Piece]) -> Piece:
@@ -121,12 +114,8 @@ def _reply(message: str, deltas: list[pb.ChatDelta], usage: Usage) -> pb.Reply:
     )
 
 
-def _chat_delta(piece: Piece) -> pb.ChatDelta:
-    return pb.ChatDelta(
-        content=piece.content,
-        reasoning_content=piece.reasoning,
-        tool_calls=[
-            pb.ToolCallDelta(index=call.index, id=call.id, name=call.name, arguments=call.arguments)
-            for call in piece.tool_calls
-        ],
-    )
+def _calls(piece: Piece) -> list[pb.ToolCallDelta]:
+    return [
+        pb.ToolCallDelta(index=call.index, id=call.id, name=call.name, arguments=call.arguments)
+        for call in piece.tool_calls
+    ]
