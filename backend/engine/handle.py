@@ -223,9 +223,10 @@ class EngineHandle:
 
     # Reports
 
-    def model_facts(self) -> ModelFacts:
+    async def model_facts(self) -> ModelFacts:
         """What a host may want to know of the model."""
-        return self._require().model_facts()
+        served = self._require()
+        return await self._loop.run_in_executor(self._prep, served.model_facts)
 
     def status(self) -> EngineStatus:
         """The state and the memory, as of the last step."""

@@ -9,7 +9,7 @@ from backend.config import ModelConfig
 from backend.core.constraint import Constraint
 from backend.core.errors import InvalidRequest
 from backend.core.reports import ModelFacts
-from backend.core.request import Conversation, GenerationRequest
+from backend.core.request import Conversation, GenerationRequest, Message
 from backend.engine.constraining import GrammarChoice, WantedGrammar
 from backend.grammar.compiler import GrammarCompiler
 from backend.output import OutputFormat, OutputStream, TokenTable
@@ -147,5 +147,25 @@ class ServedModel:
         return self.table.decode(list(tokens))
 
     def model_facts(self) -> ModelFacts:
-        """What ModelMetadata tells."""
-        return ModelFacts(supports_thinking=bool(self.format.reasoning_start))
+        """What ModelMetadata tells; prep thread, for the template is rendered.
+
+        Every field of the markers that this model's format has; hosts take absent ones as empty.
+        """
+        form = self.format
+        example = Conversation(messages=(Message(role="user", content="Hello"),))
+        try:
+            rendered = self.preparer.render(example)
+        except InvalidRequest:
+            rendered = ""
+        markers = {
+            "format_type": form.format_type,
+            "per_call_start": form.tool_call_start,
+            "per_call_end": form.tool_call_end,
+            "reasoning_start": form.reasoning_start,
+            "reasoning_end": form.reasoning_end,
+        }
+        return ModelFacts(
+            supports_thinking=bool(form.reasoning_start),
+            rendered_template=rendered,
+            tool_format={name: text for name, text in markers.items() if text} if form.format_type else {},
+        )

@@ -75,7 +75,7 @@ class EngineApi(Protocol):
         """
         ...
 
-    def model_facts(self) -> ModelFacts:
+    async def model_facts(self) -> ModelFacts:
         """Facts of the loaded model.
 
         Raises:

@@ -124,7 +124,7 @@ class BackendService:
 
     async def model_metadata(self, request: pb.ModelOptions, context: Context) -> pb.ModelMetadataResponse:
         """Facts of the loaded model; the request's own options change nothing."""
-        facts = self._engine.model_facts()
+        facts = await self._engine.model_facts()
         return pb.ModelMetadataResponse(
             supports_thinking=facts.supports_thinking,
             rendered_template=facts.rendered_template,

@@ -110,7 +110,7 @@ class FakeEngine:
             raise InvalidRequest("tokens", "an id is outside [0, 256)")
         return bytes(tokens).decode("utf-8", "replace")
 
-    def model_facts(self) -> ModelFacts:
+    async def model_facts(self) -> ModelFacts:
         if self._config is None:
             raise ModelNotLoaded
         return ModelFacts(supports_thinking=True, tool_format={"section_start": "<tool_call>"})
