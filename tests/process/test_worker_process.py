@@ -150,6 +150,10 @@ def test_it_serves_with_its_standard_streams_closed() -> None:
             grpc.channel_ready_future(channel).result(timeout=PATIENCE)
             call = channel.unary_unary("/backend.Backend/Health")
             assert pb.Reply.FromString(call(b"", timeout=PATIENCE)).message == b"OK"
+        descriptors = Path(f"/proc/{process.pid}/fd")
+        if descriptors.exists():
+            # Otherwise a socket would be there, and get what is printed.
+            assert {str((descriptors / str(number)).readlink()) for number in range(3)} == {os.devnull}
         process.terminate()
         assert process.wait(PATIENCE) == ExitCode.STOPPED
     finally:

@@ -105,6 +105,15 @@ def test_tool_calls_that_are_not_calls_are_refused(text: str) -> None:
     assert error.field == "Messages[0].tool_calls"
 
 
+def test_tools_nested_deeper_than_the_limit_are_refused() -> None:
+    def nested(depth: int) -> str:
+        tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+        return json.dumps([tool]).replace("{}", '{"a":' * depth + "1" + "}" * depth)
+
+    assert chat(Tools=nested(50)).tools
+    assert "nested deeper" in refusal(Tools=nested(70)).message
+
+
 def test_no_tools_may_be_written_in_three_ways() -> None:
     for text in ("", "null", "[]"):
         assert chat(Tools=text).tools == ()
