@@ -62,7 +62,8 @@ class DelimitedReader:
 
 
 class JsonReader:
-    """One JSON value, then an end marker; the marker may be missing at the end of the answer or before `restarts`."""
+    """One JSON value, then an end marker; the marker may be missing before `restarts`, and be cut off at the end of
+    the answer."""
 
     def __init__(self, end: str, parse: Parse, restarts: tuple[str, ...] = ()) -> None:
         self._end, self._parse, self._restarts = end, parse, restarts
@@ -79,8 +80,10 @@ class JsonReader:
         after = skip_blank(body, self._value_end)
         if body.startswith(self._end, after):
             return Read(after + len(self._end), self._parse(body[: self._value_end]))
-        if any(body.startswith(restart, after) for restart in self._restarts) or (final and after == len(body)):
+        if any(body.startswith(restart, after) for restart in self._restarts):
             return Read(self._value_end, self._parse(body[: self._value_end]))
+        if final and self._end.startswith(body[after:]):
+            return Read(len(body), self._parse(body[: self._value_end]))
         if final or not begins(body, (self._end, *self._restarts), after):
             raise NotACall("no end marker")
         return None

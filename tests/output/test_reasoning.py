@@ -28,6 +28,10 @@ CASES = [
     ("First <think>then</think> last", False, "then", "First  last"),
     ("<think>A</think>x<think>B</think>y", False, "AB", "xy"),
     (f"I think {CALL} Done", True, "I think", "Done"),
+    (f"Hm.\n{CALL}\n", False, "", "Hm."),
+    (f"{CALL} \n", False, "", ""),
+    (CALL.removesuffix("_call>"), False, "", ""),
+    (f"{CALL[:-12]} </tool?", False, "", f"{CALL[:-12]} </tool?"),
     ("1 < 2 <t <th", False, "", "1 < 2 <t <th"),
 ]
 
@@ -67,6 +71,11 @@ def test_the_pieces_of_a_long_answer_arrive_in_constant_time_each():
     for i in range(0, len(text), 4):
         total = total + parser.feed(text[i : i + 4])
     assert (total + parser.finish()).tool_calls[1].arguments == '{"a": "' + argument + '"}'
+
+
+def test_an_answer_that_keeps_giving_calls_back_is_no_longer_looked_at_for_calls():
+    assert run(THINK, ["<tool_call>x " * 1023 + CALL]).tool_calls
+    assert not run(THINK, ["<tool_call>x " * 1024 + CALL]).tool_calls
 
 
 @pytest.mark.parametrize("name", sorted(formats()))

@@ -1,5 +1,7 @@
 """Stop strings: none of one is ever sent, and nothing is held that cannot become one."""
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,6 +55,15 @@ def test_of_two_that_end_together_the_one_that_starts_first_wins():
 
 def test_a_stop_string_may_overlap_its_own_beginning():
     assert scan(["aa", "ab"], ("aab",)) == ("a", True)
+
+
+def test_every_stop_string_of_two_letters_is_found_in_every_text_where_it_is():
+    texts = ["".join(letters) for letters in itertools.product("ab", repeat=10)]
+    for letters in itertools.product("ab", repeat=7):
+        stop = "".join(letters)
+        for text in texts:
+            before, found, _ = text.partition(stop)
+            assert scan([text], (stop,)) == (before, bool(found))
 
 
 def test_text_after_a_stop_string_is_dropped():

@@ -25,8 +25,7 @@ _ID_ALPHABET = string.ascii_letters + string.digits
 class MistralReader:
     """Reads one list, or calls with headers one after the other until something else follows."""
 
-    def __init__(self, start: str) -> None:
-        self._start = start
+    def __init__(self) -> None:
         self._extent: JsonExtent | None = None
         self._header: re.Match[str] | None = None
         self._calls = 0
@@ -51,8 +50,6 @@ class MistralReader:
     def _begin(self, body: str, *, final: bool) -> Read | None:
         """Find out which form it is, and where its JSON begins."""
         at = skip_blank(body, 0)
-        if self._calls and body.startswith(self._start, at):
-            return Read(at + len(self._start), open=True)
         if not self._calls and body.startswith(("[", "{"), at):
             self._header, self._extent = None, JsonExtent(at)
         elif (header := _HEADER.match(body)) and header.end() < len(body):
@@ -61,14 +58,14 @@ class MistralReader:
             return Read(at)
         elif final or not self._may_begin(body, at):
             if self._calls:
-                return Read(0)  # the calls are over, this is content
+                return Read(0)  # content follows, or the marker again
             raise NotACall("neither a list nor a name")
         return None
 
     def _may_begin(self, body: str, at: int) -> bool:
         """Whether more text can make a header of it."""
         rest = body[at:]
-        if not rest or _HEADER.fullmatch(body) or (self._calls and self._start.startswith(rest)):
+        if not rest or _HEADER.fullmatch(body):
             return True
         name = _NAME.match(rest)
         tail = rest[name.end() :] if name else rest
@@ -92,7 +89,7 @@ class Mistral(CallFormat):
         return ""
 
     def reader(self, start: str, tools: ToolSchemas) -> MistralReader:
-        return MistralReader(start)
+        return MistralReader()
 
     def fitted(self, template: str) -> "Mistral":
         return Mistral(headers="[ARGS]" in template)
