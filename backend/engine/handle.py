@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -50,6 +50,7 @@ class EngineHandle:
         self._prep = ThreadPoolExecutor(1, thread_name_prefix="prep")
         self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
         self._load_lock = asyncio.Lock()
+        self._changes: set[asyncio.Task[None]] = set()
         self._served: ServedModel | None = None
         self._in_flight = 0
         self._alive = True
@@ -113,10 +114,17 @@ class EngineHandle:
                 files could not even be found, in which case the present model stays.
             WorkerUnavailable: The engine is stopping or dead.
         """
+        cancelled = threading.Event()
+        try:
+            await self._to_its_end(self._load_in_turn(config, cancelled))
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async def _load_in_turn(self, config: ModelConfig, cancelled: threading.Event) -> None:
         async with self._load_lock:
-            if self._served is not None and self._served.config == config:
+            if cancelled.is_set() or (self._served is not None and self._served.config == config):
                 return
-            cancelled = threading.Event()
             self._loading = True
             try:
                 path = await self._in_files(self._loader.locate, config, cancelled)
@@ -135,8 +143,23 @@ class EngineHandle:
 
     async def free(self) -> None:
         """Drop the model, ending its requests ABORTED; harmless when none is loaded."""
+        await self._to_its_end(self._free_in_turn())
+
+    async def _free_in_turn(self) -> None:
         async with self._load_lock:
             await self._drop()
+
+    async def _to_its_end(self, change: Coroutine[Any, Any, None]) -> None:
+        """Run a change of model whether or not its client stays: half of one would keep a process and memory."""
+        task = self._loop.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changed)
+        await asyncio.shield(task)
+
+    def _changed(self, task: asyncio.Task[None]) -> None:
+        self._changes.discard(task)
+        if not task.cancelled():
+            task.exception()  # of a client that has left: seen, so that asyncio does not complain
 
     async def _drop(self) -> None:
         served, self._served = self._served, None
