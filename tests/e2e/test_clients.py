@@ -1,0 +1,235 @@
+"""Clients that leave, are late, are slow, or are many."""
+
+import asyncio
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from backend.pb import backend_pb2 as pb
+from backend.pb import backend_pb2_grpc as rpc
+from tests.e2e.asking import Answer, finish, prompt, read, running, stream
+from tests.e2e.worker import CHANNEL_OPTIONS, TINY_CHAT, Worker, wait_until
+
+STORY = "Once upon a time"
+ENDLESS = prompt(STORY, 4000, IgnoreEOS=True)
+LONG = "word " * 6000
+
+
+def generated(worker: Worker) -> float:
+    """Tokens that the model has been made to say since its load."""
+    return worker.queue()["generated_tokens"]
+
+
+def test_row_37_a_client_that_leaves_in_prefill(worker: Worker) -> None:
+    """Row 37: the prompt goes no further than the chunk that was running."""
+    worker.must_load(TINY_CHAT, "prefill_chunk:64")
+    with running(worker.stub, prompt(LONG, 4), begun=False):
+        worker.wait_for_queue(lambda queue: 0 < queue["prefilled_tokens"] < 2000)
+    worker.wait_for_queue(lambda queue: queue["in_flight"] == 0)
+    assert worker.queue()["prefilled_tokens"] < 5000
+    # What was stored is exact: the same prompt, taken up where it was left, gives the same answer as new.
+    fields: dict[str, Any] = {"Logprobs": 1, "IgnoreEOS": True}
+    resumed = stream(worker.stub, prompt(LONG[:5000], 8, **fields))
+    worker.must_load(TINY_CHAT, "prefill_chunk:64", "prompt_cache_size:0")
+    assert stream(worker.stub, prompt(LONG[:5000], 8, **fields)).last.logprobs == resumed.last.logprobs
+
+
+def test_row_38_a_client_that_leaves_in_decode_costs_no_further_step(worker: Worker) -> None:
+    """Row 38: the row is gone, its neighbour exact."""
+    neighbour = prompt(STORY, 80, IgnoreEOS=True, Temperature=1.0, Seed=1, Logprobs=1)
+    expected = stream(worker.stub, neighbour).last.logprobs
+    with running(worker.stub, neighbour) as (staying,):
+        with running(worker.stub, *[ENDLESS] * 3) as leaving:
+            for call in leaving:
+                next(call), next(call)
+        worker.wait_for_queue(lambda queue: queue["in_flight"] == 1, 5)
+        assert finish(staying).last.logprobs == expected
+    worker.wait_for_queue(lambda queue: queue["in_flight"] == 0)
+    before = generated(worker)
+    stream(worker.stub, prompt(STORY, 3))
+    wait_until(lambda: generated(worker) == before + 3, "three more tokens and no others")
+
+
+def test_row_38_a_unary_call_is_cancelled_as_well(worker: Worker) -> None:
+    """Row 38: nobody reads from a unary call, so only the cancel itself can tell."""
+    call = worker.stub.Predict.future(ENDLESS, timeout=60)
+    worker.wait_for_queue(lambda queue: queue["decoding"] == 1)
+    call.cancel()
+    worker.wait_for_queue(lambda queue: queue["in_flight"] == 0, 5)
+
+
+def test_row_39_connections_that_break(worker: Worker) -> None:
+    """Row 39: all streams of a channel end with it."""
+    channels = [grpc.insecure_channel(worker.address, options=(("grpc.use_local_subchannel_pool", 1),)) for _ in "1234"]
+    calls = [rpc.BackendStub(channel).PredictStream(ENDLESS) for channel in channels for _ in range(10)]
+    worker.wait_for_queue(lambda queue: queue["in_flight"] == 40)
+    for channel in channels:
+        channel.close()
+    worker.wait_for_queue(lambda queue: queue["in_flight"] == 0, 5)
+    assert {finish(call).code for call in calls} == {grpc.StatusCode.CANCELLED}
+
+
+@pytest.mark.parametrize("stage", ["running", "waiting"])
+def test_row_40_a_deadline_ends_the_work(worker: Worker, stage: str) -> None:
+    """Row 40: DEADLINE_EXCEEDED, and no step after it."""
+    if stage == "waiting":
+        worker.must_load(TINY_CHAT, "max_rows:1")
+    with running(worker.stub, *([ENDLESS] if stage == "waiting" else [])):
+        late = stream(worker.stub, ENDLESS, seconds=0.4)
+        assert late.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert bool(late.replies) == (stage == "running")
+        worker.wait_for_queue(lambda queue: queue["in_flight"] == (stage == "waiting"), 2)
+
+
+def test_row_40_a_deadline_that_has_passed_is_refused(worker: Worker) -> None:
+    """Row 40: nothing is computed for it."""
+    before = worker.queue()["requests"]
+    late = stream(worker.stub, ENDLESS, seconds=1e-6)
+    assert late.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    worker.wait_for_queue(lambda queue: queue["in_flight"] == 0, 2)
+    assert worker.queue()["requests"] <= before + 1
+
+
+def test_a_load_whose_client_leaves_does_not_break_the_next(worker: Worker) -> None:
+    for context, seconds in enumerate((0.001, 0.01, 0.03, 0.06, 0.1), 50):
+        load = worker.stub.LoadModel.future(pb.ModelOptions(Model=str(TINY_CHAT), MaxModelLen=context), timeout=seconds)
+        assert load.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.OK)
+    worker.must_load(TINY_CHAT, MaxModelLen=123)
+    assert worker.info.Get(pb.InfoRequest()).context == 123
+    assert stream(worker.stub, prompt(STORY, 4)).last.tokens == 4
+
+
+def test_row_41_health_answers_while_the_worker_works(worker: Worker) -> None:
+    """Row 41: in prefill of a long prompt, with a full batch, while 1 MB is encoded. benchmarks/health.py measures."""
+    with running(worker.stub, *[ENDLESS] * 8), running(worker.stub, prompt(LONG, 4), begun=False):
+        assert percentile(health_seconds(worker, 150), 0.99) < 0.25
+    over = threading.Event()
+    megabyte = pb.PredictOptions(Prompt="word and " * 120_000)
+    encoding = threading.Thread(target=encode_until, args=(over, worker, megabyte))
+    encoding.start()
+    try:
+        assert percentile(health_seconds(worker, 100), 0.99) < 0.25
+    finally:
+        over.set()
+        encoding.join(30)
+
+
+def encode_until(over: threading.Event, worker: Worker, request: pb.PredictOptions) -> None:
+    """Have it encoded again and again."""
+    while not over.is_set():
+        assert worker.stub.TokenizeString(request, timeout=30).length > 100_000
+
+
+def health_seconds(worker: Worker, count: int) -> list[float]:
+    """Seconds of one Health after another."""
+    took: list[float] = []
+    for _ in range(count):
+        started = time.perf_counter()
+        assert worker.stub.Health(pb.HealthMessage(), timeout=10).message == b"OK"
+        took.append(time.perf_counter() - started)
+    return took
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value that `share` of the values do not exceed."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def test_row_42_a_slow_reader_holds_up_nobody_and_is_let_go(
+    worker: Worker, random_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Row 42: memory is bounded, the engine never waits, patience has an end. Tokens of 20 kB fill any window."""
+    folder = Path(shutil.copytree(random_model(), tmp_path / "wordy"))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    last = max(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
+    tokenizer["model"]["vocab"]["w" * 20_000] = tokenizer["model"]["vocab"].pop(last)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    worker.must_load(folder, "reader_buffer_bytes:100000", "reader_patience_s:0.2")
+    wordy = prompt("x", 3000, LogitBias='{"271": 1000}')
+    with running(worker.stub, wordy) as (slow,):
+        quick = stream(worker.stub, prompt("y", 50, IgnoreEOS=True))
+        assert quick.last.tokens == 50
+        worker.wait_for_queue(lambda queue: queue["in_flight"] == 0)
+        assert worker.queue()["generated_tokens"] < 2500
+        end = finish(slow)
+    assert end.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "unread" in end.details
+
+
+def test_row_43_two_hundred_streams_at_once_all_finish(worker: Worker) -> None:
+    """Row 43: with the defaults; afterwards nothing is left of them (the oracle looks)."""
+    requests = [
+        prompt(f"{STORY} {index}", 4 + index % 9, IgnoreEOS=True, Temperature=0.5 * (index % 3), Seed=index)
+        for index in range(200)
+    ]
+    answers = at_once(worker, requests)
+    assert {answer.code for answer in answers} == {grpc.StatusCode.OK}
+    assert [answer.last.tokens for answer in answers] == [request.Tokens for request in requests]
+
+
+def test_row_43_a_full_queue_refuses_at_once(worker: Worker) -> None:
+    """Row 43: two rows and a queue of eight; Health and Tokenize are no part of it."""
+    worker.must_load(TINY_CHAT, "max_rows:2", "queue_size:8")
+    with running(worker.stub, *[ENDLESS] * 2), running(worker.stub, *[ENDLESS] * 8, begun=False):
+        worker.wait_for_queue(lambda queue: queue["in_flight"] == 10)
+        started = time.monotonic()
+        for answer in at_once(worker, [ENDLESS] * 20):
+            answer.refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "in flight")
+        assert time.monotonic() - started < 2
+        assert worker.stub.Health(pb.HealthMessage(), timeout=2).message == b"OK"
+        assert worker.stub.TokenizeString(prompt(STORY), timeout=2).length
+    worker.wait_for_queue(lambda queue: queue["in_flight"] == 0)
+    assert stream(worker.stub, prompt(STORY, 3)).last.tokens == 3
+
+
+def test_row_43_requests_start_in_the_order_they_came(worker: Worker) -> None:
+    """Row 43: nobody starves."""
+    worker.must_load(TINY_CHAT, "max_rows:1")
+    ended: list[int] = []
+
+    def note(index: int, call: Any) -> None:
+        finish(call)
+        ended.append(index)
+
+    with running(worker.stub, prompt(STORY, 60, IgnoreEOS=True)):
+        waiting: list[threading.Thread] = []
+        for index in range(6):
+            call = worker.stub.PredictStream(prompt(f"{index}", 4, IgnoreEOS=True), timeout=60)
+            worker.wait_for_queue(lambda queue, index=index: queue["in_flight"] == index + 2)
+            waiting.append(threading.Thread(target=note, args=(index, call)))
+            waiting[-1].start()
+        for thread in waiting:
+            thread.join(60)
+    assert ended == sorted(ended)
+    assert len(ended) == 6
+
+
+def test_row_44_a_prompt_that_can_never_fit_is_refused_and_others_wait(worker: Worker) -> None:
+    """Row 44: the cache gives way, then requests wait, and what is alone too large is refused by its size."""
+    worker.must_load(TINY_CHAT, "kv_bytes:4MiB")
+    too_long = stream(worker.stub, prompt(LONG, 4))
+    too_long.refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "bytes of KV")
+    requests = [prompt(f"{index} {LONG[:1500]}", 30, IgnoreEOS=True, Seed=index) for index in range(12)]
+    answers = at_once(worker, requests)
+    assert {answer.code for answer in answers} == {grpc.StatusCode.OK}
+    assert [answer.last.tokens for answer in answers] == [30] * 12
+    queue = worker.queue()
+    assert queue["cached_kv_bytes"] <= queue["kv_budget_bytes"] == 4 << 20
+
+
+def at_once(worker: Worker, requests: list[pb.PredictOptions]) -> list[Answer]:
+    """Ask all of them together, on one channel."""
+
+    async def ask() -> list[Answer]:
+        async with grpc.aio.insecure_channel(worker.address, options=CHANNEL_OPTIONS) as channel:
+            stub = rpc.BackendStub(channel)
+            return list(await asyncio.gather(*(read(stub, request) for request in requests)))
+
+    return asyncio.run(ask())
