@@ -53,7 +53,7 @@ T = TypeVar("T")
 
 def draw_example(rng: Random) -> Example:
     """One example of the mixture."""
-    kind = rng.choices(("turn", "text", "tools", "unneeded", "told", "repetition"), (64, 14, 14, 3, 8, 22))[0]
+    kind = rng.choices(("turn", "text", "tools", "unneeded", "told", "repetition"), (60, 14, 14, 3, 9, 45))[0]
     if kind == "repetition":
         return recall.repetition(rng)
     if kind == "text":
