@@ -14,7 +14,7 @@ from backend.core.errors import InvalidRequest, WorkerUnavailable
 from backend.core.request import Grammar
 from backend.grammar.constraints import GrammarConstraint, TextConstraint, token_mask
 from backend.grammar.dialects import to_lark
-from backend.grammar.llguidance_engine import GuidanceCompiler, GuidanceError, Matcher
+from backend.grammar.llguidance_engine import GuidanceCompiler, GuidanceError, GuidancePanic, Matcher
 from backend.grammar.vocabulary import Vocabulary
 from backend.grammar.waiting import Activation, AfterReasoning, AfterTrigger
 
@@ -130,11 +130,7 @@ class GrammarCompiler:
                 return self._cache[grammar]
         guidance = self._ready()
         assert self._line_breaks is not None
-        lark = to_lark(grammar)
-        try:
-            matcher = guidance.compile(lark)
-        except GuidanceError as error:
-            raise InvalidRequest("Grammar", str(error)) from error
+        matcher = _matcher(guidance, grammar)
         _check_first_mask(matcher, len(self._line_breaks))
         compiled = CompiledGrammar(matcher, self._vocabulary, self._line_breaks)
         self._keep(grammar, compiled)
@@ -147,6 +143,20 @@ class GrammarCompiler:
             while len(self._cache) > self._limits.max_grammars or self._bytes > self._limits.max_bytes:
                 dropped, _ = self._cache.popitem(last=False)
                 self._bytes -= len(dropped.text)
+
+
+def _matcher(guidance: GuidanceCompiler, grammar: Grammar) -> Matcher:
+    try:
+        try:
+            return guidance.compile(to_lark(grammar))
+        except GuidancePanic:
+            if grammar.kind != "gbnf":
+                raise
+            # llguidance 1.9.1 panics on options with the same text cut in different places ("ab" "ab" | "abab");
+            # single characters leave it nothing to cut.
+            return guidance.compile(to_lark(grammar, finest=True))
+    except GuidanceError as error:
+        raise InvalidRequest("Grammar", str(error)) from error
 
 
 def _check_first_mask(matcher: Matcher, words: int) -> None:

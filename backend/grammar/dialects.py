@@ -18,8 +18,11 @@ _WHITESPACE = {"whitespace_pattern": r"[ \n\r\t]{1,64}"}
 _OPTIONS = '%llguidance {"no_forcing": true}'
 
 
-def to_lark(grammar: Grammar) -> str:
+def to_lark(grammar: Grammar, *, finest: bool = False) -> str:
     """The grammar in Lark. Lines keep their numbers.
+
+    Args:
+        finest: Write GBNF with lexemes of single characters.
 
     Raises:
         InvalidRequest: It is too large, or cannot be read.
@@ -29,7 +32,7 @@ def to_lark(grammar: Grammar) -> str:
         raise InvalidRequest("Grammar", f"is {size} bytes, limit {MAX_TEXT_BYTES}")
     match grammar.kind:
         case "gbnf":
-            return _with_options(_gbnf(grammar.text))
+            return _with_options(_gbnf(grammar.text, finest=finest))
         case "json_schema":
             return _with_options(f"start: {json_rule(_schema(grammar.text))}")
         case "regex":
@@ -51,9 +54,9 @@ def _with_options(lark: str) -> str:
     return f"{lark}\n{_OPTIONS}\n"
 
 
-def _gbnf(text: str) -> str:
+def _gbnf(text: str, *, finest: bool) -> str:
     try:
-        return gbnf_to_lark(text)
+        return gbnf_to_lark(text, finest=finest)
     except GbnfError as error:
         raise InvalidRequest("Grammar", f"GBNF: {error}") from error
     except RecursionError as error:

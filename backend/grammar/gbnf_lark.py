@@ -9,8 +9,11 @@ from backend.grammar.gbnf_parser import parse_gbnf
 from backend.grammar.gbnf_recursion import check_productive, without_linear_recursion
 
 
-def gbnf_to_lark(text: str) -> str:
+def gbnf_to_lark(text: str, *, finest: bool = False) -> str:
     """A Lark grammar of the same texts.
+
+    Args:
+        finest: With lexemes of single characters only.
 
     Raises:
         GbnfError: It is not GBNF, or uses what is not supported.
@@ -18,7 +21,7 @@ def gbnf_to_lark(text: str) -> str:
     parsed = parse_gbnf(text)
     check_productive(parsed)
     rules = without_linear_recursion(parsed)
-    return _Writer(rules, cut_into_lexemes(rules)).written()
+    return _Writer(rules, cut_into_lexemes(rules, finest=finest)).written()
 
 
 class _Writer:

@@ -31,14 +31,19 @@ MAX_POSITIONS = 4_000
 MAX_STEPS = 2_000_000
 
 
-def cut_into_lexemes(rules: Rules) -> dict[str, Node]:
+def cut_into_lexemes(rules: Rules, *, finest: bool = False) -> dict[str, Node]:
     """The rules that the parser keeps, from `root` on, with `Lexeme` nodes for what the lexer takes.
 
     The rules that lexemes refer to are those given. A grammar too large to analyse within the limits keeps its
     largest lexemes: it may then refuse texts that it should allow, but allows none that it should refuse.
+
+    Args:
+        finest: Cut down to single characters without looking.
     """
     cutter = _Cutter(rules)
     parsed = cutter.coarse()
+    if finest:
+        return cutter.finest(parsed)
     try:
         return cutter.refined(parsed)
     except BudgetSpent:
@@ -106,6 +111,12 @@ class _Cutter:
             parsed = self._cut_all(parsed, greedy)
         return parsed
 
+    def finest(self, parsed: dict[str, Node]) -> dict[str, Node]:
+        """Cut until there are only single characters."""
+        while large := {node for root in parsed.values() for node in _lexemes(root) if _can_be_cut(node)}:
+            parsed = self._cut_all(parsed, large)
+        return parsed
+
     def _cut_all(self, parsed: dict[str, Node], greedy: set[Node]) -> dict[str, Node]:
         out = {name: self._cut(node, greedy) for name, node in parsed.items()}
         wanted = [name for node in out.values() for name in references_of_parser(node)]
@@ -165,8 +176,23 @@ def references_of_parser(node: Node) -> Iterator[str]:
             stack.extend(children(current))
 
 
+def _lexemes(node: Node) -> Iterator[Node]:
+    """The nodes that the lexer takes whole."""
+    if isinstance(node, Lexeme):
+        yield node.node
+        return
+    for child in children(node):
+        yield from _lexemes(child)
+
+
 def _can_be_cut(node: Node) -> bool:
-    return isinstance(node, Seq | Alt | Repeat | Ref) or (isinstance(node, Text) and len(node.value) > 1)
+    match node:
+        case Text(value):
+            return len(value) > 1
+        case Seq(items):
+            return bool(items)
+        case _:
+            return isinstance(node, Alt | Repeat | Ref)
 
 
 def _finer(node: Node) -> Node:

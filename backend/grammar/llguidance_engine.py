@@ -24,6 +24,10 @@ class GuidanceError(ValueError):
     """A grammar that llguidance does not take; the message is one line."""
 
 
+class GuidancePanic(GuidanceError):
+    """llguidance failed in itself, on a grammar that may be in order."""
+
+
 class Matcher:
     """One answer's place in a grammar. One thread at a time."""
 
@@ -80,11 +84,15 @@ class GuidanceCompiler:
 
         Raises:
             GuidanceError: Not a grammar, not supported, or over a limit.
+            GuidancePanic: llguidance failed.
         """
         grammar = LLMatcher.grammar_from_lark(lark)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
         if matcher.is_error():
-            raise GuidanceError(_reason(matcher.get_error()))
+            error = matcher.get_error()
+            if error.startswith("panic"):
+                raise GuidancePanic("llguidance fails on this grammar")
+            raise GuidanceError(_reason(error))
         return Matcher(matcher, self._tokenizer)
 
 

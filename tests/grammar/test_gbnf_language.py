@@ -148,6 +148,7 @@ def test_a_mask_holds_every_token_that_leads_to_a_text_and_no_other(text: str) -
         ('root ::= "c" root "b" | [abc]*', ["", "cab", "ccbb"]),
         ('root ::= ws "a" ws\nws ::= ([bc] ws)?', ["a", "bcbabc"]),
         ('root ::= root "a" | "b"', ["b", "baa"]),
+        ('root ::= "ab" "ab" | x "ab" | "abab"\nx ::= "ab"', ["abab"]),
         ('root ::= x* "a"\nx ::= "a" x "b" | ""', ["a", "aba"]),
     ],
 )
