@@ -63,7 +63,7 @@ class EngineHandle:
     def _died(self, cause: BaseException) -> None:
         self._alive = False
         if not self._death.done():
-            self._death.set_result(f"the engine thread died: {cause!r}"[:500])
+            self._death.set_result(f"the engine cannot go on: {cause!r}"[:500])
 
     # Life
 
@@ -75,7 +75,12 @@ class EngineHandle:
     def start(self) -> None:
         """Start the engine thread; it imports mlx_lm there, while the port already answers."""
         self._thread.start()
-        self._inbox.put(Call(self._loader.warm_up, _ignore))
+        self._inbox.put(Call(self._loader.warm_up, self._warmed_up))
+
+    def _warmed_up(self, _result: Any, error: Exception | None) -> None:
+        # Without its libraries the engine will never serve; better to say so than to fail every load.
+        if error is not None:
+            self._wake(partial(self._died, error))
 
     async def died(self) -> str:
         """Wait until the engine thread has died of an error, or hangs; why, in one line."""
@@ -292,8 +297,3 @@ class EngineHandle:
         if not self._inbox.put(Call(work, lambda result, error: self._wake(partial(settle, result, error)))):
             raise WorkerUnavailable("the engine is not running")
         return await future
-
-
-def _ignore(_result: Any, error: Exception | None) -> None:
-    if error is not None:
-        log.error("event=warm_up_failed error=%r", str(error))

@@ -124,7 +124,7 @@ class ServedModel:
         return Prepared(
             request=request,
             prompt=prompt,
-            max_tokens=min(request.max_tokens or self.config.default_max_tokens or room, room),
+            max_tokens=min(request.max_tokens or room, room),
             output=OutputStream(self.table.decoder(), request.stop, parser),
             grammar=self.grammars.wanted(request, opens_reasoning=prompt.opens_reasoning),
         )

@@ -1,0 +1,1 @@
+"""What the README states, measured: each module runs alone with `python -m benchmarks.NAME`."""

@@ -1,0 +1,114 @@
+"""How long running streams wait while another client's long prompt is prefilled, against the size of a chunk.
+
+    python -m benchmarks.fairness [--chunks 128 256 512 1024] [--prompt 8192] [--streams 8]
+
+Streams that decode are read by one client each; once all run, a prompt of 8k tokens arrives. The gaps are those
+between two pieces of one stream, first while nothing is prefilled, then until the long prompt's first piece. The
+bound is a decode step and two chunks; a chunk's own time is what the whole prefill took, divided.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from backend.pb import backend_pb2 as pb
+from benchmarks.serving import ROOT, Timeline, Worker, model, table, worker
+
+TOKENS = 100_000
+
+
+async def watched(server: Worker, index: int, stamps: list[float]) -> None:
+    """Read one endless stream, noting when each piece comes."""
+    text = f"{index:03d} stream ".ljust(64, "x")
+    call = server.stub.PredictStream(pb.PredictOptions(Prompt=text, Tokens=TOKENS, IgnoreEOS=True))
+    async for _ in call:
+        stamps.append(time.perf_counter())  # noqa: PERF401  read while it grows
+
+
+def gaps(stamps: list[list[float]], start: float, end: float) -> np.ndarray:
+    """Milliseconds between two pieces of a stream, those that end in `[start, end)`."""
+    return np.array([1e3 * (b - a) for one in stamps for a, b in pairwise(one) if start <= b < end])
+
+
+async def one_chunk(path: Path, chunk: int, options: argparse.Namespace) -> list[float]:
+    """Chunk size; p50, p99, worst gap before; the same during; the long prompt's first token; a chunk's own time."""
+    async with worker() as server:
+        await server.load(path, f"prefill_chunk:{chunk}", "prompt_cache_size:0")
+        stamps: list[list[float]] = [[] for _ in range(options.streams)]
+        readers = [asyncio.create_task(watched(server, index, one)) for index, one in enumerate(stamps)]
+        while min(len(one) for one in stamps) < 20:  # noqa: ASYNC110  the readers have nothing better to tell
+            await asyncio.sleep(0.05)
+        quiet = time.perf_counter()
+        await asyncio.sleep(3.0)
+        arrival = time.perf_counter()
+        prompt = pb.PredictOptions(Prompt="long prompt " * (options.prompt // 12), Tokens=1, IgnoreEOS=True)
+        line: Timeline = await server.stream(prompt)
+        end = time.perf_counter()
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+    before, during = gaps(stamps, quiet, arrival), gaps(stamps, arrival, end)
+    step = float(np.median(before))
+    own = 1e3 * line.first / (options.prompt / chunk) - step
+    quantiles = [float(np.quantile(values, q)) for values in (before, during) for q in (0.5, 0.99, 1.0)]
+    return [chunk, *quantiles, line.first, own, quantiles[4] / (step + 2 * own)]
+
+
+async def measure(options: argparse.Namespace) -> None:
+    path = model("plain-32000-512", vocab=32_000, hidden=512, layers=8)
+    rows = [await one_chunk(path, chunk, options) for chunk in options.chunks]
+    print(f"{options.streams} streams decode, a prompt of {options.prompt} tokens arrives; milliseconds\n")
+    headings = [
+        "chunk",
+        "p50 before",
+        "p99",
+        "worst",
+        "p50 during",
+        "p99",
+        "worst",
+        "first token s",
+        "a chunk",
+        "p99 / bound",
+    ]
+    print(table(headings, rows))
+    if options.plot:
+        _plot(rows, options.plot)
+    if options.json:
+        options.json.write_text(json.dumps(rows))
+
+
+def _plot(rows: list[list[float]], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.5))
+    chunks = [row[0] for row in rows]
+    for label, column in (("p50", 4), ("p99", 5), ("worst", 6)):
+        axes.plot(chunks, [row[column] for row in rows], marker="o", label=f"{label} gap")
+    axes.plot(chunks, [row[1] + 2 * row[8] for row in rows], "k--", label="step + two chunks")
+    axes.set(xscale="log", xlabel="prefill chunk, tokens", ylabel="ms between two tokens of a running stream")
+    axes.set_xticks(chunks, [str(int(chunk)) for chunk in chunks])
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chunks", type=int, nargs="+", default=[128, 256, 512, 1024])
+    parser.add_argument("--prompt", type=int, default=8192)
+    parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--plot", type=Path, help=f"PNG to draw, such as {(ROOT / 'docs/images').name}/fairness.png")
+    parser.add_argument("--json", type=Path)
+    asyncio.run(measure(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""What the worker itself costs: CPU time a token with a model of almost no work, at 16 streams.
+
+    python -m benchmarks.overhead [--streams 16] [--tokens 400]
+
+Processor time of the worker's process (user and system, all threads), and of the engine thread and the event loop
+apart, over tokens delivered. The model has one layer of width 32, so nearly all of it is the worker's own: MLX's graph
+building for the step included. The last column is the same step of mlx-lm's BatchGenerator, in CPU time of a process
+that does nothing else.
+"""
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from backend.pb import backend_pb2 as pb
+from benchmarks.serving import MODELS, ROOT, Worker, table, worker
+
+RAW = """
+import json, sys, time
+from mlx_lm import load
+from mlx_lm.generate import BatchGenerator
+model, _ = load(sys.argv[1])
+streams, tokens = int(sys.argv[2]), int(sys.argv[3])
+for round_ in range(2):
+    generator = BatchGenerator(model, max_tokens=tokens, stop_tokens=[])
+    started, count = time.process_time(), 0
+    generator.insert([[65 + i] * 16 for i in range(streams)])
+    while responses := generator.next_generated():
+        count += len(responses)
+    print(1e6 * (time.process_time() - started) / count)
+"""
+
+
+def tiny_model() -> Path:
+    """One layer of width 32."""
+    path = MODELS / "tiny"
+    if not (path / "tokenizer_config.json").exists():
+        code = "from pathlib import Path; from tests.models import write_model; "
+        code += f"write_model(Path({str(path)!r}), layers=1, hidden=32)"
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    return path
+
+
+def thread_seconds(pid: int) -> dict[str, float]:
+    """CPU seconds of each thread so far, by id."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    times: dict[str, float] = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
+        times[task.name] = (int(fields[11]) + int(fields[12])) / ticks
+    return times
+
+
+async def spend(server: Worker, streams: int, tokens: int, salt: int, **settings: float) -> tuple[float, list[float]]:
+    """Microseconds of CPU a token: all threads, and the two busiest."""
+    pid = server.process.pid
+    before, threads = server.cpu_seconds(), thread_seconds(pid)
+    requests = [
+        pb.PredictOptions(Prompt=f"{salt}-{i:02d}".ljust(16, "x"), Tokens=tokens, IgnoreEOS=True, Seed=i, **settings)
+        for i in range(streams)
+    ]
+    lines = await asyncio.gather(*(server.stream(request) for request in requests))
+    total = sum(line.tokens for line in lines)
+    spent = sorted((t - threads.get(name, 0.0) for name, t in thread_seconds(pid).items()), reverse=True)
+    return 1e6 * (server.cpu_seconds() - before) / total, [1e6 * seconds / total for seconds in spent[:2]]
+
+
+async def measure(options: argparse.Namespace) -> None:
+    path = tiny_model()
+    raw = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", RAW, str(path), str(options.streams), str(options.tokens)],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    raw_cost = float(raw.stdout.split()[-1])
+    rows: list[list[object]] = []
+    async with worker("--blas", "reference") as server:
+        await server.load(path, "prompt_cache_size:0")
+        for name, settings in (
+            ("greedy", {}),
+            ("sampled", {"Temperature": 0.8, "TopK": 40, "TopP": 0.95}),
+            ("sampled, penalties", {"Temperature": 0.8, "TopK": 40, "Penalty": 1.1, "FrequencyPenalty": 0.2}),
+            ("greedy, logprobs", {"Logprobs": 5, "TopLogprobs": 5}),
+        ):
+            await spend(server, options.streams, 50, 0, **settings)
+            cost, threads = await spend(server, options.streams, options.tokens, 1, **settings)
+            rows.append([name, cost, *threads, raw_cost])
+    print(
+        f"{options.streams} streams, {options.tokens} tokens each, one layer of width 32; microseconds of CPU a token\n"
+    )
+    print(table(["what", "worker", "busiest thread", "second", "BatchGenerator alone, greedy"], rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=400)
+    asyncio.run(measure(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
