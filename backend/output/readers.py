@@ -82,11 +82,9 @@ class JsonReader:
             return Read(after + len(self._end), self._parse(body[: self._value_end]))
         if any(body.startswith(restart, after) for restart in self._restarts):
             return Read(self._value_end, self._parse(body[: self._value_end]))
-        if final and self._end.startswith(body[after:]):
-            return Read(len(body), self._parse(body[: self._value_end]))
-        if final or not begins(body, (self._end, *self._restarts), after):
+        if not begins(body, (self._end, *self._restarts), after):
             raise NotACall("no end marker")
-        return None
+        return Read(len(body), self._parse(body[: self._value_end])) if final else None
 
 
 class BlockReader:
