@@ -181,7 +181,8 @@ def test_status_metrics_and_info_tell_of_the_loaded_model(worker: Worker) -> Non
     status = worker.stub.Status(EMPTY, timeout=5)
     assert status.state == pb.StatusResponse.READY
     weights = (TINY_CHAT / "model.safetensors").stat().st_size
-    assert 0.9 * weights < status.memory.breakdown["weights"] < 1.1 * weights
+    # The file is float16, which a CPU holds as float32.
+    assert 0.9 * weights < status.memory.breakdown["weights"] < 2.2 * weights
     assert status.memory.breakdown["live_kv"] == 0
     assert status.memory.breakdown["cached_kv"] > 0
     assert status.memory.total >= status.memory.breakdown["weights"] + status.memory.breakdown["cached_kv"]
