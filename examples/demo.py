@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from backend.pb import backend_pb2 as pb  # noqa: E402
 from backend.pb import backend_pb2_grpc as rpc  # noqa: E402
 
-PROMPTS = ("What is the capital of France?", "Tell me a short story.", "What is 7 plus 5?")
+PROMPTS = ("What is the capital of France?", "Tell me a short story.", "Count from 1 to 10.")
 
 
 @contextmanager

@@ -71,7 +71,8 @@ class PromptPreparer:
             function=function,
             special_tokens=dict(inner.special_tokens_map),
             thinking_variable=thinking,
-            variables={thinking: self._markers is not None, **(template_kwargs or {})},
+            # No default for thinking, unlike mlx-lm's wrapper: the template's author chose one.
+            variables=dict(template_kwargs or {}),
             without_agent_header=strip_agent_header,
             seconds=render_seconds,
             max_bytes=render_bytes,
