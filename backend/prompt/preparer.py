@@ -190,7 +190,7 @@ def _template_function(tokenizer: Any) -> Callable[..., str] | None:
 
 
 def _renders_itself(inner: Any) -> bool:
-    from transformers.tokenization_utils_base import PreTrainedTokenizerBase  # noqa: PLC0415  slow to import
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
     method = getattr(type(inner), "apply_chat_template", None)
     return method is not None and method is not PreTrainedTokenizerBase.apply_chat_template

@@ -260,8 +260,8 @@ def test_a_model_without_a_template_refuses_conversations() -> None:
 
 
 def test_a_template_that_is_a_python_function_is_called_in_place() -> None:
-    from mlx_lm.chat_templates.deepseek_v32 import apply_chat_template  # noqa: PLC0415  slow to import
-    from mlx_lm.tokenizer_utils import TokenizerWrapper  # noqa: PLC0415
+    from mlx_lm.chat_templates.deepseek_v32 import apply_chat_template
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
 
     wrapper = TokenizerWrapper(templates.small_tokenizer(), chat_template=apply_chat_template)
     preparer = PromptPreparer(wrapper)
@@ -273,7 +273,7 @@ def test_a_template_that_is_a_python_function_is_called_in_place() -> None:
 
 
 def test_the_wrapper_says_how_thinking_is_marked() -> None:
-    from mlx_lm.tokenizer_utils import TokenizerWrapper  # noqa: PLC0415  slow to import
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
 
     preparer = PromptPreparer(TokenizerWrapper(templates.small_tokenizer()), chat_template=templates.OPENS_THINKING)
     assert preparer.prepare(Conversation(messages=(user("a"),))).opens_reasoning

@@ -37,10 +37,10 @@ def test_a_template_that_loops_is_killed_and_the_next_one_renders(renderer: Proc
 
 def test_a_render_process_without_its_worker_ends_itself(renderer: ProcessRenderer) -> None:
     renderer.start()
-    process = renderer._process  # noqa: SLF001  the parent's side is what we are cutting off
+    process = renderer._process
     assert process is not None
     assert process.stdin is not None
-    from backend.prompt.frames import job_frame  # noqa: PLC0415
+    from backend.prompt.frames import job_frame
 
     os.set_blocking(process.stdin.fileno(), True)
     process.stdin.write(job_frame(RenderJob(ENDLESS, MESSAGES, seconds=0.05)))
@@ -111,7 +111,7 @@ def test_a_template_error_comes_back_as_one_line(renderer: ProcessRenderer, temp
 
 def test_a_process_that_died_while_idle_costs_no_request(renderer: ProcessRenderer) -> None:
     renderer.render(GOOD)
-    process = renderer._process  # noqa: SLF001  to wait for the death without a sleep
+    process = renderer._process
     assert process is not None
     process.kill()
     process.wait()
