@@ -49,7 +49,7 @@ def _product_size(operator: str, left: Any, right: Any) -> int:
 class _GenerationTag(jinja2.ext.Extension):
     """`{% generation %}...{% endgeneration %}` marks the assistant's text for training; here it only renders."""
 
-    tags = {"generation"}
+    tags = {"generation"}  # noqa: RUF012  as jinja2 declares it
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         line = next(parser.stream).lineno

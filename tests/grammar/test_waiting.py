@@ -1,5 +1,7 @@
 """Constraints that wait: for the end of reasoning, for the start of a call."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -133,7 +135,7 @@ def test_a_marker_is_found_wherever_its_text_is_cut(before: str, after: str, cut
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     watch = TextWatch(b"<ab<", lambda _: b"")
     fed = 0
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         fed = end
         rest = watch.push_text(data[start:end])
         if rest is not None:
