@@ -172,7 +172,7 @@ class Index:
         tree = self.spaces.setdefault(key, {}).get(layout)
         if tree is None:
             tree = self.spaces[key][layout] = Tree(layout, self.block_tokens)
-        survey = survey_insert(tree, tokens, snapshot=snapshot, available=available)
+        survey, version = survey_insert(tree, tokens, snapshot=snapshot, available=available), tree.version
         hold = Hold(survey.node, survey.at)
         need = survey.nbytes(layout) + (state_nbytes if survey.wants_state else 0)
         room = self._make_room(need, survey.n_new)
@@ -183,8 +183,9 @@ class Index:
                 return None
             tokens = tokens[: survey.at + room // per_token]
             need = (len(tokens) - survey.at) * per_token
-        # Again, since making room may have shortened the very edge that is being extended.
-        survey = survey_insert(tree, tokens, snapshot=snapshot, available=available)
+        if tree.version != version or len(tokens) != survey.length:
+            # Making room may have shortened the very edge that is being extended.
+            survey = survey_insert(tree, tokens, snapshot=snapshot, available=available)
         self.reserved += need
         return InsertPlan(tree, tokens, survey, tree.version, need, hold, snapshot, available)
 
