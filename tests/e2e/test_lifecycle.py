@@ -168,6 +168,8 @@ def test_memory_comes_back_load_after_load(worker: Worker, random_model: Callabl
     for _ in range(4):
         worker.must_load(random_model())
         stream(worker.stub, prompt(STORY * 30, 20))
+        stream(worker.stub, prompt(STORY, 2, Grammar='root ::= "yes"'))
+        stream(worker.stub, chat("hello", 2))
         worker.must_load()
         stream(worker.stub, prompt(STORY, 4))
         sizes.append(mlx_bytes(worker))
