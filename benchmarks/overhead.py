@@ -10,6 +10,7 @@ that does nothing else.
 
 import argparse
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -101,6 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=400)
+    parser.add_argument("--json", type=Path, help="also write the rows here")
     asyncio.run(measure(parser.parse_args()))
 
 

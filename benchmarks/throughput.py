@@ -128,6 +128,8 @@ async def measure(options: argparse.Namespace) -> None:
                 ]
             )
     raw.close()
+    if options.json:
+        options.json.write_text(json.dumps(rows))
     print(f"vocabulary {options.vocab}, width {options.hidden}, {options.tokens} tokens a stream, BLAS {blas}\n")
     print(
         table(
@@ -145,6 +147,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="of the BLAS, on both sides")
+    parser.add_argument("--json", type=Path, help="also write the rows here")
     asyncio.run(measure(parser.parse_args()))
 
 
