@@ -30,7 +30,8 @@ test: setup-dev  ## Run all tests; PYTEST_ARGS are added
 
 check: lint types imports proto-fresh coverage  ## The gate: format, lint, types, imports, proto, tests, coverage
 
-BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out %/__init__.py,$(wildcard benchmarks/*.py)))
+# Those that run by themselves; the others are what they share.
+BENCHMARKS := $(patsubst benchmarks/%.py,%,$(shell grep -l '^if __name__' benchmarks/*.py))
 bench: setup-dev  ## Measure what the README states; figures go to build/bench
 	@mkdir -p build/bench
 	@set -e; for name in $(BENCHMARKS); do \

@@ -92,6 +92,8 @@ async def measure(options: argparse.Namespace) -> None:
             await spend(server, options.streams, 50, 0, **settings)
             cost, threads = await spend(server, options.streams, options.tokens, 1, **settings)
             rows.append([name, cost, *threads, raw_cost])
+    if options.json:
+        options.json.write_text(json.dumps(rows))
     print(
         f"{options.streams} streams, {options.tokens} tokens each, one layer of width 32; microseconds of CPU a token\n"
     )
