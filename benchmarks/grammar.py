@@ -4,7 +4,8 @@
     python -m benchmarks.grammar schemas [--count 500] [--budget 700]
 
 `cost`: tokens a second of 8 streams of which 0, 1, 4 and 8 are held to a JSON schema (an array of objects with
-strings and numbers that cannot end within the budget), in turns within one process; temperature 1.
+strings and numbers that cannot end within the budget), in random turns within one process; temperature 1. Other load
+on the machine hits the median; the best of the rounds is nearer to what the code costs.
 
 `schemas`: random schemas of growing depth, bounded and without flexible white space, on a random-weight model at
 temperature 1. Every finished answer is validated with `jsonschema`; every answer, finished or cut by its budget,
@@ -124,17 +125,17 @@ async def cost(options: argparse.Namespace) -> None:
     async def body(engine: EngineHandle, loader: Loader) -> None:
         rates: dict[int, list[float]] = {k: [] for k in CONSTRAINED}
         for number in range(options.rounds + 1):
-            for k in CONSTRAINED:
+            for k in random.Random(number).sample(CONSTRAINED, len(CONSTRAINED)):
                 rate = await round_of(engine, options.tokens, k)
                 if number:  # the first round warms up
                     rates[k].append(rate)
-        base = statistics.median(rates[0])
-        write(
-            f"blas {loader.blas}, vocab {options.vocab}, {STREAMS} streams x {options.tokens} tokens, median of rounds"
-        )
+        write(f"blas {loader.blas}, vocab {options.vocab}, {STREAMS} streams x {options.tokens} tokens, median (best)")
         for k in CONSTRAINED:
-            rate = statistics.median(rates[k])
-            write(f"  {k} constrained: {rate:8.1f} tokens/s, {STREAMS / rate * 1e3:6.2f} ms a step, {rate / base:6.1%}")
+            median, best = statistics.median(rates[k]), max(rates[k])
+            share = f"{median / statistics.median(rates[0]):6.1%} ({best / max(rates[0]):6.1%})"
+            write(
+                f"  {k} constrained: {median:7.1f} ({best:7.1f}) tokens/s, {STREAMS / best * 1e3:6.2f} ms a step, {share}"
+            )
 
     with tempfile.TemporaryDirectory() as folder:
         path = plain_kv_model(Path(folder) / "m", vocab=options.vocab, hidden=options.hidden, layers=options.layers)
