@@ -133,9 +133,7 @@ async def cost(options: argparse.Namespace) -> None:
         for k in CONSTRAINED:
             median, best = statistics.median(rates[k]), max(rates[k])
             share = f"{median / statistics.median(rates[0]):6.1%} ({best / max(rates[0]):6.1%})"
-            write(
-                f"  {k} constrained: {median:7.1f} ({best:7.1f}) tokens/s, {STREAMS / best * 1e3:6.2f} ms a step, {share}"
-            )
+            write(f"  {k} held: {median:7.1f} ({best:7.1f}) tokens/s, {STREAMS / best * 1e3:.2f} ms a step, {share}")
 
     with tempfile.TemporaryDirectory() as folder:
         path = plain_kv_model(Path(folder) / "m", vocab=options.vocab, hidden=options.hidden, layers=options.layers)
