@@ -4,7 +4,9 @@
 
 Streams that decode are read by one client each; once all run, a prompt of 8k tokens arrives. The gaps are those
 between two pieces of one stream, first while nothing is prefilled, then until the long prompt's first piece. The
-bound is a decode step and two chunks; a chunk's own time is what the whole prefill took, divided.
+bound is a decode step and two chunks of the prompt's end, the slowest ones since attention grows with the position.
+A chunk's time there is the slope of T(n) = a n + b n^2, fitted to prompts of half and of the whole length prefilled
+alone.
 """
 
 import argparse
@@ -35,10 +37,25 @@ def gaps(stamps: list[list[float]], start: float, end: float) -> np.ndarray:
     return np.array([1e3 * (b - a) for one in stamps for a, b in pairwise(one) if start <= b < end])
 
 
+async def prefilled(server: Worker, tokens: int, text: str) -> float:
+    """Seconds to the first piece of a prompt of so many tokens."""
+    prompt = pb.PredictOptions(Prompt=(text * tokens)[:tokens], Tokens=1, IgnoreEOS=True)
+    line: Timeline = await server.stream(prompt)
+    return line.first
+
+
+def last_chunk(alone: list[float], tokens: int, chunk: int) -> float:
+    """Seconds that the last chunk takes, from the times of half and whole."""
+    half, whole = alone
+    # T(n/2) and T(n) of a n + b n^2, solved for a + 2 b n.
+    return chunk * (3 * whole - 4 * half) / tokens
+
+
 async def one_chunk(path: Path, chunk: int, options: argparse.Namespace) -> list[float]:
     """Chunk size; p50, p99, worst gap before; the same during; the long prompt's first token; a chunk's own time."""
     async with worker() as server:
         await server.load(path, f"prefill_chunk:{chunk}", "prompt_cache_size:0")
+        alone = [await prefilled(server, tokens, "alone ") for tokens in (options.prompt // 2, options.prompt)]
         stamps: list[list[float]] = [[] for _ in range(options.streams)]
         readers = [asyncio.create_task(watched(server, index, one)) for index, one in enumerate(stamps)]
         while min(len(one) for one in stamps) < 20:  # noqa: ASYNC110  the readers have nothing better to tell
@@ -46,17 +63,16 @@ async def one_chunk(path: Path, chunk: int, options: argparse.Namespace) -> list
         quiet = time.perf_counter()
         await asyncio.sleep(3.0)
         arrival = time.perf_counter()
-        prompt = pb.PredictOptions(Prompt="long prompt " * (options.prompt // 12), Tokens=1, IgnoreEOS=True)
-        line: Timeline = await server.stream(prompt)
+        first = await prefilled(server, options.prompt, "beside")
         end = time.perf_counter()
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
     before, during = gaps(stamps, quiet, arrival), gaps(stamps, arrival, end)
     step = float(np.median(before))
-    own = 1e3 * line.first / (options.prompt / chunk) - step
     quantiles = [float(np.quantile(values, q)) for values in (before, during) for q in (0.5, 0.99, 1.0)]
-    return [chunk, *quantiles, line.first, own, quantiles[4] / (step + 2 * own)]
+    own = 1e3 * last_chunk(alone, options.prompt, chunk)
+    return [chunk, *quantiles, first, own, quantiles[4] / (step + 2 * own)]
 
 
 async def measure(options: argparse.Namespace) -> None:
@@ -102,7 +118,7 @@ def _plot(rows: list[list[float]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chunks", type=int, nargs="+", default=[128, 256, 512, 1024])
+    parser.add_argument("--chunks", type=int, nargs="+", default=[128, 256, 512])
     parser.add_argument("--prompt", type=int, default=8192)
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--plot", type=Path, help=f"PNG to draw, such as {(ROOT / 'docs/images').name}/fairness.png")
