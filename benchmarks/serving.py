@@ -57,6 +57,7 @@ class Worker:
     process: subprocess.Popen[bytes]
     stub: rpc.BackendStub
     info: rpc.InfoStub
+    address: str = ""
 
     async def load(self, path: Path, *options: str) -> None:
         """LoadModel, or fail."""
@@ -111,7 +112,7 @@ async def worker(*arguments: str, threads: int | None = None) -> AsyncIterator[W
         async with grpc.aio.insecure_channel(address) as channel:
             stub = rpc.BackendStub(channel)
             await stub.Health(pb.HealthMessage(), wait_for_ready=True, timeout=30)
-            yield Worker(process, stub, rpc.InfoStub(channel))
+            yield Worker(process, stub, rpc.InfoStub(channel), address)
     finally:
         process.terminate()
         await asyncio.to_thread(process.wait, 30)
