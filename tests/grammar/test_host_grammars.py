@@ -16,7 +16,7 @@ PET = '{"age": 3, "name": "a \\" \\u00e9", "tags": ["x", "y"], "kind": "cat"}'
 
 RIGHT = [
     ("JSON_OBJECT", '{"a": [1, -2.5e+3, {"b"  :\n\t"c\\n"}, true, null ] , "": {}}'),
-    ("JSON_OBJECT", "{" + " " * 300 + "}" + "\n" * 300),
+    ("JSON_OBJECT", "{" + " " * 5000 + "}" + "\n" * 5000),
     ("JSON_SCHEMA", PET),
     ("TOOLS", CALL),
     ("TOOLS", '{"arguments":{"message":"hi"},"name":"answer"}'),

@@ -36,6 +36,7 @@ def test_text_without_a_header_is_not_touched(text: str) -> None:
         ("x-anthropic-billing-header: cc_version=2.1.0.a3f; cc_entrypoint=cli; cch=00000;You are", "You are"),
         ("x-anthropic-billing-header: a=1; b=2;\nYou are", "\nYou are"),
         ("x-anthropic-billing-header: a=1; Use x=1; then stop", " Use x=1; then stop"),
+        ("x-anthropic-h: a=1;Tone=short and sweet; always", "Tone=short and sweet; always"),
         ("x-anthropic-h:a=;b=2;", ""),
         (" x-anthropic-h: a=1;rest", " x-anthropic-h: a=1;rest"),
         ("x-anthropic-h: no items here;", "x-anthropic-h: no items here;"),
