@@ -139,17 +139,8 @@ class Index:
     def _reason(
         self, key: Hashable, tokens: Tokens, limit: int, tree: Tree | None, match: Match, length: int
     ) -> Reason:
-        if tree is None or (match.length == 0 and not tree.root.ghosts):
-            if key in self.unsupported:
-                return Reason.UNSUPPORTED_LAYER
-            if any(
-                other.match(tokens).length > match.length
-                for k in self.spaces
-                if k != key
-                for other in self.spaces[k].values()
-            ):
-                return Reason.OTHER_NAMESPACE
-            return Reason.DIVERGED if tree is not None and tree.root.children else Reason.EMPTY
+        if tree is None or (match.length == 0 and not (len(tokens) and int(tokens[0]) in tree.root.ghosts)):
+            return self._reason_for_nothing(key, tokens, tree)
         if length >= limit:
             return Reason.FULL
         if length < min(limit, match.length):
@@ -161,6 +152,14 @@ class Index:
         if int(tokens[match.length]) in node.ghosts:
             return Reason.EVICTED
         return Reason.EXTENDED if node.is_leaf else Reason.DIVERGED
+
+    def _reason_for_nothing(self, key: Hashable, tokens: Tokens, tree: Tree | None) -> Reason:
+        if key in self.unsupported:
+            return Reason.UNSUPPORTED_LAYER
+        others = (other for k, space in self.spaces.items() if k != key for other in space.values())
+        if any(other.match(tokens).length > 0 for other in others):
+            return Reason.OTHER_NAMESPACE
+        return Reason.DIVERGED if tree is not None and tree.root.children else Reason.EMPTY
 
     # Insert
 
