@@ -8,6 +8,7 @@ from backend.core.request import Conversation, GenerationRequest, Grammar
 from backend.grammar.tools import is_strict, tool_grammar
 from backend.grammar.waiting import Activation
 from backend.output import OutputFormat
+from backend.prompt.preparer import EncodedPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class GrammarChoice:
     reasoning_start_ids: tuple[int, ...]
     special: Mapping[str, int]
 
-    def wanted(self, request: GenerationRequest, *, opens_reasoning: bool) -> WantedGrammar | None:
+    def wanted(self, request: GenerationRequest, prompt: EncodedPrompt) -> WantedGrammar | None:
         """The request's own grammar, else what its tool choice asks for.
 
         Raises:
@@ -39,13 +40,12 @@ class GrammarChoice:
         """
         conversation = request.prompt if isinstance(request.prompt, Conversation) else None
         if request.grammar is not None:
-            may_reason = conversation is not None
-            return WantedGrammar(request.grammar, self._activation(opens_reasoning, may_reason, ""))
+            return WantedGrammar(request.grammar, self._activation(prompt, conversation is not None, ""))
         if conversation is None:
             return None
-        return self._for_tools(conversation, opens_reasoning)
+        return self._for_tools(conversation, prompt)
 
-    def _for_tools(self, conversation: Conversation, opens_reasoning: bool) -> WantedGrammar | None:
+    def _for_tools(self, conversation: Conversation, prompt: EncodedPrompt) -> WantedGrammar | None:
         choice, tools = conversation.tool_choice, conversation.tools
         strict = is_strict(tools)
         if choice.mode == "none" or (choice.mode == "auto" and not strict):
@@ -58,12 +58,14 @@ class GrammarChoice:
         found = tool_grammar(forms, choice, trigger=self.format.tool_call_start, strict=strict, special=self.special)
         if found is None:
             return None
-        return WantedGrammar(found.grammar, self._activation(opens_reasoning, True, found.trigger))
+        return WantedGrammar(found.grammar, self._activation(prompt, True, found.trigger))
 
-    def _activation(self, opens_reasoning: bool, may_reason: bool, trigger: str) -> Activation:
+    def _activation(self, prompt: EncodedPrompt, may_reason: bool, trigger: str) -> Activation:
+        # A template that has opened and closed the reasoning itself has turned it off.
+        may_open = may_reason and not prompt.closes_reasoning
         return Activation(
             reasoning_end=self.format.reasoning_end.encode(),
-            in_reasoning=opens_reasoning,
-            reasoning_start_ids=self.reasoning_start_ids if may_reason else (),
+            in_reasoning=prompt.opens_reasoning,
+            reasoning_start_ids=self.reasoning_start_ids if may_open else (),
             trigger=trigger.encode(),
         )

@@ -116,6 +116,8 @@ class Loader:
         vocabulary = read_vocabulary(
             tokenizer, label_of=table.label_of, size=facts.vocab_size, eos_ids=sorted(facts.eos_ids)
         )
+        compiler = GrammarCompiler(vocabulary)
+        compiler.start()
         reasoning_start = preparer.encode(output.reasoning_start, add_special_tokens=False).tolist()
         return ServedModel(
             config=config,
@@ -127,5 +129,5 @@ class Loader:
             grammars=GrammarChoice(
                 format=output, reasoning_start_ids=tuple(reasoning_start), special=vocabulary.special
             ),
-            compiler=GrammarCompiler(vocabulary),
+            compiler=compiler,
         )

@@ -126,7 +126,7 @@ class ServedModel:
             prompt=prompt,
             max_tokens=min(request.max_tokens or room, room),
             output=OutputStream(self.table.decoder(), request.stop, parser),
-            grammar=self.grammars.wanted(request, opens_reasoning=prompt.opens_reasoning),
+            grammar=self.grammars.wanted(request, prompt),
         )
 
     def tokenize(self, prompt: str | Conversation) -> list[int]:
