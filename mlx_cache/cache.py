@@ -6,16 +6,17 @@ import logging
 import threading
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mlx_cache.blocks import BLOCK_TOKENS, MAX_BLOCK_TOKENS, Block, InconsistentCache, Layout, Payload, UnsupportedLayer
 from mlx_cache.eviction import Eviction
-from mlx_cache.index import Index, InsertPlan
+from mlx_cache.index import Index
+from mlx_cache.plans import InsertPlan
 from mlx_cache.policy import EvictionPolicy, ValuePerByte
-from mlx_cache.stats import Counters, Reason, Refusal
+from mlx_cache.results import Fetched, Inserted
+from mlx_cache.stats import Counters, Refusal
 from mlx_cache.tree import Tokens
 
 logger = logging.getLogger(__name__)
@@ -26,33 +27,6 @@ MAX_BUFFERS = 49_900
 
 _ATTEMPTS = 16
 _CACHE_TYPES = ("assistant", "user", "system")
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """What a fetch found. `caches` are the caller's own, None for a miss; `length` tokens are in them.
-
-    `agreed` is how many tokens agree with something stored; more than `length` where a model's state could not be
-    restored there.
-    """
-
-    caches: list[Any] | None
-    length: int
-    reason: Reason
-    agreed: int
-
-    def __str__(self) -> str:
-        at = f" at {self.agreed}" if self.reason in (Reason.DIVERGED, Reason.EVICTED, Reason.NO_SNAPSHOT) else ""
-        return f"{self.reason}{at}"
-
-
-@dataclass(frozen=True, slots=True)
-class Inserted:
-    """What an insert did: the tokens now stored of the sequence, those of them that were new, or why none."""
-
-    length: int
-    new_tokens: int
-    refusal: Refusal | None = None
 
 
 class ThreadSafeLRUPromptCache:
