@@ -6,6 +6,7 @@ to lower-case letters where a later prompt replays them: only then does their te
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,18 +50,18 @@ def hit(answer: Answer) -> tuple[int, str]:
     return int(answer.trailing["x-prompt-cache-tokens"]), answer.trailing["x-prompt-cache-reason"]
 
 
-def letters(text: str, tokens: int = ANSWER, **fields: object) -> pb.PredictOptions:
+def letters(text: str, tokens: int = ANSWER, **fields: Any) -> pb.PredictOptions:
     """A raw prompt, answered in letters to the last token."""
     return prompt(text, tokens, Grammar=LETTERS, IgnoreEOS=True, **fields)
 
 
-def conversation(*texts: str, tokens: int = ANSWER, **fields: object) -> pb.PredictOptions:
+def conversation(*texts: str, tokens: int = ANSWER, **fields: Any) -> pb.PredictOptions:
     """System, user, assistant, user and so on, answered in letters."""
     roles = ["system", *(("user", "assistant")[index % 2] for index in range(len(texts) - 1))]
     messages = [pb.Message(role=role, content=text) for role, text in zip(roles, texts, strict=True)]
     return pb.PredictOptions(
         Messages=messages, UseTokenizerTemplate=True, Tokens=tokens, Grammar=LETTERS, IgnoreEOS=True, **fields
-    )  # type: ignore[arg-type]
+    )
 
 
 def length(worker: Worker, request: pb.PredictOptions) -> int:
