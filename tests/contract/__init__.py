@@ -1,0 +1,1 @@
+"""What this worker relies on in other libraries; an upgrade that breaks one of these breaks the worker."""
