@@ -123,10 +123,12 @@ def _take_error(answer: Answer, error: Any) -> None:
     answer.trailing = trailing_of(error.trailing_metadata())
 
 
-async def read(stub: Any, request: pb.PredictOptions, *, leave_after: int | None = None) -> Answer:
+async def read(
+    stub: Any, request: pb.PredictOptions, *, leave_after: int | None = None, seconds: float = SECONDS
+) -> Answer:
     """Read a stream of an asynchronous stub; `leave_after` cancels it after so many replies."""
     answer = Answer()
-    call = stub.PredictStream(request, timeout=SECONDS)
+    call = stub.PredictStream(request, timeout=seconds)
     try:
         async for reply in call:
             answer.replies.append(reply)

@@ -180,7 +180,7 @@ def test_row_43_a_full_queue_refuses_at_once(worker: Worker) -> None:
     with running(worker.stub, *[ENDLESS] * 2), running(worker.stub, *[ENDLESS] * 8, begun=False):
         worker.wait_for_queue(lambda queue: queue["in_flight"] == 10)
         started = time.monotonic()
-        for answer in at_once(worker, [ENDLESS] * 20):
+        for answer in at_once(worker, [ENDLESS] * 20, seconds=5):
             answer.refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "in flight")
         assert time.monotonic() - started < 2
         assert worker.stub.Health(pb.HealthMessage(), timeout=2).message == b"OK"
@@ -224,12 +224,12 @@ def test_row_44_a_prompt_that_can_never_fit_is_refused_and_others_wait(worker: W
     assert queue["cached_kv_bytes"] <= queue["kv_budget_bytes"] == 4 << 20
 
 
-def at_once(worker: Worker, requests: list[pb.PredictOptions]) -> list[Answer]:
+def at_once(worker: Worker, requests: list[pb.PredictOptions], seconds: float = 100.0) -> list[Answer]:
     """Ask all of them together, on one channel."""
 
     async def ask() -> list[Answer]:
         async with grpc.aio.insecure_channel(worker.address, options=CHANNEL_OPTIONS) as channel:
             stub = rpc.BackendStub(channel)
-            return list(await asyncio.gather(*(read(stub, request) for request in requests)))
+            return list(await asyncio.gather(*(read(stub, request, seconds=seconds) for request in requests)))
 
     return asyncio.run(ask())
