@@ -4,6 +4,7 @@ Rules are those of `docs/protocol.md`, "Where the text goes"; numbers those of t
 """
 
 import json
+from typing import Any
 
 import grpc
 import jsonschema
@@ -222,6 +223,51 @@ def test_rule_5_a_tool_without_arguments_is_called_with_an_empty_object(worker: 
     ping["function"]["parameters"]["additionalProperties"] = False  # type: ignore[index]
     turn = ask(worker, chat("Ping!", 60, Tools=json.dumps([ping]), ToolChoice="ping"))
     assert [(call.name, call.arguments) for call in turn.calls] == [("ping", "{}")]
+
+
+def call_text(name: str, arguments: str) -> str:
+    """A call as tiny-chat writes it."""
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+def saying(text: str, **fields: Any) -> pb.PredictOptions:
+    """A chat with tools whose answer is this text, since a grammar leaves nothing else."""
+    metadata = {"lark": f"start: {json.dumps(text, ensure_ascii=False)}", **fields.pop("Metadata", {})}
+    return chat(WEATHER_QUESTION, 300, **{"Tools": TOOLS, "Metadata": metadata, **fields})
+
+
+def test_rule_5_several_calls_are_numbered_and_keep_their_text(worker: Worker) -> None:
+    arguments = ['{"location": "Z\u00fcrich \U0001f600"}', '{"city": "</tool_call> in a string"}', "{}"]
+    calls = [call_text(name, text) for name, text in zip(("get_weather", "get_time", "other"), arguments, strict=True)]
+    turn = ask(worker, saying("Let me look. " + "\n".join(calls)))
+    assert [(call.name, json.loads(call.arguments)) for call in turn.calls] == [
+        ("get_weather", {"location": "Z\u00fcrich \U0001f600"}),
+        ("get_time", {"city": "</tool_call> in a string"}),
+        ("other", {}),
+    ]
+    assert len({call.id for call in turn.calls}) == 3
+    assert turn.content.strip() == "Let me look."
+    assert turn.answer.reason == "tool_calls"
+
+
+@pytest.mark.parametrize("text", [call_text("get_time", "{oops}"), '<tool_call>\n["get_time"]\n</tool_call>'])
+def test_what_is_no_call_is_given_back_as_content(worker: Worker, text: str) -> None:
+    turn = ask(worker, saying(f"So: {text} there."))
+    assert (turn.calls, turn.content, turn.answer.reason) == ([], f"So: {text} there.", "stop")
+
+
+def test_json_in_an_answer_with_tools_is_content(worker: Worker) -> None:
+    """A host that read it from `message` would cut the answer there and call `Bob`."""
+    text = 'Here: {"name": "Bob", "age": 5} and {"name": "get_time", "arguments": {}}'
+    turn = ask(worker, saying(text))
+    assert (turn.calls, turn.content, turn.message) == ([], text, "")
+
+
+def test_a_stop_string_within_a_call_ends_the_turn_without_it(worker: Worker) -> None:
+    turn = ask(worker, saying("Well. " + call_text("get_time", '{"city": "Oslo"}'), StopPrompts=["Oslo"]))
+    assert turn.answer.reason == "stop-string"
+    assert turn.calls == []
+    assert "Oslo" not in turn.content
 
 
 @pytest.mark.parametrize("tools", ["", TOOLS])
