@@ -8,6 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from backend.config import CacheConfig, EngineConfig, ModelConfig, SamplerBackend
+from backend.core.errors import ModelLoadFailed
 from backend.engine.batch import DecodeBatch
 from backend.engine.batch_device import DeviceBatch
 from backend.engine.batch_host import HostBatch
@@ -76,7 +77,13 @@ def _prefix_cache(cache: CacheConfig, loaded: LoadedModel, budget: MemoryBudget,
 
 def _budget(engine: EngineConfig, loaded: LoadedModel) -> MemoryBudget:
     total = engine.kv_bytes or int(KV_SHARE * max(0, device_bytes() - loaded.weight_bytes))
-    return MemoryBudget(total, loaded.kv_cost)
+    budget = MemoryBudget(total, loaded.kv_cost)
+    if not budget.fits(budget.projected(1)):
+        raise ModelLoadFailed(
+            f"{loaded.path}: weights of {loaded.weight_bytes} bytes leave {total} bytes for KV on this device, "
+            f"one short prompt needs {budget.projected(1)}"
+        )
+    return budget
 
 
 def device_bytes() -> int:

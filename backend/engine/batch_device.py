@@ -22,7 +22,7 @@ class DeviceBatch(DecodeBatch):
         super().__init__(model, mergeable=mergeable)
         self._sampler = sampler
         self._drawn: LazySample | None = None
-        self._drawn_rows: list[Row] = []
+        self._drawn_rows: list[Row | None] = []  # None: left since
 
     def step(self) -> list[Emitted]:
         """Feed every row's newest token and emit those of the step before; none for rows that just joined."""
@@ -34,18 +34,22 @@ class DeviceBatch(DecodeBatch):
         return known
 
     def leave(self, rows: Sequence[Row]) -> None:
-        """Drop rows, their KV and what was drawn for them."""
+        """Drop rows, their KV and what was drawn for them: one that comes back begins with its pending token."""
         super().leave(rows)
+        gone = {id(row) for row in rows}
+        self._drawn_rows = [None if row is None or id(row) in gone else row for row in self._drawn_rows]
         for row in rows:
             row.sampling.pending.clear()
+        if not self.rows:
+            self._drawn, self._drawn_rows = None, []
 
     def _inputs(self) -> mx.array:
-        place = {id(row): index for index, row in enumerate(self._drawn_rows)}
+        place = {id(row): index for index, row in enumerate(self._drawn_rows) if row is not None}
         drawn = [place[id(row)] for row in self.rows if id(row) in place]
         joined = [row.pending for row in self.rows if id(row) not in place]
         parts: list[mx.array] = []
         if drawn and self._drawn is not None:
-            whole = len(drawn) == len(self._drawn_rows)
+            whole = drawn == list(range(len(self._drawn_rows)))
             parts.append(self._drawn.tokens if whole else self._drawn.tokens[mx.array(drawn)])
         if joined:
             parts.append(mx.array(joined, dtype=mx.uint32))
@@ -55,5 +59,4 @@ class DeviceBatch(DecodeBatch):
         if self._drawn is None:
             return []
         sampled = self._drawn.collect()
-        present = {id(row) for row in self.rows}
-        return [emitted(row, index, sampled) for index, row in enumerate(self._drawn_rows) if id(row) in present]
+        return [emitted(row, index, sampled) for index, row in enumerate(self._drawn_rows) if row is not None]

@@ -9,6 +9,7 @@ class Counters:
 
     requests: int = 0
     failed: int = 0
+    cancelled: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     prefilled_tokens: int = 0

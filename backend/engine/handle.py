@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from backend.config import ModelConfig
-from backend.core.errors import ModelNotLoaded, Overloaded, WorkerUnavailable
+from backend.core.errors import DeadlineExceeded, ModelNotLoaded, Overloaded, WorkerUnavailable
 from backend.core.reports import EngineMetrics, EngineState, EngineStatus, ModelFacts, WorkerInfo
 from backend.core.request import Conversation, GenerationRequest
 from backend.engine import reports
@@ -43,10 +43,11 @@ class EngineHandle:
             Outbox(self._wake),
             clock,
             lambda cause: self._wake(partial(self._died, cause)),
+            loader.empty_picture,
         )
         self._death: asyncio.Future[str] = self._loop.create_future()
         self._started_at = clock()
-        self._loading = False
+        self._loading: threading.Event | None = None  # of the load that runs; set, it stops
         self._prep = ThreadPoolExecutor(1, thread_name_prefix="prep")
         self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
         self._load_lock = asyncio.Lock()
@@ -99,12 +100,14 @@ class EngineHandle:
     async def close(self) -> None:
         """End everything that runs with `WorkerUnavailable` and join the engine thread."""
         self._alive = False
+        self._cancel_load()
         self._inbox.put(Stop())
         ended = await asyncio.to_thread(self._thread.join, CLOSE_SECONDS)
         if not ended:
             log.error("event=engine_did_not_stop seconds=%d", CLOSE_SECONDS)
         served, self._served = self._served, None
         if served is not None:
+            served.closing.set()
             served.close()
         self._prep.shutdown(wait=False, cancel_futures=True)
         self._files.shutdown(wait=False, cancel_futures=True)
@@ -130,13 +133,13 @@ class EngineHandle:
         async with self._load_lock:
             if cancelled.is_set() or (self._served is not None and self._served.config == config):
                 return
-            self._loading = True
+            self._loading = cancelled
             try:
                 path = await self._in_files(self._loader.locate, config, cancelled)
                 await self._drop()
                 await self._load(config, path, cancelled)
             finally:
-                self._loading = False
+                self._loading = None
                 cancelled.set()
                 if self._served is None:
                     await asyncio.shield(self._on_engine(lambda: self._thread.replace_session(None)))
@@ -147,8 +150,13 @@ class EngineHandle:
         self._served = await self._loop.run_in_executor(self._prep, self._loader.served, config, loaded)
 
     async def free(self) -> None:
-        """Drop the model, ending its requests ABORTED; harmless when none is loaded."""
+        """Drop the model, ending its requests ABORTED, and stop a load; harmless when there is neither."""
+        self._cancel_load()
         await self._to_its_end(self._free_in_turn())
+
+    def _cancel_load(self) -> None:
+        if self._loading is not None:
+            self._loading.set()
 
     async def _free_in_turn(self) -> None:
         async with self._load_lock:
@@ -170,6 +178,8 @@ class EngineHandle:
         served, self._served = self._served, None
         if served is None:
             return
+        # What waits on the prep thread is not worth preparing any more; closing comes after it.
+        served.closing.set()
         await self._on_engine(lambda: self._thread.replace_session(None))
         await self._loop.run_in_executor(self._prep, served.close)
 
@@ -198,9 +208,12 @@ class EngineHandle:
         """
         served = self._require()
         request = served.check(request)
+        if request.deadline is not None and request.deadline <= self._clock():
+            raise DeadlineExceeded
         limits = served.config.engine
-        if self._in_flight >= limits.max_rows + limits.queue_size:
-            raise Overloaded(f"{self._in_flight} requests in flight, limit {limits.max_rows} + {limits.queue_size}")
+        rows = limits.max_rows if served.facts.batchable else 1
+        if self._in_flight >= rows + limits.queue_size:
+            raise Overloaded(f"{self._in_flight} requests in flight, limit {rows} + {limits.queue_size}")
         accepted_at = self._clock()
         self._in_flight += 1
         stream = AnswerStream(
@@ -272,7 +285,7 @@ class EngineHandle:
     def _state(self) -> EngineState:
         if not self._alive:
             return "error"
-        if self._loading:
+        if self._loading is not None:
             return "busy"
         if self._served is None:
             return "uninitialized"

@@ -8,17 +8,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.config import ModelConfig
+from backend.core.errors import ModelLoadFailed, WorkerError
 from backend.engine.constraining import GrammarChoice
 from backend.engine.loading import LoadedModel, load_model, locate_model
 from backend.engine.served import LoadedFacts, ServedModel
 
 if TYPE_CHECKING:
     from backend.engine.session import Session
+    from backend.engine.snapshot import EngineSnapshot
     from backend.engine.thread import EngineThread
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,16 @@ class Loader:
         self._blas_option = blas
         self._clock = clock
         self.blas = ""  # engine thread writes once, others read
+
+    def empty_picture(self, now: float) -> "EngineSnapshot":
+        """Engine thread: what it looks like while no model is loaded."""
+        from backend.engine.snapshot import EngineSnapshot
+
+        if not self.blas:
+            return EngineSnapshot(at=now)
+        import mlx.core as mx
+
+        return EngineSnapshot(at=now, active_bytes=mx.get_active_memory(), buffer_pool=mx.get_cache_memory())
 
     def warm_up(self) -> None:
         """Engine thread: pick the BLAS, then import MLX; the order matters."""
@@ -90,11 +103,37 @@ class Loader:
             loaded_tools.append(LoadedTools(generation, LoadedFacts.of(loaded), loaded.tokenizer))
             return session
 
-        thread.replace_session(make)
+        failed = ""
+        try:
+            thread.replace_session(make)
+        except WorkerError:
+            raise
+        except Exception as error:
+            log.debug("load", exc_info=error)
+            failed = _one_line(path, error)
+        if failed:
+            # Out here: the exception's frames hold the model, which must not leave this thread.
+            raise ModelLoadFailed(failed)
         return loaded_tools[0]
 
     def served(self, config: ModelConfig, tools: LoadedTools) -> ServedModel:
-        """Prep thread: build what prepares requests."""
+        """Prep thread: build what prepares requests.
+
+        Raises:
+            ModelLoadFailed: The tokenizer is not one that can be served.
+        """
+        with ExitStack() as undo:
+            try:
+                served = self._served(config, tools, undo)
+            except WorkerError:
+                raise
+            except Exception as error:
+                log.debug("load", exc_info=error)
+                raise ModelLoadFailed(_one_line(tools.facts.path, error)) from error
+            undo.pop_all()
+        return served
+
+    def _served(self, config: ModelConfig, tools: LoadedTools, undo: ExitStack) -> ServedModel:
         from backend.grammar.compiler import GrammarCompiler
         from backend.grammar.vocabulary import read_vocabulary
         from backend.output import OutputFormat, TokenTable
@@ -111,12 +150,14 @@ class Loader:
             strip_agent_header=config.cache.strip_agent_header,
             reasoning_markers=markers,
         )
+        undo.callback(preparer.close)
         preparer.start()
         table = TokenTable.from_tokenizer(tokenizer, markers=output.markers)
         vocabulary = read_vocabulary(
             tokenizer, label_of=table.label_of, size=facts.vocab_size, eos_ids=sorted(facts.eos_ids)
         )
         compiler = GrammarCompiler(vocabulary)
+        undo.callback(compiler.close)
         compiler.start()
         reasoning_start = preparer.encode(output.reasoning_start, add_special_tokens=False).tolist()
         return ServedModel(
@@ -131,3 +172,7 @@ class Loader:
             ),
             compiler=compiler,
         )
+
+
+def _one_line(path: Path | str, error: Exception) -> str:
+    return f"{path}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:500]

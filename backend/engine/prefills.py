@@ -1,5 +1,6 @@
 """The prompts on their way into the batch: whose chunk runs next, and who waits for whose prefix."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.core.logline import logline
 from backend.engine import kv
 from backend.engine.batch import Model, prefill
 from backend.engine.counters import Counters
@@ -17,6 +19,9 @@ from backend.engine.scheduler import Prefilling, next_end, plan_chunks
 
 # Waiting for another row's prefill pays once it saves at least this many tokens.
 SHARE_AT_LEAST = 64
+REPORT_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,16 +33,13 @@ class Prefills:
     prefix: PrefixCache
     chunk: int
     counters: Counters
+    clock: Callable[[], float]
     on_error: Callable[[Row, Exception], None]
     rows: list[Row] = field(default_factory=list[Row])
 
     def admit(self, row: Row) -> None:
         """Take a row: from the cache, from a prompt that is being prefilled now, or from nothing."""
-        row.leader = self._leader_for(row)
-        if row.leader is None:
-            self._restore(row)
-        else:
-            self.counters.shared_waits += 1
+        self._start(row)
         self.rows.append(row)
 
     def run(self) -> None:
@@ -63,9 +65,9 @@ class Prefills:
     def remove(self, row: Row) -> None:
         """Let a row go; those that waited for it go on from what it stored."""
         self.rows.remove(row)
-        for other in self.rows:
-            if other.leader is row:
-                self._restore(other)
+        for other in [other for other in self.rows if other.leader is row]:
+            # One of them becomes the leader of the rest.
+            self._start(other)
 
     def nbytes(self) -> int:
         """Bytes of KV here."""
@@ -83,26 +85,47 @@ class Prefills:
             return
         self.counters.prefilled_tokens += end - row.covered
         row.covered = end
+        self._report(row)
         self._publish(row)
+
+    def _report(self, row: Row) -> None:
+        now = self.clock()
+        if now - max(row.admitted_at, row.reported_at) >= REPORT_SECONDS:
+            row.reported_at = now
+            facts = {"request_id": row.request.request_id, "done": row.covered, "of": len(row.feed)}
+            log.info(logline("prefill", **facts))
 
     def _publish(self, row: Row) -> None:
         """Store the prefill so far where somebody can use it: the followers now, anybody at the prompt's end."""
         followers = [other for other in self.rows if other.leader is row]
         served = [other for other in followers if row.covered >= self._sharable(other, row)]
-        if row.stores and (served or row.prefilled or self.prefix.snapshots):
+        if row.stores and (served or row.prefilled or row.covered in row.snapshot_ends):
             assert row.caches is not None
             self.prefix.insert(row.feed[: row.covered], row.caches)
         for other in served:
-            self._restore(other)
+            self._start(other)
+
+    def _start(self, row: Row) -> None:
+        """Let a row wait for another's prefill where that pays, else take what there is."""
+        row.leader = None
+        leader = self._leader_for(row)
+        if leader is not None and self._sharable(row, leader) > leader.covered:
+            row.leader = leader
+            self.counters.shared_waits += 1
+            return
+        if leader is not None and not self.prefix.snapshots:
+            # It is past what both share and has stored nothing yet: it would at its prompt's end.
+            self.prefix.insert(leader.feed[: leader.covered], leader.caches or [])
+        self._restore(row)
 
     def _leader_for(self, row: Row) -> Row | None:
-        """The running prefill that will soon have stored the longest part of this prompt, if waiting pays."""
-        running = [r for r in self.rows if r.leader is None and r.stores]
+        """The running prefill that has the longest part of this prompt, if that is worth more than the cache's."""
+        running = [r for r in self.rows if r.leader is None and r.stores and r is not row]
         if not running or not self.prefix.enabled:
             return None
         best = max(running, key=lambda r: self._sharable(row, r))
         shared = self._sharable(row, best)
-        return best if shared >= self.prefix.match(row.feed) + SHARE_AT_LEAST and shared > best.covered else None
+        return best if shared >= self.prefix.match(row.feed) + SHARE_AT_LEAST else None
 
     def _sharable(self, row: Row, leader: Row) -> int:
         """Tokens that `row` can take from `leader`'s prefill once that is far enough."""
@@ -112,7 +135,6 @@ class Prefills:
         return max((end for end in leader.chunk_ends if end <= usable), default=0)
 
     def _restore(self, row: Row) -> None:
-        row.leader = None
         reused = self.prefix.fetch(row.feed)
         row.caches = reused.caches or self.new_cache()
         row.covered = reused.length

@@ -56,8 +56,8 @@ class PrefixCache(Protocol):
         """Store the KV of exactly `tokens`. Never raises: a full cache is no reason to fail a request."""
         ...
 
-    def shrink_to(self, n_bytes: int) -> None:
-        """Evict until at most `n_bytes` are kept, for now; live rows need the rest."""
+    def shrink_to(self, n_bytes: int) -> bool:
+        """Evict until at most `n_bytes` are kept, for now; live rows need the rest. Whether there was need to."""
         ...
 
     @property
@@ -92,8 +92,9 @@ class NoPrefixCache:
     def insert(self, tokens: NDArray[np.int32], caches: list[Any]) -> None:
         """Keeps nothing."""
 
-    def shrink_to(self, n_bytes: int) -> None:
+    def shrink_to(self, n_bytes: int) -> bool:
         """Has nothing to evict."""
+        return False
 
     def figures(self) -> Mapping[str, float]:
         """None."""
@@ -120,14 +121,18 @@ class RadixPrefixCache:
 
     def match(self, tokens: NDArray[np.int32]) -> int:
         """Tokens that `fetch` would restore; touches nothing."""
-        return self._store.match_length(self._key, tokens)
+        try:
+            return self._store.match_length(self._key, tokens)
+        except Exception as error:  # noqa: BLE001
+            _say_fault("match", error)
+            return 0
 
     def fetch(self, tokens: NDArray[np.int32]) -> Reused:
         """Restore the longest usable prefix, at most `len(tokens) - 1`."""
         try:
             fetched = self._store.fetch(self._key, tokens)
         except Exception as error:  # noqa: BLE001
-            log.error(logline("prompt_cache_fetch_failed", error=repr(error)[:300]))
+            _say_fault("fetch", error)
             return Reused(None, 0, "error")
         return Reused(fetched.caches, fetched.length, str(fetched))
 
@@ -136,12 +141,14 @@ class RadixPrefixCache:
         try:
             self._store.insert(self._key, tokens, caches)
         except Exception as error:  # noqa: BLE001
-            log.error(logline("prompt_cache_insert_failed", error=repr(error)[:300]))
+            _say_fault("insert", error)
 
-    def shrink_to(self, n_bytes: int) -> None:
-        """Evict until at most `n_bytes` are kept."""
-        if self._store.nbytes > n_bytes:
-            self._store.trim_to(n_bytes=n_bytes)
+    def shrink_to(self, n_bytes: int) -> bool:
+        """Evict until at most `n_bytes` are kept; whether there was need to."""
+        if self._store.nbytes <= n_bytes:
+            return False
+        self._store.trim_to(n_bytes=n_bytes)
+        return True
 
     def figures(self) -> Mapping[str, float]:
         """The store's counters by name, nested ones joined by a dot."""
@@ -150,6 +157,11 @@ class RadixPrefixCache:
     def close(self) -> None:
         """Drop what this model stored."""
         self._store.clear()
+
+
+def _say_fault(what: str, error: Exception) -> None:
+    log.error(logline("prompt_cache_failed", what=what, error=type(error).__name__))
+    log.debug("prompt cache", exc_info=error)
 
 
 def needs_snapshots(caches: list[Any]) -> bool:

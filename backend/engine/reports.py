@@ -84,6 +84,8 @@ def _queue(snapshot: EngineSnapshot, in_flight: int) -> dict[str, float]:
         "decoding": snapshot.decoding,
         "requests": counters.requests,
         "failed": counters.failed,
+        "cancelled": counters.cancelled,
+        "shared_waits": counters.shared_waits,
         "preemptions": counters.preemptions,
         "prompt_tokens": counters.prompt_tokens,
         "cached_tokens": counters.cached_tokens,

@@ -23,6 +23,7 @@ class Row:
         generated: Sampled tokens, end-of-sequence included.
         pending: The token that the next decode step feeds.
         chunk_ends: Positions of `feed`, ascending, at which prefill chunks end; the last is `len(feed) - 1`.
+        snapshot_ends: Those at which a state that cannot be cut by token is stored.
         leader: The row whose prefill this one waits for, to take the shared prefix from the cache.
         covered: Tokens whose KV exists.
     """
@@ -39,10 +40,12 @@ class Row:
     logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
     pending: int = 0
     chunk_ends: tuple[int, ...] = ()
+    snapshot_ends: tuple[int, ...] = ()
     waited_steps: int = 0
     leader: "Row | None" = None
     admitted_at: float = 0.0
     decoding_at: float = 0.0
+    reported_at: float = 0.0
     preemptions: int = 0
 
     @property

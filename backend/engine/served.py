@@ -1,13 +1,14 @@
 """What the event-loop side knows of a loaded model: how to prepare a request for it, and its facts."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from backend.config import ModelConfig
 from backend.core.constraint import Constraint
-from backend.core.errors import InvalidRequest
+from backend.core.errors import InvalidRequest, Overloaded, RequestAborted, WorkerUnavailable
 from backend.core.reports import ModelFacts
 from backend.core.request import Conversation, GenerationRequest, Message
 from backend.engine.constraining import GrammarChoice, WantedGrammar
@@ -74,6 +75,7 @@ class ServedModel:
     format: OutputFormat
     grammars: GrammarChoice
     compiler: GrammarCompiler
+    closing: threading.Event = field(default_factory=threading.Event)  # set by the loop: prepare nothing more
 
     def close(self) -> None:
         """Stop the render process and the grammar compiler; prep thread only."""
@@ -89,11 +91,19 @@ class ServedModel:
         wanted = prepared.grammar
         if wanted is None:
             return None
-        compiling = asyncio.wrap_future(self.compiler.submit(wanted.grammar))
+        compiling = None
         try:
-            compiled = await asyncio.wait_for(compiling, COMPILE_SECONDS)
+            compiling = self.compiler.submit(wanted.grammar)
+            compiled = await asyncio.wait_for(asyncio.wrap_future(compiling), COMPILE_SECONDS)
         except TimeoutError as error:
+            if compiling is not None and (compiling.cancel() or not compiling.running()):
+                raise Overloaded("other grammars are still being compiled") from error
             raise InvalidRequest("Grammar", f"took over {COMPILE_SECONDS} s to compile") from error
+        except (WorkerUnavailable, asyncio.CancelledError) as error:
+            # The compiler closes with its model; a client that leaves is another matter.
+            if self.closing.is_set():
+                raise RequestAborted("the model was unloaded") from error
+            raise
         return compiled.constraint(wanted.activation)
 
     def check(self, request: GenerationRequest) -> GenerationRequest:
@@ -110,6 +120,8 @@ class ServedModel:
         Raises:
             InvalidRequest: The prompt is empty, too long, or its template refuses it.
         """
+        if self.closing.is_set():
+            raise RequestAborted("the model was unloaded")
         prompt = self.preparer.prepare(request.prompt)
         n, context = len(prompt.tokens), self.facts.context_length
         if n >= context:

@@ -4,24 +4,20 @@ import gc
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import mlx.core as mx
 
 from backend.config import ModelConfig
-from backend.core.errors import (
-    DeadlineExceeded,
-    InternalFault,
-    InvalidRequest,
-    Overloaded,
-    RequestCancelled,
-    WorkerError,
-)
-from backend.core.events import Delta, Failed, Finished, FinishReason, Piece
+from backend.core.errors import DeadlineExceeded, Overloaded, RequestCancelled, WorkerError
+from backend.core.events import Delta, FinishReason, Piece
+from backend.core.logline import logline
 from backend.engine.batch import DecodeBatch, Emitted
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.counters import Counters
+from backend.engine.endings import Endings, internal_fault, row_fault
 from backend.engine.inbox import Submit
 from backend.engine.loading import LoadedModel
 from backend.engine.logprobs import token_logprob
@@ -30,7 +26,6 @@ from backend.engine.prefills import Prefills
 from backend.engine.prefix import PrefixCache
 from backend.engine.rows import Row
 from backend.engine.sampling.rows import RowSampling
-from backend.engine.sampling.sampled import NOT_FINITE
 from backend.engine.scheduler import chunk_ends
 from backend.engine.snapshot import EngineSnapshot
 
@@ -57,18 +52,21 @@ class Session:
     clock: Callable[[], float]
     waiting: deque[Row] = field(default_factory=deque[Row])
     counters: Counters = field(default_factory=Counters)
+    endings: Endings = field(init=False)
     prefills: Prefills = field(init=False)
     batch: DecodeBatch = field(init=False)
 
     def __post_init__(self) -> None:
         self.batch = self.new_batch()
+        self.endings = Endings(self.outbox, self.counters)
         self.prefills = Prefills(
             model=self.loaded.model,
             new_cache=self.loaded.new_cache,
             prefix=self.prefix,
             chunk=self.config.engine.prefill_chunk,
             counters=self.counters,
-            on_error=lambda row, error: self._fail(row, _internal_fault("prefill", row, error)),
+            clock=self.clock,
+            on_error=lambda row, error: self._fail(row, internal_fault("prefill", row, error)),
         )
 
     @property
@@ -94,13 +92,18 @@ class Session:
         )
         self.waiting.append(Row(submit, sampling, submit.prompt.tokens))
 
-    def cancel(self, stream: AnswerStream) -> None:
-        """End the stream's request, wherever it is, and keep the KV that is proven."""
-        self._end_where(lambda row: row.stream is stream, RequestCancelled)
+    def cancel(self, streams: Collection[AnswerStream]) -> None:
+        """End these streams' requests, wherever they are, and keep the KV that is proven."""
+        gone = {id(stream) for stream in streams}
+        self._end_where(lambda row: id(row.stream) in gone, RequestCancelled)
 
     def abort(self, error: Callable[[], WorkerError]) -> None:
-        """End every request; nothing of them is stored."""
-        self._end_where(lambda _: True, error, store=False)
+        """End every request. The ends come before anything that could fail; nothing is stored."""
+        for row in (*self.waiting, *self.prefills.rows, *self.batch.rows):
+            self._fail(row, error())
+        self.waiting.clear()
+        self.prefills.rows.clear()
+        self.batch = self.new_batch()
 
     def step(self) -> None:
         """One round: end what is overdue, admit, prefill within the budget, then one token for every row."""
@@ -111,6 +114,7 @@ class Session:
         self._join()
         if self.batch:
             self._decode()
+        self._relieve()
 
     def close(self) -> None:
         """Drop every MLX object, here on the thread that made them, and return their memory."""
@@ -142,49 +146,63 @@ class Session:
     def _admit(self) -> None:
         while self.waiting and len(self.prefills.rows) + len(self.batch) < self.max_rows:
             row = self.waiting[0]
-            live = self._live_after(row)
-            if not self.budget.fits(live):
+            if not self.budget.fits(self._live_with(row)):
                 if self.prefills.rows or self.batch:
                     return
                 self.waiting.popleft()
                 self._fail(row, Overloaded(self.budget.refusal(len(row.feed))))
                 continue
             self.waiting.popleft()
-            self.prefix.shrink_to(self.budget.room_for_cache(live))
             row.admitted_at = row.admitted_at or self.clock()
             row.pending = int(row.feed[-1])
-            row.chunk_ends = chunk_ends(len(row.feed), self.config.engine.prefill_chunk, self._boundaries(row))
+            row.snapshot_ends = self._snapshot_ends(row)
+            row.chunk_ends = chunk_ends(len(row.feed), self.config.engine.prefill_chunk, row.snapshot_ends)
+            # Before the cache gives way to it: what it evicts could be this row's own prefix.
             self.prefills.admit(row)
+            self._shrink_cache(self._live_with(None))
 
-    def _boundaries(self, row: Row) -> tuple[int, ...]:
+    def _snapshot_ends(self, row: Row) -> tuple[int, ...]:
         if not self.prefix.snapshots:
             return ()
         return (*row.submit.prompt.boundaries, *range(SNAPSHOT_EVERY, len(row.feed), SNAPSHOT_EVERY))
 
-    def _live_after(self, row: Row) -> int:
-        """Bytes of KV when `row` has joined: the batch pads every row to the longest."""
-        lengths = [r.covered for r in self.batch.rows] + [len(r.feed) for r in self.prefills.rows] + [len(row.feed)]
-        return self.budget.joined(lengths)
+    def _live_with(self, row: Row | None) -> int:
+        """Bytes of KV once all rows have joined, and `row` too: the batch pads every row to the longest."""
+        lengths = [r.covered for r in self.batch.rows] + [len(r.feed) for r in self.prefills.rows]
+        return self.budget.joined([*lengths, len(row.feed)] if row is not None else lengths)
+
+    def _shrink_cache(self, live: int) -> None:
+        if self.prefix.shrink_to(self.budget.room_for_cache(live)):
+            # What was evicted goes back to the system, not into MLX's pool of buffers for later.
+            mx.clear_cache()
 
     def _relieve(self) -> None:
-        """Rows have outgrown the budget: the cache gives way, then the youngest row goes back to the queue."""
-        while len(self.batch) > 1:
+        """Keep live rows and cache within the budget: the cache gives way, then the youngest row goes back."""
+        while True:
             live = self.batch.nbytes() + self.prefills.nbytes()
-            self.prefix.shrink_to(self.budget.room_for_cache(live))
-            if self.budget.fits(live):
+            self._shrink_cache(live)
+            rows = [*self.batch.rows, *self.prefills.rows]
+            if self.budget.fits(live) or not rows:
                 return
-            self._preempt(max(self.batch.rows, key=lambda row: row.submit.accepted_at))
+            if len(rows) == 1:
+                refusal = self.budget.refusal(rows[0].covered)
+                self._end_where(rows.__contains__, partial(Overloaded, refusal))
+                return
+            self._preempt(max(rows, key=lambda row: row.submit.accepted_at))
 
     def _preempt(self, row: Row) -> None:
         self.counters.preemptions += 1
         row.preemptions += 1
-        if row.stores:
-            self._store(row)
-        self.batch.leave([row])
+        self._store(row)
+        if row in self.prefills.rows:
+            self.prefills.remove(row)
+        else:
+            self.batch.leave([row])
+        row.caches, row.leader = None, None
         row.feed = row.tokens()
         row.covered = 0
         self.waiting.appendleft(row)
-        log.info("event=preempted request_id=%s tokens=%d", row.request.request_id, len(row.feed))
+        log.info(logline("preempted", request_id=row.request.request_id, tokens=len(row.feed)))
 
     # Decode
 
@@ -212,19 +230,22 @@ class Session:
         now = self.clock()
         self.counters.decode_steps += 1
         self.counters.decode_seconds += now - started
-        self.batch.leave([item.row for item in emitted if self._take_token(item, now)])
-        self._relieve()
+        leaving = [item.row for item in emitted if self._take_token(item, now)]
+        try:
+            self.batch.leave(leaving)
+        except Exception as error:  # noqa: BLE001  as above; those that left have had their ends
+            self._lose_batch([row for row in rows if row not in leaving], error)
 
     def _take_token(self, item: Emitted, now: float) -> bool:
         """Turn a token into what its client sees; whether that was the row's end."""
         row = item.row
         if item.error is not None:
-            self._fail(row, _row_fault(row, item.error))
+            self._fail(row, row_fault(row, item.error))
             return True
         try:
             reason, piece = self._advance(row, item)
         except Exception as error:  # noqa: BLE001  a parser's failure is its own request's
-            self._fail(row, _internal_fault("output", row, error))
+            self._fail(row, internal_fault("output", row, error))
             return True
         if reason is not None:
             self._finish(row, reason, piece, now)
@@ -251,47 +272,40 @@ class Session:
     # Ends
 
     def _finish(self, row: Row, reason: FinishReason, piece: Piece, now: float) -> None:
-        if reason is FinishReason.STOP and row.submit.output.has_tool_calls:
-            reason = FinishReason.TOOL_CALLS
-        if row.stores and row.request.cache_answer:
-            self._store(row)
-        notes = {"x-prompt-cache-tokens": str(row.cached_tokens), "x-prompt-cache-reason": row.cache_reason}
-        usage = row.usage(now)
-        log.debug(
-            "event=finished request_id=%s reason=%s usage=%s cache=%s", row.request.request_id, reason, usage, notes
-        )
-        self.outbox.post(
-            row.stream, Finished(reason=reason, piece=piece, usage=usage, logprobs=tuple(row.logprobs), notes=notes)
-        )
+        self._store(row)
+        self.endings.finish(row, reason, piece, now)
 
     def _fail(self, row: Row, error: WorkerError) -> None:
-        self.counters.failed += 1
-        self.outbox.post(row.stream, Failed(error=error))
+        self.endings.fail(row, error)
 
     def _store(self, row: Row) -> None:
-        """Keep what the row's KV proves: its tokens up to the last one fed."""
-        caches = row.caches if row.caches is not None else self.batch.view(row)
+        """Keep what the row's KV proves: its tokens up to the last one fed. A fault here costs a hit, no request."""
+        if not row.stores or not row.covered or (row.generated and not row.request.cache_answer):
+            return
+        try:
+            caches = row.caches if row.caches is not None else self.batch.view(row)
+        except Exception as error:  # noqa: BLE001
+            internal_fault("store", row, error)
+            return
         self.prefix.insert(row.tokens()[: row.covered], caches)
 
-    def _end_where(self, which: Callable[[Row], bool], error: Callable[[], WorkerError], *, store: bool = True) -> None:
+    def _end_where(self, which: Callable[[Row], bool], error: Callable[[], WorkerError]) -> None:
         for row in [r for r in self.waiting if which(r)]:
             self.waiting.remove(row)
             self._fail(row, error())
         for row in [r for r in self.prefills.rows if which(r)]:
-            if store and row.stores and row.leader is None and row.covered:
-                self._store(row)
-            self.prefills.remove(row)
+            self._store(row)
             self._fail(row, error())
+            self.prefills.remove(row)
         leaving = [r for r in self.batch.rows if which(r)]
         for row in leaving:
-            if store and row.stores and row.request.cache_answer:
-                self._store(row)
+            self._store(row)
             self._fail(row, error())
         self.batch.leave(leaving)
 
     def _lose_batch(self, rows: list[Row], error: Exception) -> None:
         """A failed step leaves keys and KV out of step: nothing of the batch is used again."""
-        fault = _internal_fault("step", None, error)
+        fault = internal_fault("step", None, error)
         self.batch = self.new_batch()
         for row in rows:
             row.caches = None
@@ -299,19 +313,3 @@ class Session:
         mx.clear_cache()
         # An exception inside a compiled function can leave this thread's random state broken.
         mx.random.seed(secrets.randbits(32))
-
-
-def _row_fault(row: Row, reason: str) -> WorkerError:
-    """Why one row of a draw got no token: its own grammar or settings leave none, or the model's logits are broken."""
-    log.error("event=row_failed request_id=%s reason=%r", row.request.request_id, reason)
-    if reason == NOT_FINITE:
-        return InternalFault(reason)
-    return InvalidRequest("Grammar" if row.submit.constraint is not None else "LogitBias", reason)
-
-
-def _internal_fault(where: str, row: Row | None, error: Exception) -> InternalFault:
-    fault_id = secrets.token_hex(4)
-    request_id = row.request.request_id if row else "batch"
-    log.error("event=%s_failed request_id=%s fault=%s error=%r", where, request_id, fault_id, str(error)[:300])
-    log.debug("fault=%s", fault_id, exc_info=error)
-    return InternalFault(f"internal error in {where}, fault {fault_id}")

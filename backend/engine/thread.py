@@ -2,12 +2,13 @@
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from backend.core.errors import RequestAborted, WorkerError, WorkerUnavailable
+from backend.core.errors import InternalFault, RequestAborted, WorkerError, WorkerUnavailable
 from backend.core.events import Failed
-from backend.engine.channel import Outbox
+from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.inbox import Call, Cancel, Command, Inbox, Stop, Submit
 from backend.engine.snapshot import EngineSnapshot
 
@@ -32,12 +33,16 @@ class EngineThread:
         outbox: Outbox,
         clock: Callable[[], float],
         on_death: Callable[[BaseException], None],
+        empty: Callable[[float], EngineSnapshot],
     ) -> None:
+        """`empty(now)` is the picture while no model is loaded."""
         self._inbox = inbox
         self.outbox = outbox
         self._clock = clock
         self._on_death = on_death
+        self._empty = empty
         self._stopping = False
+        self._taken: deque[Command] = deque()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.session: Session | None = None
         self.generation = 0
@@ -73,12 +78,23 @@ class EngineThread:
 
     def _round(self) -> None:
         busy = self.session is not None and self.session.busy
-        for command in self._inbox.take(0 if busy else None):
-            self._obey(command)
-        if self.session is not None and self.session.busy:
-            self.heartbeat = self._clock()
-            self.session.step()
-            self.heartbeat = None
+        self._taken.extend(self._inbox.take(0 if busy else None))
+        cancelled: list[AnswerStream] = []
+        while self._taken:
+            # It stays first while it is obeyed: whatever happens then, `_close` finds it and ends it.
+            command = self._taken[0]
+            if isinstance(command, Cancel):
+                cancelled.append(command.stream)
+            else:
+                self._obey(command)
+            self._taken.popleft()
+        if self.session is not None:
+            if cancelled:
+                self.session.cancel(cancelled)
+            if self.session.busy:
+                self.heartbeat = self._clock()
+                self.session.step()
+                self.heartbeat = None
         # First the picture, then the news: who hears that a request has ended may look at once.
         self._picture()
         self.outbox.flush()
@@ -87,22 +103,26 @@ class EngineThread:
         now = self._clock()
         idle = self.session is None or not self.session.busy
         if idle or self.snapshot is None or now - self.snapshot.at >= SNAPSHOT_SECONDS:
-            self.snapshot = self.session.snapshot(now) if self.session else EngineSnapshot(at=now)
+            self.snapshot = self.session.snapshot(now) if self.session else self._empty(now)
 
-    def _obey(self, command: Command) -> None:
+    def _obey(self, command: Submit | Call | Stop) -> None:
         match command:
             case Submit():
-                if self.session is None or command.generation != self.generation:
-                    self.outbox.post(command.stream, Failed(error=RequestAborted("the model was unloaded")))
-                else:
-                    self.session.submit(command)
-            case Cancel(stream):
-                if self.session is not None:
-                    self.session.cancel(stream)
+                self._submit(command)
             case Call(work, done):
                 self._call(work, done)
             case Stop():
                 self._stopping = True
+
+    def _submit(self, command: Submit) -> None:
+        if self.session is None or command.generation != self.generation:
+            self.outbox.post(command.stream, Failed(error=RequestAborted("the model was unloaded")))
+            return
+        try:
+            self.session.submit(command)
+        except Exception as error:
+            log.exception("event=submit_failed request_id=%s", command.request.request_id)
+            self.outbox.post(command.stream, Failed(error=InternalFault(f"not admitted: {type(error).__name__}")))
 
     def _call(self, work: Callable[[], Any], done: Callable[[Any, Exception | None], None]) -> None:
         # Events first: a caller that learns of a Free must find the streams it ended already ended.
@@ -136,7 +156,7 @@ class EngineThread:
         def unavailable() -> WorkerError:
             return WorkerUnavailable("the worker is shutting down" if self._stopping else "the engine has died")
 
-        for command in self._inbox.close():
+        for command in (*self._taken, *self._inbox.close()):
             if isinstance(command, Submit):
                 self.outbox.post(command.stream, Failed(error=unavailable()))
             elif isinstance(command, Call):

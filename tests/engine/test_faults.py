@@ -1,6 +1,7 @@
 """What one request's or one step's failure may cost, and what it may not."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,10 +17,9 @@ from backend.core.errors import (
     ModelNotLoaded,
     Overloaded,
     RequestAborted,
-    RequestCancelled,
     WorkerUnavailable,
 )
-from backend.core.request import Sampling
+from backend.core.request import Grammar, Sampling
 from backend.engine.handle import EngineHandle
 from backend.engine.loader import Loader
 from tests.engine.faulty import FaultyModel
@@ -304,7 +304,79 @@ def test_a_cancelled_stream_ends_once_and_its_row_is_gone(path: Path) -> None:
                 stream.cancel()
         assert seen == 3
         queue = await settled(handle)
-        assert queue["failed"] == 1 and queue["live_kv_bytes"] == 0
-        assert RequestCancelled().message
+        assert queue["cancelled"] == 1 and queue["failed"] == 0 and queue["live_kv_bytes"] == 0
 
     run(path, body)
+
+
+def test_a_command_that_fails_ends_its_own_request_and_loses_no_other(path: Path) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        class Broken(Sampling):
+            """Passes every check on the loop and cannot be used on the engine thread."""
+
+            def within(self, vocab_size: int) -> "Sampling":
+                return self
+
+        broken = Broken(logit_bias=((3, 1.0),))
+        object.__setattr__(broken, "logit_bias", (None,))
+        answers = await asyncio.gather(
+            read(handle, request("a", n=5, sampling=broken)), *(read(handle, request(f"{i}", n=5)) for i in range(3))
+        )
+        assert isinstance(answers[0].error, InternalFault)
+        assert all(answer.error is None for answer in answers[1:])
+        assert (await settled(handle))["in_flight"] == 0
+
+    run(path, body)
+
+
+def test_a_free_ends_what_waits_for_its_grammar_as_aborted(path: Path) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        served = handle._served
+        assert served is not None
+        gate = threading.Event()
+        served.compiler._executor.submit(gate.wait, 20)
+        grammar = Grammar(kind="regex", text="[a-z]{3}")
+        waiting = [asyncio.create_task(read(handle, request(f"{i}", n=5, grammar=grammar))) for i in range(3)]
+        while served.compiler._executor._work_queue.qsize() < 3:
+            await asyncio.sleep(0.002)
+        freeing = asyncio.create_task(handle.free())
+        while not served.closing.is_set():
+            await asyncio.sleep(0.002)
+        gate.set()
+        await freeing
+        errors = [(await task).error for task in waiting]
+        assert all(isinstance(error, RequestAborted) for error in errors), errors
+
+    run(path, body)
+
+
+def test_a_free_stops_a_load_that_runs(path: Path) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        begun = threading.Event()
+
+        def slow_load(*args: object, cancelled: Callable[[], bool], **kwargs: object) -> None:
+            begun.set()
+            while not cancelled():
+                time.sleep(0.01)
+            raise ModelLoadFailed("cancelled")
+
+        other = EngineHandle(Loader(blas="reference", load=slow_load))  # type: ignore[arg-type]
+        other.start()
+        load = asyncio.create_task(other.load(model_config(path)))
+        await asyncio.to_thread(begun.wait, 20)
+        await asyncio.wait_for(other.free(), 5)
+        with pytest.raises(ModelLoadFailed):
+            await load
+        await other.close()
+
+    run(path, body)
+
+
+def test_a_serial_model_counts_one_row_in_its_bound(tmp_path: Path) -> None:
+    serial = write_model(tmp_path / "llama4", "llama4")
+
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        answers = await asyncio.gather(*(read(handle, request(f"{i}", n=20)) for i in range(9)))
+        assert sum(isinstance(answer.error, Overloaded) for answer in answers) == 9 - (1 + 3)
+
+    run(serial, body, queue_size=3)

@@ -1,0 +1,91 @@
+"""Under a small budget: the cache gives way, rows come back, answers stay the same, and nothing grows past it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from backend.config import CacheConfig, EngineConfig
+from backend.core.errors import Overloaded
+from backend.core.request import Sampling
+from backend.engine.handle import EngineHandle
+from tests.engine.harness import Answer, model_config, read, request, with_engine
+from tests.models import write_model
+
+BYTES_PER_TOKEN = 512
+ENDLESS = Sampling(ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "qwen3", "qwen3")
+
+
+@pytest.mark.parametrize("sampler", ["host", "device"])
+def test_preempted_rows_come_back_with_the_same_answers(path: Path, sampler: str) -> None:
+    wanted = [
+        request(
+            f"{i} budget " * 12,
+            n=450,
+            sampling=Sampling(temperature=1.0, repetition_penalty=1.1, seed=i, ignore_eos=True),
+        )
+        for i in range(6)
+    ]
+
+    async def crowd(handle: EngineHandle) -> tuple[list[Answer], float]:
+        async def leaves(index: int) -> None:
+            # A neighbour that leaves makes room between two rounds: a preempted row can return at once.
+            await read(handle, request(f"leaves {index} " * 12, n=450, sampling=ENDLESS), cancel_after=40 + 25 * index)
+
+        answers = asyncio.gather(*(read(handle, item) for item in wanted))
+        await asyncio.gather(*(leaves(index) for index in range(3)))
+        return await answers, handle.info().queue["preemptions"]
+
+    async def alone(handle: EngineHandle) -> list[Answer]:
+        return [await read(handle, item) for item in wanted]
+
+    tight = EngineConfig(prefill_chunk=32, kv_bytes=BYTES_PER_TOKEN * 2048, sampler=sampler)  # type: ignore[arg-type]
+    answers, preemptions = with_engine(model_config(path, engine=tight, cache=CacheConfig()), crowd)
+    roomy = EngineConfig(prefill_chunk=32, sampler=sampler)  # type: ignore[arg-type]
+    assert preemptions > 0
+    for ours, theirs in zip(answers, with_engine(model_config(path, engine=roomy), alone), strict=True):
+        assert ours.error is None, ours.error
+        assert ours.logprobs == theirs.logprobs
+
+
+def test_a_lone_row_makes_the_cache_give_way_and_ends_when_it_outgrows_the_budget(path: Path) -> None:
+    budget = BYTES_PER_TOKEN * 1024
+
+    async def body(handle: EngineHandle) -> None:
+        for index in range(3):
+            await read(handle, request(f"{index} filler " * 25, n=2))
+        answer = asyncio.create_task(read(handle, request("x", n=3000, sampling=ENDLESS)))
+        peak = 0.0
+        while not answer.done():
+            queue = handle.info().queue
+            peak = max(peak, queue["live_kv_bytes"] + queue["cached_kv_bytes"])
+            await asyncio.sleep(0.005)
+        assert isinstance((await answer).error, Overloaded)
+        assert peak <= budget + BYTES_PER_TOKEN * 256
+        assert (await read(handle, request("y", n=5))).error is None
+
+    config = model_config(path, engine=EngineConfig(prefill_chunk=32, kv_bytes=budget), cache=CacheConfig())
+    with_engine(config, body)
+
+
+def test_admission_takes_a_prefix_before_the_cache_gives_way_to_it(path: Path) -> None:
+    prompts = [f"{index} conversation " * 22 for index in range(3)]
+
+    async def body(handle: EngineHandle) -> list[int]:
+        cached: list[int] = []
+        for _ in range(2):
+            for prompt in prompts:
+                answer = await read(handle, request(prompt, n=2))
+                assert answer.end is not None
+                cached.append(answer.end.usage.cached_tokens)
+        return cached
+
+    # Room for two of the three beside a running row: in turn, the next one is always the oldest.
+    engine = EngineConfig(prefill_chunk=32, kv_bytes=BYTES_PER_TOKEN * 1792)
+    cached = with_engine(model_config(path, engine=engine, cache=CacheConfig(max_bytes=BYTES_PER_TOKEN * 1100)), body)
+    assert cached[:3] == [0, 0, 0] and all(n > 300 for n in cached[3:])
