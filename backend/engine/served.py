@@ -130,6 +130,7 @@ class ServedModel:
         conversation = request.prompt if isinstance(request.prompt, Conversation) else None
         parser = self.format.parser(
             opens_reasoning=prompt.opens_reasoning,
+            late_reasoning=request.grammar is None,
             tools=conversation.tools if conversation else (),
             parse_tools=bool(conversation and conversation.tools and conversation.tool_choice.mode != "none"),
         )

@@ -112,6 +112,7 @@ class OutputFormat:
         self,
         *,
         opens_reasoning: bool,
+        late_reasoning: bool = True,
         tools: Sequence[Mapping[str, Any]] = (),
         parse_tools: bool = True,
         new_id: Callable[[], str] | None = None,
@@ -120,6 +121,8 @@ class OutputFormat:
 
         Args:
             opens_reasoning: The prompt ends inside the reasoning.
+            late_reasoning: Reasoning may open after content. Not where a grammar holds the answer, whose text
+                may have the marker in a string.
             tools: OpenAI tool objects; their schemas type the arguments.
             parse_tools: Whether calls are looked for; otherwise they are content.
             new_id: Makes call ids, in place of random ones.
@@ -127,7 +130,13 @@ class OutputFormat:
         layout = self._layouts[bool(parse_tools)]
         if not (layout.think_end or layout.ignored or layout.calls):
             return PlainParser()
-        return MarkedParser(layout, ToolSchemas(tools), opens_reasoning=opens_reasoning, new_id=new_id)
+        return MarkedParser(
+            layout,
+            ToolSchemas(tools),
+            opens_reasoning=opens_reasoning,
+            late_reasoning=late_reasoning,
+            new_id=new_id,
+        )
 
     def forced_calls(self, tools: Sequence[Mapping[str, Any]]) -> tuple[ForcedCall, ...] | None:
         """How a call of each tool is written, for constraining an answer to be one; None if arguments are not JSON."""

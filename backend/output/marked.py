@@ -52,6 +52,9 @@ class MarkedParser:
     A call is sent when it is complete and known to parse, its name first. One that does not parse is given back
     as text of the section it stands in: its start marker becomes text and reading goes on behind it.
     A call inside reasoning ends the reasoning, as in mlx-lm.
+
+    Args:
+        late_reasoning: Reasoning may open after content, as in mlx-lm; else its marker is text there.
     """
 
     def __init__(
@@ -60,10 +63,12 @@ class MarkedParser:
         tools: ToolSchemas,
         *,
         opens_reasoning: bool = False,
+        late_reasoning: bool = True,
         new_id: Callable[[], str] | None = None,
     ) -> None:
         self._layout = layout
         self._tools = tools
+        self._late_reasoning = late_reasoning
         self._section: Section = "reasoning" if opens_reasoning and layout.think_end else "content"
         self._content = Trimmer()
         self._reasoning = Trimmer(after_marker=True)
@@ -133,7 +138,7 @@ class MarkedParser:
             self._reader, self._lead = layout.calls.reader(marker, self._tools), marker
         elif marker == layout.think_end and self._section == "reasoning":
             self._switch("content")
-        elif marker == layout.think_start and self._section == "content":
+        elif marker == layout.think_start and self._may_reason():
             self._switch("reasoning")
         elif marker in layout.ignored:
             self._content.mark()
@@ -141,6 +146,9 @@ class MarkedParser:
             self._emit(marker)  # only spoken of
         else:
             self._content.mark()  # a tag that repeats what the template already said
+
+    def _may_reason(self) -> bool:
+        return self._section == "content" and (self._late_reasoning or not self._content.started)
 
     def _switch(self, section: Section) -> None:
         self._content.mark()

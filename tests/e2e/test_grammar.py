@@ -144,6 +144,18 @@ def test_a_grammar_begins_after_the_reasoning(worker: Worker) -> None:
     jsonschema.validate(json.loads(words.content), PERSON)
 
 
+@pytest.mark.parametrize("metadata", [{}, THINKING])
+def test_a_marker_in_a_held_string_is_text(worker: Worker, metadata: dict[str, str]) -> None:
+    """A grammar takes tokens that are not special as the text they spell, `<think>` in a JSON string too."""
+    for words in ("a <think> b", "<think>", "</think>", "<think>x</think>", "<tool_call>"):
+        wanted = json.dumps({"html": words})
+        lark = {"lark": f"start: {json.dumps(wanted)}"}
+        turn = ask(worker, chat(CAPITAL, 200, Metadata={**metadata, **lark}, Tools=TOOLS))
+        assert json.loads(turn.content) == {"html": words}
+        assert bool(turn.reasoning) == bool(metadata)
+        assert not turn.calls
+
+
 def test_a_stop_string_ends_an_answer_within_its_grammar(worker: Worker) -> None:
     whole = ask(worker, chat(ASK_JSON, 100, Metadata=SCHEMA)).message
     turn = ask(worker, chat(ASK_JSON, 100, Metadata=SCHEMA, StopPrompts=[',"age"']))

@@ -87,3 +87,20 @@ def test_endless_start_markers_are_given_back_in_bounded_work(name: str):
     assert time.perf_counter() - started < 5.0
     assert whole.content == text
     assert not whole.tool_calls
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "reasoning", "content"),
+    [
+        ('{"a": "<think>x</think>"}', False, "", '{"a": "<think>x</think>"}'),
+        ('<think>A</think>\n\n{"a": "b <think> c"}', False, "A", '{"a": "b <think> c"}'),
+        ('A</think>"<think>"', True, "A", '"<think>"'),
+    ],
+)
+def test_a_marker_after_content_is_text_where_a_grammar_holds(text: str, opened: bool, reasoning: str, content: str):
+    for parts in cuts(text):
+        parser = THINK.parser(opens_reasoning=opened, late_reasoning=False)
+        total = Piece()
+        for part in parts:
+            total = total + parser.feed(part)
+        assert total + parser.finish() == Piece(reasoning=reasoning, content=content)
