@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+MAX_TOKEN_BYTES = 1000
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Vocabulary:
@@ -41,4 +43,7 @@ def read_vocabulary(
     """
     added = tokenizer.added_tokens_decoder
     special = {token.content: int(i) for i, token in added.items() if token.special and int(i) < size}
-    return Vocabulary([label_of(i) for i in range(size)], special, tuple(i for i in eos_ids if i < size))
+    tokens = [label_of(i) for i in range(size)]
+    # llguidance panics on a trie that deep; a token that long (a run of spaces, say) is spelt by shorter ones.
+    tokens = [token if len(token) <= MAX_TOKEN_BYTES else b"" for token in tokens]
+    return Vocabulary(tokens, special, tuple(i for i in eos_ids if i < size))
