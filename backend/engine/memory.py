@@ -30,8 +30,8 @@ class MemoryBudget:
         return self.cost.bytes_for(blocks * BLOCK_TOKENS)
 
     def joined(self, lengths: Sequence[int]) -> int:
-        """Bytes of a batch of rows of these lengths: every row is padded to the longest."""
-        return len(lengths) * self.projected(max(lengths)) if lengths else 0
+        """Bytes of rows of these lengths; `groups` keeps their padding small beside the budget."""
+        return sum(self.projected(length) for length in lengths)
 
     def room_for_cache(self, live: int) -> int:
         """Bytes that the prompt cache may keep beside `live` bytes of rows."""

@@ -18,6 +18,7 @@ from backend.engine.batch import DecodeBatch, Emitted
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.counters import Counters
 from backend.engine.endings import Endings, internal_fault, row_fault
+from backend.engine.groups import DecodeGroups
 from backend.engine.inbox import Submit
 from backend.engine.loading import LoadedModel
 from backend.engine.logprobs import token_logprob
@@ -54,10 +55,10 @@ class Session:
     counters: Counters = field(default_factory=Counters)
     endings: Endings = field(init=False)
     prefills: Prefills = field(init=False)
-    batch: DecodeBatch = field(init=False)
+    batch: DecodeGroups = field(init=False)
 
     def __post_init__(self) -> None:
-        self.batch = self.new_batch()
+        self.batch = self._new_groups()
         self.endings = Endings(self.outbox, self.counters)
         self.prefills = Prefills(
             model=self.loaded.model,
@@ -68,6 +69,11 @@ class Session:
             clock=self.clock,
             on_error=lambda row, error: self._fail(row, internal_fault("prefill", row, error)),
         )
+
+    def _new_groups(self) -> DecodeGroups:
+        # A group of its own reads the weights once more; padding may cost as much, but no large part of the budget.
+        waste = min(self.loaded.weight_bytes, self.budget.total // 32)
+        return DecodeGroups(self.new_batch, bytes_per_token=self.budget.cost.per_token, max_waste=waste)
 
     @property
     def busy(self) -> bool:
@@ -103,7 +109,7 @@ class Session:
             self._fail(row, error())
         self.waiting.clear()
         self.prefills.rows.clear()
-        self.batch = self.new_batch()
+        self.batch = self._new_groups()
 
     def step(self) -> None:
         """One round: end what is overdue, admit, prefill within the budget, then one token for every row."""
@@ -167,7 +173,7 @@ class Session:
         return (*row.submit.prompt.boundaries, *range(SNAPSHOT_EVERY, len(row.feed), SNAPSHOT_EVERY))
 
     def _live_with(self, row: Row | None) -> int:
-        """Bytes of KV once all rows have joined, and `row` too: the batch pads every row to the longest."""
+        """Bytes of KV once all rows have joined, and `row` too."""
         lengths = [r.covered for r in self.batch.rows] + [len(r.feed) for r in self.prefills.rows]
         return self.budget.joined([*lengths, len(row.feed)] if row is not None else lengths)
 
@@ -214,27 +220,32 @@ class Session:
         for row in ready:
             row.decoding_at = row.decoding_at or now
             self.counters.cached_tokens += row.cached_tokens if not row.preemptions else 0
-        try:
-            self.batch.join(ready)
-        except Exception as error:  # noqa: BLE001  caches half merged: the batch is lost
-            self._lose_batch([*self.batch.rows, *(r for r in ready if r not in self.batch.rows)], error)
+        for group, members in self.batch.plan_join(ready):
+            try:
+                group.join(members)
+            except Exception as error:  # noqa: BLE001  caches half merged: the batch is lost
+                self._lose_batch(group, [*group.rows, *(row for row in members if row not in group.rows)], error)
 
     def _decode(self) -> None:
         started = self.clock()
-        rows = list(self.batch.rows)
+        for group in list(self.batch.groups):
+            self._decode_group(group)
+        self.counters.decode_steps += 1
+        self.counters.decode_seconds += self.clock() - started
+
+    def _decode_group(self, group: DecodeBatch) -> None:
+        rows = list(group.rows)
         try:
-            emitted = self.batch.step()
+            emitted = group.step()
         except Exception as error:  # noqa: BLE001  keys and KV may be out of step: the batch is lost
-            self._lose_batch(rows, error)
+            self._lose_batch(group, rows, error)
             return
         now = self.clock()
-        self.counters.decode_steps += 1
-        self.counters.decode_seconds += now - started
         leaving = [item.row for item in emitted if self._take_token(item, now)]
         try:
             self.batch.leave(leaving)
         except Exception as error:  # noqa: BLE001  as above; those that left have had their ends
-            self._lose_batch([row for row in rows if row not in leaving], error)
+            self._lose_batch(group, [row for row in rows if row not in leaving], error)
 
     def _take_token(self, item: Emitted, now: float) -> bool:
         """Turn a token into what its client sees; whether that was the row's end."""
@@ -303,10 +314,10 @@ class Session:
             self._fail(row, error())
         self.batch.leave(leaving)
 
-    def _lose_batch(self, rows: list[Row], error: Exception) -> None:
+    def _lose_batch(self, group: DecodeBatch, rows: list[Row], error: Exception) -> None:
         """A failed step leaves keys and KV out of step: nothing of the batch is used again."""
         fault = internal_fault("step", None, error)
-        self.batch = self.new_batch()
+        self.batch.lose(group)
         for row in rows:
             row.caches = None
             self._fail(row, fault)

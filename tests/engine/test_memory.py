@@ -10,9 +10,9 @@ def test_a_prompt_is_projected_with_one_block_of_growth_and_no_more() -> None:
     assert budget.projected(BLOCK_TOKENS) == 3 * BLOCK_TOKENS * 100 + 7
 
 
-def test_a_batch_is_padded_to_its_longest_row() -> None:
+def test_rows_add_up() -> None:
     budget = MemoryBudget(total=10**9, cost=KVCost(per_token=1))
-    assert budget.joined([10, 2000]) == 2 * budget.projected(2000)
+    assert budget.joined([10, 2000]) == budget.projected(10) + budget.projected(2000)
     assert budget.joined([]) == 0
 
 
