@@ -1,7 +1,7 @@
 """grpc.aio, as `backend/rpc` uses it: cancellation, aborts, metadata, ports, deadlines."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ SECONDS = 20
 
 
 @asynccontextmanager
-async def served(handle: Handler, *, streams: bool) -> AsyncIterator[grpc.aio.Channel]:
+async def served(handle: Handler, *, streams: bool) -> AsyncGenerator[grpc.aio.Channel]:
     """A server of one method, and a channel to it."""
     make = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
     server = grpc.aio.server()
@@ -60,9 +60,12 @@ def test_a_client_that_leaves_cancels_the_handler_where_it_waits(streams: bool) 
     asyncio.run(run())
 
 
-def test_a_client_that_leaves_cancels_a_write_that_it_does_not_read() -> None:
+def test_a_client_that_leaves_ends_a_write_that_it_does_not_read() -> None:
+    """By a cancellation, or by an error of grpc's own where the write meets it first: not a fault of ours."""
+
     async def run() -> None:
-        written, cancelled = asyncio.Event(), asyncio.Event()
+        written: asyncio.Event = asyncio.Event()
+        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
         async def handle(_data: bytes, context: Any) -> None:
             try:
@@ -70,14 +73,16 @@ def test_a_client_that_leaves_cancels_a_write_that_it_does_not_read() -> None:
                     await context.write(bytes(1 << 20))
                     written.set()
             except asyncio.CancelledError:
-                cancelled.set()
+                ended.set_result("CancelledError")
                 raise
+            except Exception as error:  # noqa: BLE001 - it has no public name
+                ended.set_result(type(error).__name__)
 
         async with served(handle, streams=True) as channel:
             call = channel.unary_stream(METHOD)(b"")
             await asyncio.wait_for(written.wait(), SECONDS)
             call.cancel()
-            await asyncio.wait_for(cancelled.wait(), SECONDS)
+            assert await asyncio.wait_for(ended, SECONDS) in ("CancelledError", "ExecuteBatchError")
 
     asyncio.run(run())
 
@@ -132,7 +137,7 @@ def test_a_handler_knows_its_clients_deadline() -> None:
             await channel.unary_unary(METHOD)(b"", timeout=SECONDS)
             await channel.unary_unary(METHOD)(b"")
         assert known[0] is not None
-        assert 0 < known[0] <= SECONDS
+        assert 0 < known[0] < SECONDS + 1  # the wire rounds it up
         assert known[1] is None or known[1] > 1e6
 
     asyncio.run(run())

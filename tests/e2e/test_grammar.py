@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import re
+from typing import Any
 
 import grpc
 import jsonschema
@@ -126,7 +127,9 @@ def test_metadata_grammars_hold(worker: Worker, metadata: dict[str, str], patter
         ({"Metadata": {"json_schema": '{"not": {"type": "null"}}'}}, "not"),
     ],
 )
-def test_a_grammar_that_cannot_be_is_refused_with_its_reason(worker: Worker, fields: dict, words: str) -> None:
+def test_a_grammar_that_cannot_be_is_refused_with_its_reason(
+    worker: Worker, fields: dict[str, Any], words: str
+) -> None:
     for answer in (predict(worker.stub, chat("Hi", **fields)), stream(worker.stub, chat("Hi", **fields))):
         answer.refused(grpc.StatusCode.INVALID_ARGUMENT, words)
 
