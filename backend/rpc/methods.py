@@ -4,6 +4,7 @@ The handlers are registered without deserializers: gRPC answers what it cannot p
 Python class name, where INVALID_ARGUMENT is right.
 """
 
+import asyncio
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -75,6 +76,9 @@ async def fail(context: Context, error: Exception) -> Never:
     # abort() itself raises one of these; it has answered already.
     if isinstance(error, grpc.aio.AbortError):
         raise error
+    if context.cancelled():
+        # A write that a leaving client ended may raise gRPC's own error; nobody is left to answer.
+        raise asyncio.CancelledError
     if not isinstance(error, WorkerError):
         fault = uuid.uuid4().hex
         log.error(logline("internal_fault", id=fault), exc_info=error)
