@@ -27,11 +27,6 @@ class Survey:
     is_split: bool
 
     @property
-    def is_empty(self) -> bool:
-        """Whether everything is stored already."""
-        return self.length == self.at and not (self.wants_state or self.fills or self.is_split)
-
-    @property
     def n_new(self) -> int:
         """Buffers to be made, a snapshot's own few aside."""
         return sum(map(len, self.ranges()))

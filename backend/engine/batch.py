@@ -113,15 +113,6 @@ class DecodeBatch(ABC):
         """The row's caches as lazy views of the batch, valid until the next change of the batch."""
         return row_caches(self._caches, self.rows.index(row)) if self._merged else self._caches
 
-    def take(self, row: Row) -> list[Any]:
-        """Remove the row and return its caches, as compact evaluated copies."""
-        caches = self.view(row)
-        if self._merged:
-            caches = [_compact(c) for c in caches]
-            mx.eval([c.state for c in caches])
-        self.leave([row])
-        return caches
-
     def leave(self, rows: Sequence[Row]) -> None:
         """Drop rows and their KV; unknown rows are ignored."""
         gone = {id(row) for row in rows}
@@ -142,8 +133,3 @@ class DecodeBatch(ABC):
 
 def _merge(caches: list[list[Any]]) -> list[Any]:
     return [layers[0].merge(list(layers)) for layers in zip(*caches, strict=True)]
-
-
-def _compact(cache: Any) -> Any:
-    cache.state = [mx.contiguous(x) if isinstance(x, mx.array) else x for x in cache.state]
-    return cache

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, CacheList, KVCache
 
 
@@ -33,8 +32,3 @@ def _row_cache(cache: Any, index: int) -> Any:
 def nbytes(caches: list[Any] | None) -> int:
     """Bytes that a row's caches hold."""
     return sum(int(cache.nbytes) for cache in caches) if caches else 0
-
-
-def clear_device_pool() -> None:
-    """Return MLX's freed buffers to the system."""
-    mx.clear_cache()

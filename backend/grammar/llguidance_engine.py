@@ -60,11 +60,6 @@ class Matcher:
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
     @property
-    def accepting(self) -> bool:
-        """The text so far matches."""
-        return self._matcher.is_accepting()
-
-    @property
     def error(self) -> str | None:
         """Why it cannot go on, in one line."""
         return _one_line(self._matcher.get_error()) if self._matcher.is_error() else None

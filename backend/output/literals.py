@@ -99,7 +99,7 @@ def _read_list(text: str, at: int, close: str, depth: int) -> tuple[list[Any], i
     while text[at] != close:
         value, at = read_literal(text, at, depth=depth + 1)
         values.append(value)
-        at = _after_comma(text, at, close)
+        at = after_comma(text, at, close)
     return values, at + 1
 
 
@@ -113,11 +113,16 @@ def _read_dict(text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
             raise ValueError("no key")
         value, at = read_literal(text, at + 1, depth=depth + 1)
         values[key if isinstance(key, str) else str(key)] = value
-        at = _after_comma(text, at, "}")
+        at = after_comma(text, at, "}")
     return values, at + 1
 
 
-def _after_comma(text: str, at: int, close: str) -> int:
+def after_comma(text: str, at: int, close: str) -> int:
+    """Where the next element begins, or where `close` stands.
+
+    Raises:
+        ValueError: Neither a comma nor `close` comes next.
+    """
     at = skip_blank(text, at)
     if text[at] == ",":
         return skip_blank(text, at + 1)

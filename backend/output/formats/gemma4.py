@@ -5,7 +5,7 @@ from typing import Any
 
 from backend.output.calls import Call, CallFormat
 from backend.output.json_text import NotACall
-from backend.output.literals import read_literal, skip_blank
+from backend.output.literals import after_comma, read_literal, skip_blank
 from backend.output.readers import DelimitedReader, begins
 from backend.output.schema import ToolSchemas, read_guess
 
@@ -56,7 +56,7 @@ class BraceValues:
         while text[at] != "}":
             key, at = self._key(text, at)
             values[key], at = self.read(text, at, depth + 1)
-            at = _after_comma(text, at, "}")
+            at = after_comma(text, at, "}")
         return values, at + 1
 
     def _key(self, text: str, at: int) -> tuple[str, int]:
@@ -77,17 +77,8 @@ class BraceValues:
         while text[at] != "]":
             value, at = self.read(text, at, depth + 1)
             values.append(value)
-            at = _after_comma(text, at, "]")
+            at = after_comma(text, at, "]")
         return values, at + 1
-
-
-def _after_comma(text: str, at: int, close: str) -> int:
-    at = skip_blank(text, at)
-    if text[at] == ",":
-        return skip_blank(text, at + 1)
-    if text[at] != close:
-        raise ValueError(f"no comma or {close}")
-    return at
 
 
 class BraceFormat(CallFormat):
