@@ -37,7 +37,7 @@ def best_seconds(call: Callable[[], Any]) -> float:
 
 def measure(option: str, model: Path) -> dict[str, Any]:
     """All figures of one BLAS, in this process: GFLOP/s of products, milliseconds of a model's steps."""
-    from backend.engine.blas import load_blas
+    from backend.engine.loading.blas import load_blas
 
     name = load_blas(option)
     import mlx.core as mx

@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import KVCache, LRUPromptCache
 
-from mlx_cache import ThreadSafeLRUPromptCache
+from mlx_cache import PromptCache
 
 
 def fastest(call: Callable[[], Any], repeat: int) -> float:
@@ -67,7 +67,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 1000, base + 512).astype(np.int32)
     caches = filled(base + 512, *shape)
-    theirs, ours = LRUPromptCache(), ThreadSafeLRUPromptCache()
+    theirs, ours = LRUPromptCache(), PromptCache()
     ours.insert("m", tokens[:prefix], filled(prefix, *shape))
     asked = np.append(tokens[:prefix], np.int32(-1))
     theirs.insert_cache("m", tokens[:prefix].tolist(), filled(prefix, *shape))
@@ -107,9 +107,7 @@ def main() -> None:
     insert(ours, caches, tokens, base, args.repeat)
 
 
-def insert(
-    ours: ThreadSafeLRUPromptCache, caches: list[KVCache], tokens: np.ndarray[Any, Any], base: int, repeat: int
-) -> None:
+def insert(ours: PromptCache, caches: list[KVCache], tokens: np.ndarray[Any, Any], base: int, repeat: int) -> None:
     """A suffix of 512 onto 8k tokens."""
     ours.clear()
     short = [KVCache() for _ in caches]

@@ -21,7 +21,7 @@ from mlx_lm.models.cache import LRUPromptCache
 from numpy.typing import NDArray
 
 from benchmarks.cache_payload import EmptyPayload, layer
-from mlx_cache import ThreadSafeLRUPromptCache
+from mlx_cache import PromptCache
 
 Tokens = NDArray[np.int32]
 LENGTHS = (1_024, 4_096, 16_384, 65_536, 131_072)
@@ -52,15 +52,15 @@ def sequences(n: int, seed: int = 0) -> list[Tokens]:
     return out
 
 
-def filled(stored: list[Tokens]) -> ThreadSafeLRUPromptCache:
+def filled(stored: list[Tokens]) -> PromptCache:
     """Our cache with empty payloads."""
-    cache = ThreadSafeLRUPromptCache(payload=EmptyPayload())
+    cache = PromptCache(payload=EmptyPayload())
     for tokens in stored:
         cache.insert("m", tokens, layer(len(tokens)))
     return cache
 
 
-def lookups(cache: ThreadSafeLRUPromptCache, long: Tokens, repeat: int) -> list[tuple[int, float, float]]:
+def lookups(cache: PromptCache, long: Tokens, repeat: int) -> list[tuple[int, float, float]]:
     """(length, p50, p99) of milliseconds under the lock for prompts that agree with the longest sequence."""
     out = []
     index = cache._index  # noqa: SLF001  what runs under the lock, and nothing else
@@ -99,7 +99,7 @@ def theirs(stored: list[Tokens], long: Tokens) -> tuple[list[tuple[int, float]],
     return hits, timed(lambda: cache.fetch_nearest_cache("m", unshared)), insert, int(per_token)
 
 
-def index_bytes(stored: list[Tokens]) -> tuple[float, ThreadSafeLRUPromptCache]:
+def index_bytes(stored: list[Tokens]) -> tuple[float, PromptCache]:
     """Bytes of index per stored token, and the cache."""
     tracemalloc.start()
     cache = filled(stored)
@@ -108,7 +108,7 @@ def index_bytes(stored: list[Tokens]) -> tuple[float, ThreadSafeLRUPromptCache]:
     return grown / cache.stats()["n_tokens"], cache
 
 
-def insert_ms(cache: ThreadSafeLRUPromptCache, repeat: int) -> list[float]:
+def insert_ms(cache: PromptCache, repeat: int) -> list[float]:
     """Inserts of 128k new tokens, whole calls, nothing to copy."""
     rng = np.random.default_rng(5)
     prompts = [rng.integers(0, 150_000, LONGEST).astype(np.int32) for _ in range(repeat)]

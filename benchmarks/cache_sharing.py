@@ -18,7 +18,7 @@ import numpy as np
 from mlx_lm.models.cache import BatchKVCache, LRUPromptCache
 from numpy.typing import NDArray
 
-from mlx_cache import ThreadSafeLRUPromptCache
+from mlx_cache import PromptCache
 
 LAYERS, HEADS, FEATURES = 4, 4, 64
 TOKEN_BYTES = LAYERS * 2 * HEADS * FEATURES * 2
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plot", type=Path, default=Path("docs/images/cache-sharing.png"))
     args = parser.parse_args()
-    ours = grow(ThreadSafeLRUPromptCache(), as_list=False)
+    ours = grow(PromptCache(), as_list=False)
     theirs = grow(LRUPromptCache(max_size=1000), as_list=True)
     distinct = [(SHARED + CHATS * TURN * turn) * TOKEN_BYTES for turn in range(1, TURNS + 1)]
     print(f"{CHATS} chats on {SHARED} shared tokens, {TURN} tokens a turn, {TOKEN_BYTES} bytes a token; MiB")

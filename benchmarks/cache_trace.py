@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cache_payload import EmptyPayload, layer
-from mlx_cache import EvictionPolicy, LeafLru, ThreadSafeLRUPromptCache, ValuePerByte
+from mlx_cache import EvictionPolicy, LeafLru, PromptCache, ValuePerByte
 
 BLOCK = 512
 BUDGETS = (0.01, 0.02, 0.05, 0.10, 0.20, 0.40)
@@ -49,7 +49,7 @@ def read(path: Path) -> list[Request]:
 
 def replay(requests: list[Request], max_bytes: int, policy: EvictionPolicy) -> float:
     """The cache itself, a byte a token."""
-    cache = ThreadSafeLRUPromptCache(max_bytes=max_bytes, max_buffers=1 << 60, payload=EmptyPayload(), policy=policy)
+    cache = PromptCache(max_bytes=max_bytes, max_buffers=1 << 60, payload=EmptyPayload(), policy=policy)
     asked = served = 0
     for request in requests:
         tokens = request.tokens()

@@ -32,9 +32,9 @@ from backend.config import CacheConfig, EngineConfig, ModelConfig
 from backend.core.errors import InvalidRequest, WorkerError
 from backend.core.events import Failed, Finished, FinishReason
 from backend.core.request import GenerationRequest, Grammar, Sampling
-from backend.engine.blas import load_blas
 from backend.engine.handle import EngineHandle
 from backend.engine.loader import Loader
+from backend.engine.loading.blas import load_blas
 from tests.grammar.json_prefix import is_json_prefix
 from tests.grammar.schemas import random_schema, unsupported_schema
 from tests.models import plain_kv_model, write_model

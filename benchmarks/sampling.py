@@ -23,9 +23,9 @@ import numpy as np
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 from backend.core.request import Sampling
-from backend.engine.sampling.device import DeviceSampler
-from backend.engine.sampling.host import HostSampler
-from backend.engine.sampling.rows import RowSampling
+from backend.engine.sampling.device.sampler import DeviceSampler
+from backend.engine.sampling.host.sampler import HostSampler
+from backend.engine.sampling.row_sampling import RowSampling
 
 EOS = 2
 HISTORY = 512

@@ -1,7 +1,7 @@
 """A thread-safe prefix cache for the key/value state of MLX models. Importing it does not import mlx."""
 
 from mlx_cache.blocks import InconsistentCache, UnsupportedLayer
-from mlx_cache.cache import ThreadSafeLRUPromptCache
+from mlx_cache.cache import PromptCache, ThreadSafeLRUPromptCache
 from mlx_cache.policy import EvictionPolicy, LeafLru, ValuePerByte
 from mlx_cache.results import Fetched, Inserted
 from mlx_cache.stats import Reason, Refusal
@@ -12,6 +12,7 @@ __all__ = [
     "InconsistentCache",
     "Inserted",
     "LeafLru",
+    "PromptCache",
     "Reason",
     "Refusal",
     "ThreadSafeLRUPromptCache",

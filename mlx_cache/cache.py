@@ -29,7 +29,7 @@ _ATTEMPTS = 16
 _CACHE_TYPES = ("assistant", "user", "system")
 
 
-class ThreadSafeLRUPromptCache:
+class PromptCache:
     """A prefix cache of key/value state. Any number of threads may call any method at once.
 
     One lock guards the index and is held for index work only. Copies are made outside it on the calling thread;
@@ -173,17 +173,17 @@ class ThreadSafeLRUPromptCache:
             if not plan.tree.alive:
                 return self._refuse(Refusal.CLEARED)
             if done:
-                return Inserted(plan.survey.length, plan.survey.length - plan.survey.at)
+                return Inserted(plan.missing.length, plan.missing.length - plan.missing.at)
         return self._refuse(Refusal.CONTENDED)
 
     def _carry_out(self, plan: InsertPlan, payload: Payload, caches: Sequence[Any], cache_type: str) -> bool:
-        survey, layout, done = plan.survey, plan.tree.layout, False
+        missing, layout, done = plan.missing, plan.tree.layout, False
         try:
-            blocks = payload.copy_blocks(caches, layout, survey.ranges())
-            state = payload.copy_state(caches, layout) if survey.wants_state else None
-            parts = payload.cut(layout, survey.cuts) if survey.cuts else []
+            blocks = payload.copy_blocks(caches, layout, missing.ranges())
+            state = payload.copy_state(caches, layout) if missing.wants_state else None
+            parts = payload.cut(layout, missing.cuts) if missing.cuts else []
             cuts: dict[Block, tuple[Block, Block]] = {
-                block: pair for (block, _), pair in zip(survey.cuts, parts, strict=True)
+                block: pair for (block, _), pair in zip(missing.cuts, parts, strict=True)
             }
         except BaseException:
             with self._changing() as index:
@@ -198,7 +198,7 @@ class ThreadSafeLRUPromptCache:
             index.enforce()
             if done:
                 self._counters.inserts += 1
-                self._counters.tokens_stored += survey.length - survey.at
+                self._counters.tokens_stored += missing.length - missing.at
         return done
 
     def _refuse(self, refusal: Refusal) -> Inserted:
@@ -329,3 +329,7 @@ class ThreadSafeLRUPromptCache:
 def as_tokens(tokens: Sequence[int] | Tokens) -> Tokens:
     """Token ids as an int32 array; no copy if they are one already."""
     return np.ascontiguousarray(tokens, dtype=np.int32)
+
+
+# The name under which code written for other caches looks for it.
+ThreadSafeLRUPromptCache = PromptCache

@@ -13,20 +13,6 @@ from mlx_cache.tree import Node
 _USELESS = float("-inf")
 
 
-class Hold:
-    """Keeps a path of the tree from eviction, up to a position. Its `node` follows when an edge is split."""
-
-    __slots__ = ("end", "name", "node")
-
-    def __init__(self, node: Node, end: int, name: str | None = None) -> None:
-        self.node, self.end, self.name = node, end, name
-        node.holds[self] = end
-
-    def release(self) -> None:
-        """Let go; harmless on a node that has been cleared away meanwhile."""
-        self.node.holds.pop(self, None)
-
-
 class Eviction:
     """Bytes, buffers, and the heap of what can be evicted: blocks off the end of leaves, and inner snapshots.
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 
 from mlx_cache.blocks import BLOCK_TOKENS, Block, Layout, Restorable, State
-from mlx_cache.eviction import Eviction, Hold
+from mlx_cache.eviction import Eviction
+from mlx_cache.missing import find_missing
 from mlx_cache.plans import Found, InsertPlan, Pin
 from mlx_cache.policy import Usage
 from mlx_cache.stats import Reason
-from mlx_cache.survey import survey_insert
-from mlx_cache.tree import Match, Node, Tokens, Tree
+from mlx_cache.tree import Hold, Match, Node, Tokens, Tree
 
 
 class Index:
@@ -87,7 +87,7 @@ class Index:
     def _reason(
         self, key: Hashable, tokens: Tokens, limit: int, tree: Tree | None, match: Match, length: int
     ) -> Reason:
-        if tree is None or (match.length == 0 and not (len(tokens) and int(tokens[0]) in tree.root.ghosts)):
+        if tree is None or (match.length == 0 and not (len(tokens) and int(tokens[0]) in tree.root.evicted)):
             return self._reason_for_nothing(key, tokens, tree)
         if length >= limit:
             return Reason.FULL
@@ -97,7 +97,7 @@ class Index:
         node = match.last or tree.root
         if match.length < node.end:
             return Reason.DIVERGED
-        if int(tokens[match.length]) in node.ghosts:
+        if int(tokens[match.length]) in node.evicted:
             return Reason.EVICTED
         return Reason.EXTENDED if node.is_leaf else Reason.DIVERGED
 
@@ -119,22 +119,22 @@ class Index:
         tree = self.spaces.setdefault(key, {}).get(layout)
         if tree is None:
             tree = self.spaces[key][layout] = Tree(layout, self.block_tokens)
-        survey, version = survey_insert(tree, tokens, snapshot=snapshot, available=available), tree.version
-        hold = Hold(survey.node, survey.at)
-        need = survey.nbytes(layout) + (state_nbytes if survey.wants_state else 0)
-        room = self._make_room(need, survey.n_new)
+        missing, version = find_missing(tree, tokens, snapshot=snapshot, available=available), tree.version
+        hold = Hold(missing.node, missing.at)
+        need = missing.nbytes(layout) + (state_nbytes if missing.wants_state else 0)
+        room = self._make_room(need, missing.n_new)
         if room < need:
             per_token = sum(group.bytes_per_token for group in layout.groups)
             if not layout.cuttable or room < per_token:
                 hold.release()
                 return None
-            tokens = tokens[: survey.at + room // per_token]
-            need = (len(tokens) - survey.at) * per_token
-        if tree.version != version or len(tokens) != survey.length:
+            tokens = tokens[: missing.at + room // per_token]
+            need = (len(tokens) - missing.at) * per_token
+        if tree.version != version or len(tokens) != missing.length:
             # Making room may have shortened the very edge that is being extended.
-            survey = survey_insert(tree, tokens, snapshot=snapshot, available=available)
+            missing = find_missing(tree, tokens, snapshot=snapshot, available=available)
         self.reserved += need
-        return InsertPlan(tree, tokens, survey, tree.version, need, hold, snapshot, available)
+        return InsertPlan(tree, tokens, missing, tree.version, need, hold, snapshot, available)
 
     def commit_insert(
         self,
@@ -145,32 +145,32 @@ class Index:
         cache_type: str,
     ) -> bool:
         """Publish the copies; False if the tree has changed so that they no longer fit."""
-        tree, survey = plan.tree, plan.survey
+        tree, missing = plan.tree, plan.missing
         if tree.version != plan.version:
-            again = survey_insert(tree, plan.tokens, snapshot=plan.snapshot, available=plan.available)
-            if again != survey:
+            again = find_missing(tree, plan.tokens, snapshot=plan.snapshot, available=plan.available)
+            if again != missing:
                 return False
         # Fills and states change what a plan made meanwhile would find, though no edge moves.
         tree.version += 1
-        node = tree.split(survey.node, survey.at, cuts) if survey.is_split else survey.node
-        if survey.is_split:
+        node = tree.split(missing.node, missing.at, cuts) if missing.is_split else missing.node
+        if missing.is_split:
             self._count_cuts(cuts)
-        for target, group, ranges in reversed(survey.fills):
+        for target, group, ranges in reversed(missing.backfills):
             filled, blocks[group] = blocks[group][-len(ranges) :], blocks[group][: -len(ranges)]
-            owner = node if target is survey.node else target
+            owner = node if target is missing.node else target
             owner.spans[group] = filled + owner.spans[group]
             self._count(filled)
-        self._set_state(node, None if survey.length > survey.at else state)
-        if survey.length > survey.at:
+        self._set_state(node, None if missing.length > missing.at else state)
+        if missing.length > missing.at:
             parent = node
-            node = tree.add(parent, plan.tokens[survey.at : survey.length].copy(), Usage(0.0, 0.0, 0.0))
+            node = tree.add(parent, plan.tokens[missing.at : missing.length].copy(), Usage(0.0, 0.0, 0.0))
             node.spans, node.cache_type = blocks, cache_type
             for group in blocks:
                 self._count(group)
             self._set_state(node, state)
             node.usage = self.eviction.policy.made(value=self.eviction.value(node))
             self.eviction.offer(parent)
-        elif not survey.is_split:
+        elif not missing.is_split:
             self.eviction.policy.stored_again(node.usage, value=self.eviction.value(node))
         if node.has_snapshot and node.state_usage is None:
             node.state_usage = self.eviction.policy.made(value=self.eviction.state_value(node))

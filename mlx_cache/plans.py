@@ -6,19 +6,18 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from mlx_cache.blocks import Block, Layout, Piece, Restorable
-from mlx_cache.eviction import Hold
+from mlx_cache.missing import Missing
 from mlx_cache.stats import Reason
-from mlx_cache.survey import Survey
-from mlx_cache.tree import Tokens, Tree
+from mlx_cache.tree import Hold, Tokens, Tree
 
 
 @dataclass(slots=True)
 class InsertPlan:
-    """A survey with the room reserved for it and a hold on the path it extends."""
+    """What an insert has to add, with the room reserved for it and a hold on the path it extends."""
 
     tree: Tree
     tokens: Tokens
-    survey: Survey
+    missing: Missing
     version: int
     reserved: int
     hold: Hold

@@ -15,7 +15,7 @@ from mlx_cache.policy import Usage
 Tokens = NDArray[np.int32]
 
 _COMPARE_FIRST = 64
-_MAX_GHOSTS = 64
+_MAX_EVICTED = 64
 
 
 class Node:
@@ -29,7 +29,7 @@ class Node:
         "cache_type",
         "children",
         "end",
-        "ghosts",
+        "evicted",
         "head_end",
         "holds",
         "lost_state",
@@ -61,7 +61,7 @@ class Node:
         self.head_end = self.end
         self.state_usage: Usage | None = None
         self.holds: dict[Any, int] = {}
-        self.ghosts: dict[int, None] = {}
+        self.evicted: dict[int, None] = {}
         self.lost_state = False
         self.stamp = 0
         self.state_stamp = 0
@@ -120,9 +120,23 @@ class Node:
 
     def remember_lost(self, first_token: int) -> None:
         """Keep the first token of something evicted below, so that a later miss can say why."""
-        if len(self.ghosts) >= _MAX_GHOSTS:
-            self.ghosts.pop(next(iter(self.ghosts)))
-        self.ghosts[first_token] = None
+        if len(self.evicted) >= _MAX_EVICTED:
+            self.evicted.pop(next(iter(self.evicted)))
+        self.evicted[first_token] = None
+
+
+class Hold:
+    """Keeps a path of the tree from eviction, up to a position. Its `node` follows when an edge is split."""
+
+    __slots__ = ("end", "name", "node")
+
+    def __init__(self, node: Node, end: int, name: str | None = None) -> None:
+        self.node, self.end, self.name = node, end, name
+        node.holds[self] = end
+
+    def release(self) -> None:
+        """Let go; harmless on a node that has been cleared away meanwhile."""
+        self.node.holds.pop(self, None)
 
 
 @dataclass(slots=True)
@@ -201,7 +215,7 @@ class Tree:
         if not parent.is_leaf:
             self.n_leaves += 1
         parent.children[int(tokens[0])] = node
-        parent.ghosts.pop(int(tokens[0]), None)
+        parent.evicted.pop(int(tokens[0]), None)
         self.n_nodes += 1
         self.n_tokens += len(tokens)
         self.version += 1
@@ -246,7 +260,7 @@ class Tree:
         """Cut a leaf's tail off at a block boundary of every group; returns the blocks taken away."""
         assert node.is_leaf and node.start < end < node.end
         keep = end - node.start
-        node.ghosts = {int(node.tokens[keep]): None}
+        node.evicted = {int(node.tokens[keep]): None}
         self.n_tokens -= node.end - end
         node.tokens = node.tokens[:keep].copy()
         lost = [block for blocks in node.spans for block in blocks if block.start >= end]

@@ -17,7 +17,7 @@ from backend.engine import reports
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.inbox import Call, Cancel, Inbox, Stop, Submit
 from backend.engine.loader import Loader
-from backend.engine.served import ServedModel
+from backend.engine.preparing.requests import RequestPreparer
 from backend.engine.thread import EngineThread
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class EngineHandle:
         self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
         self._load_lock = asyncio.Lock()
         self._changes: set[asyncio.Task[None]] = set()
-        self._served: ServedModel | None = None
+        self._served: RequestPreparer | None = None
         self._in_flight = 0
         self._alive = True
 
@@ -183,7 +183,7 @@ class EngineHandle:
         await self._on_engine(lambda: self._thread.replace_session(None))
         await self._loop.run_in_executor(self._prep, served.close)
 
-    def _require(self) -> ServedModel:
+    def _require(self) -> RequestPreparer:
         if not self._alive:
             raise WorkerUnavailable("the engine is not running")
         if self._served is None:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed, WorkerError
-from backend.engine.constraining import GrammarChoice
 from backend.engine.loading import LoadedModel, load_model, locate_model
-from backend.engine.served import LoadedFacts, ServedModel
+from backend.engine.preparing.constraining import GrammarChoice
+from backend.engine.preparing.requests import LoadedFacts, RequestPreparer
 
 if TYPE_CHECKING:
-    from backend.engine.session import Session
-    from backend.engine.snapshot import EngineSnapshot
+    from backend.engine.batching.session import Session
+    from backend.engine.picture import EnginePicture
     from backend.engine.thread import EngineThread
 
 log = logging.getLogger(__name__)
@@ -52,22 +52,22 @@ class Loader:
         self._clock = clock
         self.blas = ""  # engine thread writes once, others read
 
-    def empty_picture(self, now: float) -> "EngineSnapshot":
+    def empty_picture(self, now: float) -> "EnginePicture":
         """Engine thread: what it looks like while no model is loaded."""
-        from backend.engine.snapshot import EngineSnapshot
+        from backend.engine.picture import EnginePicture
 
         if not self.blas:
-            return EngineSnapshot(at=now)
+            return EnginePicture(at=now)
         import mlx.core as mx
 
-        return EngineSnapshot(at=now, active_bytes=mx.get_active_memory(), buffer_pool=mx.get_cache_memory())
+        return EnginePicture(at=now, active_bytes=mx.get_active_memory(), buffer_pool=mx.get_cache_memory())
 
     def warm_up(self) -> None:
         """Engine thread: pick the BLAS, then import MLX; the order matters."""
-        from backend.engine.blas import load_blas
+        from backend.engine.loading.blas import load_blas
 
         self.blas = load_blas(self._blas_option)
-        importlib.import_module("backend.engine.assembly")
+        importlib.import_module("backend.engine.batching.assembly")
 
     def locate(self, config: ModelConfig, cancelled: threading.Event) -> Path:
         """Files thread: the model's directory, downloaded if it is a hub's.
@@ -88,7 +88,7 @@ class Loader:
         loaded_tools: list[LoadedTools] = []
 
         def make(generation: int) -> "Session":
-            from backend.engine.assembly import make_session
+            from backend.engine.batching.assembly import make_session
 
             session = make_session(
                 config,
@@ -116,7 +116,7 @@ class Loader:
             raise ModelLoadFailed(failed)
         return loaded_tools[0]
 
-    def served(self, config: ModelConfig, tools: LoadedTools) -> ServedModel:
+    def served(self, config: ModelConfig, tools: LoadedTools) -> RequestPreparer:
         """Prep thread: build what prepares requests.
 
         Raises:
@@ -133,7 +133,7 @@ class Loader:
             undo.pop_all()
         return served
 
-    def _served(self, config: ModelConfig, tools: LoadedTools, undo: ExitStack) -> ServedModel:
+    def _served(self, config: ModelConfig, tools: LoadedTools, undo: ExitStack) -> RequestPreparer:
         from backend.grammar.compiler import GrammarCompiler
         from backend.grammar.vocabulary import read_vocabulary
         from backend.output import OutputFormat, TokenTable
@@ -160,7 +160,7 @@ class Loader:
         undo.callback(compiler.close)
         compiler.start()
         reasoning_start = preparer.encode(output.reasoning_start, add_special_tokens=False).tolist()
-        return ServedModel(
+        return RequestPreparer(
             config=config,
             generation=tools.generation,
             facts=facts,

@@ -4,8 +4,8 @@ from importlib.metadata import version
 
 import backend
 from backend.core.reports import EngineMetrics, EngineState, EngineStatus, WorkerInfo
-from backend.engine.served import ServedModel
-from backend.engine.snapshot import EngineSnapshot
+from backend.engine.picture import EnginePicture
+from backend.engine.preparing.requests import RequestPreparer
 
 LIBRARIES = ("mlx", "mlx-lm", "grpcio", "llguidance", "transformers")
 
@@ -20,7 +20,7 @@ def resident_bytes() -> int:
     return int(line.split()[1]) << 10
 
 
-def status(state: EngineState, snapshot: EngineSnapshot | None) -> EngineStatus:
+def status(state: EngineState, snapshot: EnginePicture | None) -> EngineStatus:
     """State and memory. The total is the process's resident size where known, else MLX's own count."""
     if snapshot is None:
         return EngineStatus(state=state, total_bytes=resident_bytes())
@@ -39,7 +39,7 @@ def status(state: EngineState, snapshot: EngineSnapshot | None) -> EngineStatus:
     )
 
 
-def metrics(snapshot: EngineSnapshot | None) -> EngineMetrics:
+def metrics(snapshot: EnginePicture | None) -> EngineMetrics:
     """Totals since the load; tokens a second over the time spent in decode steps."""
     if snapshot is None:
         return EngineMetrics()
@@ -53,7 +53,7 @@ def metrics(snapshot: EngineSnapshot | None) -> EngineMetrics:
 
 
 def info(
-    served: ServedModel | None, snapshot: EngineSnapshot | None, blas: str, uptime_s: float, in_flight: int
+    served: RequestPreparer | None, snapshot: EnginePicture | None, blas: str, uptime_s: float, in_flight: int
 ) -> WorkerInfo:
     """Everything the Info service tells."""
     details = {name: version(name) for name in LIBRARIES}
@@ -75,7 +75,7 @@ def info(
     )
 
 
-def _queue(snapshot: EngineSnapshot, in_flight: int) -> dict[str, float]:
+def _queue(snapshot: EnginePicture, in_flight: int) -> dict[str, float]:
     counters = snapshot.counters
     return {
         "in_flight": in_flight,

@@ -10,11 +10,11 @@ from backend.core.errors import InternalFault, RequestAborted, WorkerError, Work
 from backend.core.events import Failed
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.inbox import Call, Cancel, Command, Inbox, Stop, Submit
-from backend.engine.snapshot import EngineSnapshot
+from backend.engine.picture import EnginePicture
 
 if TYPE_CHECKING:
     # Importing the session imports mlx_lm: seconds that the open port must not wait for.
-    from backend.engine.session import Session
+    from backend.engine.batching.session import Session
 
 SNAPSHOT_SECONDS = 0.1
 
@@ -33,7 +33,7 @@ class EngineThread:
         outbox: Outbox,
         clock: Callable[[], float],
         on_death: Callable[[BaseException], None],
-        empty: Callable[[float], EngineSnapshot],
+        empty: Callable[[float], EnginePicture],
     ) -> None:
         """`empty(now)` is the picture while no model is loaded."""
         self._inbox = inbox
@@ -46,7 +46,7 @@ class EngineThread:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.session: Session | None = None
         self.generation = 0
-        self.snapshot: EngineSnapshot | None = None
+        self.snapshot: EnginePicture | None = None
         self.heartbeat: float | None = None  # when the step that runs now began; None between steps
 
     @property

@@ -5,8 +5,8 @@ from typing import Any
 
 from backend.core.errors import InvalidRequest
 from backend.core.request import Grammar
-from backend.grammar.gbnf_lark import gbnf_to_lark
-from backend.grammar.gbnf_nodes import GbnfError
+from backend.grammar.gbnf.nodes import GbnfError
+from backend.grammar.gbnf.to_lark import gbnf_to_lark
 
 MAX_TEXT_BYTES = 2 << 20
 

@@ -3,11 +3,11 @@
 `OutputFormat` and `TokenTable` are made once a model; `OutputStream` once a request.
 """
 
-from backend.output.decoding import TokenDecoder
 from backend.output.format import ForcedCall, OutputFormat
 from backend.output.sections import PlainParser, SectionParser
 from backend.output.stream import OutputStream
-from backend.output.tokens import TokenTable
+from backend.output.text.decoding import TokenDecoder
+from backend.output.text.token_table import TokenTable
 
 __all__ = [
     "ForcedCall",

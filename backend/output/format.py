@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from backend.output.calls import CallFormat
+from backend.output.calls.call_format import CallFormat
+from backend.output.calls.schema import ToolSchemas
 from backend.output.choice import (
     FORMAT_ALIASES,
     REASONING_ALIASES,
@@ -18,8 +19,7 @@ from backend.output.choice import (
     template_text,
 )
 from backend.output.formats import formats
-from backend.output.marked import Layout, MarkedParser
-from backend.output.schema import ToolSchemas
+from backend.output.marker_parser import Layout, MarkerParser
 from backend.output.sections import PlainParser, SectionParser
 
 
@@ -130,7 +130,7 @@ class OutputFormat:
         layout = self._layouts[bool(parse_tools)]
         if not (layout.think_end or layout.ignored or layout.calls):
             return PlainParser()
-        return MarkedParser(
+        return MarkerParser(
             layout,
             ToolSchemas(tools),
             opens_reasoning=opens_reasoning,

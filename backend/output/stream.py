@@ -1,9 +1,9 @@
 """One answer: tokens in, parsed and safe text out."""
 
 from backend.core.events import Piece
-from backend.output.decoding import TokenDecoder
 from backend.output.sections import NOTHING, SectionParser
-from backend.output.stops import StopScanner
+from backend.output.text.decoding import TokenDecoder
+from backend.output.text.stops import StopScanner
 
 
 class OutputStream:

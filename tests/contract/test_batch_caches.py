@@ -19,7 +19,7 @@ from mlx_lm.models.cache import (
 )
 from mlx_lm.utils import load_model
 
-from backend.engine.kv import row_caches
+from backend.engine.batching.row_caches import row_caches
 from tests.models import write_model
 
 HEADS, WIDTH = 2, 4

@@ -68,9 +68,9 @@ class FaultyModel:
 
 def plant_in_output() -> None:
     """Make the output of a request that asks for it raise."""
-    from backend.engine import served
+    from backend.engine.preparing import requests
 
-    sound = served.OutputStream
+    sound = requests.OutputStream
 
     class FaultyOutput(sound):  # type: ignore[valid-type,misc]
         def __init__(self, decoder: Any, stops: tuple[str, ...], parser: Any) -> None:
@@ -84,7 +84,7 @@ def plant_in_output() -> None:
                 raise ValueError("planted in the output parser")
             return super().push(token)
 
-    served.OutputStream = FaultyOutput  # type: ignore[misc]
+    requests.OutputStream = FaultyOutput  # type: ignore[misc]
 
 
 def engine_of(settings: Settings) -> Any:

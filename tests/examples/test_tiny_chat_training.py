@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "tiny-chat"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "tiny-chat" / "recipe"
 MODULES = ("corpus", "batches", "fast_forward", "network", "tokenizer")
 
 
@@ -28,7 +28,7 @@ def modules() -> Iterator[dict[str, ModuleType]]:
 def chat_tokenizer() -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(EXAMPLE / "model")
+    return AutoTokenizer.from_pretrained(EXAMPLE.parent / "model")
 
 
 def test_the_fast_forward_pass_agrees_with_the_network_that_is_served(

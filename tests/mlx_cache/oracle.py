@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from mlx_cache import ThreadSafeLRUPromptCache
+from mlx_cache import PromptCache
 from mlx_cache.blocks import Block
 from mlx_cache.tree import Node, Tree
 from tests.mlx_cache.fake import FakeCache, entry
 
 
-def check_consistent(cache: ThreadSafeLRUPromptCache) -> None:
+def check_consistent(cache: PromptCache) -> None:
     """Every invariant of the index; valid while no call is running."""
     index = cache._index
     nodes = [node for tree in index.trees() for node in tree.nodes()]
@@ -44,7 +44,7 @@ def _check_node(node: Node) -> None:
         assert not blocks or (blocks[0].start >= node.start and blocks[-1].end == node.end)
 
 
-def longest_restorable(cache: ThreadSafeLRUPromptCache, key: str, tokens: Sequence[int]) -> int:
+def longest_restorable(cache: PromptCache, key: str, tokens: Sequence[int]) -> int:
     """The longest prefix of all but the last token for which every entry a model needs is somewhere on the path."""
     best = 0
     for tree in cache._index.spaces.get(key, {}).values():

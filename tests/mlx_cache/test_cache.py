@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_cache import LeafLru, Reason, Refusal, ThreadSafeLRUPromptCache
+from mlx_cache import LeafLru, PromptCache, Reason, Refusal
 from tests.mlx_cache.fake import LAYOUTS, FakeCache, FakePayload
 from tests.mlx_cache.oracle import check_consistent, check_content
 
 
-def store(**options: Any) -> ThreadSafeLRUPromptCache:
+def store(**options: Any) -> PromptCache:
     """A cache over the fake payload, evicting in plain LRU order."""
-    return ThreadSafeLRUPromptCache(**({"payload": FakePayload(), "policy": LeafLru(), "block_tokens": 4} | options))
+    return PromptCache(**({"payload": FakePayload(), "policy": LeafLru(), "block_tokens": 4} | options))
 
 
 def filled(tokens: list[int], layout: str = "plain", space: str = "m") -> list[Any]:
@@ -24,7 +24,7 @@ def filled(tokens: list[int], layout: str = "plain", space: str = "m") -> list[A
     return FakeCache.after(LAYOUTS[layout], space, tokens)
 
 
-def put(cache: ThreadSafeLRUPromptCache, *sequences: list[int], layout: str = "plain", space: str = "m") -> None:
+def put(cache: PromptCache, *sequences: list[int], layout: str = "plain", space: str = "m") -> None:
     for tokens in sequences:
         assert cache.insert(space, tokens, filled(tokens, layout, space)).refusal is None
 
@@ -57,7 +57,7 @@ def test_the_calls_of_localais_backend_work_as_they_stand() -> None:
     def never(*_: Any) -> Any:
         raise AssertionError("what can be cut is known by layer")
 
-    cache = ThreadSafeLRUPromptCache(max_size=10, can_trim_fn=never, trim_fn=never, payload=FakePayload())
+    cache = PromptCache(max_size=10, can_trim_fn=never, trim_fn=never, payload=FakePayload())
     kv, rest = cache.fetch_nearest_cache("model", [1, 2, 3])
     assert kv is None and rest == [1, 2, 3]
     cache.insert_cache("model", [1, 2, 3, 4, 5], filled([1, 2, 3, 4, 5], space="model"))
@@ -68,7 +68,7 @@ def test_the_calls_of_localais_backend_work_as_they_stand() -> None:
         check_content(kv, "model", [1, 2])
     cache.clear()
     assert len(cache) == 0
-    assert ThreadSafeLRUPromptCache(10).max_size == 10
+    assert PromptCache(10).max_size == 10
 
 
 @pytest.mark.parametrize("prompt", [[1, 2, 3], (1, 2, 3), np.array([1, 2, 3], np.int32)])
@@ -299,4 +299,4 @@ def test_a_prefix_can_be_pinned_before_it_is_stored() -> None:
 @pytest.mark.parametrize("size", [0, 1025])
 def test_blocks_are_at_most_1024_tokens(size: int) -> None:
     with pytest.raises(ValueError, match="block_tokens"):
-        ThreadSafeLRUPromptCache(block_tokens=size)
+        PromptCache(block_tokens=size)

@@ -46,10 +46,10 @@ def test_the_pages_example_answers_the_same_with_and_without_the_cache(
 
 
 def test_the_page_names_every_call_and_every_reason() -> None:
-    from mlx_cache import Reason, ThreadSafeLRUPromptCache
+    from mlx_cache import PromptCache, Reason
 
     text = PAGE.read_text()
-    for name in vars(ThreadSafeLRUPromptCache):
+    for name in vars(PromptCache):
         assert name.startswith("_") or name in text, name
     for reason in Reason:
         assert f"`{reason}`" in text, reason

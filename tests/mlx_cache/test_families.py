@@ -20,7 +20,7 @@ from mlx_lm.models.cache import (
     make_prompt_cache,
 )
 
-from mlx_cache import Reason, Refusal, ThreadSafeLRUPromptCache
+from mlx_cache import PromptCache, Reason, Refusal
 from mlx_cache.layers import ByToken, flatten, kind_of, read_state, read_tokens
 from tests.mlx_cache.families import ANYWHERE, FAMILIES, WINDOW, model, prompt, run, run_in_chunks
 
@@ -52,7 +52,7 @@ def assert_equal(got: list[Any], wanted: list[Any], length: int) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_restored_at_a_checkpoint_equals_a_cold_run_bit_for_bit(family: str) -> None:
-    made, tokens, store = model(family), prompt(LENGTH), ThreadSafeLRUPromptCache()
+    made, tokens, store = model(family), prompt(LENGTH), PromptCache()
     caches = make_prompt_cache(made)
     run_in_chunks(made, tokens, caches, CHUNK, lambda n: store.insert("m", tokens[:n], caches))
     for length in range(CHUNK, LENGTH, CHUNK):
@@ -70,7 +70,7 @@ def test_what_is_restored_at_a_checkpoint_equals_a_cold_run_bit_for_bit(family: 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decoding_on_from_a_restored_cache_never_changes_what_is_stored(family: str) -> None:
-    made, tokens, store = model(family), prompt(LENGTH), ThreadSafeLRUPromptCache()
+    made, tokens, store = model(family), prompt(LENGTH), PromptCache()
     caches = make_prompt_cache(made)
     run(made, tokens, caches)
     store.insert("m", tokens, caches)
@@ -92,7 +92,7 @@ def test_decoding_on_from_a_restored_cache_never_changes_what_is_stored(family: 
 
 @pytest.mark.parametrize("family", ANYWHERE)
 def test_plain_families_hit_wherever_a_prompt_turns_off(family: str) -> None:
-    made, tokens, store = model(family), prompt(LENGTH), ThreadSafeLRUPromptCache()
+    made, tokens, store = model(family), prompt(LENGTH), PromptCache()
     caches = make_prompt_cache(made)
     run(made, tokens, caches)
     store.insert("m", tokens, caches)
@@ -105,7 +105,7 @@ def test_plain_families_hit_wherever_a_prompt_turns_off(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["gemma3_text", "gpt_oss", "llama4", "recurrent_gemma", "baichuan_m1"])
 def test_windows_are_restored_behind_the_wrap_where_another_prompt_turned_off(family: str) -> None:
-    made, store = model(family), ThreadSafeLRUPromptCache()
+    made, store = model(family), PromptCache()
     shared, mine, theirs = prompt(3 * WINDOW, 1), prompt(CHUNK, 2), prompt(CHUNK, 3)
     for tail in (mine, theirs):
         caches = make_prompt_cache(made)
@@ -123,7 +123,7 @@ def test_windows_are_restored_behind_the_wrap_where_another_prompt_turned_off(fa
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "llama4"])
 def test_what_a_batch_hands_out_can_be_stored_and_restored(family: str) -> None:
-    made, store = model(family), ThreadSafeLRUPromptCache()
+    made, store = model(family), PromptCache()
     prompts = [prompt(n, n).tolist() for n in (50, 90, 23)]
     generator = BatchGenerator(made, completion_batch_size=4, prefill_batch_size=4, prefill_step_size=16)
     try:
@@ -146,7 +146,7 @@ def test_what_a_batch_hands_out_can_be_stored_and_restored(family: str) -> None:
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "llama4"])
 def test_a_batch_goes_on_from_restored_rows(family: str) -> None:
-    made, tokens, store = model(family), prompt(60), ThreadSafeLRUPromptCache()
+    made, tokens, store = model(family), prompt(60), PromptCache()
     caches = make_prompt_cache(made)
     run(made, tokens, caches)
     store.insert("m", tokens, caches)
@@ -169,7 +169,7 @@ def _greedy(made: Any, caches: list[Any] | None, rest: list[int]) -> list[int]:
 
 
 def test_a_rotating_cache_fresh_from_a_long_chunk_keeps_only_its_window() -> None:
-    made, tokens, store = model("gpt_oss"), prompt(4 * WINDOW), ThreadSafeLRUPromptCache()
+    made, tokens, store = model("gpt_oss"), prompt(4 * WINDOW), PromptCache()
     caches = make_prompt_cache(made)
     run(made, tokens[:5], caches)
     run(made, tokens[5:], caches)
@@ -184,7 +184,7 @@ def test_a_rotating_cache_fresh_from_a_long_chunk_keeps_only_its_window() -> Non
 
 @pytest.mark.parametrize("length", [20, WINDOW, 100])
 def test_max_kv_size_with_kept_tokens_is_restored_before_and_after_the_wrap(length: int) -> None:
-    made, tokens, store = model("llama"), prompt(length), ThreadSafeLRUPromptCache()
+    made, tokens, store = model("llama"), prompt(length), PromptCache()
     caches = make_prompt_cache(made, max_kv_size=WINDOW)
     run_in_chunks(made, tokens, caches, 10)
     for token in range(1, 4):
@@ -205,7 +205,7 @@ def test_max_kv_size_with_kept_tokens_is_restored_before_and_after_the_wrap(leng
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_quantized_cache_is_restored_bit_for_bit(bits: int) -> None:
     mx.random.seed(3)
-    store, n = ThreadSafeLRUPromptCache(), 300
+    store, n = PromptCache(), 300
     caches = [KVCache().to_quantized(group_size=32, bits=bits) for _ in range(2)]
     for cache in caches:
         for part in (200, 100):
@@ -232,7 +232,7 @@ def test_the_other_classes_of_the_allow_list_come_back_as_they_went_in() -> None
     state[0] = mx.random.normal((1, 3))
     state[2] = mx.arange(4)[None]
     caches = [CacheList(chunked, state), joined, CacheList(CacheList(plain))]
-    store = ThreadSafeLRUPromptCache()
+    store = PromptCache()
     assert store.insert("m", prompt(40), caches).new_tokens == 40
     fetched = store.fetch("m", np.append(prompt(40), np.int32(0))).caches
     assert fetched is not None
@@ -249,7 +249,7 @@ class Unknown(KVCache):
 def test_an_unknown_layer_class_is_never_stored_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     cache = Unknown()
     cache.update_and_fetch(mx.zeros((1, 1, 4, 8)), mx.zeros((1, 1, 4, 8)))
-    store = ThreadSafeLRUPromptCache()
+    store = PromptCache()
     for _ in range(2):
         assert store.insert("m", [1, 2, 3, 4], [CacheList(cache)]).refusal is Refusal.UNSUPPORTED_LAYER
     assert caplog.text.count("Unknown") == 1
@@ -273,7 +273,7 @@ def test_a_cache_that_does_not_fit_its_key_is_refused(damage: str) -> None:
         "empty layer": [layer(4), KVCache()],
         "half prefilled batch": [padded],
     }[damage]
-    store = ThreadSafeLRUPromptCache()
+    store = PromptCache()
     assert store.insert("m", [1, 2, 3, 4], caches).refusal is Refusal.INCONSISTENT
     assert store.nbytes == len(store) == 0
 
@@ -281,6 +281,6 @@ def test_a_cache_that_does_not_fit_its_key_is_refused(damage: str) -> None:
 def test_a_key_longer_than_the_cache_is_stored_as_far_as_the_cache_goes() -> None:
     cache = KVCache()
     cache.update_and_fetch(mx.ones((1, 1, 3, 8)), mx.ones((1, 1, 3, 8)))
-    store = ThreadSafeLRUPromptCache()
+    store = PromptCache()
     assert store.insert("m", [1, 2, 3, 4, 5], [cache]).length == 3
     assert store.fetch("m", [1, 2, 3, 4, 5]).length == 3

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache
 
-from mlx_cache import ThreadSafeLRUPromptCache
+from mlx_cache import PromptCache
 from mlx_cache.blocks import EVERYTHING, Block, Group, Layout
 from mlx_cache.cache import MAX_BUFFERS
 from mlx_cache.tree import Tree
@@ -56,7 +56,7 @@ def test_accounted_bytes_are_real_bytes_after_a_thousand_turns(hybrid: bool) -> 
     rng = np.random.default_rng(1)
     systems = [rng.integers(0, 1000, 300) for _ in range(3)]
     before = active()
-    store = ThreadSafeLRUPromptCache(max_bytes=6000 * TOKEN_BYTES)
+    store = PromptCache(max_bytes=6000 * TOKEN_BYTES)
     conversations = [np.concatenate([systems[i % 3], rng.integers(0, 1000, 40)]) for i in range(12)]
     for turn in range(1000):
         i = int(rng.integers(12))
@@ -79,7 +79,7 @@ def test_accounted_bytes_are_real_bytes_after_a_thousand_turns(hybrid: bool) -> 
 
 
 def test_what_was_evicted_is_freed_at_once() -> None:
-    store = ThreadSafeLRUPromptCache()
+    store = PromptCache()
     before = active()
     store.insert("m", list(range(2000)), layers(2000))
     gc.disable()
@@ -94,7 +94,7 @@ def test_what_was_evicted_is_freed_at_once() -> None:
 
 
 def test_a_stored_slice_of_a_batch_does_not_keep_the_batch_alive() -> None:
-    store = ThreadSafeLRUPromptCache()
+    store = PromptCache()
     before = active()
     batch = mx.ones((8, HEADS, 4096, FEATURES), mx.float16)
     row = KVCache()
@@ -109,7 +109,7 @@ def test_a_stored_slice_of_a_batch_does_not_keep_the_batch_alive() -> None:
 def test_eight_chats_of_three_turns_store_their_shared_prefix_once() -> None:
     rng = np.random.default_rng(2)
     shared = rng.integers(0, 1_000_000, 4096)
-    store = ThreadSafeLRUPromptCache()
+    store = PromptCache()
     distinct = len(shared)
     for _ in range(8):
         tokens = shared
@@ -123,7 +123,7 @@ def test_eight_chats_of_three_turns_store_their_shared_prefix_once() -> None:
 
 def test_only_the_new_suffix_is_copied() -> None:
     payload = FakePayload()
-    store = ThreadSafeLRUPromptCache(payload=payload)
+    store = PromptCache(payload=payload)
     tokens = [i % 3 for i in range(1200)]
     for length in (1000, 1200):
         store.insert("m", tokens[:length], FakeCache.after(LAYOUTS["plain"], "m", tokens[:length]))
@@ -131,7 +131,7 @@ def test_only_the_new_suffix_is_copied() -> None:
 
 
 def test_inserting_a_suffix_onto_a_long_prefix_allocates_the_suffix_only() -> None:
-    store, tokens = ThreadSafeLRUPromptCache(), np.arange(8192 + 512)
+    store, tokens = PromptCache(), np.arange(8192 + 512)
     store.insert("m", tokens[:8192], layers(8192))
     caches = layers(len(tokens))
     mx.eval([c.state[:2] for c in caches])
@@ -154,7 +154,7 @@ def test_buffers_of_a_million_tokens_stay_under_a_tenth_of_what_metal_allows() -
 
 
 def test_thirty_two_equal_layers_make_one_buffer_a_block() -> None:
-    store = ThreadSafeLRUPromptCache()
+    store = PromptCache()
     caches = [KVCache() for _ in range(32)]
     for cache in caches:
         cache.update_and_fetch(mx.ones((1, 1, 1024, 8)), mx.ones((1, 1, 1024, 8)))
@@ -163,7 +163,7 @@ def test_thirty_two_equal_layers_make_one_buffer_a_block() -> None:
 
 
 def test_the_limit_on_buffers_evicts_like_the_one_on_bytes() -> None:
-    store = ThreadSafeLRUPromptCache(payload=FakePayload(), max_buffers=10, block_tokens=4)
+    store = PromptCache(payload=FakePayload(), max_buffers=10, block_tokens=4)
     for first in range(20):
         tokens = [first, *range(9)]
         store.insert("m", tokens, FakeCache.after(LAYOUTS["plain"], "m", tokens))
@@ -172,7 +172,7 @@ def test_the_limit_on_buffers_evicts_like_the_one_on_bytes() -> None:
 
 
 def test_a_returned_cache_has_room_for_the_first_decode_steps() -> None:
-    store = ThreadSafeLRUPromptCache()
+    store = PromptCache()
     store.insert("m", list(range(300)), layers(300))
     caches = store.fetch("m", list(range(301)), room=100).caches or []
     capacity = caches[0].keys.shape[2]
@@ -183,7 +183,7 @@ def test_a_returned_cache_has_room_for_the_first_decode_steps() -> None:
 
 
 def test_a_block_knows_its_size() -> None:
-    store = ThreadSafeLRUPromptCache()
+    store = PromptCache()
     store.insert("m", list(range(100)), layers(100))
     (block,) = next(iter(next(iter(store._index.trees())).nodes())).spans[0]
     assert isinstance(block, Block) and block.nbytes == block.data.nbytes == 100 * TOKEN_BYTES

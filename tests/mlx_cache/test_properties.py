@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mlx_cache import LeafLru, ThreadSafeLRUPromptCache, ValuePerByte
+from mlx_cache import LeafLru, PromptCache, ValuePerByte
 from mlx_cache import tree as tree_module
 from mlx_cache.blocks import Layout
 from mlx_cache.index import Index
@@ -30,7 +30,7 @@ SPACE = st.sampled_from(SPACES)
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=14)
 MANY = settings(max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
 BUG = settings(
-    MANY, max_examples=300, phases=(Phase.generate,), derandomize=True, database=None, report_multiple_bugs=False
+    MANY, max_examples=3000, phases=(Phase.generate,), derandomize=True, database=None, report_multiple_bugs=False
 )
 
 
@@ -52,7 +52,7 @@ class Machine(RuleBasedStateMachine):
         self.layout: Layout = LAYOUTS[layout]
         self.payload = FakePayload()
         self.lru = lru
-        self.cache = ThreadSafeLRUPromptCache(
+        self.cache = PromptCache(
             max_size, max_bytes, policy=LeafLru() if lru else ValuePerByte(), payload=self.payload,
             block_tokens=block_tokens,
         )  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import KVCache
 
-from mlx_cache import ThreadSafeLRUPromptCache
+from mlx_cache import PromptCache
 from tests.mlx_cache.fake import LAYOUTS, FakeCache, FakePayload
 from tests.mlx_cache.oracle import check_consistent, check_content
 
@@ -53,7 +53,7 @@ def together(work: Callable[[int], None]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["plain", "window-hybrid"])
 def test_eight_threads_of_ten_thousand_calls_each_leave_it_exact(layout: str) -> None:
-    store = ThreadSafeLRUPromptCache(max_bytes=900, max_size=25, payload=FakePayload(), block_tokens=4)
+    store = PromptCache(max_bytes=900, max_size=25, payload=FakePayload(), block_tokens=4)
     pinned = [2, 1, 0, 2, 1]
     store.insert("pinned", pinned, FakeCache.after(LAYOUTS[layout], "pinned", pinned))
     assert store.pin("system", "pinned", pinned) == 5
@@ -97,7 +97,7 @@ def test_threads_that_store_one_sequence_store_it_once() -> None:
             first.met = True
             meeting.wait(10)
 
-    store = ThreadSafeLRUPromptCache(payload=FakePayload(all_copy_at_once))
+    store = PromptCache(payload=FakePayload(all_copy_at_once))
     tokens = [0, 1, 2] * 10
     together(lambda n: _accepted(store.insert("m", tokens, FakeCache.after(LAYOUTS["plain"], "m", tokens)).length))
     assert store.nbytes == 3 * len(tokens) and len(store) == 1
@@ -109,7 +109,7 @@ def _accepted(length: int) -> None:
 
 
 def test_mlx_caches_cross_threads_evaluated() -> None:
-    store = ThreadSafeLRUPromptCache(max_bytes=1 << 20)
+    store = PromptCache(max_bytes=1 << 20)
 
     def work(number: int) -> None:
         rng = np.random.default_rng(number)
@@ -137,7 +137,7 @@ def test_nothing_waits_for_a_copy() -> None:
         assert go_on.wait(10)
 
     payload = FakePayload()
-    store = ThreadSafeLRUPromptCache(payload=payload)
+    store = PromptCache(payload=payload)
     store.insert("m", [1, 2, 3], FakeCache.after(LAYOUTS["plain"], "m", [1, 2, 3]))
     payload.during_copy = copy
     slow = threading.Thread(

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from backend.output import OutputFormat, PlainParser, TokenTable
 from backend.output.choice import XTML_TOKENS, choose_calls, choose_reasoning
-from tests.output.test_tokens import BYTE_LEVEL
+from tests.output.text.test_token_table import BYTE_LEVEL
 
 TEMPLATES = {
     "minimax_m2": "<minimax:tool_call>",

@@ -22,6 +22,10 @@ _SHIFTS = tuple(np.uint32(shift) for shift in FINAL_SHIFTS)
 _MULTIPLIERS = tuple(np.uint32(multiplier) for multiplier in FINAL_MULTIPLIERS)
 _SPREAD = np.uint32(SPREAD)
 
+# A draw is in two levels: a block of this many neighbouring ids, then a token of it. Host and device must agree.
+BLOCK_BITS = 8
+BLOCK = 1 << BLOCK_BITS
+
 Key = tuple[int, int]
 
 

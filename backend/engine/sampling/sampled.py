@@ -44,7 +44,7 @@ class Sampled:
 
 
 def logprobs_of(logits: NDArray[np.float32], token: int, count: int) -> RowLogprobs:
-    """Of one row's unedited logits `[vocab]`, whose largest is finite."""
+    """Of one row's unprocessed logits `[vocab]`, whose largest is finite."""
     peak = logits.max()
     weights = logits - peak
     np.exp(weights, out=weights)

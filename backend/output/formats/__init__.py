@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from functools import cache
 
-from backend.output.calls import CallFormat
+from backend.output.calls.call_format import CallFormat
 
 
 @cache

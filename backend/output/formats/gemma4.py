@@ -3,11 +3,11 @@
 import re
 from typing import Any
 
-from backend.output.calls import Call, CallFormat
-from backend.output.json_text import NotACall
-from backend.output.literals import after_comma, read_literal, skip_blank
-from backend.output.readers import DelimitedReader, begins
-from backend.output.schema import ToolSchemas, read_guess
+from backend.output.calls.call_format import Call, CallFormat
+from backend.output.calls.json_text import NotACall
+from backend.output.calls.literals import after_comma, read_literal, skip_blank
+from backend.output.calls.readers import DelimitedReader, begins
+from backend.output.calls.schema import ToolSchemas, read_guess
 
 _CALL = re.compile(r"\s*,?\s*call:([\w.-]+)\s*(?=\{)")
 _KEY = re.compile(r"\s*([^\s:,{}\[\]<>]+)\s*:")

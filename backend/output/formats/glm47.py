@@ -2,12 +2,12 @@
 
 import re
 
-from backend.output.calls import Call, CallFormat
+from backend.output.calls.call_format import Call, CallFormat
+from backend.output.calls.json_text import NotACall, load_json
+from backend.output.calls.literals import skip_blank
+from backend.output.calls.readers import DelimitedReader, balanced, begins
+from backend.output.calls.schema import ToolSchemas, one_line_less, typed
 from backend.output.formats.json_tools import calls_of
-from backend.output.json_text import NotACall, load_json
-from backend.output.literals import skip_blank
-from backend.output.readers import DelimitedReader, balanced, begins
-from backend.output.schema import ToolSchemas, one_line_less, typed
 
 _NAME = re.compile(r"[\w.:/-]*")
 

@@ -7,9 +7,9 @@
 
 import re
 
-from backend.output.calls import Call, CallFormat, CallReader, Read
-from backend.output.readers import HeaderReader
-from backend.output.schema import ToolSchemas
+from backend.output.calls.call_format import Call, CallFormat, CallReader, Read
+from backend.output.calls.readers import HeaderReader
+from backend.output.calls.schema import ToolSchemas
 
 _HEADER = re.compile(r"[\w\s=.:/-]*(?:<\|(?:channel|constrain)\|>[\w\s=.:/-]*)*(?:<[|a-z]*)?")
 _RECIPIENT = re.compile(r"\bto=([\w.:/-]+)")

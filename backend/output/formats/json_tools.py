@@ -3,10 +3,10 @@
 import json
 from typing import Any
 
-from backend.output.calls import Call, CallFormat
-from backend.output.json_text import NotACall, load_json
-from backend.output.readers import JsonReader
-from backend.output.schema import ToolSchemas
+from backend.output.calls.call_format import Call, CallFormat
+from backend.output.calls.json_text import NotACall, load_json
+from backend.output.calls.readers import JsonReader
+from backend.output.calls.schema import ToolSchemas
 
 
 def calls_of(value: Any) -> tuple[Call, ...]:

@@ -2,10 +2,10 @@
 
 import re
 
-from backend.output.calls import Call, CallFormat
-from backend.output.json_text import NotACall
-from backend.output.readers import BlockReader
-from backend.output.schema import ToolSchemas, read_guess
+from backend.output.calls.call_format import Call, CallFormat
+from backend.output.calls.json_text import NotACall
+from backend.output.calls.readers import BlockReader
+from backend.output.calls.schema import ToolSchemas, read_guess
 
 _CALL = re.compile(
     r"\s*(?P<id>(?:functions\.)?(?P<name>[^\s:<]+):\d+)\s*<\|tool_call_argument_begin\|>(?P<arguments>.*)", re.DOTALL

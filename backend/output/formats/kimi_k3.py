@@ -9,12 +9,12 @@ The arguments may be one block instead: `<|open|>json type="object"<|sep|>{"city
 
 import re
 
-from backend.output.calls import Call, CallFormat
+from backend.output.calls.call_format import Call, CallFormat
+from backend.output.calls.json_text import NotACall, load_json
+from backend.output.calls.literals import skip_blank
+from backend.output.calls.readers import BlockReader
+from backend.output.calls.schema import ToolSchemas, typed
 from backend.output.choice import XTML_TOKENS
-from backend.output.json_text import NotACall, load_json
-from backend.output.literals import skip_blank
-from backend.output.readers import BlockReader
-from backend.output.schema import ToolSchemas, typed
 
 _ATTRIBUTE = re.compile(r"(\w+)=\"([^\"]*)\"")
 _HEAD = re.compile(r"((?:\s+\w+=\"[^\"]*\")*)\s*<\|sep\|>")

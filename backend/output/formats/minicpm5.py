@@ -2,11 +2,11 @@
 
 import re
 
-from backend.output.calls import Call, CallFormat
-from backend.output.json_text import NotACall
-from backend.output.literals import skip_blank
-from backend.output.readers import DelimitedReader, begins
-from backend.output.schema import ToolSchemas, typed
+from backend.output.calls.call_format import Call, CallFormat
+from backend.output.calls.json_text import NotACall
+from backend.output.calls.literals import skip_blank
+from backend.output.calls.readers import DelimitedReader, begins
+from backend.output.calls.schema import ToolSchemas, typed
 
 _NAME = re.compile(r"\s*(?:\"([^\"'<>\n]{1,256})\"|'([^\"'<>\n]{1,256})'|([^\s\"'<>]{1,256}))\s*>")
 # Takes every beginning of what _NAME takes.

@@ -9,12 +9,12 @@ import re
 import secrets
 import string
 
-from backend.output.calls import Call, CallFormat, Read
+from backend.output.calls.call_format import Call, CallFormat, Read
+from backend.output.calls.json_extent import JsonExtent
+from backend.output.calls.json_text import NotACall, load_json
+from backend.output.calls.literals import skip_blank
+from backend.output.calls.schema import ToolSchemas
 from backend.output.formats.json_tools import calls_of
-from backend.output.json_extent import JsonExtent
-from backend.output.json_text import NotACall, load_json
-from backend.output.literals import skip_blank
-from backend.output.schema import ToolSchemas
 
 _HEADER = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*(\w+)\s*)?\[ARGS\]\s*")
 _NAME = re.compile(r"[\w.-]{1,256}\s*")

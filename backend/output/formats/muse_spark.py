@@ -9,11 +9,11 @@ One answer holds several messages; the prompt ends in the first one's `<|start|>
 
 import re
 
-from backend.output.calls import Call, CallFormat, CallReader, Read
-from backend.output.json_text import NotACall
-from backend.output.literals import skip_blank
-from backend.output.readers import BlockReader, HeaderReader, balanced
-from backend.output.schema import ToolSchemas, typed
+from backend.output.calls.call_format import Call, CallFormat, CallReader, Read
+from backend.output.calls.json_text import NotACall
+from backend.output.calls.literals import skip_blank
+from backend.output.calls.readers import BlockReader, HeaderReader, balanced
+from backend.output.calls.schema import ToolSchemas, typed
 
 _NAME = re.compile(r"[^<>]*?\bname=\"([^\"<>]+)\"[^<>]*>")
 _PARAMETER = re.compile(r"\s*<atem:parameter\b")

@@ -2,12 +2,12 @@
 
 import re
 
-from backend.output.calls import Call, CallFormat
+from backend.output.calls.call_format import Call, CallFormat
+from backend.output.calls.json_text import NotACall, load_json
+from backend.output.calls.literals import read_literal, skip_blank
+from backend.output.calls.readers import DelimitedReader, begins
+from backend.output.calls.schema import ToolSchemas
 from backend.output.formats.json_tools import calls_of
-from backend.output.json_text import NotACall, load_json
-from backend.output.literals import read_literal, skip_blank
-from backend.output.readers import DelimitedReader, begins
-from backend.output.schema import ToolSchemas
 
 _CALL = re.compile(r"\s*([A-Za-z_][\w.]*)\s*\(\s*")
 _KEY = re.compile(r"([A-Za-z_]\w*)\s*=\s*")

@@ -2,11 +2,11 @@
 
 import re
 
-from backend.output.calls import Call, CallFormat
-from backend.output.json_text import NotACall
-from backend.output.literals import skip_blank
-from backend.output.readers import DelimitedReader, balanced, begins
-from backend.output.schema import ToolSchemas, one_line_less, typed
+from backend.output.calls.call_format import Call, CallFormat
+from backend.output.calls.json_text import NotACall
+from backend.output.calls.literals import skip_blank
+from backend.output.calls.readers import DelimitedReader, balanced, begins
+from backend.output.calls.schema import ToolSchemas, one_line_less, typed
 
 _FUNCTION = re.compile(r"\s*<function=\s*([^\s<>]+)\s*>(.*)</function>\s*", re.DOTALL)
 _PARAMETER = re.compile(r"\s*<parameter=\s*([^\s<>]+)\s*>(.*?)</parameter>", re.DOTALL)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from backend.core.constraint import Constraint
 from backend.core.request import Sampling
-from backend.engine.sampling.rows import RowSampling
+from backend.engine.sampling.row_sampling import RowSampling
 
 EOS = 1
 

@@ -92,7 +92,7 @@ def keep_top_k(logits: Floats, ids: list[int], s: Sampling) -> list[int]:
 
 
 def restrict(logits: Floats, s: Sampling, exempt: set[int], *, xtc: bool) -> list[int]:
-    """Ids that may be drawn, ascending, from edited logits."""
+    """Ids that may be drawn, ascending, from processed logits."""
     ids = np.flatnonzero(logits > -np.inf).tolist()
     ids = keep_top_p(logits, ids, s)
     ids = keep_min_p(logits, ids, s)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from mlx_lm import sample_utils
 
-from backend.engine.sampling.edits import edited
-from backend.engine.sampling.restrict import restricted
+from backend.engine.sampling.host.processors import processed
+from backend.engine.sampling.host.restrict import restricted
 from tests.engine.sampling.building import EOS, random_logits, row
-from tests.engine.sampling.test_restrict import ids_of
+from tests.engine.sampling.host.test_restrict import ids_of
 
 VOCAB = 500
 Filter = Callable[[mx.array], mx.array]
@@ -82,7 +82,7 @@ def test_penalties_and_bias_give_what_mlx_lm_gives(window: int) -> None:
     theirs = mx.array(logits)[None]
     for processor in sample_utils.make_logits_processors(bias, 1.3, window, 0.4, window, 0.2, window):
         theirs = processor(mx.array(history), theirs)
-    ours = edited(
+    ours = processed(
         logits,
         row(
             history,

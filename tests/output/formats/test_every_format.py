@@ -8,7 +8,7 @@ import mlx_lm.tool_parsers
 import pytest
 
 from backend.output import OutputFormat
-from backend.output.calls import CallSender
+from backend.output.calls.call_format import CallSender
 from backend.output.formats import formats
 from tests.output.cutting import calls_in, run
 from tests.output.golden import TOOLS, format_named

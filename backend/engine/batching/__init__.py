@@ -1,0 +1,1 @@
+"""Engine thread: one loaded model's requests, from admission to their ends."""

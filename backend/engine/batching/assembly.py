@@ -1,0 +1,93 @@
+"""Engine thread: puts a session together from a loaded model and its configuration."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+
+from backend.config import CacheConfig, EngineConfig, ModelConfig, SamplerBackend
+from backend.core.errors import ModelLoadFailed
+from backend.engine.batching.batch import DecodeBatch
+from backend.engine.batching.batch_device import DeviceBatch
+from backend.engine.batching.batch_host import HostBatch
+from backend.engine.batching.memory import MemoryBudget
+from backend.engine.batching.prefix_cache import NoPrefixCache, PrefixCache, RadixPrefixCache, needs_snapshots
+from backend.engine.batching.session import Session
+from backend.engine.channel import Outbox
+from backend.engine.loading import LoadedModel
+from backend.engine.sampling.device.sampler import DeviceSampler
+from backend.engine.sampling.host.sampler import HostSampler
+from mlx_cache import PromptCache
+
+log = logging.getLogger(__name__)
+
+# Of what the device has left after the weights: activations, the buffer pool and the rest of the machine need some.
+KV_SHARE = 0.7
+CACHE_SHARE = 0.5
+
+
+def make_session(
+    config: ModelConfig,
+    path: Path,
+    generation: int,
+    *,
+    load: Callable[..., LoadedModel],
+    outbox: Outbox,
+    clock: Callable[[], float],
+    cancelled: Callable[[], bool],
+) -> Session:
+    """Load the model and everything that serves it.
+
+    Raises:
+        ModelLoadFailed: Naming the file or field.
+    """
+    loaded = load(config, path, cancelled=cancelled)
+    budget = _budget(config.engine, loaded)
+    return Session(
+        loaded=loaded,
+        config=config,
+        generation=generation,
+        prefix=_prefix_cache(config.cache, loaded, budget, generation),
+        new_batch=_batch_maker(config.engine.sampler, loaded),
+        budget=budget,
+        outbox=outbox,
+        clock=clock,
+    )
+
+
+def _batch_maker(choice: SamplerBackend, loaded: LoadedModel) -> Callable[[], DecodeBatch]:
+    model, mergeable = loaded.model, loaded.batchable
+    on_cpu = mx.default_device() == mx.Device(mx.cpu)
+    if choice == "host" or (choice == "auto" and on_cpu):
+        return lambda: HostBatch(model, HostSampler(), mergeable=mergeable)
+    return lambda: DeviceBatch(model, DeviceSampler(), mergeable=mergeable)
+
+
+def _prefix_cache(cache: CacheConfig, loaded: LoadedModel, budget: MemoryBudget, generation: int) -> PrefixCache:
+    max_bytes = cache.max_bytes if cache.max_bytes is not None else int(CACHE_SHARE * budget.total)
+    if cache.max_sequences == 0 or max_bytes == 0:
+        return NoPrefixCache()
+    # The generation is in the key too: nothing of a model that was replaced can ever be found.
+    key = (loaded.namespace, generation)
+    store = PromptCache(cache.max_sequences, min(max_bytes, budget.total))
+    return RadixPrefixCache(store, key, snapshots=needs_snapshots(loaded.new_cache()))
+
+
+def _budget(engine: EngineConfig, loaded: LoadedModel) -> MemoryBudget:
+    total = engine.kv_bytes or int(KV_SHARE * max(0, device_bytes() - loaded.weight_bytes))
+    budget = MemoryBudget(total, loaded.kv_cost)
+    if not budget.fits(budget.projected(1)):
+        raise ModelLoadFailed(
+            f"{loaded.path}: weights of {loaded.weight_bytes} bytes leave {total} bytes for KV on this device, "
+            f"one short prompt needs {budget.projected(1)}"
+        )
+    return budget
+
+
+def device_bytes() -> int:
+    """Memory that models and KV may use: the GPU's recommended working set, or the machine's memory."""
+    info = mx.device_info()
+    recommended = info.get("max_recommended_working_set_size") or info.get("memory_size")
+    return int(recommended or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -1,0 +1,135 @@
+"""The only user of mlx-lm's models and batch caches: prefill of one prompt, decode of many rows together.
+
+mlx-lm's own BatchGenerator is made of the same cache operations (merge, extend, filter); docs/decisions
+says why the driver around them is ours.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.engine.batching.row import Row
+from backend.engine.batching.row_caches import row_caches
+from backend.engine.sampling.sampled import RowLogprobs, Sampled
+
+# MLX keeps freed buffers for reuse; as the batch grows old sizes are never asked for again.
+CLEAR_EVERY_STEPS = 512
+
+Model = Callable[..., mx.array]
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """A row's newest token, or why it cannot have one.
+
+    Attributes:
+        error: One line; the row must end, the others are as if it had not been there.
+    """
+
+    row: Row
+    token: int
+    logprobs: RowLogprobs | None
+    error: str | None = None
+
+
+def accept_sampled(row: Row, index: int, sampled: Sampled) -> Emitted:
+    """Row `index` of a draw, entered into the row's history."""
+    error = sampled.errors.get(index)
+    if error is not None:
+        return Emitted(row, -1, None, error)
+    token = sampled.tokens[index]
+    row.last_token = token
+    row.sampling.accept(token)
+    return Emitted(row, token, sampled.logprobs[index])
+
+
+def prefill(model: Model, caches: list[Any], tokens: NDArray[np.int32]) -> None:
+    """Run `tokens`, shape `[n]`, through the model and evaluate the grown caches."""
+    model(mx.array(tokens)[None], cache=caches)
+    # Only the caches are evaluated, so the output head over the chunk is never computed.
+    mx.eval([c.state for c in caches])
+    mx.clear_cache()
+
+
+class DecodeBatch(ABC):
+    """Rows that take one token each a step. Engine thread only.
+
+    Invariant: `rows[i]` is index i of every cache's batch axis. A lone row keeps its unmerged caches: that is
+    mlx-lm's single-stream path, and the only one for models whose caches cannot be merged.
+    """
+
+    def __init__(self, model: Model, *, mergeable: bool) -> None:
+        self._model = model
+        self._mergeable = mergeable
+        self._caches: list[Any] = []
+        self._merged = False
+        self._steps = 0
+        self.rows: list[Row] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def join(self, rows: Sequence[Row]) -> None:
+        """Take over the rows' caches; each row's `last_token` is fed by the next step."""
+        caches: list[list[Any]] = []
+        for row in rows:
+            assert row.caches is not None
+            caches.append(row.caches)
+            row.caches = None
+        if not self.rows and len(caches) == 1:
+            self._caches, self._merged = caches[0], False
+        elif not self._mergeable:
+            raise RuntimeError("this model's caches cannot be merged")
+        elif not self._merged:
+            if self.rows:
+                caches.insert(0, self._caches)
+            self._caches, self._merged = _merge(caches), True
+        else:
+            for mine, theirs in zip(self._caches, _merge(caches), strict=True):
+                mine.extend(theirs)
+        self.rows.extend(rows)
+
+    @abstractmethod
+    def step(self) -> list[Emitted]:
+        """Feed every row's newest token and return the tokens that became known. An exception loses the batch."""
+
+    def _forward(self, inputs: mx.array) -> mx.array:
+        """Put one step of `inputs` `[rows]` on the device; logits `[rows, vocab]`, not waited for."""
+        logits = self._model(inputs[:, None], cache=self._caches)[:, -1, :]
+        mx.async_eval(logits, [c.state for c in self._caches])
+        for row in self.rows:
+            row.covered += 1
+        self._steps += 1
+        if self._steps % CLEAR_EVERY_STEPS == 0:
+            mx.clear_cache()
+        return logits
+
+    def view(self, row: Row) -> list[Any]:
+        """The row's caches as lazy views of the batch, valid until the next change of the batch."""
+        return row_caches(self._caches, self.rows.index(row)) if self._merged else self._caches
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        """Drop rows and their KV; unknown rows are ignored."""
+        gone = {id(row) for row in rows}
+        keep = [index for index, row in enumerate(self.rows) if id(row) not in gone]
+        if len(keep) == len(self.rows):
+            return
+        self.rows = [self.rows[index] for index in keep]
+        if not keep:
+            self._caches, self._merged = [], False
+            return
+        for cache in self._caches:
+            cache.filter(keep)
+
+    def nbytes(self) -> int:
+        """Bytes of live KV, padding included."""
+        return sum(int(cache.nbytes) for cache in self._caches)
+
+
+def _merge(caches: list[list[Any]]) -> list[Any]:
+    return [layers[0].merge(list(layers)) for layers in zip(*caches, strict=True)]

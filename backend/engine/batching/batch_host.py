@@ -1,0 +1,22 @@
+"""The decode batch for CPUs: the host waits for each step's logits and samples them itself."""
+
+import mlx.core as mx
+
+from backend.engine.batching.batch import DecodeBatch, Emitted, Model, accept_sampled
+from backend.engine.sampling.host.sampler import HostSampler
+
+
+class HostBatch(DecodeBatch):
+    """Emits a token as soon as the logits that it is drawn from are there; nothing is computed in vain."""
+
+    def __init__(self, model: Model, sampler: HostSampler, *, mergeable: bool) -> None:
+        super().__init__(model, mergeable=mergeable)
+        self._sampler = sampler
+
+    def step(self) -> list[Emitted]:
+        """Feed every row's last token and emit its next."""
+        logits = self._forward(mx.array([row.last_token for row in self.rows]))
+        for row in self.rows:
+            row.sampling.allowed()  # grammars work out their masks while the device computes; the sampler asks again
+        sampled = self._sampler.sample(logits, [row.sampling for row in self.rows])
+        return [accept_sampled(row, index, sampled) for index, row in enumerate(self.rows)]

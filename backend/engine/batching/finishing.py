@@ -1,0 +1,59 @@
+"""How a request ends: told to its client once, counted, and said in the log without a word of its text."""
+
+import logging
+import secrets
+from dataclasses import dataclass
+
+from backend.core.errors import InternalFault, InvalidRequest, RequestAborted, RequestCancelled, WorkerError
+from backend.core.events import Failed, Finished, FinishReason, Piece
+from backend.core.logline import logline
+from backend.engine.batching.row import Row
+from backend.engine.channel import Outbox
+from backend.engine.picture import Counters
+from backend.engine.sampling.sampled import NOT_FINITE
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Finisher:
+    """Engine thread only."""
+
+    outbox: Outbox
+    counters: Counters
+
+    def finish(self, row: Row, reason: FinishReason, piece: Piece, now: float) -> None:
+        """The answer is complete."""
+        if reason is FinishReason.STOP and row.submit.output.has_tool_calls:
+            reason = FinishReason.TOOL_CALLS
+        notes = {"x-prompt-cache-tokens": str(row.cached_tokens), "x-prompt-cache-reason": row.cache_reason}
+        usage = row.usage(now)
+        self.outbox.post(
+            row.stream,
+            Finished(reason=reason, piece=piece, usage=usage, logprobs=tuple(row.logprobs), notes=notes),
+        )
+
+    def fail(self, row: Row, error: WorkerError) -> None:
+        """The request ends without a complete answer."""
+        if isinstance(error, RequestCancelled | RequestAborted):
+            self.counters.cancelled += 1
+        else:
+            self.counters.failed += 1
+        self.outbox.post(row.stream, Failed(error=error))
+
+
+def row_fault(row: Row, reason: str) -> WorkerError:
+    """Why one row of a draw got no token: its own grammar or settings leave none, or the model's logits are broken."""
+    log.warning(logline("row_failed", request_id=row.request.request_id, constrained=row.submit.constraint is not None))
+    if reason == NOT_FINITE:
+        return InternalFault(reason)
+    return InvalidRequest("Grammar" if row.submit.constraint is not None else "LogitBias", reason)
+
+
+def internal_fault(where: str, row: Row | None, error: Exception) -> InternalFault:
+    """Our own failure, with an id to find it by. Its text may hold a client's, so only the debug log has that."""
+    fault = secrets.token_hex(4)
+    request_id = row.request.request_id if row else "batch"
+    log.error(logline(f"{where}_failed", request_id=request_id, fault=fault, error=type(error).__name__))
+    log.debug("fault %s", fault, exc_info=error)
+    return InternalFault(f"internal error in {where}, fault {fault}")

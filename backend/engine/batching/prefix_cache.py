@@ -1,0 +1,178 @@
+"""The engine's seam to the prompt cache: what a request may reuse, and what it leaves behind."""
+
+import logging
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.core.logline import logline
+from mlx_cache import PromptCache
+
+log = logging.getLogger(__name__)
+
+# mlx-lm's caches that any prefix can be taken of; all others are stored whole, at positions chosen beforehand.
+CUT_BY_TOKEN = frozenset({"KVCache", "QuantizedKVCache", "ConcatenateKVCache"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """What the cache had for a prompt.
+
+    Attributes:
+        caches: Fresh layer caches that hold the KV of the first `length` tokens, or None for a miss.
+        reason: Why it is no longer, as sent in `x-prompt-cache-reason`.
+    """
+
+    caches: list[Any] | None
+    length: int
+    reason: str
+
+
+class PrefixCache(Protocol):
+    """One model's part of the prompt cache. Engine thread only."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is ever stored."""
+        ...
+
+    @property
+    def snapshots(self) -> bool:
+        """Some layer cannot be cut by token: only stored positions can be restored, so prefill stops at them."""
+        ...
+
+    def match(self, tokens: NDArray[np.int32]) -> int:
+        """Tokens that `fetch` would restore; touches nothing."""
+        ...
+
+    def fetch(self, tokens: NDArray[np.int32]) -> Reused:
+        """Restore the longest usable prefix, at most `len(tokens) - 1`."""
+        ...
+
+    def insert(self, tokens: NDArray[np.int32], caches: list[Any]) -> None:
+        """Store the KV of exactly `tokens`. Never raises: a full cache is no reason to fail a request."""
+        ...
+
+    def shrink_to(self, n_bytes: int) -> bool:
+        """Evict until at most `n_bytes` are kept, for now; live rows need the rest. Whether there was need to."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of KV stored."""
+        ...
+
+    def figures(self) -> Mapping[str, float]:
+        """Hits, entries, bytes and the reasons of short hits, by name."""
+        ...
+
+    def close(self) -> None:
+        """Drop what this model stored."""
+        ...
+
+
+class NoPrefixCache:
+    """The cache turned off: nothing is found, nothing is kept."""
+
+    enabled = False
+    snapshots = False
+    nbytes = 0
+
+    def match(self, tokens: NDArray[np.int32]) -> int:
+        """Nothing."""
+        return 0
+
+    def fetch(self, tokens: NDArray[np.int32]) -> Reused:
+        """A miss."""
+        return Reused(None, 0, "off")
+
+    def insert(self, tokens: NDArray[np.int32], caches: list[Any]) -> None:
+        """Keeps nothing."""
+
+    def shrink_to(self, n_bytes: int) -> bool:
+        """Has nothing to evict."""
+        return False
+
+    def figures(self) -> Mapping[str, float]:
+        """None."""
+        return {}
+
+    def close(self) -> None:
+        """Has nothing to drop."""
+
+
+class RadixPrefixCache:
+    """`mlx_cache` for one load of one model. A fault in it costs a hit or a store, never a request."""
+
+    enabled = True
+
+    def __init__(self, store: PromptCache, key: Hashable, *, snapshots: bool) -> None:
+        self._store = store
+        self._key = key
+        self.snapshots = snapshots
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of KV stored."""
+        return self._store.nbytes
+
+    def match(self, tokens: NDArray[np.int32]) -> int:
+        """Tokens that `fetch` would restore; touches nothing."""
+        try:
+            return self._store.match_length(self._key, tokens)
+        except Exception as error:  # noqa: BLE001
+            _say_fault("match", error)
+            return 0
+
+    def fetch(self, tokens: NDArray[np.int32]) -> Reused:
+        """Restore the longest usable prefix, at most `len(tokens) - 1`."""
+        try:
+            fetched = self._store.fetch(self._key, tokens)
+        except Exception as error:  # noqa: BLE001
+            _say_fault("fetch", error)
+            return Reused(None, 0, "error")
+        return Reused(fetched.caches, fetched.length, str(fetched))
+
+    def insert(self, tokens: NDArray[np.int32], caches: list[Any]) -> None:
+        """Store the KV of exactly `tokens`."""
+        try:
+            self._store.insert(self._key, tokens, caches)
+        except Exception as error:  # noqa: BLE001
+            _say_fault("insert", error)
+
+    def shrink_to(self, n_bytes: int) -> bool:
+        """Evict until at most `n_bytes` are kept; whether there was need to."""
+        if self._store.nbytes <= n_bytes:
+            return False
+        self._store.trim_to(n_bytes=n_bytes)
+        return True
+
+    def figures(self) -> Mapping[str, float]:
+        """The store's counters by name, nested ones joined by a dot."""
+        return dict(_flat(self._store.stats()))
+
+    def close(self) -> None:
+        """Drop what this model stored."""
+        self._store.clear()
+
+
+def _say_fault(what: str, error: Exception) -> None:
+    log.error(logline("prompt_cache_failed", what=what, error=type(error).__name__))
+    log.debug("prompt cache", exc_info=error)
+
+
+def needs_snapshots(caches: list[Any]) -> bool:
+    """Whether fresh layer caches include one whose state cannot be cut by token."""
+    inner = [c for cache in caches for c in getattr(cache, "caches", (cache,))]
+    return any(type(cache).__name__ not in CUT_BY_TOKEN for cache in inner)
+
+
+def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", float(value)

@@ -1,0 +1,89 @@
+"""One request on the engine thread, from acceptance to its end."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.core.events import TokenLogprob, Usage
+from backend.core.request import GenerationRequest
+from backend.engine.channel import AnswerStream
+from backend.engine.inbox import Submit
+from backend.engine.sampling.row_sampling import RowSampling
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """Engine thread only. Invariant: its KV, here in `caches` or in the batch, is that of `tokens()[:covered]`.
+
+    Attributes:
+        feed: What must be in the KV before the row can decode, shape `[n]`: the prompt, and after a
+            preemption the answer so far; all but its last token is prefilled.
+        generated: Sampled tokens, end-of-sequence included.
+        last_token: The token that the next decode step feeds.
+        chunk_ends: Positions of `feed`, ascending, at which prefill chunks end; the last is `len(feed) - 1`.
+        snapshot_ends: Those at which a state that cannot be cut by token is stored.
+        leader: The row whose prefill this one waits for, to take the shared prefix from the cache.
+        covered: Tokens whose KV exists.
+    """
+
+    submit: Submit
+    sampling: RowSampling
+    feed: NDArray[np.int32]
+    caches: list[Any] | None = None
+    covered: int = 0
+    cached_tokens: int = 0
+    cache_reason: str = ""
+    generated: list[int] = field(default_factory=list[int])
+    completion_tokens: int = 0
+    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    last_token: int = 0
+    chunk_ends: tuple[int, ...] = ()
+    snapshot_ends: tuple[int, ...] = ()
+    waited_steps: int = 0
+    leader: "Row | None" = None
+    admitted_at: float = 0.0
+    decoding_at: float = 0.0
+    reported_at: float = 0.0
+    preemptions: int = 0
+
+    @property
+    def stream(self) -> AnswerStream:
+        """Where the row's events go."""
+        return self.submit.stream
+
+    @property
+    def request(self) -> GenerationRequest:
+        """What was asked."""
+        return self.submit.request
+
+    @property
+    def prefilled(self) -> bool:
+        """Only the last token of `feed` is left, which the first decode step feeds."""
+        return self.caches is not None and self.covered == len(self.feed) - 1
+
+    @property
+    def stores(self) -> bool:
+        """Whether the request leaves anything in the prompt cache."""
+        return not self.request.cache_read_only
+
+    def tokens(self) -> NDArray[np.int32]:
+        """Prompt and answer so far, shape `[n + generated]`."""
+        prompt = self.submit.prompt.tokens
+        if not self.generated:
+            return prompt
+        return np.concatenate([prompt, np.asarray(self.generated, dtype=np.int32)])
+
+    def usage(self, now: float) -> Usage:
+        """Running totals at monotonic time `now`."""
+        admitted = self.admitted_at or now
+        decoding = self.decoding_at or now
+        return Usage(
+            prompt_tokens=len(self.submit.prompt.tokens),
+            completion_tokens=self.completion_tokens,
+            cached_tokens=self.cached_tokens,
+            queue_ms=(admitted - self.submit.accepted_at) * 1e3,
+            prefill_ms=(decoding - admitted) * 1e3,
+            decode_ms=(now - decoding) * 1e3,
+        )

@@ -1,0 +1,325 @@
+"""A loaded model and the requests it serves: admit, prefill, decode, end."""
+
+import gc
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import mlx.core as mx
+
+from backend.config import ModelConfig
+from backend.core.errors import DeadlineExceeded, Overloaded, RequestCancelled, WorkerError
+from backend.core.events import Delta, FinishReason, Piece
+from backend.core.logline import logline
+from backend.engine.batching.batch import DecodeBatch, Emitted
+from backend.engine.batching.finishing import Finisher, internal_fault, row_fault
+from backend.engine.batching.groups import DecodeGroups
+from backend.engine.batching.logprobs import token_logprob
+from backend.engine.batching.memory import MemoryBudget
+from backend.engine.batching.prefills import Prefills
+from backend.engine.batching.prefix_cache import PrefixCache
+from backend.engine.batching.row import Row
+from backend.engine.batching.scheduler import chunk_ends
+from backend.engine.channel import AnswerStream, Outbox
+from backend.engine.inbox import Submit
+from backend.engine.loading import LoadedModel
+from backend.engine.picture import Counters, EnginePicture
+from backend.engine.sampling.row_sampling import RowSampling
+
+log = logging.getLogger(__name__)
+
+# A state that cannot be cut by token is stored this often along a prompt.
+SNAPSHOT_EVERY = 4096
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Session:
+    """Engine thread only.
+
+    Invariant: a row is in exactly one of `waiting`, `prefills` and `groups` exactly while its client is owed an end.
+    """
+
+    loaded: LoadedModel
+    config: ModelConfig
+    generation: int
+    prefix: PrefixCache
+    new_batch: Callable[[], DecodeBatch]
+    budget: MemoryBudget
+    outbox: Outbox
+    clock: Callable[[], float]
+    waiting: deque[Row] = field(default_factory=deque[Row])
+    counters: Counters = field(default_factory=Counters)
+    finisher: Finisher = field(init=False)
+    prefills: Prefills = field(init=False)
+    groups: DecodeGroups = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.groups = self._new_groups()
+        self.finisher = Finisher(self.outbox, self.counters)
+        self.prefills = Prefills(
+            model=self.loaded.model,
+            new_cache=self.loaded.new_cache,
+            prefix=self.prefix,
+            chunk=self.config.engine.prefill_chunk,
+            counters=self.counters,
+            clock=self.clock,
+            on_error=lambda row, error: self._fail(row, internal_fault("prefill", row, error)),
+        )
+
+    def _new_groups(self) -> DecodeGroups:
+        # A group of its own reads the weights once more; padding may cost as much, but no large part of the budget.
+        waste = min(self.loaded.weight_bytes, self.budget.total // 32)
+        return DecodeGroups(self.new_batch, bytes_per_token=self.budget.cost.per_token, max_waste=waste)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self.waiting or self.prefills.rows or self.groups)
+
+    @property
+    def max_rows(self) -> int:
+        """Rows that may run together."""
+        return self.config.engine.max_rows if self.loaded.batchable else 1
+
+    def submit(self, submit: Submit) -> None:
+        """Take a request; it starts when there is room."""
+        self.counters.requests += 1
+        self.counters.prompt_tokens += len(submit.prompt.tokens)
+        sampling = RowSampling(
+            submit.request.sampling,
+            prompt=submit.prompt.tokens,
+            eos_ids=self.loaded.eos_ids,
+            top_logprobs=submit.request.logprobs,
+            constraint=submit.constraint,
+        )
+        self.waiting.append(Row(submit, sampling, submit.prompt.tokens))
+
+    def cancel(self, streams: Collection[AnswerStream]) -> None:
+        """End these streams' requests, wherever they are, and keep the KV that is proven."""
+        gone = {id(stream) for stream in streams}
+        self._end_where(lambda row: id(row.stream) in gone, RequestCancelled)
+
+    def abort(self, error: Callable[[], WorkerError]) -> None:
+        """End every request. The ends come before anything that could fail; nothing is stored."""
+        for row in (*self.waiting, *self.prefills.rows, *self.groups.rows):
+            self._fail(row, error())
+        self.waiting.clear()
+        self.prefills.rows.clear()
+        self.groups = self._new_groups()
+
+    def step(self) -> None:
+        """One round: end what is overdue, admit, prefill within the budget, then one token for every row."""
+        now = self.clock()
+        self._end_where(lambda r: r.request.deadline is not None and r.request.deadline <= now, DeadlineExceeded)
+        self._admit()
+        self.prefills.run()
+        self._join()
+        if self.groups:
+            self._decode()
+        self._relieve()
+
+    def close(self) -> None:
+        """Drop every MLX object, here on the thread that made them, and return their memory."""
+        self.prefills.rows.clear()
+        self.prefix.close()
+        del self.loaded, self.prefills, self.groups, self.prefix, self.new_batch
+        gc.collect()
+        mx.clear_cache()
+
+    def snapshot(self, now: float) -> EnginePicture:
+        """A picture of the session for other threads."""
+        return EnginePicture(
+            at=now,
+            active_bytes=mx.get_active_memory(),
+            buffer_pool=mx.get_cache_memory(),
+            weights=self.loaded.weight_bytes,
+            live_kv=self.groups.nbytes() + self.prefills.nbytes(),
+            cached_kv=self.prefix.nbytes,
+            budget=self.budget.total,
+            waiting=len(self.waiting),
+            prefilling=len(self.prefills.rows),
+            decoding=len(self.groups),
+            counters=replace(self.counters),
+            cache=self.prefix.figures(),
+        )
+
+    # Admission and memory
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.prefills.rows) + len(self.groups) < self.max_rows:
+            row = self.waiting[0]
+            if not self.budget.fits(self._live_with(row)):
+                if self.prefills.rows or self.groups:
+                    return
+                self.waiting.popleft()
+                self._fail(row, Overloaded(self.budget.refusal(len(row.feed))))
+                continue
+            self.waiting.popleft()
+            row.admitted_at = row.admitted_at or self.clock()
+            row.last_token = int(row.feed[-1])
+            row.snapshot_ends = self._snapshot_ends(row)
+            row.chunk_ends = chunk_ends(len(row.feed), self.config.engine.prefill_chunk, row.snapshot_ends)
+            # Before the cache gives way to it: what it evicts could be this row's own prefix.
+            self.prefills.admit(row)
+            self._shrink_cache(self._live_with(None))
+
+    def _snapshot_ends(self, row: Row) -> tuple[int, ...]:
+        if not self.prefix.snapshots:
+            return ()
+        return (*row.submit.prompt.boundaries, *range(SNAPSHOT_EVERY, len(row.feed), SNAPSHOT_EVERY))
+
+    def _live_with(self, row: Row | None) -> int:
+        """Bytes of KV once all rows have joined, and `row` too."""
+        lengths = [r.covered for r in self.groups.rows] + [len(r.feed) for r in self.prefills.rows]
+        return self.budget.joined([*lengths, len(row.feed)] if row is not None else lengths)
+
+    def _shrink_cache(self, live: int) -> None:
+        if self.prefix.shrink_to(self.budget.room_for_cache(live)):
+            # What was evicted goes back to the system, not into MLX's pool of buffers for later.
+            mx.clear_cache()
+
+    def _relieve(self) -> None:
+        """Keep live rows and cache within the budget: the cache gives way, then the youngest row goes back."""
+        while True:
+            live = self.groups.nbytes() + self.prefills.nbytes()
+            self._shrink_cache(live)
+            rows = [*self.groups.rows, *self.prefills.rows]
+            if self.budget.fits(live) or not rows:
+                return
+            if len(rows) == 1:
+                refusal = self.budget.refusal(rows[0].covered)
+                self._end_where(rows.__contains__, partial(Overloaded, refusal))
+                return
+            self._preempt(max(rows, key=lambda row: row.submit.accepted_at))
+
+    def _preempt(self, row: Row) -> None:
+        self.counters.preemptions += 1
+        row.preemptions += 1
+        self._store(row)
+        if row in self.prefills.rows:
+            self.prefills.remove(row)
+        else:
+            self.groups.leave([row])
+        row.caches, row.leader = None, None
+        row.feed = row.tokens()
+        row.covered = 0
+        self.waiting.appendleft(row)
+        log.info(logline("preempted", request_id=row.request.request_id, tokens=len(row.feed)))
+
+    # Decode
+
+    def _join(self) -> None:
+        ready = self.prefills.take_prefilled()
+        if not ready:
+            return
+        now = self.clock()
+        for row in ready:
+            row.decoding_at = row.decoding_at or now
+            self.counters.cached_tokens += row.cached_tokens if not row.preemptions else 0
+        for group, members in self.groups.plan_join(ready):
+            try:
+                group.join(members)
+            except Exception as error:  # noqa: BLE001  caches half merged: the batch is lost
+                self._lose_batch(group, [*group.rows, *(row for row in members if row not in group.rows)], error)
+
+    def _decode(self) -> None:
+        started = self.clock()
+        for group in list(self.groups.batches):
+            self._decode_group(group)
+        self.counters.decode_steps += 1
+        self.counters.decode_seconds += self.clock() - started
+
+    def _decode_group(self, group: DecodeBatch) -> None:
+        rows = list(group.rows)
+        try:
+            emitted = group.step()
+        except Exception as error:  # noqa: BLE001  keys and KV may be out of step: the batch is lost
+            self._lose_batch(group, rows, error)
+            return
+        now = self.clock()
+        leaving = [item.row for item in emitted if self._take_token(item, now)]
+        try:
+            self.groups.leave(leaving)
+        except Exception as error:  # noqa: BLE001  as above; those that left have had their ends
+            self._lose_batch(group, [row for row in rows if row not in leaving], error)
+
+    def _take_token(self, item: Emitted, now: float) -> bool:
+        """Turn a token into what its client sees; whether that was the row's end."""
+        row = item.row
+        if item.error is not None:
+            self._fail(row, row_fault(row, item.error))
+            return True
+        try:
+            reason, piece = self._advance(row, item)
+        except Exception as error:  # noqa: BLE001  a parser's failure is its own request's
+            self._fail(row, internal_fault("output", row, error))
+            return True
+        if reason is not None:
+            self._finish(row, reason, piece, now)
+        elif piece:
+            self.outbox.post(row.stream, Delta(piece=piece, usage=row.usage(now)))
+        return reason is not None
+
+    def _advance(self, row: Row, item: Emitted) -> tuple[FinishReason | None, Piece]:
+        row.generated.append(item.token)
+        output = row.submit.output
+        if item.token in self.loaded.eos_ids:
+            return FinishReason.STOP, output.finish()
+        row.completion_tokens += 1
+        self.counters.generated_tokens += 1
+        if item.logprobs is not None:
+            row.logprobs.append(token_logprob(item.token, item.logprobs, row.submit.token_bytes))
+        piece = output.push(item.token)
+        if output.stopped:
+            return FinishReason.STOP_STRING, piece + output.finish()
+        if row.completion_tokens >= row.submit.max_tokens:
+            return FinishReason.LENGTH, piece + output.finish()
+        return None, piece
+
+    # Ends
+
+    def _finish(self, row: Row, reason: FinishReason, piece: Piece, now: float) -> None:
+        self._store(row)
+        self.finisher.finish(row, reason, piece, now)
+
+    def _fail(self, row: Row, error: WorkerError) -> None:
+        self.finisher.fail(row, error)
+
+    def _store(self, row: Row) -> None:
+        """Keep what the row's KV proves: its tokens up to the last one fed. A fault here costs a hit, no request."""
+        if not row.stores or not row.covered or (row.generated and not row.request.cache_answer):
+            return
+        try:
+            caches = row.caches if row.caches is not None else self.groups.view(row)
+        except Exception as error:  # noqa: BLE001
+            internal_fault("store", row, error)
+            return
+        self.prefix.insert(row.tokens()[: row.covered], caches)
+
+    def _end_where(self, which: Callable[[Row], bool], error: Callable[[], WorkerError]) -> None:
+        for row in [r for r in self.waiting if which(r)]:
+            self.waiting.remove(row)
+            self._fail(row, error())
+        for row in [r for r in self.prefills.rows if which(r)]:
+            self._store(row)
+            self._fail(row, error())
+            self.prefills.remove(row)
+        leaving = [r for r in self.groups.rows if which(r)]
+        for row in leaving:
+            self._store(row)
+            self._fail(row, error())
+        self.groups.leave(leaving)
+
+    def _lose_batch(self, group: DecodeBatch, rows: list[Row], error: Exception) -> None:
+        """A failed step leaves keys and KV out of step: nothing of the batch is used again."""
+        fault = internal_fault("step", None, error)
+        self.groups.lose(group)
+        for row in rows:
+            row.caches = None
+            self._fail(row, fault)
+        mx.clear_cache()
+        # An exception inside a compiled function can leave this thread's random state broken.
+        mx.random.seed(secrets.randbits(32))

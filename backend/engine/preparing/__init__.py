@@ -1,0 +1,1 @@
+"""The prep thread's and the grammar side's part of a load; reaches no MLX."""

@@ -1,0 +1,1 @@
+"""The draw in lazy MLX operations, for GPUs: the host never waits for a step."""

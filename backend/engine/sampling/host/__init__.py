@@ -1,0 +1,1 @@
+"""The draw in numpy, for CPUs: the host waits for the logits."""
