@@ -33,7 +33,6 @@ from backend.core.errors import InvalidRequest, WorkerError
 from backend.core.events import Failed, Finished, FinishReason
 from backend.core.request import GenerationRequest, Grammar, Sampling
 from backend.engine.handle import EngineHandle
-from backend.engine.loader import Loader
 from backend.engine.loading.blas import load_blas
 from tests.grammar.json_prefix import is_json_prefix
 from tests.grammar.schemas import random_schema, unsupported_schema
@@ -63,9 +62,8 @@ def write(line: str) -> None:
     sys.stdout.flush()
 
 
-async def with_engine(path: Path, body: Callable[[EngineHandle, Loader], Awaitable[None]]) -> None:
-    loader = Loader()
-    engine = EngineHandle(loader)
+async def with_engine(path: Path, body: Callable[[EngineHandle], Awaitable[None]]) -> None:
+    engine = EngineHandle()
     engine.start()
     try:
         config = ModelConfig(
@@ -75,7 +73,7 @@ async def with_engine(path: Path, body: Callable[[EngineHandle, Loader], Awaitab
             cache=CacheConfig(max_sequences=0),
         )
         await engine.load(config)
-        await body(engine, loader)
+        await body(engine)
     finally:
         await engine.close()
 
@@ -122,14 +120,15 @@ async def round_of(engine: EngineHandle, tokens: int, constrained: int) -> float
 
 
 async def cost(options: argparse.Namespace) -> None:
-    async def body(engine: EngineHandle, loader: Loader) -> None:
+    async def body(engine: EngineHandle) -> None:
         rates: dict[int, list[float]] = {k: [] for k in CONSTRAINED}
         for number in range(options.rounds + 1):
             for k in random.Random(number).sample(CONSTRAINED, len(CONSTRAINED)):
                 rate = await round_of(engine, options.tokens, k)
                 if number:  # the first round warms up
                     rates[k].append(rate)
-        write(f"blas {loader.blas}, vocab {options.vocab}, {STREAMS} streams x {options.tokens} tokens, median (best)")
+        blas = engine.info().blas
+        write(f"blas {blas}, vocab {options.vocab}, {STREAMS} streams x {options.tokens} tokens, median (best)")
         for k in CONSTRAINED:
             median, best = statistics.median(rates[k]), max(rates[k])
             share = f"{median / statistics.median(rates[0]):6.1%} ({best / max(rates[0]):6.1%})"
@@ -176,11 +175,11 @@ async def schemas(options: argparse.Namespace) -> None:
         if result.startswith("wrong"):
             write(f"schema {number}: {result}\n  {json.dumps(schema)}\n  {text!r}")
 
-    async def body(engine: EngineHandle, loader: Loader) -> None:
+    async def body(engine: EngineHandle) -> None:
         gate = asyncio.Semaphore(STREAMS)
         started = time.perf_counter()
         await asyncio.gather(*(one(engine, number, gate) for number in range(options.count)))
-        write(f"blas {loader.blas}, {options.count} schemas in {time.perf_counter() - started:.0f} s")
+        write(f"blas {engine.info().blas}, {options.count} schemas in {time.perf_counter() - started:.0f} s")
         for result, count in found.most_common():
             write(f"  {count:4d} {result}")
 
