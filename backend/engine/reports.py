@@ -1,6 +1,9 @@
 """The engine's picture of itself, in the words of `backend.core.reports`."""
 
+import resource
+import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import backend
 from backend.core.reports import EngineMetrics, EngineState, EngineStatus, WorkerInfo
@@ -8,23 +11,34 @@ from backend.engine.served import ServedModel
 from backend.engine.snapshot import EngineSnapshot
 
 LIBRARIES = ("mlx", "mlx-lm", "grpcio", "llguidance", "transformers")
+STATUS_FILE = Path("/proc/self/status")
 
 
-def resident_bytes() -> int:
-    """Bytes of this process in memory, where the system says so in /proc; else 0."""
+def resident_bytes(status_file: Path = STATUS_FILE) -> int:
+    """Bytes of this process in memory now, where the system says so in /proc; else 0."""
     try:
-        with open("/proc/self/status", encoding="ascii") as status:
-            line = next(line for line in status if line.startswith("VmRSS:"))
+        with status_file.open(encoding="ascii") as lines:
+            line = next(line for line in lines if line.startswith("VmRSS:"))
     except (OSError, StopIteration):
         return 0
     return int(line.split()[1]) << 10
 
 
-def status(state: EngineState, snapshot: EngineSnapshot | None) -> EngineStatus:
-    """State and memory. The total is the process's resident size where known, else MLX's own count."""
+def peak_bytes() -> int:
+    """The most bytes that this process has had in memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
+
+
+def status(state: EngineState, snapshot: EngineSnapshot | None, status_file: Path = STATUS_FILE) -> EngineStatus:
+    """State and memory. The total is the process's resident size where known, else MLX's own count.
+
+    Where only the peak is known, as on macOS, the process's line says that, but never the total: it would not fall
+    when a model is dropped. To ask another program, such as ps, would hold up the event loop.
+    """
+    resident = resident_bytes(status_file)
     if snapshot is None:
-        return EngineStatus(state=state, total_bytes=resident_bytes())
-    resident = resident_bytes()
+        return EngineStatus(state=state, total_bytes=resident or peak_bytes())
     return EngineStatus(
         state=state,
         total_bytes=resident or snapshot.active_bytes + snapshot.buffer_pool,
@@ -34,7 +48,7 @@ def status(state: EngineState, snapshot: EngineSnapshot | None) -> EngineStatus:
             "cached_kv": snapshot.cached_kv,
             "buffer_pool": snapshot.buffer_pool,
             "mlx_active": snapshot.active_bytes,
-            "process": resident,
+            "process": resident or peak_bytes(),
         },
     )
 

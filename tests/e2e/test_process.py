@@ -17,6 +17,7 @@ from backend.pb import backend_pb2 as pb
 from backend.pb.backend_pb2_grpc import BackendStub
 from tests.e2e.asking import finish, prompt, running, stream
 from tests.e2e.worker import ROOT, TINY_CHAT, Worker, wait_until
+from tests.observed import is_running
 
 STORY = "Once upon a time"
 EMPTY = pb.HealthMessage()
@@ -82,7 +83,7 @@ def test_row_52_the_worker_follows_a_host_that_was_killed() -> None:
             with running(stub, ENDLESS):
                 host.kill()
                 host.wait(10)
-                wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the worker follows", 5)
+                wait_until(lambda: not is_running(pid), "the worker follows", 5)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
