@@ -11,6 +11,7 @@ PIP_INSTALL := $(PIP) install --no-deps --require-hashes --only-binary :all:
 CODE := backend mlx_cache tests benchmarks examples scripts
 ADDRESS ?= 127.0.0.1:50051
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .PHONY: help setup setup-dev proto lock demo run test test-pythons check format lint types imports proto-fresh coverage bench clean
 
@@ -39,12 +40,12 @@ test-pythons:  ## Run demo and tests with each of Python 3.11, 3.12 and 3.13 tha
 
 check: lint types imports proto-fresh coverage  ## The gate: format, lint, types, imports, proto, all tests, coverage
 
-# Those that run by themselves; the others are what they share.
-BENCHMARKS := $(patsubst benchmarks/%.py,%,$(shell grep -l '^if __name__' benchmarks/*.py))
-bench: setup-dev  ## Measure what the README states; figures go to build/bench
+# Benchmarks are the modules that report; BENCH_ARGS=--quick shows in minutes that each of them runs.
+BENCHMARKS := $(patsubst benchmarks/%.py,%,$(shell grep -l '^from benchmarks.report import' benchmarks/*.py))
+bench: setup-dev  ## Measure what the README states; figures and pictures go to build/bench; BENCH_ARGS are added
 	@mkdir -p build/bench
 	@set -e; for name in $(BENCHMARKS); do \
-		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json; done
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json $(BENCH_ARGS); done
 
 format: setup-dev  ## Format and fix what can be fixed
 	$(BIN)/ruff format $(CODE)

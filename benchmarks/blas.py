@@ -1,6 +1,6 @@
 """What OpenBLAS brings on a CPU of Linux: MLX's matrix products and a model's steps, with it and with reference BLAS.
 
-    python -m benchmarks.blas [--rounds 3] [--json FILE]
+    python -m benchmarks.blas [--rounds 3]
 
 A process keeps the BLAS that it loaded first, so each figure is taken in a process of its own; the two kinds take
 turns, so that other load hits both alike. Figures are the best of all rounds. The model is a Llama of random
@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks.report import Report, arguments, parse
 
 WIDTH, DEPTH = 1024, 4096
 ROWS = (1, 16, 512)
@@ -92,30 +94,28 @@ def compare(rounds: int) -> list[dict[str, Any]]:
     return list(best.values())
 
 
-def show(reference: dict[str, Any], auto: dict[str, Any]) -> None:
-    """Print both sides and how many times faster the second is."""
-    print(f"{'':34}{reference['blas']:>14}{auto['blas']:>32}{'ratio':>8}")
+def show(report: Report, reference: dict[str, Any], auto: dict[str, Any]) -> None:
+    """Both sides and how many times faster the second is."""
+    rows: list[list[object]] = []
     for name, value in reference["figures"].items():
         other = auto["figures"][name]
-        ratio = value / other if name.endswith("(ms)") else other / value
-        print(f"{name:34}{value:14.1f}{other:32.1f}{ratio:8.1f}")
+        rows.append([name, value, other, value / other if name.endswith("(ms)") else other / value])
+    report.table(["", reference["blas"], auto["blas"], "ratio"], rows)
 
 
 def main() -> None:
-    """Compare, print, and write JSON if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Compare and report."""
+    parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parse(parser, rounds=1)
     if options.measure:
         print(json.dumps(measure(options.measure, options.model)))
         return
-    results = compare(options.rounds)
-    show(*results)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+    report = Report(options)
+    report.note(f"best of {options.rounds} processes of each kind")
+    show(report, *compare(options.rounds))
 
 
 if __name__ == "__main__":
