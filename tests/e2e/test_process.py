@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
@@ -50,6 +51,7 @@ def test_row_50_a_stream_longer_than_the_grace_is_cut() -> None:
         assert worker.wait(5) == 0
 
 
+@pytest.mark.slow
 def test_row_51_every_exit_is_clean_whatever_runs() -> None:
     """Row 51: a live thread with MLX objects aborts some exits; tests/process has many more."""
     for index in range(6):

@@ -49,6 +49,7 @@ def test_a_render_process_without_its_worker_ends_itself(renderer: ProcessRender
     assert renderer.render(GOOD).text == "hello"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "template",
     [
