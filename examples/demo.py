@@ -25,7 +25,7 @@ from backend.pb import backend_pb2 as pb  # noqa: E402
 from backend.pb import backend_pb2_grpc as rpc  # noqa: E402
 
 PROMPTS = ("What is the capital of France?", "Tell me a short story.", "Count from 1 to 10.")
-TELL_SECONDS = 3.0
+TELL_SECONDS = 2.0
 STOP_SECONDS = 20.0
 # gRPC's own pauses between attempts grow to two minutes.
 CHANNEL_OPTIONS = (("grpc.max_reconnect_backoff_ms", 1000),)
