@@ -94,6 +94,7 @@ def draw(axes: Any, rows: list[list[float]]) -> None:
     axes.plot(chunks, [row[1] + 2 * row[8] for row in rows], "k--", label="step + two chunks")
     axes.set(xscale="log", xlabel="prefill chunk, tokens", ylabel="ms between two tokens of a running stream")
     axes.set_xticks(chunks, [str(int(chunk)) for chunk in chunks])
+    axes.minorticks_off()
 
 
 def main() -> None:
