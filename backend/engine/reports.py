@@ -1,7 +1,10 @@
 """The engine's picture of itself, in the words of `backend.core.reports`."""
 
+import resource
+import sys
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 import backend
 from backend.core.reports import EngineMetrics, EngineState, EngineStatus, WorkerInfo
@@ -9,6 +12,7 @@ from backend.engine.picture import EnginePicture
 from backend.engine.preparing.requests import RequestPreparer
 
 LIBRARIES = ("mlx", "mlx-lm", "grpcio", "llguidance", "transformers")
+STATUS_FILE = Path("/proc/self/status")
 
 
 @cache
@@ -17,21 +21,31 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in LIBRARIES}
 
 
-def resident_bytes() -> int:
-    """Bytes of this process in memory, where the system says so in /proc; else 0."""
+def resident_bytes(status_file: Path = STATUS_FILE) -> int:
+    """Bytes of this process in memory now, where the system says so in /proc; else 0."""
     try:
-        with open("/proc/self/status", encoding="ascii") as status:
-            line = next(line for line in status if line.startswith("VmRSS:"))
+        with status_file.open(encoding="ascii") as lines:
+            line = next(line for line in lines if line.startswith("VmRSS:"))
     except (OSError, StopIteration):
         return 0
     return int(line.split()[1]) << 10
 
 
-def status(state: EngineState, picture: EnginePicture | None) -> EngineStatus:
-    """State and memory. The total is the process's resident size where known, else MLX's own count."""
+def peak_bytes() -> int:
+    """The most bytes that this process has had in memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
+
+
+def status(state: EngineState, picture: EnginePicture | None, status_file: Path = STATUS_FILE) -> EngineStatus:
+    """State and memory. The total is the process's resident size where known, else MLX's own count.
+
+    Where only the peak is known, as on macOS, the process's line says that, but never the total: it would not fall
+    when a model is dropped. To ask another program, such as ps, would hold up the event loop.
+    """
+    resident = resident_bytes(status_file)
     if picture is None:
-        return EngineStatus(state=state, total_bytes=resident_bytes())
-    resident = resident_bytes()
+        return EngineStatus(state=state, total_bytes=resident or peak_bytes())
     return EngineStatus(
         state=state,
         total_bytes=resident or picture.active_bytes + picture.buffer_pool,
@@ -41,7 +55,7 @@ def status(state: EngineState, picture: EnginePicture | None) -> EngineStatus:
             "cached_kv": picture.cached_kv,
             "buffer_pool": picture.buffer_pool,
             "mlx_active": picture.active_bytes,
-            "process": resident,
+            "process": resident or peak_bytes(),
         },
     )
 

@@ -133,6 +133,7 @@ ROW_31: list[tuple[str, Spoil, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spoil", "words"), [row[1:] for row in ROW_30], ids=[row[0] for row in ROW_30])
 def test_row_30_a_model_directory_with_something_missing_or_wrong(
     worker: Worker, copy: Path, spoil: Spoil, words: str
@@ -143,6 +144,7 @@ def test_row_30_a_model_directory_with_something_missing_or_wrong(
     assert worker.info.Get(pb.InfoRequest(), timeout=5).model in ("", str(TINY_CHAT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spoil", "words"), [row[1:] for row in ROW_31], ids=[row[0] for row in ROW_31])
 def test_row_31_weights_that_are_cut_or_lie(worker: Worker, copy: Path, spoil: Spoil, words: str) -> None:
     """Row 31: MLX must not be trusted to notice, nor to raise one kind of error."""

@@ -285,6 +285,7 @@ def test_a_prompt_as_long_as_the_context_is_refused_with_both_lengths(path: Path
     run(path, body, cache=False, prefill_chunk=512)
 
 
+@pytest.mark.slow
 def test_a_budget_too_small_for_all_makes_rows_wait_or_come_back_but_changes_no_answer(path: Path) -> None:
     prompts = [f"{i} budget " * 12 for i in range(6)]
 
