@@ -36,7 +36,6 @@ class Refusal(StrEnum):
     NO_ROOM = "no-room"
     UNSUPPORTED_LAYER = "unsupported-layer"
     INCONSISTENT = "inconsistent"
-    OTHER_LAYOUT = "other-layout"
     CLEARED = "cleared"
     CONTENDED = "contended"
 

@@ -1,4 +1,4 @@
-"""mlx-lm's layer caches, as `backend/engine/batch.py` and `kv.py` use them."""
+"""mlx-lm's layer caches, as `backend/engine/batching` use them."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -12,7 +12,7 @@ from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.batch_host import HostBatch
 from backend.engine.batching.memory import MemoryBudget
-from backend.engine.batching.prefix_cache import NoPrefixCache, PrefixCache, RadixPrefixCache, needs_snapshots
+from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
 from backend.engine.channel import Outbox
 from backend.engine.loading import LoadedModel
@@ -58,12 +58,10 @@ def _batch_maker(choice: SamplerBackend, loaded: LoadedModel) -> Callable[[], De
 
 def _prefix_cache(cache: CacheConfig, loaded: LoadedModel, budget: MemoryBudget, generation: int) -> PrefixCache:
     max_bytes = cache.max_bytes if cache.max_bytes is not None else int(CACHE_SHARE * budget.total)
-    if cache.max_sequences == 0 or max_bytes == 0:
-        return NoPrefixCache()
     # The generation is in the key too: nothing of a model that was replaced can ever be found.
     key = (loaded.namespace, generation)
     store = PromptCache(cache.max_sequences, min(max_bytes, budget.total))
-    return RadixPrefixCache(store, key, snapshots=needs_snapshots(loaded.new_cache()))
+    return PrefixCache(store, key, snapshots=needs_snapshots(loaded.new_cache()))
 
 
 def _budget(engine: EngineConfig, loaded: LoadedModel) -> MemoryBudget:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ class Reused:
 
     Attributes:
         caches: Fresh layer caches that hold the KV of the first `length` tokens, or None for a miss.
-        reason: Why it is no longer, as sent in `x-prompt-cache-reason`.
+        reason: Why it is no longer, in one word.
     """
 
     caches: list[Any] | None
@@ -31,88 +31,20 @@ class Reused:
     reason: str
 
 
-class PrefixCache(Protocol):
-    """One model's part of the prompt cache. Engine thread only."""
+class PrefixCache:
+    """`mlx_cache` for one load of one model. Engine thread only. A fault in it costs a hit or a store, never a request.
 
-    @property
-    def enabled(self) -> bool:
-        """Whether anything is ever stored."""
-        ...
-
-    @property
-    def snapshots(self) -> bool:
-        """Some layer cannot be cut by token: only stored positions can be restored, so prefill stops at them."""
-        ...
-
-    def match(self, tokens: NDArray[np.int32]) -> int:
-        """Tokens that `fetch` would restore; touches nothing."""
-        ...
-
-    def fetch(self, tokens: NDArray[np.int32]) -> Reused:
-        """Restore the longest usable prefix, at most `len(tokens) - 1`."""
-        ...
-
-    def insert(self, tokens: NDArray[np.int32], caches: list[Any]) -> None:
-        """Store the KV of exactly `tokens`. Never raises: a full cache is no reason to fail a request."""
-        ...
-
-    def shrink_to(self, n_bytes: int) -> bool:
-        """Evict until at most `n_bytes` are kept, for now; live rows need the rest. Whether there was need to."""
-        ...
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of KV stored."""
-        ...
-
-    def figures(self) -> Mapping[str, float]:
-        """Hits, entries, bytes and the reasons of short hits, by name."""
-        ...
-
-    def close(self) -> None:
-        """Drop what this model stored."""
-        ...
-
-
-class NoPrefixCache:
-    """The cache turned off: nothing is found, nothing is kept."""
-
-    enabled = False
-    snapshots = False
-    nbytes = 0
-
-    def match(self, tokens: NDArray[np.int32]) -> int:
-        """Nothing."""
-        return 0
-
-    def fetch(self, tokens: NDArray[np.int32]) -> Reused:
-        """A miss."""
-        return Reused(None, 0, "off")
-
-    def insert(self, tokens: NDArray[np.int32], caches: list[Any]) -> None:
-        """Keeps nothing."""
-
-    def shrink_to(self, n_bytes: int) -> bool:
-        """Has nothing to evict."""
-        return False
-
-    def figures(self) -> Mapping[str, float]:
-        """None."""
-        return {}
-
-    def close(self) -> None:
-        """Has nothing to drop."""
-
-
-class RadixPrefixCache:
-    """`mlx_cache` for one load of one model. A fault in it costs a hit or a store, never a request."""
-
-    enabled = True
+    Args:
+        store: One whose limits are 0 is a cache turned off.
+        key: Names the model and the load.
+        snapshots: Some layer cannot be cut by token: only stored positions can be restored, so prefill stops at them.
+    """
 
     def __init__(self, store: PromptCache, key: Hashable, *, snapshots: bool) -> None:
         self._store = store
         self._key = key
-        self.snapshots = snapshots
+        self.enabled = store.max_size > 0 and store.max_bytes > 0
+        self.snapshots = snapshots and self.enabled
 
     @property
     def nbytes(self) -> int:
@@ -129,6 +61,8 @@ class RadixPrefixCache:
 
     def fetch(self, tokens: NDArray[np.int32]) -> Reused:
         """Restore the longest usable prefix, at most `len(tokens) - 1`."""
+        if not self.enabled:
+            return Reused(None, 0, "off")
         try:
             fetched = self._store.fetch(self._key, tokens)
         except Exception as error:  # noqa: BLE001

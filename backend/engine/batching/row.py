@@ -1,5 +1,6 @@
 """One request on the engine thread, from acceptance to its end."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from backend.core.request import GenerationRequest
 from backend.engine.channel import AnswerStream
 from backend.engine.inbox import Submit
 from backend.engine.sampling.row_sampling import RowSampling
+from backend.engine.sampling.sampled import RowLogprobs
 
 
 @dataclass(slots=True, eq=False)
@@ -87,3 +89,12 @@ class Row:
             prefill_ms=(decoding - admitted) * 1e3,
             decode_ms=(now - decoding) * 1e3,
         )
+
+
+def token_logprob(token: int, logprobs: RowLogprobs, bytes_of: Callable[[int], bytes]) -> TokenLogprob:
+    """One sampled token's entry with its alternatives."""
+    top = (
+        TokenLogprob(id=other, token=bytes_of(other), logprob=value)
+        for other, value in zip(logprobs.top_ids, logprobs.top, strict=True)
+    )
+    return TokenLogprob(id=token, token=bytes_of(token), logprob=logprobs.chosen, top=tuple(top))

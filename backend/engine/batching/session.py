@@ -17,11 +17,10 @@ from backend.core.logline import logline
 from backend.engine.batching.batch import DecodeBatch, Emitted
 from backend.engine.batching.finishing import Finisher, internal_fault, row_fault
 from backend.engine.batching.groups import DecodeGroups
-from backend.engine.batching.logprobs import token_logprob
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.prefix_cache import PrefixCache
-from backend.engine.batching.row import Row
+from backend.engine.batching.row import Row, token_logprob
 from backend.engine.batching.scheduler import chunk_ends
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.inbox import Submit
