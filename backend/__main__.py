@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Never
 
 from backend.process.exit_codes import ExitCode
 from backend.process.log import start_log
+from backend.process.parent_watch import first_parent
 
 if TYPE_CHECKING:
     from backend.process.settings import Settings
@@ -20,7 +21,7 @@ def main(
     arguments: Sequence[str] | None = None, make_engine: "Callable[[Settings], StartableEngine] | None" = None
 ) -> Never:
     """Run the worker and leave the process."""
-    parent = os.getppid()
+    parent = first_parent(os.environ)
     fill_standard_streams()
     os.umask(0o077)
     # A core would hold prompts.

@@ -54,10 +54,11 @@ def test_writing_never_waits_and_what_was_dropped_is_counted_where_it_is_missing
     assert writer.drain(20)
     writer.write("end")
     reader.join(20)
-    kept, note = found.count(LINE), found[-2]
-    assert note == f"{5000 - kept} dropped"
+    kept = found.count(LINE)
     assert 150 < kept < 400
-    assert found == [LINE] * kept + [note, "end"]
+    # The last gap is told before the next line; the pipe may have taken some lines between two gaps.
+    assert found[-2].endswith(" dropped")
+    assert kept + sum(int(line.split()[0]) for line in found if line.endswith(" dropped")) == 5000
 
 
 def test_a_line_after_a_gap_comes_after_the_count(pipe: tuple[int, int]) -> None:
