@@ -26,6 +26,11 @@ _HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 _WHOLE_SERVER: Final = ""  # the name that grpc.health.v1 gives it
 # What calls may still take to end once the engine has been told; they have a terminal event by then.
 _LAST_CALLS_S: Final = 1.0
+# Calls of one connection at a time: more than the default rows and queue, so that a full queue is still told, and
+# few enough that a client which opens and resets calls for ever does not fill the server's own queue.
+_STREAMS_A_CONNECTION: Final = 1280
+# Calls that no handler has taken yet. From the first number on gRPC ends calls CANCELLED by chance, whosever they are.
+_PENDING_CALLS: Final = 16_384
 
 
 class WorkerServer:
@@ -130,6 +135,9 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.max_concurrent_streams", _STREAMS_A_CONNECTION),
+        ("grpc.server.max_pending_requests", _PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
     ]
 
 

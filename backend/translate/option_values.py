@@ -30,6 +30,7 @@ _FLAGS = {
     "no": False,
     "off": False,
 }
+OFF = frozenset(word for word, meant in _FLAGS.items() if not meant)
 _DTYPES = {
     **dict.fromkeys(("", "auto"), ""),
     **dict.fromkeys(("float16", "fp16", "f16", "half"), "float16"),
@@ -111,6 +112,25 @@ def size(value: Json) -> int:
     digits, unit, binary = match.groups()
     decimal = not binary and value.strip().lower().endswith("b")
     return int(digits) * (1000 if decimal else 1024) ** _POWER[unit.lower()]
+
+
+def auto_or(reader: Reader) -> Reader:
+    """None for `auto`, else what `reader` reads; zero is a value."""
+
+    def read(value: Json) -> Any:
+        return None if isinstance(value, str) and value.lower() == "auto" else reader(value)
+
+    return read
+
+
+def off_or(reader: Reader) -> Reader:
+    """None for `off` and for a zero, which would be over before it began; else what `reader` reads."""
+
+    def read(value: Json) -> Any:
+        off = value is False or (isinstance(value, str) and value.lower() in OFF)
+        return None if off else reader(value) or None
+
+    return read
 
 
 def one_of(*choices: str) -> Reader:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,15 @@ def test_row_51_every_exit_is_clean_whatever_runs() -> None:
                 with running(worker.stub, ENDLESS):
                     worker.signal(signal.SIGTERM)
                     assert worker.wait(10) == 0
+
+
+def test_a_watchdog_of_no_seconds_is_off() -> None:
+    """It is looked at every second: the answer takes longer."""
+    with Worker("--grace", "0") as worker:
+        worker.must_load(TINY_CHAT, "watchdog_s:0")
+        with running(worker.stub, ENDLESS):
+            time.sleep(2.5)
+            assert worker.stub.Health(EMPTY, timeout=10).message == b"OK"
 
 
 LAUNCHER = """

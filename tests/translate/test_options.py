@@ -202,3 +202,17 @@ def test_dtypes_have_the_names_that_hosts_use(text: str, dtype: str) -> None:
 def test_the_same_options_give_equal_configurations() -> None:
     assert config("top_k:5", ContextSize=64) == config("top_k:5", ContextSize=64)
     assert config("top_k:5") != config("top_k:6")
+
+
+@pytest.mark.parametrize("option", ["watchdog_s:0", "watchdog_s:off", "watchdog_s:0.0"])
+def test_a_watchdog_of_no_time_is_none_as_with_the_flag(option: str) -> None:
+    assert config(option).engine.watchdog_s is None
+    assert load(EngineArgs='{"watchdog_s": 0}').config.engine.watchdog_s is None
+
+
+def test_a_size_of_zero_is_a_size_and_auto_is_none() -> None:
+    zero = config("kv_bytes:0", "prompt_cache_bytes:0", "prompt_cache_size:0")
+    assert (zero.engine.kv_bytes, zero.cache.max_bytes, zero.cache.max_sequences) == (0, 0, 0)
+    own = LoadDefaults(engine=EngineConfig(kv_bytes=5), cache=CacheConfig(max_sequences=6, max_bytes=7))
+    auto = load("kv_bytes:auto", "prompt_cache_bytes:auto", "prompt_cache_size:auto", defaults=own).config
+    assert (auto.engine.kv_bytes, auto.cache.max_bytes, auto.cache.max_sequences) == (None, None, None)

@@ -55,5 +55,5 @@ def internal_fault(where: str, row: Row | None, error: Exception) -> InternalFau
     fault = secrets.token_hex(4)
     request_id = row.request.request_id if row else "batch"
     log.error(logline(f"{where}_failed", request_id=request_id, fault=fault, error=type(error).__name__))
-    log.debug("fault %s", fault, exc_info=error)
+    log.debug(logline("fault", id=fault), exc_info=error)
     return InternalFault(f"internal error in {where}, fault {fault}")

@@ -95,7 +95,7 @@ class PrefixCache:
 
 def _say_fault(what: str, error: Exception) -> None:
     log.error(logline("prompt_cache_failed", what=what, error=type(error).__name__))
-    log.debug("prompt cache", exc_info=error)
+    log.debug(logline("prompt_cache_fault", what=what), exc_info=error)
 
 
 def needs_snapshots(caches: list[Any]) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backend.config import CacheConfig, EngineConfig
-from backend.core.errors import Overloaded
+from backend.core.errors import ModelLoadFailed, Overloaded
 from backend.core.request import Sampling
 from backend.engine.handle import EngineHandle
 from tests.engine.harness import Answer, model_config, read, request, with_engine
@@ -89,3 +89,11 @@ def test_admission_takes_a_prefix_before_the_cache_gives_way_to_it(path: Path) -
     engine = EngineConfig(prefill_chunk=32, kv_bytes=BYTES_PER_TOKEN * 1792)
     cached = with_engine(model_config(path, engine=engine, cache=CacheConfig(max_bytes=BYTES_PER_TOKEN * 1100)), body)
     assert cached[:3] == [0, 0, 0] and all(n > 300 for n in cached[3:])
+
+
+def test_a_budget_of_nothing_is_refused_with_its_name_and_not_taken_as_none_given(path: Path) -> None:
+    async def body(handle: EngineHandle) -> None:
+        with pytest.raises(ModelLoadFailed, match="kv_bytes gives 0 bytes"):
+            await handle.load(model_config(path, engine=EngineConfig(kv_bytes=0)))
+
+    with_engine(None, body)
