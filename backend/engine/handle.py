@@ -17,6 +17,7 @@ from backend.engine import reports
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.inbox import Call, Cancel, Inbox, Stop, Submit
 from backend.engine.loader import Loader
+from backend.engine.preparing.lanes import Lanes
 from backend.engine.preparing.requests import RequestPreparer
 from backend.engine.thread import EngineThread
 
@@ -48,7 +49,7 @@ class EngineHandle:
         self._death: asyncio.Future[str] = self._loop.create_future()
         self._started_at = clock()
         self._loading: threading.Event | None = None  # of the load that runs; set, it stops
-        self._prep = ThreadPoolExecutor(1, thread_name_prefix="prep")
+        self._prep = Lanes()
         self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
         self._load_lock = asyncio.Lock()
         self._changes: set[asyncio.Task[None]] = set()
@@ -109,7 +110,7 @@ class EngineHandle:
         if served is not None:
             served.closing.set()
             served.close()
-        self._prep.shutdown(wait=False, cancel_futures=True)
+        self._prep.shutdown()
         self._files.shutdown(wait=False, cancel_futures=True)
 
     # Models
@@ -147,7 +148,7 @@ class EngineHandle:
     async def _load(self, config: ModelConfig, path: Any, cancelled: Any) -> None:
         make = partial(self._loader.session, config, path, cancelled, self._thread)
         loaded = await self._on_engine(make)
-        self._served = await self._loop.run_in_executor(self._prep, self._loader.served, config, loaded)
+        self._served = await self._prep.run(self._loader.served, config, loaded)
 
     async def free(self) -> None:
         """Drop the model, ending its requests ABORTED, and stop a load; harmless when there is neither."""
@@ -178,10 +179,10 @@ class EngineHandle:
         served, self._served = self._served, None
         if served is None:
             return
-        # What waits on the prep thread is not worth preparing any more; closing comes after it.
+        # What waits for a prep thread is not worth preparing any more.
         served.closing.set()
         await self._on_engine(lambda: self._thread.replace_session(None))
-        await self._loop.run_in_executor(self._prep, served.close)
+        await self._prep.run(served.close)
 
     def _require(self) -> RequestPreparer:
         if not self._alive:
@@ -224,7 +225,7 @@ class EngineHandle:
             clock=self._clock,
         )
         try:
-            prepared = await self._loop.run_in_executor(self._prep, served.prepare, request)
+            prepared = await self._prep.run_for(request.prompt, served.prepare, request)
             constraint = await served.constrain(prepared)
             accepted = self._inbox.put(
                 Submit(
@@ -255,19 +256,19 @@ class EngineHandle:
     async def tokenize(self, prompt: str | Conversation) -> list[int]:
         """Token ids of a prompt, as Predict would feed a conversation; raw text without special tokens."""
         served = self._require()
-        return await self._loop.run_in_executor(self._prep, served.tokenize, prompt)
+        return await self._prep.run_for(prompt, served.tokenize, prompt)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of token ids."""
         served = self._require()
-        return await self._loop.run_in_executor(self._prep, served.detokenize, tokens)
+        return await self._prep.run(served.detokenize, tokens)
 
     # Reports
 
     async def model_facts(self) -> ModelFacts:
         """What a host may want to know of the model."""
         served = self._require()
-        return await self._loop.run_in_executor(self._prep, served.model_facts)
+        return await self._prep.run(served.model_facts)
 
     def status(self) -> EngineStatus:
         """The state and the memory, as of the last step."""

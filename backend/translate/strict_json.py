@@ -6,6 +6,7 @@ from typing import Never
 
 from backend.core.errors import InvalidRequest
 from backend.core.request import Json
+from backend.core.text_size import utf8_size
 
 MAX_DEPTH = 64
 
@@ -17,8 +18,8 @@ def parse_json(field: str, text: str, *, max_bytes: int) -> Json:
         InvalidRequest: Not JSON, or JSON that would not survive being written again: NaN, infinities, numbers
             beyond a double, unpaired surrogates; or deeper than `MAX_DEPTH`, or longer than `max_bytes`.
     """
-    if len(text) > max_bytes:
-        raise InvalidRequest(field, f"has {len(text)} characters of JSON, limit {max_bytes}")
+    if utf8_size(text) > max_bytes:
+        raise InvalidRequest(field, f"has {utf8_size(text)} bytes of JSON, limit {max_bytes}")
     try:
         value: Json = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from backend.config import ModelConfig
 from backend.core.constraint import Constraint
 from backend.core.errors import InvalidRequest, Overloaded, RequestAborted, WorkerUnavailable
-from backend.core.reports import ModelFacts
+from backend.core.reports import ModelFacts, ToolMarkers
 from backend.core.request import Conversation, GenerationRequest, Message
 from backend.engine.preparing.constraining import GrammarChoice, WantedGrammar
 from backend.grammar.compiler import GrammarCompiler
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from backend.engine.loading import LoadedModel
 
 COMPILE_SECONDS = 10
+MOST_TOKENIZED = 1 << 20  # by TokenizeString, whatever the context: an encoding takes some 400 bytes a token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestPreparer:
-    """The prep thread's tools for one load. Immutable; `preparer` is used on the prep thread alone."""
+    """The prep threads' tools for one load. Immutable."""
 
     config: ModelConfig
     generation: int
@@ -78,7 +79,7 @@ class RequestPreparer:
     closing: threading.Event = field(default_factory=threading.Event)  # set by the loop: prepare nothing more
 
     def close(self) -> None:
-        """Stop the render process and the grammar compiler; prep thread only."""
+        """Stop the render processes and the grammar compiler; a prep thread."""
         self.preparer.close()
         self.compiler.close()
 
@@ -115,15 +116,16 @@ class RequestPreparer:
         return replace(request, sampling=request.sampling.within(self.facts.vocab_size))
 
     def prepare(self, request: GenerationRequest) -> Prepared:
-        """Render, encode and check a request; prep thread only.
+        """Render, encode and check a request; a prep thread.
 
         Raises:
             InvalidRequest: The prompt is empty, too long, or its template refuses it.
         """
         if self.closing.is_set():
             raise RequestAborted("the model was unloaded")
-        prompt = self.preparer.prepare(request.prompt)
-        n, context = len(prompt.tokens), self.facts.context_length
+        context = self.facts.context_length
+        prompt = self.preparer.prepare(request.prompt, most=context - 1)
+        n = len(prompt.tokens)
         if n >= context:
             raise InvalidRequest("Prompt", f"prompt is {n} tokens, context is {context}")
         room = context - n
@@ -143,10 +145,15 @@ class RequestPreparer:
         )
 
     def tokenize(self, prompt: str | Conversation) -> list[int]:
-        """Token ids of a prompt; prep thread only."""
+        """Token ids of a prompt, which need not fit the context; a prep thread.
+
+        Raises:
+            InvalidRequest: The prompt is empty, its template refuses it, or it is far too long for any context.
+        """
+        most = max(self.facts.context_length, MOST_TOKENIZED)
         if isinstance(prompt, str):
-            return self.preparer.encode(prompt, add_special_tokens=False).tolist()
-        return self.preparer.prepare(prompt).tokens.tolist()
+            return self.preparer.encode(prompt, add_special_tokens=False, most=most).tolist()
+        return self.preparer.prepare(prompt, most=most).tokens.tolist()
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of tokens, incomplete characters left out.
@@ -160,25 +167,22 @@ class RequestPreparer:
         return self.table.decode(list(tokens))
 
     def model_facts(self) -> ModelFacts:
-        """What ModelMetadata tells; prep thread, for the template is rendered.
-
-        Every field of the markers that this model's format has; hosts take absent ones as empty.
-        """
+        """What ModelMetadata tells; a prep thread, for the template is rendered."""
         form = self.format
         example = Conversation(messages=(Message(role="user", content="Hello"),))
         try:
             rendered = self.preparer.render(example)
         except InvalidRequest:
             rendered = ""
-        markers = {
-            "format_type": form.format_type,
-            "per_call_start": form.tool_call_start,
-            "per_call_end": form.tool_call_end,
-            "reasoning_start": form.reasoning_start,
-            "reasoning_end": form.reasoning_end,
-        }
+        markers = ToolMarkers(
+            format_type=form.format_type,
+            call_start=form.tool_call_start,
+            call_end=form.tool_call_end,
+            reasoning_start=form.reasoning_start,
+            reasoning_end=form.reasoning_end,
+        )
         return ModelFacts(
             supports_thinking=bool(form.reasoning_start),
             rendered_template=rendered,
-            tool_format={name: text for name, text in markers.items() if text} if form.format_type else {},
+            tool_markers=markers if form.format_type else None,
         )
