@@ -43,7 +43,7 @@ class Answers:
                     pieces.append(event.piece)
                 else:
                     end = _end(event, context)
-                    return whole_reply(pieces, end, await self._logprobs(end), shape)
+                    return whole_reply(pieces, end, shape, await self._logprobs(end))
         finally:
             events.cancel()
         raise RequestCancelled

@@ -75,6 +75,8 @@ class Handlers:
                     return await method(await receive(self.off_loop, kind, data), context)
             except Exception as error:  # noqa: BLE001 (the edge: `fail` answers every error)
                 await fail(context, error)
+            finally:
+                self.off_loop.give_back_memory(len(data))
 
         return grpc.unary_unary_rpc_method_handler(handle, response_serializer=serialize)
 
@@ -92,6 +94,8 @@ class Handlers:
                             await context.write(reply)
             except Exception as error:  # noqa: BLE001
                 await fail(context, error)
+            finally:
+                self.off_loop.give_back_memory(len(data))
 
         return grpc.unary_stream_rpc_method_handler(handle, response_serializer=serialize)
 

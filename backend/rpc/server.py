@@ -19,6 +19,7 @@ from backend.rpc.methods import Handlers
 from backend.rpc.off_loop import OffLoop
 from backend.rpc.servicer import BACKEND_SERVICE, INFO_SERVICE, BackendService, InfoService
 from backend.translate.options import LoadDefaults
+from backend.translate.wire_limits import MAX_REQUEST_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class WorkerServer:
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
-        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_receive_message_length", min(config.max_message_bytes, MAX_REQUEST_BYTES)),
         ("grpc.max_send_message_length", config.max_message_bytes),
         # Without it two workers hold one port without an error.
         ("grpc.so_reuseport", 0),

@@ -7,7 +7,7 @@ from backend.core.errors import InvalidRequest
 from backend.core.request import Conversation, Json, Message, ToolCall, ToolChoice
 from backend.core.text_size import utf8_size
 from backend.pb import backend_pb2 as pb
-from backend.translate.strict_json import parse_json, parse_object
+from backend.translate.strict_json import JsonBudget, parse_json, parse_object
 from backend.translate.wire_limits import MAX_ARGUMENTS_BYTES, MAX_TOOLS_BYTES
 
 Tools = tuple[dict[str, Json], ...]
@@ -23,7 +23,9 @@ _MODES: Final[Mapping[str, Literal["auto", "none", "required"]]] = {
     "any": "required",  # Anthropic's word
 }
 # Arguments of the template call itself; a client that set one would replace the template or the messages.
-RESERVED_KWARGS = frozenset({"chat_template", "conversation", "documents", "messages", "tokenize", "tools"})
+RESERVED_KWARGS = frozenset(
+    {"add_generation_prompt", "chat_template", "conversation", "documents", "messages", "tokenize", "tools"}
+)
 
 
 def conversation_of(wire: pb.PredictOptions, template_kwargs: Mapping[str, Json]) -> Conversation:
@@ -38,8 +40,9 @@ def conversation_of(wire: pb.PredictOptions, template_kwargs: Mapping[str, Json]
     json_bytes = len(wire.Tools) + len(wire.Metadata.get("chat_template_kwargs", "")) + _tool_calls_size(wire)
     tools = tools_of(wire.Tools)
     choice, tools = tool_choice_of(wire.ToolChoice, tools)
+    budget = JsonBudget()
     return Conversation(
-        messages=tuple(_message(index, message) for index, message in enumerate(wire.Messages)),
+        messages=tuple(_message(index, message, budget) for index, message in enumerate(wire.Messages)),
         tools=tools,
         tool_choice=choice,
         template_kwargs={**template_kwargs, **_kwargs_of(wire.Metadata)},
@@ -140,7 +143,7 @@ def _tool(index: int, tool: Json) -> dict[str, Json]:
     return tool
 
 
-def _message(index: int, wire: pb.Message) -> Message:
+def _message(index: int, wire: pb.Message, budget: JsonBudget) -> Message:
     if not wire.role:
         raise InvalidRequest(f"Messages[{index}].role", "is empty")
     return Message(
@@ -149,20 +152,20 @@ def _message(index: int, wire: pb.Message) -> Message:
         name=wire.name,
         tool_call_id=wire.tool_call_id,
         reasoning_content=wire.reasoning_content,
-        tool_calls=_tool_calls(f"Messages[{index}].tool_calls", wire.tool_calls),
+        tool_calls=_tool_calls(f"Messages[{index}].tool_calls", wire.tool_calls, budget),
     )
 
 
-def _tool_calls(field: str, text: str) -> tuple[ToolCall, ...]:
-    value = parse_json(field, text, max_bytes=MAX_TOOLS_BYTES) if text.strip() else None
+def _tool_calls(field: str, text: str, budget: JsonBudget) -> tuple[ToolCall, ...]:
+    value = parse_json(field, text, max_bytes=MAX_TOOLS_BYTES, budget=budget) if text.strip() else None
     if value is None:
         return ()
     if not isinstance(value, list):
         raise InvalidRequest(field, "must be a JSON array")
-    return tuple(_tool_call(field, call) for call in value)
+    return tuple(_tool_call(field, call, budget) for call in value)
 
 
-def _tool_call(field: str, call: Json) -> ToolCall:
+def _tool_call(field: str, call: Json, budget: JsonBudget) -> ToolCall:
     function = call.get("function") if isinstance(call, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(call, dict) or not isinstance(function, dict) or not isinstance(name, str):
@@ -171,19 +174,21 @@ def _tool_call(field: str, call: Json) -> ToolCall:
     return ToolCall(
         id=identifier if isinstance(identifier, str) else "",
         name=name,
-        arguments=_arguments(field, function.get("arguments")),
+        arguments=_arguments(field, function.get("arguments"), budget),
     )
 
 
-def _arguments(field: str, value: Json) -> Json:
+def _arguments(field: str, value: Json, budget: JsonBudget) -> Json:
     """Arguments as templates want them: decoded. They are a model's own words, so text that is no JSON stays text."""
     if value is None or value == "":
         return {}
     if not isinstance(value, str):
         return value
     try:
-        return parse_json(field, value, max_bytes=MAX_TOOLS_BYTES)
+        return parse_json(field, value, max_bytes=MAX_TOOLS_BYTES, budget=budget)
     except InvalidRequest:
+        if budget.left < 0:
+            raise
         return value
 
 
@@ -198,10 +203,15 @@ def _kwargs_of(metadata: Mapping[str, str]) -> dict[str, Json]:
     if blob.strip():
         field = "Metadata[chat_template_kwargs]"
         kwargs |= parse_object(field, blob, max_bytes=MAX_ARGUMENTS_BYTES)
-        reserved = sorted(RESERVED_KWARGS & kwargs.keys())
+        reserved = reserved_in(kwargs)
         if reserved:
             raise InvalidRequest(field, f"may not set {', '.join(reserved)}")
     return kwargs
+
+
+def reserved_in(kwargs: Mapping[str, Json]) -> list[str]:
+    """Those names that template arguments may not have."""
+    return sorted(RESERVED_KWARGS & kwargs.keys())
 
 
 def _boolean(key: str, text: str) -> bool:

@@ -25,7 +25,7 @@ class ReplyStream:
         """Replies with what is new; none where nothing is."""
         return self._replies(clean(event.piece), event.usage)
 
-    def finished(self, event: Finished, logprobs: bytes) -> list[pb.Reply]:
+    def finished(self, event: Finished, logprobs: bytes = b"") -> list[pb.Reply]:
         """The last replies: text that was held, then, on the last one, the logprobs as JSON."""
         replies = self._replies(clean(event.piece), event.usage)
         if needs_filler(self._shape, event.usage, has_answer=self._has_answer):
@@ -48,7 +48,7 @@ class ReplyStream:
         return replies
 
 
-def whole_reply(pieces: list[Piece], event: Finished, logprobs: bytes, shape: ReplyShape) -> pb.Reply:
+def whole_reply(pieces: list[Piece], event: Finished, shape: ReplyShape, logprobs: bytes = b"") -> pb.Reply:
     """The one reply of a unary call, from the pieces of its deltas, its end, and its logprobs as JSON."""
     piece = clean(join([*pieces, event.piece]))
     if needs_filler(shape, event.usage, has_answer=_answers(piece)):

@@ -1,8 +1,8 @@
 """How large a request's message may be, checked on its bytes before anything is made of them.
 
-Parsing makes an object of every part: a message of 50 MiB that consists of tiny parts takes seconds and a gigabyte.
-The tags and lengths of its outermost fields say how many parts there are, and skipping from one to the next costs
-nothing else. The inner messages of what this worker reads have no repeated fields, so they need no look inside.
+Parsing makes an object of every part: 24 MiB of tiny parts take a second and half a gigabyte. The tags and lengths of
+the outermost fields say how many parts there are, and skipping from one to the next costs nothing else. The inner
+messages of what this worker reads have no repeated fields, so they need no look inside.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from backend.core.errors import InvalidRequest
 from backend.core.request import MAX_STOP_BYTES, MAX_STOPS
 from backend.pb import backend_pb2 as pb
 
+MAX_REQUEST_BYTES: Final = 24 << 20  # text and all else; copying 50 MiB alone holds the event loop for 0.1 s
 MAX_FIELDS: Final = 1 << 16  # of any message, repeated ones counted each time
 MAX_TEXT_BYTES: Final = 16 << 20  # as much as a template may print: some four million tokens
 MAX_MESSAGES: Final = 1 << 14
@@ -25,7 +26,7 @@ MAX_GRAMMAR_BYTES: Final = 1 << 20
 MAX_ARGUMENTS_BYTES: Final = 256 << 10  # of JSON in ToolChoice and chat_template_kwargs
 MAX_LOGIT_BIAS_BYTES: Final = 256 << 10
 MAX_MODEL_OPTIONS_BYTES: Final = 4 << 20
-MAX_DETOKENIZE_BYTES: Final = 2 << 20
+MAX_DETOKENIZE_BYTES: Final = 1 << 20
 
 _VARINT, _FIXED64, _LENGTH, _GROUP, _END_GROUP, _FIXED32 = range(6)
 
@@ -43,17 +44,17 @@ class MessageLimits:
     """What a message may take.
 
     Attributes:
-        max_bytes: Of the whole message; None leaves it to gRPC's own limit.
+        max_bytes: Of the whole message.
         fields: By name.
         others: For each field that `fields` does not name, those of a newer client among them.
     """
 
-    max_bytes: int | None = None
+    max_bytes: int = MAX_REQUEST_BYTES
     fields: Mapping[str, FieldLimit] = field(default_factory=dict)
     others: FieldLimit = FieldLimit(1 << 20)
 
 
-_MEDIA = FieldLimit(64 << 20, 1 << 10)  # refused, but with a sentence that says why
+_MEDIA = FieldLimit(MAX_REQUEST_BYTES, 1 << 10)  # refused, but with a sentence that says why
 LIMITS: Final[Mapping[str, MessageLimits]] = {
     pb.PredictOptions.DESCRIPTOR.name: MessageLimits(
         fields={
@@ -89,7 +90,7 @@ def check_size(kind: type[Message], data: bytes) -> None:
     """
     name = kind.DESCRIPTOR.name
     limits = LIMITS.get(name, _SMALL)
-    if limits.max_bytes is not None and len(data) > limits.max_bytes:
+    if len(data) > limits.max_bytes:
         raise InvalidRequest(name, f"has {len(data)} bytes, limit {limits.max_bytes}")
     _check_fields(kind, limits, data)
 

@@ -119,14 +119,14 @@ NASTY = (
         lambda: pb.DetokenizeRequest(tokens=[1] * (49 * MIB)).SerializeToString(),
         "bytes",
     ),
-    Nasty("2 MiB of ids", "Detokenize", lambda: pb.DetokenizeRequest(tokens=[1] * (2 * MIB - 10)).SerializeToString()),
+    Nasty("200,000 ids", "Detokenize", lambda: pb.DetokenizeRequest(tokens=[1] * 200_000).SerializeToString()),
     Nasty(
         "16 MiB to tokenize",
         "TokenizeString",
         lambda: pb.PredictOptions(Prompt=text(16 * MIB)).SerializeToString(),
         "tokens",
     ),
-    Nasty("4 MiB to tokenize", "TokenizeString", lambda: pb.PredictOptions(Prompt=text(4 * MIB)).SerializeToString()),
+    Nasty("1 MB to tokenize", "TokenizeString", lambda: pb.PredictOptions(Prompt=text(1_000_000)).SerializeToString()),
     Nasty(
         "50 MiB of options",
         "LoadModel",

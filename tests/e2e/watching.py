@@ -68,10 +68,11 @@ def main(address: str) -> None:
         neighbour.start()
         began.wait(60)
         threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
-        print("watching", flush=True)
+        sys.stdout.write("watching\n")
+        sys.stdout.flush()
         health = _ask(stub, over)
         neighbour.join()
-    print(json.dumps({"health": health, "gaps": gaps}))
+    sys.stdout.write(json.dumps({"health": health, "gaps": gaps}))
 
 
 def _ask(stub: rpc.BackendStub, over: threading.Event) -> list[float]:

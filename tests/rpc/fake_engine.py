@@ -113,7 +113,9 @@ class FakeEngine:
     async def model_facts(self) -> ModelFacts:
         if self._config is None:
             raise ModelNotLoaded
-        return ModelFacts(supports_thinking=True, tool_markers=ToolMarkers(format_type="json_tools", call_start="<tool_call>"))
+        return ModelFacts(
+            supports_thinking=True, tool_markers=ToolMarkers(format_type="json_tools", call_start="<tool_call>")
+        )
 
     def status(self) -> EngineStatus:
         state: EngineState = "ready" if self._config else "uninitialized"

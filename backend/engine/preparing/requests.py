@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from backend.engine.loading import LoadedModel
 
 COMPILE_SECONDS = 10
-MOST_TOKENIZED = 1 << 20  # by TokenizeString, whatever the context: an encoding takes some 400 bytes a token
+# By TokenizeString where the context is smaller, and by Detokenize: an encoding takes some 400 bytes a token.
+MOST_TOKENIZED = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,12 +160,15 @@ class RequestPreparer:
         """The text of tokens, incomplete characters left out.
 
         Raises:
-            InvalidRequest: An id is outside the vocabulary.
+            InvalidRequest: An id is outside the vocabulary, or there are too many.
         """
-        for token in tokens:
+        if len(tokens) > MOST_TOKENIZED:
+            raise InvalidRequest("tokens", f"has {len(tokens)} entries, limit {MOST_TOKENIZED}")
+        ids = list(tokens)
+        for token in ids:
             if not 0 <= token < self.facts.vocab_size:
                 raise InvalidRequest("tokens", f"token id {token} is outside [0, {self.facts.vocab_size})")
-        return self.table.decode(list(tokens))
+        return self.table.decode(ids)
 
     def model_facts(self) -> ModelFacts:
         """What ModelMetadata tells; a prep thread, for the template is rendered."""
