@@ -7,11 +7,14 @@ from backend.core.errors import RequestAborted
 from backend.prompt.renderer import Renderer
 from backend.prompt.rendering import Rendered, RenderJob
 
+# As many as render short conversations at once; one more, for a long one, is gone when it is done.
+KEPT = 2
+
 
 class RendererPool:
     """A renderer itself, for any thread: as many as render at once, each with one job at a time.
 
-    Invariant: a renderer is in `_idle`, or with the one thread that renders on it.
+    Invariant: a renderer is in `_idle`, or with the one thread that renders on it; at most `KEPT` are idle.
     """
 
     def __init__(self, make: Callable[[], Renderer]) -> None:
@@ -21,10 +24,11 @@ class RendererPool:
         self._closed = False
 
     def start(self) -> None:
-        """Get one ready early."""
-        renderer = self._take()
-        renderer.start()
-        self._give_back(renderer)
+        """Get those ready early that are kept."""
+        taken = [self._take() for _ in range(KEPT)]
+        for renderer in taken:
+            renderer.start()
+            self._give_back(renderer)
 
     def render(self, job: RenderJob) -> Rendered:
         """Render a job.
@@ -55,7 +59,7 @@ class RendererPool:
 
     def _give_back(self, renderer: Renderer) -> None:
         with self._lock:
-            if not self._closed:
+            if not self._closed and len(self._idle) < KEPT:
                 self._idle.append(renderer)
                 return
         renderer.close()

@@ -86,7 +86,7 @@ def _ask(stub: rpc.BackendStub, over: threading.Event) -> list[float]:
 
 
 def _read(stub: rpc.BackendStub, over: threading.Event, gaps: list[float], began: threading.Event) -> None:
-    request = pb.PredictOptions(Prompt="Once upon a time", Tokens=400, IgnoreEOS=True, Temperature=1.0)
+    request = pb.PredictOptions(Prompt="Once upon a time", Tokens=400, IgnoreEOS=True, PromptCacheRO=True)
     while not over.is_set():
         call = stub.PredictStream(request, timeout=120)
         last = time.perf_counter()

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from backend.core.errors import RequestAborted
-from backend.prompt.renderer_pool import RendererPool
+from backend.prompt.renderer_pool import KEPT, RendererPool
 from backend.prompt.rendering import Rendered, RenderJob
 
 
@@ -49,25 +49,48 @@ def pool(made: list[Slow]) -> RendererPool:
     return RendererPool(make)
 
 
+def let_go(made: list[Slow], count: int) -> None:
+    """Let every renderer after the first `count` render at once, when there is one."""
+
+    def watch() -> None:
+        while len(made) <= count:
+            pass
+        made[count].go_on.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def job(text: str) -> RenderJob:
     return RenderJob(template=text, messages=[])
 
 
 def test_a_slow_job_keeps_no_other_waiting(pool: RendererPool, made: list[Slow]) -> None:
-    pool.start()
-    with ThreadPoolExecutor(2) as threads:
-        slow = threads.submit(pool.render, job("slow"))
-        assert made[0].rendering.wait(10)
-        other = threads.submit(pool.render, job("other"))
-        while len(made) < 2:
+    with ThreadPoolExecutor(1) as thread:
+        slow = thread.submit(pool.render, job("slow"))
+        while not made:
             pass
-        made[1].go_on.set()
-        assert other.result(10).text == "other"
+        assert made[0].rendering.wait(10)
+        let_go(made, 1)
+        assert pool.render(job("other")).text == "other"
         assert not slow.done()
         made[0].go_on.set()
         assert slow.result(10).text == "slow"
     assert pool.render(job("again")).text == "again"
     assert len(made) == 2
+
+
+def test_only_as_many_are_kept_as_are_begun_early(pool: RendererPool, made: list[Slow]) -> None:
+    pool.start()
+    assert len(made) == KEPT
+    with ThreadPoolExecutor(KEPT) as threads:
+        running = [threads.submit(pool.render, job("a")) for _ in range(KEPT)]
+        assert all(renderer.rendering.wait(10) for renderer in made)
+        let_go(made, KEPT)
+        pool.render(job("one more"))
+        for renderer in made:
+            renderer.go_on.set()
+        assert [future.result(10).text for future in running] == ["a"] * KEPT
+    assert [renderer.closed.is_set() for renderer in made].count(True) == 1
 
 
 def test_close_waits_for_no_job_and_leaves_no_renderer(pool: RendererPool, made: list[Slow]) -> None:
