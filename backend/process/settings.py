@@ -76,7 +76,7 @@ SETTINGS: Final = (
     _Setting("--tls-certificate", str, "", "PEM file; with --tls-key, serve TLS"),
     _Setting("--tls-key", str, "", "PEM file of the certificate's key"),
     _Setting("--require-tls", read.flag, "false", "refuse an address that others can reach without TLS", (), True),
-    _Setting("--max-message-size", _message_size, "50MiB", "largest message, in and out"),
+    _Setting("--max-message-size", _message_size, "50MiB", "largest message, in (24MiB at most) and out"),
     _Setting("--grace", seconds_of, "10s", "time that running requests get at SIGTERM"),
     _Setting(
         "--parent-watch",

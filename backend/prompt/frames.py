@@ -5,7 +5,7 @@ JSON and not pickle: what comes back from a process that ran an untrusted templa
 
 import json
 import struct
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, BinaryIO
 
 from backend.prompt.rendering import Probe, Rendered, RenderJob
@@ -36,13 +36,15 @@ def read_frame(stream: BinaryIO) -> dict[str, Any] | None:
 
 def job_frame(job: RenderJob) -> bytes:
     """A job, packed."""
-    return pack(asdict(job))
+    # Not `asdict`, which copies every value of every message.
+    probes = [asdict(probe) for probe in job.probes]
+    return pack({**{f.name: getattr(job, f.name) for f in fields(job)}, "probes": probes})
 
 
 def job_from(value: dict[str, Any]) -> RenderJob:
     """The job that `job_frame` packed."""
-    fields: dict[str, Any] = {**value, "probes": [Probe(**probe) for probe in value["probes"]]}
-    return RenderJob(**fields)
+    arguments: dict[str, Any] = {**value, "probes": [Probe(**probe) for probe in value["probes"]]}
+    return RenderJob(**arguments)
 
 
 def rendered_from(value: dict[str, Any]) -> Rendered:

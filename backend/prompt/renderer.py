@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from backend.core.errors import InternalFault, InvalidRequest
+from backend.core.text_size import utf8_size
 from backend.prompt.frames import LENGTH, job_frame, rendered_from, unpack
 from backend.prompt.rendering import Rendered, RenderJob, render_job
 
@@ -200,7 +201,7 @@ class FunctionRenderer:
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise InvalidRequest("Messages", f"chat template failed: {type(error).__name__}: {reason}") from error
-        if len(rendered.text) > job.max_bytes:
+        if utf8_size(rendered.text) > job.max_bytes:
             raise InvalidRequest("Messages", f"the rendered prompt is over the limit of {job.max_bytes} bytes")
         return rendered
 

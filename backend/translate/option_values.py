@@ -5,11 +5,12 @@ A reader raises `OptionValueError` with what the value must be.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from backend.core.errors import InvalidRequest
 from backend.core.request import Json
+from backend.translate.conversation import reserved_in
 from backend.translate.strict_json import parse_object
 
 Reader = Callable[[Json], Any]
@@ -144,6 +145,20 @@ def one_of(*choices: str) -> Reader:
     return read
 
 
+def parser_name(known: Callable[[], Collection[str]]) -> Reader:
+    """The name of a parser that there is, in any case, with `-` or `_`; empty for none given."""
+
+    def read(value: Json) -> str:
+        if not isinstance(value, str):
+            raise OptionValueError("must be text")
+        names = known()
+        if value and value.strip().lower().replace("-", "_") not in names:
+            raise OptionValueError(f"names no parser that there is; take none or one of {', '.join(sorted(names))}")
+        return value
+
+    return read
+
+
 def json_object(value: Json) -> dict[str, Json]:
     """A JSON object, also as text."""
     if isinstance(value, str):
@@ -154,6 +169,15 @@ def json_object(value: Json) -> dict[str, Json]:
     if not isinstance(value, dict):
         raise OptionValueError("must be a JSON object")
     return value
+
+
+def template_kwargs(value: Json) -> dict[str, Json]:
+    """Arguments for the chat template: a JSON object that leaves the template and its input alone."""
+    kwargs = json_object(value)
+    reserved = reserved_in(kwargs)
+    if reserved:
+        raise OptionValueError(f"may not set {', '.join(reserved)}")
+    return kwargs
 
 
 def dtype(value: Json) -> str:

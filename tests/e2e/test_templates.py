@@ -152,3 +152,12 @@ def test_there_is_one_bos_whoever_writes_it(worker: Worker, random_model: Callab
     tokens = list(worker.stub.TokenizeString(conversation).tokens)
     assert tokens.count(256) == 1 == tokens.index(256) + 1
     assert predict(worker.stub, conversation).last.prompt_tokens == len(tokens)
+
+
+def test_a_template_that_prints_a_lone_surrogate_costs_its_requests_a_sentence(
+    worker: Worker, with_template: Callable[[str], Path]
+) -> None:
+    """And ModelMetadata, which shows what the template prints, answers without it."""
+    with_template("{{ '\\ud800' }}" + CHAT_TEMPLATE)
+    predict(worker.stub, chat("hello", 3)).refused(INVALID, "not valid Unicode")
+    assert worker.stub.ModelMetadata(pb.ModelOptions(), timeout=30).rendered_template == ""

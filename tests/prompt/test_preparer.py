@@ -1,6 +1,7 @@
 """Conversations and texts to token ids, against transformers' own rendering."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from backend.core.errors import InvalidRequest
 from backend.core.request import Conversation, Message, ToolCall, ToolChoice
+from backend.prompt.encoder import TextEncoder
 from backend.prompt.preparer import PromptPreparer
 from tests.prompt import templates
 
@@ -278,3 +280,52 @@ def test_the_wrapper_says_how_thinking_is_marked() -> None:
     preparer = PromptPreparer(TokenizerWrapper(templates.small_tokenizer()), chat_template=templates.OPENS_THINKING)
     assert preparer.prepare(Conversation(messages=(user("a"),))).opens_reasoning
     preparer.close()
+
+
+@pytest.mark.parametrize("template", [templates.STRICT_TURNS, templates.CHATML], ids=["refuses", "prints"])
+def test_a_developer_is_a_system_to_a_template_that_does_not_know_the_role(make, template) -> None:
+    def asked(role: str) -> Conversation:
+        return Conversation(messages=(Message(role=role, content="Be brief."), user("Hi")))
+
+    try:
+        expected = make(template).render(asked("system"))
+    except InvalidRequest:
+        expected = "refused"
+    try:
+        assert make(template).render(asked("developer")) == expected
+    except InvalidRequest:
+        assert expected == "refused"
+
+
+def test_a_developer_stays_one_where_the_template_names_the_role(make) -> None:
+    template = "{% for m in messages %}{{ m.role }}{% endfor %}{# developer #}"
+    assert make(template).render(Conversation(messages=(Message(role="developer"),))) == "developer"
+
+
+def test_a_template_that_prints_a_lone_surrogate_is_refused_in_a_sentence(make) -> None:
+    with pytest.raises(InvalidRequest, match="not valid Unicode"):
+        make("{{ '\\ud800' }}").render(Conversation(messages=(user("a"),)))
+
+
+def test_tokenizers_of_python_encode_on_several_threads_while_another_decodes() -> None:
+    """Their encoding changes them: unguarded, the library raises "Already borrowed"."""
+    original = templates.small_tokenizer(adds_bos=True)
+
+    class Slow(type(original)):
+        """Encodes in Python, so the Rust tokenizer alone will not do; padding is set in every call."""
+
+        def encode(self, text, **options):
+            ids = super().encode(text, padding="max_length", max_length=8, **options)
+            self.backend_tokenizer.no_padding()
+            return [*ids, 1]
+
+    tokenizer = Slow(tokenizer_object=original.backend_tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    encoder = TextEncoder(tokenizer)
+    text = "hello there, a small world of words " * 200
+    expected = encoder.encode(text, add_special_tokens=False).ids.tolist()
+    ids = expected[:500]
+    with ThreadPoolExecutor(4) as threads:
+        encoded = [threads.submit(encoder.encode, text, add_special_tokens=False) for _ in range(30)]
+        decoded = [threads.submit(tokenizer.decode, ids) for _ in range(30)]
+        assert all(future.result(30).ids.tolist() == expected for future in encoded)
+        assert len({future.result(30) for future in decoded}) == 1

@@ -137,6 +137,10 @@ def test_broken_engine_arguments_are_refused_with_the_field(text: str) -> None:
         "dtype:int4",
         "sampler:gpu",
         "chat_template_kwargs:[]",
+        'chat_template_kwargs:{"messages": []}',
+        'chat_template_kwargs:{"add_generation_prompt": false}',
+        "tool_parser:../x",
+        "reasoning_parser:zz",
         "context_size:0",
     ],
 )
@@ -145,9 +149,15 @@ def test_a_known_option_with_a_wrong_value_is_refused_with_its_name(option: str)
 
 
 def test_every_key_of_options_works_as_an_engine_argument_too() -> None:
-    values = {"template_kwargs": {}, "sampler": "auto", "dtype": "auto"}
+    values = {
+        "tool_parser": "Hermes",
+        "reasoning_parser": "deepseek-r1",
+        "template_kwargs": {},
+        "sampler": "auto",
+        "dtype": "auto",
+    }
     flags = ("use_context_size", "trust_remote_code", "cache.keep_answers", "cache.strip_agent_header")
-    texts = ("revision", "tokenizer", "chat_template", "chat_template_file", "tool_parser", "reasoning_parser")
+    texts = ("revision", "tokenizer", "chat_template", "chat_template_file")
     for key, (target, _) in OPTIONS.items():
         name = target.rpartition(".")[2]
         value = values.get(name, True if target in flags else "x" if target in texts else 1)

@@ -26,12 +26,14 @@ class Finisher:
         """The answer is complete."""
         if reason is FinishReason.STOP and row.submit.output.has_tool_calls:
             reason = FinishReason.TOOL_CALLS
-        notes = {"x-prompt-cache-tokens": str(row.cached_tokens), "x-prompt-cache-reason": row.cache_reason}
-        usage = row.usage(now)
-        self.outbox.post(
-            row.stream,
-            Finished(reason=reason, piece=piece, usage=usage, logprobs=tuple(row.logprobs), notes=notes),
+        end = Finished(
+            reason=reason,
+            piece=piece,
+            usage=row.usage(now),
+            logprobs=tuple(row.logprobs),
+            cache_reason=row.cache_reason,
         )
+        self.outbox.post(row.stream, end)
 
     def fail(self, row: Row, error: WorkerError) -> None:
         """The request ends without a complete answer."""
