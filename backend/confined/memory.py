@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 EXIT_CODE = 77  # of a process that went over its memory
@@ -39,7 +39,7 @@ def address_space() -> int | None:
 
 
 @contextlib.contextmanager
-def watched_memory(most: int) -> Iterator[None]:
+def watched_memory(most: int) -> Generator[None]:
     """While in here, end the process with `EXIT_CODE` when more than `most` bytes have been resident.
 
     A thread looks every 10 ms, also where the system enforces no limit. It needs the interpreter lock, so it is

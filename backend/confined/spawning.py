@@ -21,7 +21,7 @@ def spawn(module: str) -> "subprocess.Popen[bytes]":
     """
     # No secret of the worker (tokens, keys) is in the environment of a process that does a stranger's work.
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    environment = {**kept, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {**kept, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     try:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", module],
