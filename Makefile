@@ -3,14 +3,17 @@
 VENV := .venv
 BIN := $(VENV)/bin
 SYSTEM := $(shell uname -s)-$(shell uname -m)
-PLATFORM := $(if $(filter Darwin-arm64,$(SYSTEM)),darwin-arm64,$(if $(filter Linux-x86_64,$(SYSTEM)),linux-x86_64))
-# A wheel for each, so that no compiler is needed; hashes, so that a changed file is refused.
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
+SUPPORTED := $(filter Linux-x86_64 Darwin-arm64,$(SYSTEM))
+# A wheel for each, so that no compiler is needed; hashes, so that a changed file is refused. The lists are complete,
+# so nothing is resolved: a resolver would let releases that are newer than the lists decide whether they install.
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP_INSTALL := $(PIP) install --no-deps --require-hashes --only-binary :all:
 CODE := backend mlx_cache tests benchmarks examples scripts
 ADDRESS ?= 127.0.0.1:50051
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: help setup setup-dev proto lock demo run test check format lint types imports proto-fresh coverage bench clean
+.PHONY: help setup setup-dev proto lock demo run test test-pythons check format lint types imports proto-fresh coverage bench clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -25,17 +28,24 @@ demo: setup  ## Start a worker with the model of this repository and stream answ
 run: setup  ## Start a worker at ADDRESS
 	$(BIN)/python -m backend --addr $(ADDRESS)
 
-test: setup-dev  ## Run all tests; PYTEST_ARGS are added
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: setup-dev  ## Run the tests but for the slow ones; PYTEST_ARGS are added
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
-check: lint types imports proto-fresh coverage  ## The gate: format, lint, types, imports, proto, tests, coverage
+# Each in an environment of its own, made with that Python's own pip.
+test-pythons:  ## Run demo and tests with each of Python 3.11, 3.12 and 3.13 that this machine has
+	@set -e; mkdir -p build; scripts/find-python --all > build/pythons.txt; while read -r python <&3; do \
+		version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); echo "== Python $$version"; \
+		$(MAKE) --no-print-directory VENV=build/pythons/$$version PYTHON="$$python" demo test; \
+	done 3< build/pythons.txt
 
-# Those that run by themselves; the others are what they share.
-BENCHMARKS := $(patsubst benchmarks/%.py,%,$(shell grep -l '^if __name__' benchmarks/*.py))
-bench: setup-dev  ## Measure what the README states; figures go to build/bench
+check: lint types imports proto-fresh coverage  ## The gate: format, lint, types, imports, proto, all tests, coverage
+
+# Benchmarks are the modules that report; BENCH_ARGS=--quick shows in minutes that each of them runs.
+BENCHMARKS := $(patsubst benchmarks/%.py,%,$(shell grep -l '^from benchmarks.report import' benchmarks/*.py))
+bench: setup-dev  ## Measure what the README states; figures and pictures go to build/bench; BENCH_ARGS are added
 	@mkdir -p build/bench
 	@set -e; for name in $(BENCHMARKS); do \
-		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json; done
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json $(BENCH_ARGS); done
 
 format: setup-dev  ## Format and fix what can be fixed
 	$(BIN)/ruff format $(CODE)
@@ -64,34 +74,35 @@ proto: setup-dev  ## Generate backend/pb from backend.proto
 proto-fresh: setup-dev
 	$(BIN)/python scripts/generate_proto.py --check
 
-# Hashes of every wheel, and no address of an index. `make lock` keeps what is pinned as far as it can.
-LOCK := build/lock/bin/uv pip compile --quiet pyproject.toml --python-version 3.11 --generate-hashes --no-header \
-	--no-annotate --no-emit-index-url --no-emit-find-links
-LINUX := --extra cpu --python-platform x86_64-manylinux_2_35
-# mlx-metal has no wheel for the macOS that uv assumes.
-DARWIN := --python-platform aarch64-apple-darwin
+# One list for every supported system and Python: markers say what only some need, and there are hashes of every
+# wheel, and no address of an index. `make lock` keeps what is pinned as far as it can.
+LOCK := build/lock/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --extra cpu \
+	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+# Writes nothing: fails where a pin has no wheel. mlx-metal has none for the macOS that uv assumes.
+LOCK_CHECK := MACOSX_DEPLOYMENT_TARGET=14.0 build/lock/bin/uv pip install --quiet --dry-run --target build/lock/none \
+	--no-deps --only-binary :all: --requirements requirements/dev.txt
 
-lock: setup  ## Compile requirements/ from pyproject.toml
+lock: $(VENV)/bin/python  ## Compile requirements/ from pyproject.toml
 	$(BIN)/python -m venv build/lock
 	build/lock/bin/pip install --quiet uv==0.13.8
-	$(LOCK) $(LINUX) -o requirements/linux-x86_64.txt
-	$(LOCK) $(LINUX) --group dev -o requirements/linux-x86_64-dev.txt
-	MACOSX_DEPLOYMENT_TARGET=14.0 $(LOCK) $(DARWIN) -o requirements/darwin-arm64.txt
-	MACOSX_DEPLOYMENT_TARGET=14.0 $(LOCK) $(DARWIN) --group dev -o requirements/darwin-arm64-dev.txt
+	$(LOCK) --group dev --output-file requirements/dev.txt
+	$(LOCK) --constraints requirements/dev.txt --output-file requirements/worker.txt
+	for version in 3.11 3.12 3.13; do for platform in x86_64-manylinux_2_35 aarch64-apple-darwin; do \
+		$(LOCK_CHECK) --python-version $$version --python-platform $$platform || exit 1; done; done
 
 $(VENV)/bin/python:
+	@$(if $(SUPPORTED),,echo "no MLX for $(SYSTEM) in the pinned requirements: they are for Linux-x86_64 and Darwin-arm64" >&2; exit 1)
 	@python=$$(scripts/find-python) && echo "making $(VENV) with $$python" && "$$python" -m venv $(VENV)
 
-$(VENV)/.installed: requirements/$(PLATFORM).txt | $(VENV)/bin/python
+$(VENV)/.installed: requirements/worker.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) -r $<
+	$(PIP) check
 	@touch $@
 
-$(VENV)/.installed-dev: requirements/$(PLATFORM)-dev.txt $(VENV)/.installed
+$(VENV)/.installed-dev: requirements/dev.txt $(VENV)/.installed
 	$(PIP_INSTALL) -r $<
+	$(PIP) check
 	@touch $@
-
-requirements/.txt requirements/-dev.txt:
-	@echo "no pinned requirements for $(SYSTEM): linux-x86_64 and darwin-arm64 have them" >&2; exit 1
 
 clean:  ## Remove everything that is made here
 	rm -rf $(VENV) build .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis

@@ -9,7 +9,11 @@ here="$(dirname "$self")"
 python="${MLX_WORKER_PYTHON:-}"
 if [ -z "$python" ]; then
   python="$here/.venv/bin/python"
-  [ -x "$python" ] || python=python3
+  # Another Python would end in an import error, which hosts do not show.
+  if [ ! -x "$python" ]; then
+    echo "mlx-worker: no environment at $here/.venv: run make setup in $here, or name a Python in MLX_WORKER_PYTHON" >&2
+    exit 2
+  fi
 fi
 
 # -P: a directory named backend where we were started from must not come before ours.

@@ -52,9 +52,8 @@ async def _run(settings: "Settings", make_engine: "Callable[[Settings], Startabl
 def engine_of(settings: "Settings") -> "StartableEngine":
     """The real engine; its thread imports MLX once the port is open."""
     from backend.engine.handle import EngineHandle
-    from backend.engine.loader import Loader
 
-    return EngineHandle(Loader(blas=settings.blas))
+    return EngineHandle(blas=settings.blas)
 
 
 def fill_standard_streams() -> None:

@@ -81,6 +81,7 @@ class ModelConfig:
         candidates: Where the model may be, best first: paths, then a hub id.
         context: Tokens of prompt and answer at most; None is what the model was trained for.
         max_kv_size: Size of a rotating KV cache; None keeps all.
+        file_roots: Directories besides the model's that templates, tokenizers and adapters may be read from.
         dtype: Cast weights to it; empty keeps the checkpoint's, but takes float32 for half precision on a CPU.
         defaults: Sampling where a request's fields are unset.
     """
@@ -90,6 +91,7 @@ class ModelConfig:
     revision: str = ""
     context: int | None = None
     max_kv_size: int | None = None
+    file_roots: tuple[str, ...] = ()
     adapter: str = ""
     tokenizer: str = ""
     dtype: str = ""

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.pb import backend_pb2 as pb
-from benchmarks.serving import MODELS, ROOT, Timeline, Worker, model, table, worker
+from benchmarks.report import Report, arguments, parse
+from benchmarks.serving import MODELS, ROOT, Timeline, Worker, model, worker
 from benchmarks.ttft import text
 
 TOOLS = [
@@ -136,21 +137,19 @@ async def measure(options: argparse.Namespace) -> None:
         for path, name, system in runs
         for own in (False, True)
     ]
-    print(f"{options.turns} turns, {len(TOOLS)} tools, an agent header in each; time to first token in ms\n")
+    report = Report(options)
+    report.note(f"{options.turns} turns, {len(TOOLS)} tools, an agent header in each; time to first token in ms")
     headings = ["model", "answers", "prompt tokens", "distinct", "prefilled", "prefilled / distinct"]
-    print(table([*headings, "first turn", "last turn", "first / last"], rows))
-    if options.json:
-        options.json.write_text(json.dumps(rows))
+    report.table([*headings, "first turn", "last turn", "first / last"], rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--system", type=int, default=6000, help="tokens of the system prompt")
     parser.add_argument("--hybrid-system", type=int, default=6000)
     parser.add_argument("--skip-hybrid", action="store_true")
-    parser.add_argument("--json", type=Path)
-    asyncio.run(measure(parser.parse_args()))
+    asyncio.run(measure(parse(parser, turns=3, system=600, hybrid_system=600)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ python -m benchmarks.cache_copy [--layers 8 --heads 8 --features 64]
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +12,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import KVCache, LRUPromptCache
+from numpy.typing import NDArray
 
+from benchmarks.report import Report, arguments, parse
 from mlx_cache import PromptCache
+
+Tokens = NDArray[np.int32]
+PREFIX, BASE, SUFFIX = 4096, 8192, 512
 
 
 def fastest(call: Callable[[], Any], repeat: int) -> float:
@@ -55,79 +59,74 @@ def concatenated(caches: list[KVCache], tokens: int) -> list[mx.array]:
     return out
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--features", type=int, default=64)
-    parser.add_argument("--repeat", type=int, default=15)
-    args = parser.parse_args()
-    shape, prefix, base = (args.layers, args.heads, args.features), 4096, 8192
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(0, 1000, base + 512).astype(np.int32)
-    caches = filled(base + 512, *shape)
+def touched(caches: list[Any], heads: int, features: int) -> list[Any]:
+    """Write one token, as a model's first step does: what was copied lazily is copied now."""
+    one = mx.zeros((1, heads, 1, features), mx.float16)
+    for cache in caches:
+        cache.update_and_fetch(one, one)
+    mx.eval([cache.state[:2] for cache in caches])
+    return caches
+
+
+def fetches(tokens: Tokens, shape: tuple[int, int, int], repeat: int) -> list[tuple[str, float]]:
+    """Milliseconds of a copy of 4k tokens and of fetches that make one."""
     theirs, ours = LRUPromptCache(), PromptCache()
-    ours.insert("m", tokens[:prefix], filled(prefix, *shape))
-    asked = np.append(tokens[:prefix], np.int32(-1))
-    theirs.insert_cache("m", tokens[:prefix].tolist(), filled(prefix, *shape))
-    asked_list = asked.tolist()
-    nbytes = ours.nbytes
-    copy = min(
-        fastest(lambda: copied(caches, prefix), args.repeat), fastest(lambda: concatenated(caches, prefix), args.repeat)
-    )
-
-    def lazy_made_real() -> list[mx.array]:
-        cache, _ = theirs.fetch_nearest_cache("m", asked_list)
+    caches = filled(PREFIX, *shape)
+    ours.insert("m", tokens[:PREFIX], caches)
+    theirs.insert_cache("m", tokens[:PREFIX].tolist(), filled(PREFIX, *shape))
+    asked = np.append(tokens[:PREFIX], np.int32(-1))
+    as_list, kind = asked.tolist(), shape[1:]
+    whole = filled(BASE, *shape)
+    copies = [fastest(lambda copy=copy: copy(whole, PREFIX), repeat) for copy in (copied, concatenated)]
+    return [
+        ("one MLX copy of 4k tokens", min(copies)),
+        ("fetch of 4k tokens", fastest(lambda: ours.fetch("m", asked), repeat)),
+        ("fetch and first token", fastest(lambda: touched(ours.fetch("m", asked).caches or [], *kind), repeat)),
         # mlx-lm's deepcopy shares the buffers; the copy comes with the first token that is written.
-        for c in cache:
-            c.update_and_fetch(
-                mx.zeros((1, shape[1], 1, shape[2]), mx.float16), mx.zeros((1, shape[1], 1, shape[2]), mx.float16)
-            )
-        mx.eval([c.state[:2] for c in cache])
-        return cache
-
-    def with_first_token() -> list[Any]:
-        cache = ours.fetch("m", asked).caches or []
-        for c in cache:
-            c.update_and_fetch(
-                mx.zeros((1, shape[1], 1, shape[2]), mx.float16), mx.zeros((1, shape[1], 1, shape[2]), mx.float16)
-            )
-        mx.eval([c.state[:2] for c in cache])
-        return cache
-
-    fetch = fastest(lambda: ours.fetch("m", asked), args.repeat)
-    print(
-        f"{args.layers} layers, {args.heads} heads of {args.features}, float16; 4k tokens are {nbytes / 2**20:.0f} MiB"
-    )
-    print(f"{'one MLX copy of 4k tokens, ms':48} {copy:9.2f}")
-    print(f"{'fetch of 4k tokens, ms (copies)':48} {fetch:9.2f} ({fetch / copy:.2f})")
-    print(f"{'fetch and first token, ms':48} {fastest(with_first_token, args.repeat):9.2f}")
-    print(f"{'mlx-lm: fetch and first token, ms':48} {fastest(lazy_made_real, args.repeat):9.2f}")
-    insert(ours, caches, tokens, base, args.repeat)
+        (
+            "mlx-lm: fetch and first token",
+            fastest(lambda: touched(theirs.fetch_nearest_cache("m", as_list)[0], *kind), repeat),
+        ),
+    ]
 
 
-def insert(ours: PromptCache, caches: list[KVCache], tokens: np.ndarray[Any, Any], base: int, repeat: int) -> None:
-    """A suffix of 512 onto 8k tokens."""
-    ours.clear()
+def inserts(tokens: Tokens, shape: tuple[int, int, int], repeat: int) -> list[tuple[str, float]]:
+    """Milliseconds of an insert of 8k tokens, and of a suffix of 512 onto them."""
+    ours, caches = PromptCache(), filled(BASE + SUFFIX, *shape)
     short = [KVCache() for _ in caches]
     for cache, whole in zip(short, caches, strict=True):
-        cache.keys, cache.values, cache.offset = whole.keys, whole.values, base
-    whole_ms = fastest(lambda: (ours.clear(), ours.insert("m", tokens[:base], short)), 3)
-    times, grown = [], 0
+        cache.keys, cache.values, cache.offset = whole.keys, whole.values, BASE
+    whole_ms = fastest(lambda: (ours.clear(), ours.insert("m", tokens[:BASE], short)), min(repeat, 3))
+    times: list[float] = []
     for number in range(repeat):
         suffix = tokens.copy()
-        suffix[base:] += 1000 * (number + 1)
+        suffix[BASE:] += 1000 * (number + 1)
         before, mx_before = ours.nbytes, mx.get_active_memory()
         mx.reset_peak_memory()
         start = time.perf_counter()
         done = ours.insert("m", suffix, caches)
         times.append(time.perf_counter() - start)
-        assert done.new_tokens == 512
-        grown = ours.nbytes - before
-        assert mx.get_peak_memory() - mx_before <= 1.1 * grown
-    print(f"{'insert of 8k tokens, ms':48} {whole_ms:9.2f}")
-    print(f"{'insert of 512 tokens onto them, ms (MiB)':48} {min(times) * 1e3:9.2f} ({grown / 2**20:.1f})")
+        assert done.new_tokens == SUFFIX
+        assert mx.get_peak_memory() - mx_before <= 1.1 * (ours.nbytes - before)
+    return [("insert of 8k tokens", whole_ms), ("insert of 512 tokens onto them", min(times) * 1e3)]
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = arguments(__doc__)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--features", type=int, default=64)
+    parser.add_argument("--repeat", type=int, default=15)
+    options = parse(parser, layers=2, repeat=3)
+    shape = (options.layers, options.heads, options.features)
+    tokens = np.random.default_rng(0).integers(0, 1000, BASE + SUFFIX).astype(np.int32)
+    report = Report(options)
+    mib = PREFIX * 2 * 2 * options.layers * options.heads * options.features / 2**20
+    report.note(f"{shape[0]} layers, {shape[1]} heads of {shape[2]}, float16; 4k tokens are {mib:.0f} MiB")
+    rows = fetches(tokens, shape, options.repeat) + inserts(tokens, shape, options.repeat)
+    copy = rows[0][1]
+    report.table(["", "ms", "in copies of 4k tokens"], [[what, ms, ms / copy] for what, ms in rows])
 
 
 if __name__ == "__main__":

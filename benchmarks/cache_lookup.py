@@ -8,12 +8,10 @@ mlx-lm's cache is given lists, its own form; ours int32 arrays, with the cost of
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from mlx_lm.models.cache import LRUPromptCache
 from numpy.typing import NDArray
 
 from benchmarks.cache_payload import EmptyPayload, layer
+from benchmarks.report import Report, arguments, parse
 from mlx_cache import PromptCache
 
 Tokens = NDArray[np.int32]
@@ -80,13 +79,14 @@ def lookups(cache: PromptCache, long: Tokens, repeat: int) -> list[tuple[int, fl
 def theirs(stored: list[Tokens], long: Tokens) -> tuple[list[tuple[int, float]], float, float, int]:
     """mlx-lm: (length, ms) of a lookup that hits, ms of one sharing 100 tokens, ms of a 128k insert, index bytes."""
     cache, lists = LRUPromptCache(max_size=1 << 40), [tokens.tolist() for tokens in stored]
+    first = lists[:-1][:200]
     tracemalloc.start()
-    for tokens in lists[:200]:
+    for tokens in first:
         cache.insert_cache("m", tokens, [])
     grown = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    per_token = grown / sum(map(len, lists[:200]))
-    for tokens in lists[200:-1]:
+    per_token = grown / sum(map(len, first))
+    for tokens in lists[len(first) : -1]:
         cache.insert_cache("m", tokens, [])
     insert = timed(lambda: cache.insert_cache("m", lists[-1], []))
     hits = []
@@ -115,49 +115,50 @@ def insert_ms(cache: PromptCache, repeat: int) -> list[float]:
     return [timed(lambda t=tokens: cache.insert("m", t, layer(LONGEST))) for tokens in prompts]
 
 
-def draw(ours: list[tuple[int, float, float]], their_hits: list[tuple[int, float]], path: Path) -> None:
+def draw(axes: Any, ours: list[tuple[int, float, float]], their_hits: list[tuple[int, float]]) -> None:
     """Lookup time against length."""
-    import matplotlib.pyplot as plt
-
-    plt.figure(figsize=(6, 3.6))
-    plt.loglog([r[0] for r in ours], [r[2] for r in ours], "o-", label="mlx_cache, p99")
-    plt.loglog(*zip(*their_hits, strict=True), "s-", label="mlx-lm LRUPromptCache")
-    plt.axhline(0.1, color="grey", linewidth=0.8, linestyle=":")
-    plt.xlabel("prompt tokens")
-    plt.ylabel("lookup, ms")
-    plt.legend()
-    plt.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plt.savefig(path, dpi=90)
+    axes.loglog([r[0] for r in ours], [r[2] for r in ours], "o-", label="mlx_cache, p99")
+    axes.loglog(*zip(*their_hits, strict=True), "s-", label="mlx-lm LRUPromptCache")
+    axes.axhline(0.1, color="grey", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="prompt tokens", ylabel="lookup, ms")
 
 
-def main() -> None:
-    """Measure, print, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sequences", type=int, default=1000)
-    parser.add_argument("--repeat", type=int, default=1000)
-    parser.add_argument("--plot", type=Path, default=Path("docs/images/cache-lookup.png"))
-    args = parser.parse_args()
-    stored = sequences(args.sequences)
+def measure(stored: list[Tokens], repeat: int) -> tuple[list[list[object]], Any, Any]:
+    """The table's rows, and the lookups of both sides."""
     long = stored[-1]
     per_token, cache = index_bytes(stored)
-    ours = lookups(cache, long, args.repeat)
-    inserts = insert_ms(cache, 50)
+    ours = lookups(cache, long, repeat)
+    inserts = insert_ms(cache, min(repeat, 50))
     as_list = long.tolist()
     conversion = min(timed(lambda: np.ascontiguousarray(as_list, dtype=np.int32)) for _ in range(20))
     miss = np.concatenate([long[:100], -np.ones(LONGEST - 100, np.int32)])
-    missed = p99([timed(lambda: cache.match_length("m", miss)) for _ in range(args.repeat)])
+    missed = [timed(lambda: cache.match_length("m", miss)) for _ in range(repeat)]
     hits, unshared, their_insert, their_bytes = theirs(stored, long)
-    print(f"{args.sequences} sequences, {sum(map(len, stored)):,} tokens, Python {sys.version.split()[0]}")
-    print(f"{'':44} {'mlx_cache':>12} {'mlx-lm':>12}")
-    for (length, middle, high), (_, their) in zip(ours, hits, strict=True):
-        print(f"lookup of {length:>7,} tokens, ms: p99 (p50)        {high:6.3f} ({middle:.3f}) {their:12.1f}")
-    print(f"{'lookup sharing 100 of 128k tokens, ms':44} {missed:12.3f} {unshared:12.1f}")
-    worst, middle = max(inserts), float(np.median(inserts))
-    print(f"{'insert of 128k tokens, ms: worst (p50)':44} {worst:6.3f} ({middle:.3f}) {their_insert:12.1f}")
-    print(f"{'index, bytes a token':44} {per_token:12.2f} {their_bytes:12}")
-    print(f"{'list to int32 array, 128k, ms':44} {conversion:12.3f} {'-':>12}")
-    draw(ours, hits, args.plot)
+    rows: list[list[object]] = [
+        [f"lookup of {length:,} tokens, ms", middle, high, their]
+        for (length, middle, high), (_, their) in zip(ours, hits, strict=True)
+    ]
+    rows += [
+        ["lookup sharing 100 of 128k tokens, ms", float(np.median(missed)), p99(missed), unshared],
+        ["insert of 128k tokens, ms", float(np.median(inserts)), p99(inserts), their_insert],
+        ["index, bytes a token", per_token, "", their_bytes],
+        ["list to int32 array, 128k, ms", conversion, "", ""],
+    ]
+    return rows, ours, hits
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = arguments(__doc__)
+    parser.add_argument("--sequences", type=int, default=1000)
+    parser.add_argument("--repeat", type=int, default=1000)
+    options = parse(parser, sequences=50, repeat=10)
+    stored = sequences(options.sequences)
+    report = Report(options)
+    report.note(f"{len(stored)} sequences, {sum(map(len, stored)):,} tokens, Python {sys.version.split()[0]}")
+    rows, ours, hits = measure(stored, options.repeat)
+    report.table(["", "mlx_cache, p50", "p99", "mlx-lm"], rows)
+    report.plot(lambda axes: draw(axes, ours, hits))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,15 @@
 
     python -m benchmarks.cache_trace [--trace ../shared/traces/conversation_trace.jsonl]
 
+The trace is the conversation trace that was published with the Mooncake paper (FAST'25), Apache-2.0: the file
+FAST25-release/traces/conversation_trace.jsonl of the repository kvcache-ai/Mooncake on GitHub. To redo the README's
+row, fetch it and name it:
+
+    git clone --depth 1 https://github.com/kvcache-ai/Mooncake build/Mooncake
+    python -m benchmarks.cache_trace --trace build/Mooncake/FAST25-release/traces/conversation_trace.jsonl
+
+Without the trace nothing is measured, which is said on standard error.
+
 Each id of the trace stands for a block of 512 tokens. Beside the cache itself run two simulators on the same
 requests: leaf-first LRU over shared blocks, and LRU over whole sequences, which is what mlx-lm's cache would be with
 a byte limit, recency counted on use, and no copy ever made twice. Budgets are shares of the trace's distinct tokens.
@@ -9,18 +18,19 @@ a byte limit, recency counted on use, and no copy ever made twice. Budgets are s
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cache_payload import EmptyPayload, layer
+from benchmarks.report import Report, arguments, parse
 from mlx_cache import EvictionPolicy, LeafLru, PromptCache, ValuePerByte
 
 BLOCK = 512
@@ -108,56 +118,47 @@ def _agreeing(a: list[int], b: tuple[int, ...]) -> int:
     return low
 
 
-def draw(rows: list[tuple[float, float, float, float]], limit: float, path: Path) -> None:
+def draw(axes: Any, rows: list[list[float]], limit: float) -> None:
     """Hit rate against budget."""
-    import matplotlib.pyplot as plt
-
-    plt.figure(figsize=(6, 3.6))
     shares = [100 * row[0] for row in rows]
-    for column, (label, mark) in enumerate(
-        (("mlx_cache: value per byte", "o-"), ("mlx_cache: leaf LRU", "s--"), ("whole-sequence LRU", "^:")), start=1
-    ):
-        plt.semilogx(shares, [row[column] for row in rows], mark, label=label)
-    plt.axhline(limit, color="grey", linewidth=0.8, label="no limit")
-    plt.xticks(shares, [f"{share:g} %" for share in shares])
-    plt.minorticks_off()
-    plt.xlabel("budget, share of the distinct tokens")
-    plt.ylabel("prompt tokens from cache")
-    plt.legend()
-    plt.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plt.savefig(path, dpi=90)
+    sides = ("mlx_cache: value per byte", "mlx_cache: leaf LRU", "whole-sequence LRU")
+    for column, (label, mark) in enumerate(zip(sides, ("o-", "s--", "^:"), strict=True), start=1):
+        axes.semilogx(shares, [row[column] for row in rows], mark, label=label)
+    axes.axhline(limit, color="grey", linewidth=0.8, label="no limit")
+    axes.set_xticks(shares, [f"{share:g} %" for share in shares])
+    axes.minorticks_off()
+    axes.set(xlabel="budget, share of the distinct tokens", ylabel="prompt tokens from cache")
+
+
+def compare(requests: list[Request], share: float, distinct: int) -> list[float]:
+    """The share, and the hit rates of the cache, of leaf LRU and of whole sequences."""
+    budget = int(distinct * share) * BLOCK
+    ours = [replay(requests, budget, policy) for policy in (ValuePerByte(), LeafLru())]
+    return [share, *ours, replay_whole_sequences(requests, distinct * share)]
 
 
 def main() -> None:
-    """Replay, print, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Replay and report."""
+    parser = arguments(__doc__)
     parser.add_argument("--trace", type=Path, default=TRACE)
-    parser.add_argument("--plot", type=Path, default=Path("docs/images/cache-trace.png"))
-    args = parser.parse_args()
-    if not args.trace.exists():
-        sys.exit(f"no trace at {args.trace}")
-    requests = read(args.trace)
+    parser.add_argument("--requests", type=int, help="only so many, from the start")
+    options = parse(parser, requests=500)
+    report = Report(options)
+    if not options.trace.exists():
+        print(f"THE TRACE IS MISSING: no {options.trace}; --help says where it is published", file=sys.stderr)
+        report.note("not measured: the trace is missing")
+        return
+    requests = read(options.trace)[: options.requests]
     distinct = len({block for request in requests for block in request.blocks})
+    report.note(f"{len(requests):,} requests, {sum(r.length for r in requests):,} tokens, {distinct:,} distinct blocks")
     start = time.perf_counter()
     limit = replay(requests, 1 << 60, ValuePerByte())
     seconds = time.perf_counter() - start
-    print(f"{len(requests):,} requests, {sum(r.length for r in requests):,} tokens, {distinct:,} distinct blocks")
-    print(f"no limit {limit:.4f} ({1e3 * seconds / len(requests):.2f} ms a request, all of it)")
-    print(f"the 10 latest sequences {replay_last_lines(requests, 10):.4f}")
-    print(f"{'budget':>8} {'mlx_cache':>10} {'leaf LRU':>10} {'sequences':>10}")
-    rows = []
-    for share in BUDGETS:
-        budget = int(distinct * share) * BLOCK
-        row = (
-            share,
-            replay(requests, budget, ValuePerByte()),
-            replay(requests, budget, LeafLru()),
-            replay_whole_sequences(requests, distinct * share),
-        )
-        rows.append(row)
-        print(f"{share:8.0%} {row[1]:10.4f} {row[2]:10.4f} {row[3]:10.4f}", flush=True)
-    draw(rows, limit, args.plot)
+    report.note(f"no limit {limit:.4f} ({1e3 * seconds / len(requests):.2f} ms a request, all of it)")
+    report.note(f"the 10 latest sequences {replay_last_lines(requests, 10):.4f}")
+    rows = [compare(requests, share, distinct) for share in BUDGETS]
+    report.table(["budget", "mlx_cache", "leaf LRU", "whole sequences"], rows)
+    report.plot(lambda axes: draw(axes, rows, limit))
 
 
 if __name__ == "__main__":

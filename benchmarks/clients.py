@@ -20,7 +20,8 @@ from pathlib import Path
 
 from backend.pb import backend_pb2 as pb
 from benchmarks.agent_loop import Trie
-from benchmarks.serving import ROOT, Timeline, Worker, model, table, worker
+from benchmarks.report import Report, arguments, parse
+from benchmarks.serving import ROOT, Timeline, Worker, model, worker
 from benchmarks.ttft import text
 
 LAYERS, KV_HEADS, FLOAT_BYTES = 8, 2, 4
@@ -129,18 +130,17 @@ async def measure(options: argparse.Namespace) -> None:
             side.close()
         rows += [row(share, budget, "worker", ours), row(share, budget, "mlx-lm LRUPromptCache", theirs)]
     asked = sum(len(prompt) for prompts in conversations for prompt in prompts)
-    print(
+    report = Report(options)
+    report.note(
         f"{options.clients} clients, {options.turns} turns each, a shared system prompt of {options.system} tokens, "
-        f"{asked} prompt tokens, answers of {options.answer}, width {options.hidden}, {whole >> 20} MiB of KV in all\n"
+        f"{asked} prompt tokens, answers of {options.answer}, width {options.hidden}, {whole >> 20} MiB of KV in all"
     )
     headings = ["share", "budget MiB", "cache", "hit rate", "prefilled", "seconds", "answer tok/s", "held MiB"]
-    print(table(headings, rows))
-    if options.json:
-        options.json.write_text(json.dumps(rows))
+    report.table(headings, rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--system", type=int, default=1024, help="tokens")
@@ -150,8 +150,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="of the BLAS, on both sides")
-    parser.add_argument("--json", type=Path)
-    asyncio.run(measure(parser.parse_args()))
+    asyncio.run(measure(parse(parser, clients=4, turns=2, system=256, rounds=1)))
 
 
 if __name__ == "__main__":

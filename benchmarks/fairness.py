@@ -11,15 +11,16 @@ alone.
 
 import argparse
 import asyncio
-import json
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from backend.pb import backend_pb2 as pb
-from benchmarks.serving import ROOT, Timeline, Worker, model, table, worker
+from benchmarks.report import Report, arguments, parse
+from benchmarks.serving import Timeline, Worker, model, worker
 
 TOKENS = 100_000
 
@@ -78,52 +79,30 @@ async def one_chunk(path: Path, chunk: int, options: argparse.Namespace) -> list
 async def measure(options: argparse.Namespace) -> None:
     path = model("plain-32000-512", vocab=32_000, hidden=512, layers=8)
     rows = [await one_chunk(path, chunk, options) for chunk in options.chunks]
-    print(f"{options.streams} streams decode, a prompt of {options.prompt} tokens arrives; milliseconds\n")
-    headings = [
-        "chunk",
-        "p50 before",
-        "p99",
-        "worst",
-        "p50 during",
-        "p99",
-        "worst",
-        "first token s",
-        "a chunk",
-        "p99 / bound",
-    ]
-    print(table(headings, rows))
-    if options.plot:
-        _plot(rows, options.plot)
-    if options.json:
-        options.json.write_text(json.dumps(rows))
+    report = Report(options)
+    report.note(f"{options.streams} streams decode, a prompt of {options.prompt} tokens arrives; milliseconds")
+    before, during = ["p50 before", "p99", "worst"], ["p50 during", "p99", "worst"]
+    report.table(["chunk", *before, *during, "first token s", "a chunk", "p99 / bound"], rows)
+    report.plot(lambda axes: draw(axes, rows))
 
 
-def _plot(rows: list[list[float]], path: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 3.5))
+def draw(axes: Any, rows: list[list[float]]) -> None:
+    """Gaps against the size of a chunk."""
     chunks = [row[0] for row in rows]
     for label, column in (("p50", 4), ("p99", 5), ("worst", 6)):
         axes.plot(chunks, [row[column] for row in rows], marker="o", label=f"{label} gap")
     axes.plot(chunks, [row[1] + 2 * row[8] for row in rows], "k--", label="step + two chunks")
     axes.set(xscale="log", xlabel="prefill chunk, tokens", ylabel="ms between two tokens of a running stream")
     axes.set_xticks(chunks, [str(int(chunk)) for chunk in chunks])
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    axes.minorticks_off()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--chunks", type=int, nargs="+", default=[128, 256, 512])
     parser.add_argument("--prompt", type=int, default=8192)
     parser.add_argument("--streams", type=int, default=8)
-    parser.add_argument("--plot", type=Path, help=f"PNG to draw, such as {(ROOT / 'docs/images').name}/fairness.png")
-    parser.add_argument("--json", type=Path)
-    asyncio.run(measure(parser.parse_args()))
+    asyncio.run(measure(parse(parser, chunks=[128, 256], prompt=1024)))
 
 
 if __name__ == "__main__":

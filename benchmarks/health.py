@@ -1,6 +1,6 @@
 """How long Health takes while the worker is busy, and how long a worker takes from exec to its first OK.
 
-    python -m benchmarks.health [--seconds 6] [--starts 10] [--json FILE]
+    python -m benchmarks.health [--seconds 6] [--starts 10]
 
 A process of its own asks every 5 ms, and counts from when it meant to ask, so that a stall of the worker shows in
 every question that fell into it. The model is a Llama of 51 million random parameters, except for the encoding of
@@ -10,6 +10,7 @@ a text of 1 MB, which tiny-chat's tokenizer does (byte pairs).
 import argparse
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -21,7 +22,8 @@ import grpc
 
 from backend.pb import backend_pb2 as pb
 from backend.pb import backend_pb2_grpc as rpc
-from benchmarks.serving import ROOT, Worker, model, table, worker
+from benchmarks.report import Report, arguments, parse
+from benchmarks.serving import ROOT, Worker, model, worker
 
 EVERY_SECONDS = 0.005
 TINY_CHAT = ROOT / "examples" / "tiny-chat" / "model"
@@ -78,10 +80,14 @@ def loading(path: Path) -> Work:
     return load
 
 
-async def long_prompt(server: Worker) -> None:
-    """A prompt of 8k tokens, never the same."""
-    text = f"{time.perf_counter()} ".ljust(8192, "x")
-    await server.stream(pb.PredictOptions(Prompt=text, Tokens=1, IgnoreEOS=True, PromptCacheRO=True))
+def prefilling(tokens: int) -> Work:
+    """A long prompt, never the same."""
+
+    async def prefill(server: Worker) -> None:
+        text = f"{time.perf_counter()} ".ljust(tokens, "x")
+        await server.stream(pb.PredictOptions(Prompt=text, Tokens=1, IgnoreEOS=True, PromptCacheRO=True))
+
+    return prefill
 
 
 async def full_batch(server: Worker) -> None:
@@ -103,7 +109,9 @@ def start_seconds() -> float:
         host, port = probe.getsockname()
     started = time.perf_counter()
     process = subprocess.Popen(
-        [ROOT / "run.sh", "--addr", f"{host}:{port}", "--log-level", "error"], stderr=subprocess.DEVNULL
+        [ROOT / "run.sh", "--addr", f"{host}:{port}", "--log-level", "error"],
+        env={"MLX_WORKER_PYTHON": sys.executable, **os.environ},
+        stderr=subprocess.DEVNULL,
     )
     try:
         while True:
@@ -132,7 +140,7 @@ async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
         took["before a load"] = await while_busy(server, nothing, 1)
         took["loading"] = await while_busy(server, loading(path), options.seconds)
         await server.load(path)
-        took["8k-token prefill"] = await while_busy(server, long_prompt, options.seconds)
+        took[f"{options.prompt}-token prefill"] = await while_busy(server, prefilling(options.prompt), options.seconds)
         took["32 rows decoding"] = await while_busy(server, full_batch, options.seconds)
         await server.load(TINY_CHAT)
         took["encoding 1 MB"] = await while_busy(server, encoding, options.seconds)
@@ -140,12 +148,12 @@ async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each kind of work")
     parser.add_argument("--starts", type=int, default=10)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--prompt", type=int, default=8192, help="tokens of the prompts that are prefilled")
     parser.add_argument("--ask", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parse(parser, seconds=1.0, starts=2, prompt=1024)
     if options.ask:
         ask(options.ask)
         return
@@ -153,9 +161,7 @@ def main() -> None:
     took = asyncio.run(measure(options))
     figures = {"exec to first OK": starts, **took}
     rows = [[name, len(ms), share(ms, 0.5), share(ms, 0.99), max(ms)] for name, ms in figures.items()]
-    print(table(["Health in ms while", "asked", "p50", "p99", "worst"], rows))
-    if options.json:
-        options.json.write_text(json.dumps(figures))
+    Report(options).table(["Health in ms while", "asked", "p50", "p99", "worst"], rows)
 
 
 if __name__ == "__main__":

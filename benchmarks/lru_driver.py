@@ -6,11 +6,12 @@ and `conversations`: for each client the prompts of its turns, in order, as toke
 prompt when its last answer is over.
 """
 
-import ctypes
 import json
 import sys
 import time
 from typing import Any
+
+from backend.engine.loading.blas import load_blas
 
 KEY = "model"
 
@@ -67,7 +68,7 @@ def serve(model: Any, job: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> None:
-    ctypes.CDLL("libopenblas.so.0", mode=ctypes.RTLD_GLOBAL)
+    load_blas()
     from mlx_lm import load
 
     model = load(sys.argv[1])[0]

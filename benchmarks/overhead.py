@@ -10,14 +10,15 @@ that does nothing else.
 
 import argparse
 import asyncio
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from backend.pb import backend_pb2 as pb
-from benchmarks.serving import MODELS, ROOT, Worker, table, worker
+from benchmarks.report import Report, arguments, parse
+from benchmarks.serving import MODELS, ROOT, Worker, worker
 
 RAW = """
 import json, sys, time
@@ -45,14 +46,12 @@ def tiny_model() -> Path:
     return path
 
 
-def thread_seconds(pid: int) -> dict[str, float]:
-    """CPU seconds of each thread so far, by id."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    times: dict[str, float] = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
-        times[task.name] = (int(fields[11]) + int(fields[12])) / ticks
-    return times
+def thread_seconds(pid: int) -> dict[int, float]:
+    """CPU seconds of each thread so far, by id; nothing where the system does not show them, as macOS."""
+    try:
+        return {thread.id: thread.user_time + thread.system_time for thread in psutil.Process(pid).threads()}
+    except psutil.AccessDenied:
+        return {}
 
 
 async def spend(server: Worker, streams: int, tokens: int, salt: int, **settings: float) -> tuple[float, list[float]]:
@@ -91,21 +90,19 @@ async def measure(options: argparse.Namespace) -> None:
         ):
             await spend(server, options.streams, 50, 0, **settings)
             cost, threads = await spend(server, options.streams, options.tokens, 1, **settings)
-            rows.append([name, cost, *threads, raw_cost])
-    if options.json:
-        options.json.write_text(json.dumps(rows))
-    print(
-        f"{options.streams} streams, {options.tokens} tokens each, one layer of width 32; microseconds of CPU a token\n"
-    )
-    print(table(["what", "worker", "busiest thread", "second", "BatchGenerator alone, greedy"], rows))
+            busiest = [*threads, "", ""][:2]
+            rows.append([name, cost, *busiest, raw_cost])
+    report = Report(options)
+    size = f"{options.streams} streams, {options.tokens} tokens each, one layer of width 32"
+    report.note(f"{size}; microseconds of CPU a token")
+    report.table(["what", "worker", "busiest thread", "second", "BatchGenerator alone, greedy"], rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=400)
-    parser.add_argument("--json", type=Path, help="also write the rows here")
-    asyncio.run(measure(parser.parse_args()))
+    asyncio.run(measure(parse(parser, tokens=50)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What sampling a batch costs a step: ours on the host and on the device, beside mlx-lm's samplers row by row.
 
-    python -m benchmarks.sampling [--rounds 30] [--json FILE]
+    python -m benchmarks.sampling [--rounds 30]
 
 The samplers take turns in one run on the same evaluated logits, so that other load hits all alike; figures are
 medians and bests of milliseconds a step. "greedy" is temperature 0 in every row; "mixed" is eight different
@@ -9,14 +9,10 @@ are the worst case of top-p and typical-p. mlx-lm runs as its `GenerationBatch` 
 then each row's processors and sampler. It has no typical-p and no seed a row, and does less there.
 """
 
-import argparse
-import json
+import itertools
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -26,6 +22,7 @@ from backend.core.request import Sampling
 from backend.engine.sampling.device.sampler import DeviceSampler
 from backend.engine.sampling.host.sampler import HostSampler
 from backend.engine.sampling.row_sampling import RowSampling
+from benchmarks.report import Report, arguments, parse
 
 EOS = 2
 HISTORY = 512
@@ -42,19 +39,6 @@ MIXED = (
 )
 
 Step = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Milliseconds a step of one sampler."""
-
-    vocab: int
-    rows: int
-    shape: str
-    settings: str
-    sampler: str
-    median_ms: float
-    best_ms: float
 
 
 def logits_of(rows: int, vocab: int, shape: str) -> mx.array:
@@ -150,8 +134,8 @@ def mlx_lm_step(logits: mx.array, settings: tuple[Sampling, ...]) -> Step:
 STEPS = {"host": host_step, "device": device_step, "mlx-lm": mlx_lm_step}
 
 
-def measure(vocab: int, rows: int, shape: str, kind: str, rounds: int) -> list[Figure]:
-    """The three samplers in turn, `rounds` times each."""
+def measure(vocab: int, rows: int, shape: str, kind: str, rounds: int) -> list[tuple[float, float]]:
+    """Median and best milliseconds of the three samplers, which take turns, `rounds` times each."""
     logits = logits_of(rows, vocab, shape)
     chosen = MIXED if kind == "mixed" else (Sampling(),)
     settings = tuple(chosen[index % len(chosen)] for index in range(rows))
@@ -162,30 +146,22 @@ def measure(vocab: int, rows: int, shape: str, kind: str, rounds: int) -> list[F
             start = time.perf_counter()
             step()
             times[name].append((time.perf_counter() - start) * 1e3)
-    return [
-        Figure(vocab, rows, shape, kind, name, statistics.median(taken[2:]), min(taken[2:]))
-        for name, taken in times.items()
-    ]
+    return [(statistics.median(taken[2:]), min(taken[2:])) for taken in times.values()]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Milliseconds a step for sampling a batch.")
+    parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--json", type=Path, help="write the figures there too")
-    options = parser.parse_args()
-    write = sys.stdout.write
-    write(f"device {mx.default_device()}, medians (bests) of {options.rounds} steps, ms\n")
-    write(f"{'vocab':>7} {'rows':>4} {'logits':>7} {'settings':>8}" + "".join(f"{name:>20}" for name in STEPS) + "\n")
-    figures: list[Figure] = []
-    for vocab in (32_000, 152_064):
-        for rows in (8, 16):
-            for shape, kind in (("peaked", "greedy"), ("peaked", "mixed"), ("flat", "mixed")):
-                found = measure(vocab, rows, shape, kind, options.rounds)
-                figures += found
-                cells = "".join(f"{f.median_ms:>11.2f} ({f.best_ms:6.2f})" for f in found)
-                write(f"{vocab:>7} {rows:>4} {shape:>7} {kind:>8}{cells}\n")
-    if options.json is not None:
-        options.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=1) + "\n")
+    options = parse(parser, rounds=3)
+    report = Report(options)
+    report.note(f"device {mx.default_device()}, medians and bests of {options.rounds} steps, ms")
+    rows: list[list[object]] = []
+    for vocab, count in itertools.product((32_000, 152_064), (8, 16)):
+        for shape, kind in (("peaked", "greedy"), ("peaked", "mixed"), ("flat", "mixed")):
+            times = measure(vocab, count, shape, kind, options.rounds)
+            rows.append([vocab, count, shape, kind, *(ms for taken in times for ms in taken)])
+    columns = [heading for name in STEPS for heading in (name, "best")]
+    report.table(["vocabulary", "rows", "logits", "settings", *columns], rows)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+import psutil
 
 from backend.pb import backend_pb2 as pb
 from backend.pb import backend_pb2_grpc as rpc
@@ -90,8 +91,8 @@ class Worker:
 
     def cpu_seconds(self) -> float:
         """User and system time of the worker so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
 
 
 @asynccontextmanager
@@ -116,10 +117,3 @@ async def worker(*arguments: str, threads: int | None = None) -> AsyncIterator[W
     finally:
         process.terminate()
         await asyncio.to_thread(process.wait, 30)
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [" | ".join(headings), " | ".join("---" for _ in headings)]
-    lines += [" | ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row) for row in rows]
-    return "\n".join(f"| {line} |" for line in lines)

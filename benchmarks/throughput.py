@@ -16,13 +16,14 @@ import sys
 from pathlib import Path
 
 from backend.pb import backend_pb2 as pb
-from benchmarks.serving import ROOT, Timeline, Worker, model, table, worker
+from benchmarks.report import Report, arguments, parse
+from benchmarks.serving import ROOT, Timeline, Worker, model, worker
 
 PROMPT_BYTES = 64
 RAW = """
-import ctypes, json, sys, time
-if sys.argv[2] != "reference":
-    ctypes.CDLL("libopenblas.so.0", mode=ctypes.RTLD_GLOBAL)
+import json, sys, time
+from backend.engine.loading.blas import load_blas
+load_blas()
 from mlx_lm import load
 from mlx_lm.generate import BatchGenerator
 model, _ = load(sys.argv[1])
@@ -48,7 +49,7 @@ class Raw:
     def __init__(self, path: Path, threads: int) -> None:
         environment = dict(os.environ, OPENBLAS_NUM_THREADS=str(threads))
         self._process = subprocess.Popen(
-            [sys.executable, "-c", RAW, str(path), "auto"],
+            [sys.executable, "-c", RAW, str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -128,27 +129,22 @@ async def measure(options: argparse.Namespace) -> None:
                 ]
             )
     raw.close()
-    if options.json:
-        options.json.write_text(json.dumps(rows))
-    print(f"vocabulary {options.vocab}, width {options.hidden}, {options.tokens} tokens a stream, BLAS {blas}\n")
-    print(
-        table(
-            ["streams", "raw tok/s", "worker tok/s", "8 settings tok/s", "raw ms/step", "worker/raw", "mixed/greedy"],
-            rows,
-        )
-    )
+    report = Report(options)
+    size = f"vocabulary {options.vocab}, width {options.hidden}, {options.tokens} tokens a stream"
+    report.note(f"{size}, BLAS {blas}")
+    sides = ["raw tok/s", "worker tok/s", "8 settings tok/s"]
+    report.table(["streams", *sides, "raw ms/step", "worker/raw", "mixed/greedy"], rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--vocab", type=int, default=32_000)
     parser.add_argument("--hidden", type=int, default=768)
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="of the BLAS, on both sides")
-    parser.add_argument("--json", type=Path, help="also write the rows here")
-    asyncio.run(measure(parser.parse_args()))
+    asyncio.run(measure(parse(parser, streams=[1, 4], hidden=256, tokens=16, rounds=1)))
 
 
 if __name__ == "__main__":

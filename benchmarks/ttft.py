@@ -11,13 +11,12 @@ the cache take turns, one worker each, so that other load hits both alike. One b
 
 import argparse
 import asyncio
-import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 from backend.pb import backend_pb2 as pb
-from benchmarks.serving import Timeline, Worker, model, table, worker
+from benchmarks.report import Report, arguments, parse
+from benchmarks.serving import Timeline, Worker, model, worker
 
 MESSAGE_BYTES = 200
 
@@ -53,7 +52,7 @@ async def shared_prefix(cached: Worker, cold: Worker, options: argparse.Namespac
             with_cache.append(line.first)
             without.append((await cold.stream(prompt)).first)
         slow, fast = statistics.median(without), statistics.median(with_cache)
-        rows.append([length, options.suffix, 1e3 * slow, 1e3 * fast, slow / fast, options.targets.get(length, "")])
+        rows.append([length, options.suffix, 1e3 * slow, 1e3 * fast, slow / fast])
     return rows
 
 
@@ -107,26 +106,21 @@ async def measure(options: argparse.Namespace) -> None:
         blas = await cached.blas()
         prefixes = await shared_prefix(cached, cold, options)
         follow_ups = await conversations(cached, cold, options)
-    print(f"vocabulary 32000, width {options.hidden}, 8 layers, BLAS {blas}, medians of {options.rounds}; ms\n")
-    print(table(["shared prefix", "suffix", "no cache", "cache", "speed-up", "target"], prefixes))
-    print()
+    report = Report(options)
+    report.note(f"vocabulary 32000, width {options.hidden}, 8 layers, BLAS {blas}, medians of {options.rounds}; ms")
+    report.table(["shared prefix", "suffix", "no cache", "cache", "speed-up"], prefixes)
     headings = ["messages", "tokens", "new", "bound", "no cache", "cache", "speed-up", "of the bound"]
-    print(table(headings, follow_ups))
-    if options.json:
-        options.json.write_text(json.dumps({"prefixes": prefixes, "follow_ups": follow_ups}))
+    report.table(headings, follow_ups)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--prefixes", type=int, nargs="*", default=[1024, 2048, 4096])
     parser.add_argument("--suffix", type=int, default=16)
     parser.add_argument("--messages", type=int, nargs="*", default=[3, 6, 12])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    options.targets = {1024: 8, 2048: 15, 4096: 25}
-    asyncio.run(measure(options))
+    asyncio.run(measure(parse(parser, prefixes=[256], messages=[3], rounds=1)))
 
 
 if __name__ == "__main__":

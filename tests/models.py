@@ -96,6 +96,8 @@ _FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 FAMILIES = tuple(_FAMILIES)
+# One of each kind of cache: whole, sliding window, recurrent state beside it.
+QUICK_FAMILIES = ("qwen3", "gemma3_text", "qwen3_next")
 
 
 def _plain(family: str, *, vocab: int, hidden: int, layers: int, context: int) -> dict[str, Any]:

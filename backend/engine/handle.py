@@ -2,27 +2,28 @@
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from backend.config import ModelConfig
 from backend.core.errors import DeadlineExceeded, ModelNotLoaded, Overloaded, WorkerUnavailable
+from backend.core.logline import logline
 from backend.core.reports import EngineMetrics, EngineState, EngineStatus, ModelFacts, WorkerInfo
 from backend.core.request import Conversation, GenerationRequest
 from backend.engine import reports
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.inbox import Call, Cancel, Inbox, Stop, Submit
-from backend.engine.loader import Loader
+from backend.engine.loading import LoadedModel, load_model
+from backend.engine.loads import Loads
 from backend.engine.preparing.requests import RequestPreparer
-from backend.engine.thread import EngineThread
+from backend.engine.thread import EngineThread, warm_up
 
 log = logging.getLogger(__name__)
 
-CLOSE_SECONDS = 5
+# A thread that computes ends with the process; one that waits has nothing to lose.
+CLOSE_SECONDS = 0.5
 
 
 class EngineHandle:
@@ -30,29 +31,22 @@ class EngineHandle:
 
     def __init__(
         self,
-        loader: Loader,
         *,
+        blas: str = "auto",
+        load: Callable[..., LoadedModel] = load_model,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`load` has the signature of `backend.engine.loading.load_model`; `blas` is what `load_blas` takes."""
         self._loop = asyncio.get_running_loop()
-        self._loader = loader
         self._clock = clock
         self._inbox = Inbox()
         self._thread = EngineThread(
-            self._inbox,
-            Outbox(self._wake),
-            clock,
-            lambda cause: self._wake(partial(self._died, cause)),
-            loader.empty_picture,
+            self._inbox, Outbox(self._wake), clock, lambda cause: self._wake(partial(self._died, cause))
         )
+        self._loads = Loads(self._thread, self._on_engine, load, clock=clock)
         self._death: asyncio.Future[str] = self._loop.create_future()
         self._started_at = clock()
-        self._loading: threading.Event | None = None  # of the load that runs; set, it stops
-        self._prep = ThreadPoolExecutor(1, thread_name_prefix="prep")
-        self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
-        self._load_lock = asyncio.Lock()
-        self._changes: set[asyncio.Task[None]] = set()
-        self._served: RequestPreparer | None = None
+        self._blas_option, self._blas = blas, ""
         self._in_flight = 0
         self._alive = True
 
@@ -76,12 +70,14 @@ class EngineHandle:
     def start(self) -> None:
         """Start the engine thread; it imports mlx_lm there, while the port already answers."""
         self._thread.start()
-        self._inbox.put(Call(self._loader.warm_up, self._warmed_up))
+        self._inbox.put(Call(partial(warm_up, self._blas_option), self._warmed_up))
 
-    def _warmed_up(self, _result: Any, error: Exception | None) -> None:
+    def _warmed_up(self, blas: Any, error: Exception | None) -> None:
         # Without its libraries the engine will never serve; better to say so than to fail every load.
         if error is not None:
             self._wake(partial(self._died, error))
+        else:
+            self._blas = blas
 
     async def died(self) -> str:
         """Wait until the engine thread has died of an error, or hangs; why, in one line."""
@@ -91,112 +87,46 @@ class EngineHandle:
         return self._death.result()
 
     def _watch(self) -> None:
-        started, served = self._thread.heartbeat, self._served
-        limit = served.config.engine.watchdog_s if served else None
+        started, limit = self._thread.heartbeat, self._loads.patience_s
         if started is not None and limit is not None and self._clock() - started > limit and not self._death.done():
             self._alive = False
-            self._death.set_result(f"the engine has been in one step for {limit:g} s")
+            doing = "a load" if self._loads.loading else "one step"
+            self._death.set_result(f"the engine has been in {doing} for {limit:g} s")
 
     async def close(self) -> None:
-        """End everything that runs with `WorkerUnavailable` and join the engine thread."""
+        """End everything that runs with `WorkerUnavailable`; a thread that does not end soon is left behind."""
         self._alive = False
-        self._cancel_load()
+        self._loads.cancel()
         self._inbox.put(Stop())
         ended = await asyncio.to_thread(self._thread.join, CLOSE_SECONDS)
         if not ended:
-            log.error("event=engine_did_not_stop seconds=%d", CLOSE_SECONDS)
-        served, self._served = self._served, None
-        if served is not None:
-            served.closing.set()
-            served.close()
-        self._prep.shutdown(wait=False, cancel_futures=True)
-        self._files.shutdown(wait=False, cancel_futures=True)
+            log.error(logline("engine_did_not_stop", seconds=CLOSE_SECONDS))
+        await self._loads.close()
 
     # Models
 
     async def load(self, config: ModelConfig) -> None:
-        """Load a model in place of the present one; nothing happens if this very configuration is loaded.
-
-        Raises:
-            ModelLoadFailed: With one line that names the file or field; no model is loaded then, unless the
-                files could not even be found, in which case the present model stays.
-            WorkerUnavailable: The engine is stopping or dead.
-        """
-        cancelled = threading.Event()
-        try:
-            await self._to_its_end(self._load_in_turn(config, cancelled))
-        except asyncio.CancelledError:
-            cancelled.set()
-            raise
-
-    async def _load_in_turn(self, config: ModelConfig, cancelled: threading.Event) -> None:
-        async with self._load_lock:
-            if cancelled.is_set() or (self._served is not None and self._served.config == config):
-                return
-            self._loading = cancelled
-            try:
-                path = await self._in_files(self._loader.locate, config, cancelled)
-                await self._drop()
-                await self._load(config, path, cancelled)
-            finally:
-                self._loading = None
-                cancelled.set()
-                if self._served is None:
-                    await asyncio.shield(self._on_engine(lambda: self._thread.replace_session(None)))
-
-    async def _load(self, config: ModelConfig, path: Any, cancelled: Any) -> None:
-        make = partial(self._loader.session, config, path, cancelled, self._thread)
-        loaded = await self._on_engine(make)
-        self._served = await self._loop.run_in_executor(self._prep, self._loader.served, config, loaded)
+        """Load a model in place of the present one; `Loads.load` says what it raises."""
+        await self._loads.load(config)
 
     async def free(self) -> None:
         """Drop the model, ending its requests ABORTED, and stop a load; harmless when there is neither."""
-        self._cancel_load()
-        await self._to_its_end(self._free_in_turn())
+        await self._loads.free()
 
-    def _cancel_load(self) -> None:
-        if self._loading is not None:
-            self._loading.set()
+    def model_config(self) -> ModelConfig | None:
+        """The configuration of the loaded model."""
+        return self._loads.current.config if self._loads.current else None
 
-    async def _free_in_turn(self) -> None:
-        async with self._load_lock:
-            await self._drop()
-
-    async def _to_its_end(self, change: Coroutine[Any, Any, None]) -> None:
-        """Run a change of model whether or not its client stays: half of one would keep a process and memory."""
-        task = self._loop.create_task(change)
-        self._changes.add(task)
-        task.add_done_callback(self._changed)
-        await asyncio.shield(task)
-
-    def _changed(self, task: asyncio.Task[None]) -> None:
-        self._changes.discard(task)
-        if not task.cancelled():
-            task.exception()  # of a client that has left: seen, so that asyncio does not complain
-
-    async def _drop(self) -> None:
-        served, self._served = self._served, None
-        if served is None:
-            return
-        # What waits on the prep thread is not worth preparing any more; closing comes after it.
-        served.closing.set()
-        await self._on_engine(lambda: self._thread.replace_session(None))
-        await self._loop.run_in_executor(self._prep, served.close)
+    def loaded_identity(self) -> str | None:
+        """`ModelOptions.Model` of the loaded model, verbatim."""
+        return self._loads.current.config.identity if self._loads.current else None
 
     def _require(self) -> RequestPreparer:
         if not self._alive:
             raise WorkerUnavailable("the engine is not running")
-        if self._served is None:
+        if self._loads.current is None:
             raise ModelNotLoaded
-        return self._served
-
-    def model_config(self) -> ModelConfig | None:
-        """The configuration of the loaded model."""
-        return self._served.config if self._served else None
-
-    def loaded_identity(self) -> str | None:
-        """`ModelOptions.Model` of the loaded model, verbatim."""
-        return self._served.config.identity if self._served else None
+        return self._loads.current
 
     # Requests
 
@@ -206,12 +136,12 @@ class EngineHandle:
         Raises:
             WorkerError: It is invalid for this model, there is no model, or the queue is full.
         """
-        served = self._require()
-        request = served.check(request)
+        model = self._require()
+        request = model.check(request)
         if request.deadline is not None and request.deadline <= self._clock():
             raise DeadlineExceeded
-        limits = served.config.engine
-        rows = limits.max_rows if served.facts.batchable else 1
+        limits = model.config.engine
+        rows = limits.max_rows if model.facts.batchable else 1
         if self._in_flight >= rows + limits.queue_size:
             raise Overloaded(f"{self._in_flight} requests in flight, limit {rows} + {limits.queue_size}")
         accepted_at = self._clock()
@@ -224,18 +154,18 @@ class EngineHandle:
             clock=self._clock,
         )
         try:
-            prepared = await self._loop.run_in_executor(self._prep, served.prepare, request)
-            constraint = await served.constrain(prepared)
+            prepared = await model.on_prep(model.prepare, request)
+            constraint = await model.constrain(prepared)
             accepted = self._inbox.put(
                 Submit(
                     request=prepared.request,
                     prompt=prepared.prompt,
                     max_tokens=prepared.max_tokens,
                     output=prepared.output,
-                    token_bytes=served.table.bytes_of,
+                    token_bytes=model.table.bytes_of,
                     constraint=constraint,
                     stream=stream,
-                    generation=served.generation,
+                    generation=model.facts.generation,
                     accepted_at=accepted_at,
                 )
             )
@@ -254,47 +184,44 @@ class EngineHandle:
 
     async def tokenize(self, prompt: str | Conversation) -> list[int]:
         """Token ids of a prompt, as Predict would feed a conversation; raw text without special tokens."""
-        served = self._require()
-        return await self._loop.run_in_executor(self._prep, served.tokenize, prompt)
+        model = self._require()
+        return await model.on_prep(model.tokenize, prompt)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of token ids."""
-        served = self._require()
-        return await self._loop.run_in_executor(self._prep, served.detokenize, tokens)
+        model = self._require()
+        return await model.on_prep(model.detokenize, tokens)
 
     # Reports
 
     async def model_facts(self) -> ModelFacts:
         """What a host may want to know of the model."""
-        served = self._require()
-        return await self._loop.run_in_executor(self._prep, served.model_facts)
+        model = self._require()
+        return await model.on_prep(model.model_facts)
 
     def status(self) -> EngineStatus:
         """The state and the memory, as of the last step."""
-        return reports.status(self._state(), self._thread.snapshot)
+        return reports.status(self._state(), self._thread.picture)
 
     def metrics(self) -> EngineMetrics:
         """Speed and totals since the load."""
-        return reports.metrics(self._thread.snapshot)
+        return reports.metrics(self._thread.picture)
 
     def info(self) -> WorkerInfo:
         """Everything the Info service tells."""
         uptime = self._clock() - self._started_at
-        return reports.info(self._served, self._thread.snapshot, self._loader.blas, uptime, self._in_flight)
+        return reports.info(self._loads.current, self._thread.picture, self._blas, uptime, self._in_flight)
 
     def _state(self) -> EngineState:
         if not self._alive:
             return "error"
-        if self._loading is not None:
+        if self._loads.loading:
             return "busy"
-        if self._served is None:
+        if self._loads.current is None:
             return "uninitialized"
         return "busy" if self._in_flight else "ready"
 
     # Crossing
-
-    async def _in_files(self, work: Callable[..., Any], *args: Any) -> Any:
-        return await self._loop.run_in_executor(self._files, work, *args)
 
     async def _on_engine(self, work: Callable[[], Any]) -> Any:
         future: asyncio.Future[Any] = self._loop.create_future()

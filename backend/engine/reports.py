@@ -1,6 +1,10 @@
 """The engine's picture of itself, in the words of `backend.core.reports`."""
 
+import resource
+import sys
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 import backend
 from backend.core.reports import EngineMetrics, EngineState, EngineStatus, WorkerInfo
@@ -8,42 +12,59 @@ from backend.engine.picture import EnginePicture
 from backend.engine.preparing.requests import RequestPreparer
 
 LIBRARIES = ("mlx", "mlx-lm", "grpcio", "llguidance", "transformers")
+STATUS_FILE = Path("/proc/self/status")
 
 
-def resident_bytes() -> int:
-    """Bytes of this process in memory, where the system says so in /proc; else 0."""
+@cache
+def library_versions() -> dict[str, str]:
+    """Versions by name; reads package metadata from disk, once."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def resident_bytes(status_file: Path = STATUS_FILE) -> int:
+    """Bytes of this process in memory now, where the system says so in /proc; else 0."""
     try:
-        with open("/proc/self/status", encoding="ascii") as status:
-            line = next(line for line in status if line.startswith("VmRSS:"))
+        with status_file.open(encoding="ascii") as lines:
+            line = next(line for line in lines if line.startswith("VmRSS:"))
     except (OSError, StopIteration):
         return 0
     return int(line.split()[1]) << 10
 
 
-def status(state: EngineState, snapshot: EnginePicture | None) -> EngineStatus:
-    """State and memory. The total is the process's resident size where known, else MLX's own count."""
-    if snapshot is None:
-        return EngineStatus(state=state, total_bytes=resident_bytes())
-    resident = resident_bytes()
+def peak_bytes() -> int:
+    """The most bytes that this process has had in memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
+
+
+def status(state: EngineState, picture: EnginePicture | None, status_file: Path = STATUS_FILE) -> EngineStatus:
+    """State and memory. The total is the process's resident size where known, else MLX's own count.
+
+    Where only the peak is known, as on macOS, the process's line says that, but never the total: it would not fall
+    when a model is dropped. To ask another program, such as ps, would hold up the event loop.
+    """
+    resident = resident_bytes(status_file)
+    if picture is None:
+        return EngineStatus(state=state, total_bytes=resident or peak_bytes())
     return EngineStatus(
         state=state,
-        total_bytes=resident or snapshot.active_bytes + snapshot.buffer_pool,
+        total_bytes=resident or picture.active_bytes + picture.buffer_pool,
         breakdown={
-            "weights": snapshot.weights,
-            "live_kv": snapshot.live_kv,
-            "cached_kv": snapshot.cached_kv,
-            "buffer_pool": snapshot.buffer_pool,
-            "mlx_active": snapshot.active_bytes,
-            "process": resident,
+            "weights": picture.weights,
+            "live_kv": picture.live_kv,
+            "cached_kv": picture.cached_kv,
+            "buffer_pool": picture.buffer_pool,
+            "mlx_active": picture.active_bytes,
+            "process": resident or peak_bytes(),
         },
     )
 
 
-def metrics(snapshot: EnginePicture | None) -> EngineMetrics:
+def metrics(picture: EnginePicture | None) -> EngineMetrics:
     """Totals since the load; tokens a second over the time spent in decode steps."""
-    if snapshot is None:
+    if picture is None:
         return EngineMetrics()
-    counters = snapshot.counters
+    counters = picture.counters
     seconds = counters.decode_seconds
     return EngineMetrics(
         tokens_per_second=counters.generated_tokens / seconds if seconds else 0.0,
@@ -53,35 +74,35 @@ def metrics(snapshot: EnginePicture | None) -> EngineMetrics:
 
 
 def info(
-    served: RequestPreparer | None, snapshot: EnginePicture | None, blas: str, uptime_s: float, in_flight: int
+    model: RequestPreparer | None, picture: EnginePicture | None, blas: str, uptime_s: float, in_flight: int
 ) -> WorkerInfo:
     """Everything the Info service tells."""
-    details = {name: version(name) for name in LIBRARIES}
-    if served is None:
+    details = library_versions()
+    if model is None:
         return WorkerInfo(version=backend.__version__, blas=blas, uptime_s=uptime_s, details=details)
-    facts = served.facts
-    details |= {"architecture": facts.architecture, "path": facts.path, "serial_reason": facts.serial_reason}
+    facts = model.facts
+    details = details | {"architecture": facts.architecture, "path": facts.path, "serial_reason": facts.serial_reason}
     return WorkerInfo(
         version=backend.__version__,
-        model=served.config.identity,
+        model=model.config.identity,
         context=facts.context_length,
         device=facts.device,
         blas=blas,
         mode="batched" if facts.batchable else "serial",
         uptime_s=uptime_s,
-        cache=snapshot.cache if snapshot else {},
-        queue=_queue(snapshot, in_flight) if snapshot else {},
+        cache=picture.cache if picture else {},
+        queue=_queue(picture, in_flight) if picture else {},
         details={name: text for name, text in details.items() if text},
     )
 
 
-def _queue(snapshot: EnginePicture, in_flight: int) -> dict[str, float]:
-    counters = snapshot.counters
+def _queue(picture: EnginePicture, in_flight: int) -> dict[str, float]:
+    counters = picture.counters
     return {
         "in_flight": in_flight,
-        "waiting": snapshot.waiting,
-        "prefilling": snapshot.prefilling,
-        "decoding": snapshot.decoding,
+        "waiting": picture.waiting,
+        "prefilling": picture.prefilling,
+        "decoding": picture.decoding,
         "requests": counters.requests,
         "failed": counters.failed,
         "cancelled": counters.cancelled,
@@ -92,7 +113,7 @@ def _queue(snapshot: EnginePicture, in_flight: int) -> dict[str, float]:
         "prefilled_tokens": counters.prefilled_tokens,
         "generated_tokens": counters.generated_tokens,
         "decode_steps": counters.decode_steps,
-        "kv_budget_bytes": snapshot.budget,
-        "live_kv_bytes": snapshot.live_kv,
-        "cached_kv_bytes": snapshot.cached_kv,
+        "kv_budget_bytes": picture.budget,
+        "live_kv_bytes": picture.live_kv,
+        "cached_kv_bytes": picture.cached_kv,
     }

@@ -1,6 +1,8 @@
 """The one thread that owns every MLX object: it takes commands, steps the session, and answers for both."""
 
+import importlib
 import logging
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     # Importing the session imports mlx_lm: seconds that the open port must not wait for.
     from backend.engine.batching.session import Session
 
-SNAPSHOT_SECONDS = 0.1
+PICTURE_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ log = logging.getLogger(__name__)
 class EngineThread:
     """Runs until `Stop` or its own death; either way every request it knows gets exactly one end.
 
-    Other threads may read `heartbeat`, `snapshot`, `alive` and put commands in the inbox; the rest is the thread's own.
+    Other threads may read `heartbeat`, `picture`, `alive` and put commands in the inbox; the rest is the thread's own.
     """
 
     def __init__(
@@ -33,21 +35,18 @@ class EngineThread:
         outbox: Outbox,
         clock: Callable[[], float],
         on_death: Callable[[BaseException], None],
-        empty: Callable[[float], EnginePicture],
     ) -> None:
-        """`empty(now)` is the picture while no model is loaded."""
         self._inbox = inbox
         self.outbox = outbox
         self._clock = clock
         self._on_death = on_death
-        self._empty = empty
         self._stopping = False
         self._taken: deque[Command] = deque()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.session: Session | None = None
         self.generation = 0
-        self.snapshot: EnginePicture | None = None
-        self.heartbeat: float | None = None  # when the step that runs now began; None between steps
+        self.picture: EnginePicture | None = None
+        self.heartbeat: float | None = None  # when the step or call that runs now began; None between them
 
     @property
     def alive(self) -> bool:
@@ -96,14 +95,14 @@ class EngineThread:
                 self.session.step()
                 self.heartbeat = None
         # First the picture, then the news: who hears that a request has ended may look at once.
-        self._picture()
+        self._take_picture()
         self.outbox.flush()
 
-    def _picture(self) -> None:
+    def _take_picture(self) -> None:
         now = self._clock()
         idle = self.session is None or not self.session.busy
-        if idle or self.snapshot is None or now - self.snapshot.at >= SNAPSHOT_SECONDS:
-            self.snapshot = self.session.snapshot(now) if self.session else self._empty(now)
+        if idle or self.picture is None or now - self.picture.at >= PICTURE_SECONDS:
+            self.picture = self.session.picture(now) if self.session else _empty_picture(now)
 
     def _obey(self, command: Submit | Call | Stop) -> None:
         match command:
@@ -126,29 +125,37 @@ class EngineThread:
 
     def _call(self, work: Callable[[], Any], done: Callable[[Any, Exception | None], None]) -> None:
         # Events first: a caller that learns of a Free must find the streams it ended already ended.
+        self.heartbeat = self._clock()
         try:
             result, error = work(), None
         except Exception as caught:  # noqa: BLE001  the caller's error, handed back to it
             result, error = None, caught
+        self.heartbeat = None
         self.outbox.flush()
         done(result, error)
 
-    def replace_session(self, make: "Callable[[int], Session] | None") -> "Session | None":
-        """Engine thread only: end what runs, drop the model, then load the next, if any.
+    def install_session(self, make: "Callable[[int], Session]") -> "Session":
+        """Engine thread only: drop the model, then load the next.
 
         Args:
             make: Builds the session of the generation it is given; whatever it raises leaves no model loaded.
         """
+        self.drop_session()
+        self.session = make(self.generation)
+        return self.session
+
+    def drop_session(self) -> None:
+        """Engine thread only: end what runs ABORTED and drop the model, if there is one."""
         old, self.session = self.session, None
         self.generation += 1
         if old is not None:
             old.abort(lambda: RequestAborted("the model was unloaded"))
             self.outbox.flush()
             old.close()
-            del old
-        if make is not None:
-            self.session = make(self.generation)
-        return self.session
+
+    def sign_of_life(self) -> None:
+        """Engine thread only: tell the watchdog that a long piece of work goes on."""
+        self.heartbeat = self._clock()
 
     def _close(self) -> None:
         """Nothing is accepted from here on; everything accepted ends."""
@@ -169,3 +176,24 @@ class EngineThread:
             except Exception:  # the ends below must still go out
                 log.exception("event=session_close_failed")
         self.outbox.flush()
+
+
+def warm_up(blas: str) -> str:
+    """Engine thread: choose the BLAS, then import MLX and what serves a model; the order matters. What BLAS runs.
+
+    Raises:
+        BlasNotFound: A named library cannot be loaded.
+    """
+    from backend.engine.loading.blas import load_blas
+
+    running = load_blas(blas)
+    importlib.import_module("backend.engine.batching.assembly")
+    return running
+
+
+def _empty_picture(now: float) -> EnginePicture:
+    """What it looks like while no model is loaded; while MLX is not imported either, nothing is."""
+    mx: Any = sys.modules.get("mlx.core")
+    if mx is None or not hasattr(mx, "get_cache_memory"):
+        return EnginePicture(at=now)
+    return EnginePicture(at=now, active_bytes=mx.get_active_memory(), buffer_pool=mx.get_cache_memory())

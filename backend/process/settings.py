@@ -4,6 +4,7 @@ A flag wins over the environment; of several variables the first that is set and
 """
 
 import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,10 @@ def _count_or_auto(text: str) -> int | None:
     return None if text.lower() == "auto" else read.integer(0)(text)
 
 
+def _directories(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(os.pathsep)))
+
+
 def _auto_or_flag(text: str) -> bool | None:
     return None if text.lower() == "auto" else read.flag(text)
 
@@ -92,6 +97,12 @@ SETTINGS: Final = (
     _Setting("--prompt-cache-size", _count_or_auto, "auto", "cached sequences at most; 0: no cache; auto: no limit"),
     _Setting("--prompt-cache-bytes", _size_or_auto, "auto", "cached KV at most; auto: a share of what is left"),
     _Setting("--allow-remote-code", read.flag, "false", "let a load that asks for it run a model's code", (), True),
+    _Setting(
+        "--allow-files",
+        _directories,
+        "",
+        f"directories, joined by {os.pathsep!r}, whose templates, tokenizers and adapters any load may read",
+    ),
     _Setting(
         "--log-level", read.one_of("debug", "info", "warning", "error"), "info", "debug, info, warning or error"
     ),
@@ -162,6 +173,7 @@ def _settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Sett
             ),
             cache=CacheConfig(max_sequences=values["prompt_cache_size"], max_bytes=values["prompt_cache_bytes"]),
             allow_remote_code=values["allow_remote_code"],
+            file_roots=values["allow_files"],
         ),
         blas=values["blas"],
         log_level=values["log_level"],

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backend.core.errors import ModelLoadFailed
+from backend.core.model_source import file_path, hub_path
 from backend.pb import backend_pb2 as pb
-
-_HUB_PREFIXES = ("huggingface://", "hf://", "https://huggingface.co/", "http://huggingface.co/")
 
 
 def candidates_of(wire: pb.ModelOptions) -> tuple[str, ...]:
@@ -21,12 +20,13 @@ def candidates_of(wire: pb.ModelOptions) -> tuple[str, ...]:
     model = wire.Model.strip()
     if not model and not wire.ModelFile:
         raise ModelLoadFailed("Model: is empty")
-    if model.startswith(_HUB_PREFIXES):
+    repository = hub_path(model)
+    if repository is not None:
         # An address may go on after the id, as in .../tree/main.
-        owner_and_name = "/".join(_without(_HUB_PREFIXES, model).split("/")[:2])
+        owner_and_name = "/".join(repository.split("/")[:2])
         return tuple(filter(None, (wire.ModelFile, f"hf://{owner_and_name}")))
-    path = _without(("file://",), model)
-    paths = [_without(("file://",), wire.ModelFile)]
+    path = file_path(model)
+    paths = [file_path(wire.ModelFile)]
     if path and wire.ModelPath:
         # An absolute path stays as it is.
         paths.append(str(Path(wire.ModelPath) / path))
@@ -49,13 +49,6 @@ def adapter_of(wire: pb.ModelOptions, exists: Callable[[str], bool]) -> str:
 
 def beside_models(name: str, models: str, exists: Callable[[str], bool]) -> str:
     """A file that a model needs besides its own: in the models directory if it is there, else as named."""
-    name = _without(("file://", *_HUB_PREFIXES), name)
+    name = hub_path(name) or file_path(name)
     joined = str(Path(models) / name) if models else name
     return joined if exists(joined) else name
-
-
-def _without(prefixes: tuple[str, ...], text: str) -> str:
-    for prefix in prefixes:
-        if text.startswith(prefix):
-            return text.removeprefix(prefix)
-    return text

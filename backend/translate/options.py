@@ -68,11 +68,16 @@ ALWAYS_IN_REQUESTS = frozenset({"temperature", "seed"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadDefaults:
-    """The worker's own settings, which a load may override (code execution only with both)."""
+    """The worker's own settings, which a load may override (code execution only with both).
+
+    Attributes:
+        file_roots: Directories that any load may read templates, tokenizers and adapters from.
+    """
 
     engine: EngineConfig = field(default_factory=EngineConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     allow_remote_code: bool = False
+    file_roots: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +120,7 @@ def _config(
             identity=wire.Model,
             candidates=candidates_of(wire),
             adapter=adapter_of(wire, exists),
+            file_roots=tuple(filter(None, (wire.ModelPath, *defaults.file_roots))),
             engine=replace(defaults.engine, **parts["engine"]),
             cache=replace(defaults.cache, **parts["cache"]),
             defaults=replace(Sampling(), **parts["defaults"]),

@@ -87,6 +87,7 @@ def test_numpy_sees_an_evaluated_float32_array_without_a_copy() -> None:
     assert not seen.flags.owndata
 
 
+@pytest.mark.slow
 def test_top_k_of_the_vocabulary_raises_and_breaks_the_threads_random_state() -> None:
     """In mlx-lm's own sampler; why ranges are checked before a request reaches any batch."""
     lines = in_a_process(

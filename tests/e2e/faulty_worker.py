@@ -90,11 +90,10 @@ def plant_in_output() -> None:
 def engine_of(settings: Settings) -> Any:
     """The real engine over a faulty model."""
     from backend.engine.handle import EngineHandle
-    from backend.engine.loader import Loader
     from backend.engine.loading import load_model
 
     plant_in_output()
-    return EngineHandle(Loader(blas=settings.blas, load=FaultyModel(Path(sys.argv[1]), load_model).load))
+    return EngineHandle(blas=settings.blas, load=FaultyModel(Path(sys.argv[1]), load_model).load)
 
 
 if __name__ == "__main__":

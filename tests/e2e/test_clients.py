@@ -142,6 +142,7 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
+@pytest.mark.slow
 def test_row_42_a_slow_reader_holds_up_nobody_and_is_let_go(
     worker: Worker, random_model: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -214,6 +215,7 @@ def test_row_43_requests_start_in_the_order_they_came(worker: Worker) -> None:
     assert ended == list(range(6))
 
 
+@pytest.mark.slow
 def test_row_44_a_prompt_that_can_never_fit_is_refused_and_others_wait(worker: Worker) -> None:
     """Row 44: the cache gives way, then requests wait, and what is alone too large is refused by its size."""
     worker.must_load(TINY_CHAT, "kv_bytes:4MiB")

@@ -13,6 +13,7 @@ from backend.pb import backend_pb2 as pb
 from backend.pb import backend_pb2_grpc as rpc
 from tests.e2e.asking import Answer, prompt, read
 from tests.e2e.worker import CHANNEL_OPTIONS, Worker
+from tests.rounding import tolerance
 
 # Plain KV, sliding windows (two ways), gated delta, attention with Mamba, Mamba alone, experts, and one whose
 # caches cannot be merged.
@@ -90,4 +91,4 @@ def test_an_answer_in_a_crowd_is_the_answer_alone(
     if info.mode == "batched":
         assert figures["generated_tokens"] / figures["decode_steps"] > 2  # rows did run together
     for ours, theirs in zip(crowd, alone, strict=True):
-        assert_same(ours, theirs, WITHIN.get(family, 0.0))
+        assert_same(ours, theirs, tolerance(family, WITHIN))

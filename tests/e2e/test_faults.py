@@ -132,6 +132,7 @@ def test_row_48_a_dead_engine_ends_every_waiter_and_the_process(doomed: Faulty) 
     assert not any("Traceback" in line for line in worker.log.lines)
 
 
+@pytest.mark.slow
 def test_row_49_a_step_that_hangs_is_found_and_ends_the_process(doomed: Faulty) -> None:
     """Row 49: Health fails first, so that the host sees it; then the process is gone."""
     worker = doomed.worker

@@ -131,6 +131,7 @@ def test_row_36_free_in_the_middle_of_answers(worker: Worker) -> None:
     assert stream(worker.stub, prompt(STORY, 4)).last.tokens == 4
 
 
+@pytest.mark.slow
 def test_free_and_loads_against_each_other_leave_a_worker_that_works(
     worker: Worker, random_model: Callable[..., Path]
 ) -> None:
@@ -167,6 +168,7 @@ def _ask_until(over: threading.Event, worker: Worker) -> set[grpc.StatusCode]:
     return codes
 
 
+@pytest.mark.slow
 def test_memory_comes_back_load_after_load(worker: Worker, random_model: Callable[..., Path]) -> None:
     sizes: list[int] = []
     for _ in range(4):

@@ -1,6 +1,7 @@
 """Loads that cannot be: each says in one line what is wrong, and the worker goes on."""
 
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -18,7 +19,7 @@ Spoil = Callable[[Path], None]
 
 def refused(worker: Worker, folder: Path | str, *words: str, **fields: Any) -> str:
     """Assert that a load fails in one line with these words; the line."""
-    result = worker.load(folder, **fields)
+    result = worker.load(folder, *fields.pop("Options", ()), **fields)
     assert not result.success
     assert "\n" not in result.message
     assert len(result.message.encode()) <= 1024
@@ -132,6 +133,7 @@ ROW_31: list[tuple[str, Spoil, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spoil", "words"), [row[1:] for row in ROW_30], ids=[row[0] for row in ROW_30])
 def test_row_30_a_model_directory_with_something_missing_or_wrong(
     worker: Worker, copy: Path, spoil: Spoil, words: str
@@ -142,6 +144,7 @@ def test_row_30_a_model_directory_with_something_missing_or_wrong(
     assert worker.info.Get(pb.InfoRequest(), timeout=5).model in ("", str(TINY_CHAT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spoil", "words"), [row[1:] for row in ROW_31], ids=[row[0] for row in ROW_31])
 def test_row_31_weights_that_are_cut_or_lie(worker: Worker, copy: Path, spoil: Spoil, words: str) -> None:
     """Row 31: MLX must not be trusted to notice, nor to raise one kind of error."""
@@ -224,3 +227,24 @@ def test_a_failed_load_leaves_no_model_of_two(worker: Worker, copy: Path) -> Non
     worker.must_load()
     again = stream(worker.stub, prompt("Once upon a time", 4))
     assert again.text == running.text
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_and_the_worker_goes_on(worker: Worker, copy: Path) -> None:
+    os.mkfifo(copy / "pipe.jinja")
+    refused(worker, copy, "pipe.jinja", "not a regular file", Options=["chat_template_file:pipe.jinja"])
+    (copy / "model.safetensors").unlink()
+    os.mkfifo(copy / "model.safetensors")
+    refused(worker, copy, "model.safetensors", "not a regular file")
+    worker.must_load()
+
+
+def test_the_workers_own_secrets_are_no_template(worker: Worker, copy: Path) -> None:
+    refused(worker, copy, "chat_template_file", Options=["chat_template_file:/proc/self/environ"])
+    (copy / "chat_template.jinja").unlink(missing_ok=True)
+    (copy / "chat_template.jinja").symlink_to("/proc/self/environ")
+    refused(worker, copy, "chat_template.jinja")
+
+
+def test_a_file_address_may_have_encoded_characters(worker: Worker, copy: Path) -> None:
+    spaced = copy.rename(copy.with_name("with space"))
+    worker.must_load(f"file://{str(spaced).replace(' ', '%20')}")

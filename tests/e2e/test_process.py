@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
@@ -17,6 +18,7 @@ from backend.pb import backend_pb2 as pb
 from backend.pb.backend_pb2_grpc import BackendStub
 from tests.e2e.asking import finish, prompt, running, stream
 from tests.e2e.worker import ROOT, TINY_CHAT, Worker, wait_until
+from tests.observed import is_running
 
 STORY = "Once upon a time"
 EMPTY = pb.HealthMessage()
@@ -49,6 +51,7 @@ def test_row_50_a_stream_longer_than_the_grace_is_cut() -> None:
         assert worker.wait(5) == 0
 
 
+@pytest.mark.slow
 def test_row_51_every_exit_is_clean_whatever_runs() -> None:
     """Row 51: a live thread with MLX objects aborts some exits; tests/process has many more."""
     for index in range(6):
@@ -82,7 +85,7 @@ def test_row_52_the_worker_follows_a_host_that_was_killed() -> None:
             with running(stub, ENDLESS):
                 host.kill()
                 host.wait(10)
-                wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the worker follows", 5)
+                wait_until(lambda: not is_running(pid), "the worker follows", 5)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pytest
 
 from backend.config import EngineConfig
 from backend.core.errors import InvalidRequest
@@ -56,6 +57,7 @@ def outcome(answer: Answer, schema: dict[str, Any]) -> str:
     return "valid"
 
 
+@pytest.mark.slow
 def test_answers_to_500_random_schemas_validate(random_model: Callable[..., Path]) -> None:
     schemas = [random_schema(random.Random(n), n * (DEEPEST + 1) // SCHEMAS) for n in range(SCHEMAS)]
 

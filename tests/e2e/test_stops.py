@@ -47,6 +47,7 @@ def test_row_14_stop_strings_are_bounded_in_number_and_length(worker: Worker, st
     answer.refused(grpc.StatusCode.INVALID_ARGUMENT, "StopPrompts")
 
 
+@pytest.mark.slow
 def test_row_26_bytes_that_are_no_text_never_reach_the_client(
     worker: Worker, random_model: Callable[..., Path]
 ) -> None:

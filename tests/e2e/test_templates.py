@@ -58,6 +58,7 @@ ESCAPES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("escape", ESCAPES)
 def test_row_22_a_template_that_reaches_out_gets_nothing(
     worker: Worker, with_template: Callable[[str], Path], escape: str
@@ -77,6 +78,7 @@ LOOPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
 def test_row_23_a_template_without_end_is_bounded_and_holds_up_nobody(
     worker: Worker, with_template: Callable[[str], Path], loop: str

@@ -17,6 +17,7 @@ import grpc
 
 from backend.pb import backend_pb2 as pb
 from backend.pb import backend_pb2_grpc as rpc
+from tests import observed
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY_CHAT = ROOT / "examples" / "tiny-chat" / "model"
@@ -172,20 +173,8 @@ class Worker:
 
     def threads(self) -> Counter[str]:
         """Threads by the name that the system has for them."""
-        names: Counter[str] = Counter()
-        for task in Path(f"/proc/{self.pid}/task").iterdir():
-            try:
-                names[(task / "comm").read_text().strip()] += 1
-            except FileNotFoundError:  # ended meanwhile
-                continue
-        return names
+        return observed.threads(self.pid)
 
     def descriptors(self) -> Counter[str]:
         """Open descriptors by what they are."""
-        kinds: Counter[str] = Counter()
-        for link in Path(f"/proc/{self.pid}/fd").iterdir():
-            try:
-                kinds[re.sub(r"\d+", "N", os.readlink(link))] += 1
-            except FileNotFoundError:
-                continue
-        return kinds
+        return observed.descriptors(self.pid)

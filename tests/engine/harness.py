@@ -11,7 +11,7 @@ from backend.core.errors import WorkerError
 from backend.core.events import Delta, Failed, Finished, TokenLogprob
 from backend.core.request import Conversation, GenerationRequest, Sampling
 from backend.engine.handle import EngineHandle
-from backend.engine.loader import Loader
+from backend.engine.loading import LoadedModel, load_model
 
 T = TypeVar("T")
 NO_CACHE = CacheConfig(max_sequences=0)
@@ -79,12 +79,15 @@ def model_config(
 
 
 def with_engine(
-    config: ModelConfig | None, body: Callable[[EngineHandle], Awaitable[T]], *, loader: Loader | None = None
+    config: ModelConfig | None,
+    body: Callable[[EngineHandle], Awaitable[T]],
+    *,
+    load: Callable[..., LoadedModel] = load_model,
 ) -> T:
     """Start an engine, load, run `body`, stop; the engine thread is gone afterwards."""
 
     async def run() -> T:
-        engine = EngineHandle(loader or Loader(blas="reference"))
+        engine = EngineHandle(blas="reference", load=load)
         engine.start()
         try:
             if config is not None:

@@ -1,10 +1,12 @@
 """What one request's or one step's failure may cost, and what it may not."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -21,7 +23,6 @@ from backend.core.errors import (
 )
 from backend.core.request import Grammar, Sampling
 from backend.engine.handle import EngineHandle
-from backend.engine.loader import Loader
 from tests.engine.faulty import FaultyModel
 from tests.engine.harness import Answer, model_config, read, request, with_engine
 from tests.models import write_model
@@ -47,8 +48,7 @@ def run(
         engine=EngineConfig(**{"prefill_chunk": 32, **engine}),  # type: ignore[arg-type]
         cache=CacheConfig() if cache else CacheConfig(max_sequences=0),
     )
-    loader = Loader(blas="reference", load=model.load)
-    with_engine(config, lambda handle: body(handle, model), loader=loader)
+    with_engine(config, lambda handle: body(handle, model), load=model.load)
 
 
 async def settled(handle: EngineHandle) -> dict[str, float]:
@@ -221,15 +221,26 @@ def test_a_free_aborts_what_runs_and_returns_the_memory(path: Path) -> None:
     run(path, body)
 
 
-def test_a_failed_load_leaves_the_present_model_if_the_path_is_wrong(path: Path, tmp_path: Path) -> None:
+def test_a_load_whose_files_are_wrong_leaves_the_present_model(path: Path, tmp_path: Path) -> None:
     async def body(handle: EngineHandle, model: FaultyModel) -> None:
         answer = await read(handle, request("x", n=5))
+        broken = Path(copytree(path, tmp_path / "broken"))
+        (broken / "tokenizer.json").write_text("{}")
+        for config in (model_config(tmp_path / "absent"), model_config(broken), model_config(path, adapter="absent")):
+            with pytest.raises(ModelLoadFailed):
+                await handle.load(config)
+            assert (await read(handle, request("x", n=5))).logprobs == answer.logprobs
+
+    run(path, body)
+
+
+def test_a_model_that_does_not_fit_its_configuration_leaves_none(path: Path, tmp_path: Path) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        broken = Path(copytree(path, tmp_path / "broken"))
+        config = json.loads((broken / "config.json").read_text())
+        (broken / "config.json").write_text(json.dumps(config | {"hidden_size": 128}))
         with pytest.raises(ModelLoadFailed):
-            await handle.load(model_config(tmp_path / "absent"))
-        assert (await read(handle, request("x", n=5))).logprobs == answer.logprobs
-        (tmp_path / "config.json").write_text("{}")
-        with pytest.raises(ModelLoadFailed):
-            await handle.load(model_config(tmp_path))
+            await handle.load(model_config(broken))
         assert isinstance((await read(handle, request("x"))).error, ModelNotLoaded)
 
     run(path, body)
@@ -274,6 +285,7 @@ def test_a_prompt_as_long_as_the_context_is_refused_with_both_lengths(path: Path
     run(path, body, cache=False, prefill_chunk=512)
 
 
+@pytest.mark.slow
 def test_a_budget_too_small_for_all_makes_rows_wait_or_come_back_but_changes_no_answer(path: Path) -> None:
     prompts = [f"{i} budget " * 12 for i in range(6)]
 
@@ -331,7 +343,7 @@ def test_a_command_that_fails_ends_its_own_request_and_loses_no_other(path: Path
 
 def test_a_free_ends_what_waits_for_its_grammar_as_aborted(path: Path) -> None:
     async def body(handle: EngineHandle, model: FaultyModel) -> None:
-        served = handle._served
+        served = handle._loads.current
         assert served is not None
         gate = threading.Event()
         served.compiler._executor.submit(gate.wait, 20)
@@ -360,7 +372,7 @@ def test_a_free_stops_a_load_that_runs(path: Path) -> None:
                 time.sleep(0.01)
             raise ModelLoadFailed("cancelled")
 
-        other = EngineHandle(Loader(blas="reference", load=slow_load))  # type: ignore[arg-type]
+        other = EngineHandle(blas="reference", load=slow_load)  # type: ignore[arg-type]
         other.start()
         load = asyncio.create_task(other.load(model_config(path)))
         await asyncio.to_thread(begun.wait, 20)

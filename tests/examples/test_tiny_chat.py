@@ -31,6 +31,7 @@ def tokenizer() -> Any:
     return load_tokenizer(MODEL)
 
 
+@pytest.mark.slow
 def test_every_answer_of_the_committed_model_holds_what_it_must() -> None:
     wrong = [(o.check.asked, o.answer) for o in check.run_checks(MODEL) if not o.passed]
     assert wrong == []

@@ -51,6 +51,7 @@ def active() -> int:
     return mx.get_active_memory()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hybrid", [False, True])
 def test_accounted_bytes_are_real_bytes_after_a_thousand_turns(hybrid: bool) -> None:
     rng = np.random.default_rng(1)

@@ -270,6 +270,7 @@ def _never_changes(plan: Any) -> Any:
     return plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BUGS))
 def test_a_planted_bug_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     owner, attribute, bug = BUGS[name]

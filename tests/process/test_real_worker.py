@@ -1,5 +1,6 @@
 """The life of a worker that has its real engine, with the small model of this repository."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -103,5 +104,7 @@ def test_it_ends_in_mid_stream_when_its_parent_is_killed() -> None:
 
 
 def test_the_script_starts_the_real_worker() -> None:
-    run = subprocess.run([ROOT / "run.sh", "--version"], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    env = {**os.environ, "MLX_WORKER_PYTHON": sys.executable}
+    command = [ROOT / "run.sh", "--version"]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert run.stdout.startswith("mlx-worker ")

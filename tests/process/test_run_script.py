@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.process.spawned import PATIENCE, ROOT
 
 SCRIPT = ROOT / "run.sh"
@@ -51,7 +49,14 @@ def test_it_finds_the_environment_beside_it(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc to see the process")
+def test_without_an_environment_it_ends_at_once_and_says_what_to_run(tmp_path: Path) -> None:
+    shutil.copy(SCRIPT, tmp_path / "run.sh")
+    env = {**os.environ, "MLX_WORKER_PYTHON": ""}
+    run = subprocess.run([str(tmp_path / "run.sh")], env=env, capture_output=True, text=True, timeout=PATIENCE)
+    assert run.returncode != 0
+    assert len(run.stderr.splitlines()) == 1 and f"run make setup in {tmp_path}" in run.stderr
+
+
 def test_it_ends_in_exec_so_that_signals_reach_the_worker(tmp_path: Path) -> None:
     shutil.copy(SCRIPT, tmp_path / "run.sh")
     python = tmp_path / "python"

@@ -52,6 +52,7 @@ def test_every_setting_has_a_variable_that_does_what_its_flag_does() -> None:
         "--prompt-cache-size": "0",
         "--prompt-cache-bytes": "7",
         "--allow-remote-code": "true",
+        "--allow-files": "/a:/b",
         "--log-level": "debug",
     }
     assert values.keys() == {setting.flag for setting in SETTINGS}

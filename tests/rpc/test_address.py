@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from backend.rpc.address import MAX_SOCKET_PATH, Address, AddressError, SocketClaim
+from tests import observed
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_a_directory_that_is_a_file_is_refused_with_the_reason(tmp_path: Path) -
 
 def test_a_refused_claim_leaves_no_descriptor_open(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("")
-    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    before = observed.descriptors(os.getpid()).total()
     with pytest.raises(AddressError):
         SocketClaim(tmp_path / "s").take()
-    assert (len(os.listdir("/proc/self/fd")) if before else 0) == before
+    assert observed.descriptors(os.getpid()).total() == before

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import mlx.core as mx
 
@@ -29,21 +28,13 @@ CACHE_SHARE = 0.5
 
 
 def make_session(
-    config: ModelConfig,
-    path: Path,
-    generation: int,
-    *,
-    load: Callable[..., LoadedModel],
-    outbox: Outbox,
-    clock: Callable[[], float],
-    cancelled: Callable[[], bool],
+    config: ModelConfig, generation: int, *, loaded: LoadedModel, outbox: Outbox, clock: Callable[[], float]
 ) -> Session:
-    """Load the model and everything that serves it.
+    """Everything that serves a loaded model.
 
     Raises:
-        ModelLoadFailed: Naming the file or field.
+        ModelLoadFailed: The device has no room for a prompt beside the weights.
     """
-    loaded = load(config, path, cancelled=cancelled)
     budget = _budget(config.engine, loaded)
     return Session(
         loaded=loaded,

@@ -129,7 +129,7 @@ class Session:
         gc.collect()
         mx.clear_cache()
 
-    def snapshot(self, now: float) -> EnginePicture:
+    def picture(self, now: float) -> EnginePicture:
         """A picture of the session for other threads."""
         return EnginePicture(
             at=now,

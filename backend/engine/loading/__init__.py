@@ -5,20 +5,20 @@ than loading them.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 from backend.config import ModelConfig
+from backend.engine.loading.files import ModelFiles, open_files
 from backend.engine.loading.kv_cost import KVCost
 from backend.engine.loading.loaded import LoadedModel
 from backend.engine.loading.locate import locate_model
 from backend.engine.loading.progress import Progress
 
-__all__ = ["KVCost", "LoadedModel", "Progress", "load_model", "locate_model"]
+__all__ = ["KVCost", "LoadedModel", "ModelFiles", "Progress", "load_model", "locate_model", "open_files"]
 
 
 def load_model(
     config: ModelConfig,
-    path: Path | None = None,
+    files: ModelFiles | None = None,
     *,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] = lambda: False,
@@ -26,7 +26,7 @@ def load_model(
     """Load, adapt and try out a model. Engine thread only.
 
     Args:
-        path: The model's directory; None locates it first, by network if it must.
+        files: What `open_files` found; None opens them first, by network if it must.
         progress: Told bytes done and in all, from this thread.
         cancelled: Asked between steps; true ends the load.
 
@@ -35,5 +35,5 @@ def load_model(
     """
     from backend.engine.loading.model import load  # imports MLX
 
-    directory = path or locate_model(config, progress=progress, cancelled=cancelled)
-    return load(config, directory, progress=progress, cancelled=cancelled)
+    files = files or open_files(config, progress=progress, cancelled=cancelled)
+    return load(config, files, progress=progress, cancelled=cancelled)

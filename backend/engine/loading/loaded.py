@@ -44,13 +44,3 @@ class LoadedModel:
     kv_cost: KVCost
     device: str
     new_cache: Callable[[], list[Any]]
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes that one more token costs a long row: only layers that keep every token grow."""
-        return self.kv_cost.per_token
-
-    @property
-    def state_bytes_per_row(self) -> int:
-        """Bytes of a long row that do not depend on its length: full windows and recurrent states."""
-        return self.kv_cost.fixed + sum(kept * size for kept, size in self.kv_cost.windows)

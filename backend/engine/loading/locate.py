@@ -1,13 +1,33 @@
-"""The directory of everything a load names: the model, an adapter, another tokenizer."""
+"""Where everything is that a load names: the model, an adapter, another tokenizer."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed
+from backend.core.model_source import FILE_PREFIX, file_path, hub_path
 from backend.engine.loading.download import MODEL_FILES, TOKENIZER_FILES, download
 from backend.engine.loading.progress import Progress
-from backend.engine.loading.resolve import Local, resolve
+
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+# A file of a model directory that names the directory.
+_MEMBER_SUFFIXES = (".safetensors", ".json")
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A directory on this machine."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """A repository of the hub that `HF_ENDPOINT` names, such as `owner/name`."""
+
+    repository: str
 
 
 def locate_model(
@@ -27,23 +47,70 @@ def locate_model(
     )
 
 
-def locate_extra(field: str, name: str, model: Path, *, cancelled: Callable[[], bool]) -> Path | None:
-    """The directory of an adapter or a tokenizer: a path, one below the model's directory, or a repository.
-
-    Returns:
-        None if `name` is empty.
+def resolve_extra(field: str, name: str, model: Path) -> Local | Hub:
+    """Where an adapter or a tokenizer is: a path, one below the model's directory, or a repository.
 
     Raises:
         ModelLoadFailed: Naming the field.
     """
-    if not name:
-        return None
-    candidates = (name,) if name.startswith("/") else (str(model / name), name)
+    candidates = (name,) if name.startswith(("/", FILE_PREFIX)) else (str(model / name), name)
     try:
-        place = resolve(candidates)
+        return resolve(candidates)
     except ModelLoadFailed as error:
         raise ModelLoadFailed(f"{field}: {error.message}") from None
-    if isinstance(place, Local):
-        return place.path
+
+
+def fetch_extra(place: Hub, *, progress: Progress | None, cancelled: Callable[[], bool]) -> Path:
+    """The directory of a repository that holds an adapter or a tokenizer, downloaded first."""
     patterns = (*TOKENIZER_FILES, "adapters.safetensors")
-    return download(place.repository, revision="", patterns=patterns, progress=None, cancelled=cancelled)
+    return download(place.repository, revision="", patterns=patterns, progress=progress, cancelled=cancelled)
+
+
+def resolve(candidates: Sequence[str]) -> Local | Hub:
+    """The first candidate that exists on disk, else the last one as a hub repository.
+
+    A `.safetensors` or `.json` file stands for its directory. An absolute path never becomes a hub's name.
+
+    Raises:
+        ModelLoadFailed: Nothing exists and the last candidate names no repository either.
+    """
+    named = [candidate for candidate in candidates if candidate.strip()]
+    if not named:
+        raise ModelLoadFailed("Model: no model is named")
+    for candidate in named:
+        path = _path_of(candidate)
+        # A name that is too long for the file system, or has a NUL, does not exist.
+        if path is not None and _exists(path):
+            return Local(_directory_of(path))
+    repository = _repository_of(named[-1])
+    if repository is None:
+        raise ModelLoadFailed(f"model path does not exist: {named[-1]}")
+    return Hub(repository)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _path_of(candidate: str) -> Path | None:
+    if hub_path(candidate) is not None:
+        return None
+    path = Path(file_path(candidate))
+    return path.expanduser() if candidate.startswith("~/") else path
+
+
+def _directory_of(path: Path) -> Path:
+    if path.is_dir():
+        return path.absolute()
+    if path.name.endswith(_MEMBER_SUFFIXES):
+        return path.absolute().parent
+    raise ModelLoadFailed(f"{path}: is a file; a directory with config.json and model*.safetensors is needed")
+
+
+def _repository_of(candidate: str) -> str | None:
+    name = candidate.strip()
+    name = hub_path(name) or name
+    return name if _REPOSITORY.fullmatch(name) else None

@@ -16,16 +16,15 @@ from mlx_lm.utils import load_model as load_checkpoint
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed
 from backend.core.logline import logline
-from backend.engine.loading import checkpoint
 from backend.engine.loading.context import served_context
 from backend.engine.loading.dtype import main_dtype, preferred_dtype
 from backend.engine.loading.failures import check_cancelled, guarded
+from backend.engine.loading.files import ModelFiles
 from backend.engine.loading.fingerprint import namespace
 from backend.engine.loading.loaded import LoadedModel
-from backend.engine.loading.locate import locate_extra
 from backend.engine.loading.probe import ProbeFailed, ProbeResult, probe
 from backend.engine.loading.progress import Progress, ProgressLog
-from backend.engine.loading.tokenizer import load_tokenizer
+from backend.engine.loading.vocabulary import check_vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +35,15 @@ _EVAL_BYTES = 256 << 20
 
 
 def load(
-    config: ModelConfig, directory: Path, *, progress: Progress | None, cancelled: Callable[[], bool]
+    config: ModelConfig, files: ModelFiles, *, progress: Progress | None, cancelled: Callable[[], bool]
 ) -> LoadedModel:
-    """Load, adapt and probe the model in `directory`.
+    """Load, adapt and probe the model of these files.
 
     Raises:
         ModelLoadFailed: One line that names the file or field.
     """
     try:
-        return _load(config, directory, progress=progress, cancelled=cancelled)
+        return _load(config, files, progress=progress, cancelled=cancelled)
     except ModelLoadFailed as error:
         message = error.message
     # The first error's traceback holds the half-loaded model; so does cyclic garbage. A new error holds nothing.
@@ -54,13 +53,10 @@ def load(
 
 
 def _load(
-    config: ModelConfig, directory: Path, *, progress: Progress | None, cancelled: Callable[[], bool]
+    config: ModelConfig, files: ModelFiles, *, progress: Progress | None, cancelled: Callable[[], bool]
 ) -> LoadedModel:
     _check_options(config)
-    checkpoint.check_config(directory, trust_remote_code=config.trust_remote_code)
-    checkpoint.check_weights(directory)
-    adapter = locate_extra("LoraAdapter", config.adapter, directory, cancelled=cancelled)
-    tokenizer_path = locate_extra("Tokenizer", config.tokenizer, directory, cancelled=cancelled) or directory
+    directory, adapter, tokenizer = files.directory, files.adapter, files.tokenizer
     check_cancelled(cancelled)
     model, settings = guarded(
         str(directory),
@@ -72,10 +68,9 @@ def _load(
     if wanted:
         _cast(model, DTYPES[wanted])
     _evaluate(model, directory, ProgressLog("weights", directory.name, progress), cancelled)
-    tokenizer = load_tokenizer(config, tokenizer_path, settings)
-    check_cancelled(cancelled)
     new_cache = _cache_maker(model, config.max_kv_size)
     result = _probed(model, new_cache, directory)
+    check_vocabulary(files, model, result.vocab_size)
     check_cancelled(cancelled)
     dtype = main_dtype(_parameters(model))
     facts = f"{dtype} mlx={version('mlx')} mlx_lm={version('mlx-lm')}"
@@ -89,7 +84,7 @@ def _load(
         eos_ids=frozenset(int(t) for t in tokenizer.eos_token_ids if 0 <= int(t) < result.vocab_size),
         namespace=guarded(
             str(directory),
-            lambda: namespace(config, directory, tokenizer=tokenizer_path, adapter=adapter, facts=facts),
+            lambda: namespace(config, directory, tokenizer=files.tokenizer_directory, adapter=adapter, facts=facts),
         ),
         weight_bytes=_weight_bytes(model),
         dtype=dtype,

@@ -5,23 +5,30 @@ from pathlib import Path
 from typing import Any
 
 from mlx_lm.utils import load_tokenizer as load_wrapped
+from transformers.utils import logging as transformers_log
 
-from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed
 from backend.engine.loading.checkpoint import read_json
 from backend.engine.loading.failures import guarded
 
+# What it has to say goes into our log, in our form, and not past it.
+transformers_log.disable_default_handler()
+transformers_log.enable_propagation()
+
 _FILES = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "tokenizer_config.json", "vocab.json")
 
 
-def load_tokenizer(config: ModelConfig, directory: Path, settings: Mapping[str, Any]) -> Any:
-    """mlx-lm's TokenizerWrapper for the files in `directory`.
+def load_tokenizer(
+    directory: Path, *, settings: Mapping[str, Any], template: str = "", trust_remote_code: bool = False
+) -> Any:
+    """mlx-lm's TokenizerWrapper for the files in `directory`. Any thread, once mlx_lm is imported.
 
     Args:
         settings: The model's config.json, for the tokens that end an answer.
+        template: A chat template in place of the tokenizer's own.
 
     Raises:
-        ModelLoadFailed: Naming the tokenizer's file, or the template's.
+        ModelLoadFailed: Naming the tokenizer's file.
     """
     if not any((directory / name).is_file() for name in _FILES):
         raise ModelLoadFailed(f"{directory}: has no tokenizer ({', '.join(_FILES[:3])})")
@@ -29,9 +36,8 @@ def load_tokenizer(config: ModelConfig, directory: Path, settings: Mapping[str, 
         if (directory / name).is_file():
             read_json(directory / name)
     extra: dict[str, Any] = {"local_files_only": True}
-    if config.trust_remote_code:
+    if trust_remote_code:
         extra["trust_remote_code"] = True
-    template = _template(config)
     if template:
         # Given at construction, so that mlx-lm infers tool markers from the template in use.
         extra["chat_template"] = template
@@ -39,15 +45,6 @@ def load_tokenizer(config: ModelConfig, directory: Path, settings: Mapping[str, 
         f"{directory}: tokenizer",
         lambda: load_wrapped(directory, extra, eos_token_ids=_eos_token_ids(settings)),
     )
-
-
-def _template(config: ModelConfig) -> str:
-    if config.chat_template:
-        return config.chat_template
-    if not config.chat_template_file:
-        return ""
-    path = Path(config.chat_template_file)
-    return guarded(f"chat_template_file: {path}", lambda: path.read_text(encoding="utf-8"))
 
 
 def _eos_token_ids(settings: Mapping[str, Any]) -> int | list[int] | None:

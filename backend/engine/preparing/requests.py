@@ -1,10 +1,14 @@
-"""What the event-loop side knows of a loaded model: how to prepare a request for it, and its facts."""
+"""Prepares requests for the loaded model: rendered, encoded, checked, constrained."""
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from backend.config import ModelConfig
 from backend.core.constraint import Constraint
@@ -12,44 +16,14 @@ from backend.core.errors import InvalidRequest, Overloaded, RequestAborted, Work
 from backend.core.reports import ModelFacts
 from backend.core.request import Conversation, GenerationRequest, Message
 from backend.engine.preparing.constraining import GrammarChoice, WantedGrammar
+from backend.engine.preparing.facts import LoadedFacts
 from backend.grammar.compiler import GrammarCompiler
 from backend.output import OutputFormat, OutputStream, TokenTable
 from backend.prompt.preparer import EncodedPrompt, PromptPreparer
 
-if TYPE_CHECKING:
-    from backend.engine.loading import LoadedModel
-
 COMPILE_SECONDS = 10
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedFacts:
-    """What is worth telling about a loaded model; no MLX object among it, so any thread may hold it."""
-
-    path: str
-    architecture: str
-    vocab_size: int
-    context_length: int
-    weight_bytes: int
-    eos_ids: frozenset[int]
-    batchable: bool
-    serial_reason: str
-    device: str
-
-    @classmethod
-    def of(cls, loaded: "LoadedModel") -> "LoadedFacts":
-        """The facts of a model just loaded."""
-        return cls(
-            path=str(loaded.path),
-            architecture=str(loaded.config.get("model_type", "")),
-            vocab_size=loaded.vocab_size,
-            context_length=loaded.context_length,
-            weight_bytes=loaded.weight_bytes,
-            eos_ids=loaded.eos_ids,
-            batchable=loaded.batchable,
-            serial_reason=loaded.serial_reason,
-            device=loaded.device,
-        )
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +39,31 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestPreparer:
-    """The prep thread's tools for one load. Immutable; `preparer` is used on the prep thread alone."""
+    """One load's tools. Immutable.
+
+    Attributes:
+        prompts: Used on the prep thread alone.
+        prep: The prep thread, this load's own: one that never comes back holds up no other load.
+        closing: Set by the event loop: prepare nothing more.
+    """
 
     config: ModelConfig
-    generation: int
     facts: LoadedFacts
-    preparer: PromptPreparer
+    prep: Executor
+    prompts: PromptPreparer
     table: TokenTable
     format: OutputFormat
     grammars: GrammarChoice
     compiler: GrammarCompiler
-    closing: threading.Event = field(default_factory=threading.Event)  # set by the loop: prepare nothing more
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    async def on_prep(self, work: Callable[..., T], *args: Any) -> T:
+        """What `work` returns; it runs on the prep thread. Event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.prep, work, *args)
 
     def close(self) -> None:
         """Stop the render process and the grammar compiler; prep thread only."""
-        self.preparer.close()
+        self.prompts.close()
         self.compiler.close()
 
     async def constrain(self, prepared: Prepared) -> Constraint | None:
@@ -120,7 +104,8 @@ class RequestPreparer:
         """
         if self.closing.is_set():
             raise RequestAborted("the model was unloaded")
-        prompt = self.preparer.prepare(request.prompt)
+        prompt = self.prompts.prepare(request.prompt)
+        self._check_tokens(prompt.tokens)
         n, context = len(prompt.tokens), self.facts.context_length
         if n >= context:
             raise InvalidRequest("Prompt", f"prompt is {n} tokens, context is {context}")
@@ -140,11 +125,17 @@ class RequestPreparer:
             grammar=self.grammars.wanted(request, prompt),
         )
 
+    def _check_tokens(self, tokens: NDArray[np.int32]) -> None:
+        # What a template, a post-processor or an added token makes of a text is the tokenizer's own affair.
+        highest = int(tokens.max(initial=0))
+        if highest >= self.facts.vocab_size:
+            raise InvalidRequest("Prompt", f"has token {highest}, the model's tokens are below {self.facts.vocab_size}")
+
     def tokenize(self, prompt: str | Conversation) -> list[int]:
         """Token ids of a prompt; prep thread only."""
         if isinstance(prompt, str):
-            return self.preparer.encode(prompt, add_special_tokens=False).tolist()
-        return self.preparer.prepare(prompt).tokens.tolist()
+            return self.prompts.encode(prompt, add_special_tokens=False).tolist()
+        return self.prompts.prepare(prompt).tokens.tolist()
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of tokens, incomplete characters left out.
@@ -165,7 +156,7 @@ class RequestPreparer:
         form = self.format
         example = Conversation(messages=(Message(role="user", content="Hello"),))
         try:
-            rendered = self.preparer.render(example)
+            rendered = self.prompts.render(example)
         except InvalidRequest:
             rendered = ""
         markers = {

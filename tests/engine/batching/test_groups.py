@@ -7,7 +7,7 @@ from backend.config import EngineConfig
 from backend.engine.batching.groups import padding
 from backend.engine.handle import EngineHandle
 from tests.engine.faulty import FaultyModel
-from tests.engine.harness import Answer, Loader, model_config, read, request, with_engine
+from tests.engine.harness import Answer, model_config, read, request, with_engine
 from tests.models import write_model
 
 BYTES_PER_TOKEN = 512
@@ -37,7 +37,7 @@ def test_a_long_row_does_not_pad_the_short_ones_and_no_answer_changes(tmp_path: 
         return [await read(handle, item) for item in (*short, *long)]
 
     config = model_config(path, engine=EngineConfig(prefill_chunk=256))
-    together = with_engine(config, crowd, loader=Loader(blas="reference", load=model.load))
+    together = with_engine(config, crowd, load=model.load)
     shapes = {rows for rows, tokens in model.calls if tokens == 1}
     assert 5 in shapes and 2 in shapes and 7 not in shapes
     # Two rows of 1,750 tokens and five of 50, in blocks of 256; padded to the longest they would be 7 x 2,048.

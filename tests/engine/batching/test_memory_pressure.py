@@ -21,7 +21,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model") / "qwen3", "qwen3")
 
 
-@pytest.mark.parametrize("sampler", ["host", "device"])
+@pytest.mark.parametrize("sampler", ["host", pytest.param("device", marks=pytest.mark.slow)])
 def test_preempted_rows_come_back_with_the_same_answers(path: Path, sampler: str) -> None:
     wanted = [
         request(

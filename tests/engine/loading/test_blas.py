@@ -41,11 +41,13 @@ def _has_openblas() -> bool:
     return True
 
 
+@pytest.mark.slow
 @linux
 def test_reference_is_what_the_wheel_carries() -> None:
     assert _ran("reference")["name"] == "reference"
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.skipif(not _has_openblas(), reason="OpenBLAS is not installed")
 def test_openblas_is_taken_where_it_is_found_and_mlx_really_computes_with_it() -> None:

@@ -50,6 +50,7 @@ def test_code_is_downloaded_only_where_it_is_trusted(hub: HubStub) -> None:
     assert (locate_model(trusted) / "modeling.py").exists()
 
 
+@pytest.mark.slow
 def test_a_cancelled_download_ends_at_once_and_the_next_one_continues_it(hub: HubStub, tmp_path: Path) -> None:
     hub.stall_after = len(LARGE) - 1000
 
@@ -70,6 +71,7 @@ def test_a_cancelled_download_ends_at_once_and_the_next_one_continues_it(hub: Hu
     assert seen[-1] == len(LARGE) + len(FILES["config.json"]) * 2
 
 
+@pytest.mark.slow
 def test_a_dropped_connection_is_taken_up_where_it_broke(hub: HubStub) -> None:
     hub.drop_after = 11 << 20
     path = locate_model(CONFIG)
@@ -77,6 +79,7 @@ def test_a_dropped_connection_is_taken_up_where_it_broke(hub: HubStub) -> None:
     assert len(hub.ranges) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "code", "says"),
     [
@@ -97,6 +100,7 @@ def test_a_refusal_of_the_hub_becomes_one_line_that_names_the_repository(
     assert "\n" not in failure.value.message
 
 
+@pytest.mark.slow
 def test_offline_a_downloaded_repository_is_found_and_another_is_named_missing(
     hub: HubStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def test_hashed_bits_are_even_over_the_ids_of_one_step(seed: int) -> None:
         assert chi_square(counts, len(bits) / 256) < limit(255)
 
 
+@pytest.mark.slow
 def test_hashed_bits_are_even_over_seeds_and_over_steps() -> None:
     one_id = np.array([7])
     for keys in (

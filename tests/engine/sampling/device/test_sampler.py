@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from backend.engine.sampling import noise
-from backend.engine.sampling.device import noise as device_noise
 from backend.engine.sampling.device.restrict import head
 from backend.engine.sampling.device.restrict import restricted as device_restricted
 from backend.engine.sampling.device.sampler import DeviceSampler
+from backend.engine.sampling.device import noise as device_noise
 from backend.engine.sampling.host.restrict import restricted
 from backend.engine.sampling.host.sampler import HostSampler
 from backend.engine.sampling.noise import Purpose, key_of

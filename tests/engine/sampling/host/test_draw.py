@@ -32,6 +32,7 @@ def pooled(counts: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.nda
     return np.append(counts[~rare], counts[rare].sum()), np.append(expected[~rare], expected[rare].sum() + 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("vocab", "settings"),
     [

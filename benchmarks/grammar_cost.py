@@ -1,12 +1,11 @@
 """What grammars cost the worker: tokens a second of 8 streams of which 0, 1, 4 and 8 are held to a JSON schema.
 
-    python -m benchmarks.constrained [--vocab 32000] [--hidden 256] [--layers 4] [--tokens 128] [--rounds 15]
+    python -m benchmarks.grammar_cost [--vocab 32000] [--hidden 256] [--layers 4] [--tokens 128] [--rounds 15]
 
 One worker, one model, the four cases in random turns within each round, so that other load hits all alike; what is
 told is the median over the rounds of each case's share of its own round's unconstrained case, and the best rate of
 each case. Everything samples at temperature 1. The schema is an array of objects with strings and numbers that
 cannot end within the budget. With OpenBLAS on two cores the default model takes about 10 ms a step at 8 rows.
-`benchmarks.grammar cost` is the same without the process and the wire between.
 """
 
 import argparse
@@ -17,7 +16,8 @@ import statistics
 import time
 
 from backend.pb import backend_pb2 as pb
-from benchmarks.serving import Worker, model, table, worker
+from benchmarks.report import Report, arguments, parse
+from benchmarks.serving import Worker, model, worker
 
 STREAMS = 8
 CASES = (0, 1, 4, 8)
@@ -59,7 +59,7 @@ async def rate(server: Worker, salt: int, tokens: int, held: int) -> tuple[float
 
 
 async def measure(options: argparse.Namespace) -> None:
-    """Print the table."""
+    """Run all rounds and report."""
     name = f"plain-{options.vocab}-{options.hidden}-{options.layers}"
     path = model(name, vocab=options.vocab, hidden=options.hidden, layers=options.layers)
     rates: dict[int, list[float]] = {held: [] for held in CASES}
@@ -79,17 +79,18 @@ async def measure(options: argparse.Namespace) -> None:
         median = statistics.median(rates[held])
         share = f"{statistics.median(shares):.1%}"
         rows.append([held, median, 1e3 * STREAMS / median, share, max(rates[held]), statistics.median(cpu[held])])
-    print(f"{STREAMS} streams, vocabulary {options.vocab}, width {options.hidden}, {options.layers} layers,", end=" ")
-    print(f"{options.tokens} tokens each, {options.rounds} rounds, BLAS {blas}\n")
-    print(table(["constrained", "tokens/s", "ms/step", "of unconstrained", "best tokens/s", "CPU ms/token"], rows))
+    report = Report(options)
+    size = f"vocabulary {options.vocab}, width {options.hidden}, {options.layers} layers"
+    report.note(f"{STREAMS} streams, {size}, {options.tokens} tokens each, {options.rounds} rounds, BLAS {blas}")
+    report.table(["constrained", "tokens/s", "ms/step", "of unconstrained", "best tokens/s", "CPU ms/token"], rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     for name, default in (("vocab", 32_000), ("hidden", 256), ("layers", 4), ("tokens", 128), ("rounds", 15)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--threads", type=int, help="of the BLAS; default: all cores")
-    asyncio.run(measure(parser.parse_args()))
+    asyncio.run(measure(parse(parser, tokens=32, rounds=1)))
 
 
 if __name__ == "__main__":

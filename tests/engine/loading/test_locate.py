@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from backend.core.errors import ModelLoadFailed
-from backend.engine.loading.resolve import Hub, Local, resolve
+from backend.engine.loading.locate import Hub, Local, resolve
 
 
 def test_the_first_candidate_that_exists_wins(tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""What leaves the engine thread after a load."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from backend.engine.loading import LoadedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedFacts:
+    """What is worth telling about a loaded model; no MLX object among it, so any thread may hold it.
+
+    Attributes:
+        generation: Counts the loads of this process; what was prepared for one is of no use to another.
+        vocab_size: Width of the logits.
+        context_length: Tokens of prompt and answer at most.
+        serial_reason: Why rows cannot decode together; empty when they can.
+    """
+
+    generation: int
+    path: str
+    architecture: str
+    vocab_size: int
+    context_length: int
+    weight_bytes: int
+    eos_ids: frozenset[int]
+    batchable: bool
+    serial_reason: str
+    device: str
+
+    @classmethod
+    def of(cls, loaded: "LoadedModel", generation: int) -> "LoadedFacts":
+        """The facts of a model just loaded."""
+        return cls(
+            generation=generation,
+            path=str(loaded.path),
+            architecture=str(loaded.config.get("model_type", "")),
+            vocab_size=loaded.vocab_size,
+            context_length=loaded.context_length,
+            weight_bytes=loaded.weight_bytes,
+            eos_ids=loaded.eos_ids,
+            batchable=loaded.batchable,
+            serial_reason=loaded.serial_reason,
+            device=loaded.device,
+        )

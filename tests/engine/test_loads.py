@@ -1,0 +1,260 @@
+"""The life of the one model: loads that hang are given up, and files that may not be read are not."""
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+
+from backend.config import EngineConfig
+from backend.core.errors import ModelLoadFailed, ModelNotLoaded, WorkerUnavailable
+from backend.engine import loads
+from backend.engine.handle import EngineHandle
+from backend.engine.loading import load_model, open_files
+from tests.engine.harness import model_config, read, request, with_engine
+from tests.models import write_model
+
+Body = Callable[[EngineHandle], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "qwen3", "qwen3")
+
+
+@pytest.fixture
+def own(path: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    return Path(copytree(path, tmp_path / "own"))
+
+
+def refused(path: Path, words: str, **options: Any) -> None:
+    """Assert that a load ends soon, in one line with these words."""
+    with pytest.raises(ModelLoadFailed, match=words):
+        open_files(model_config(path, **options))
+
+
+class Hang:
+    """Work that begins and does not end until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun, self.gate = threading.Event(), threading.Event()
+
+    def __call__(self, *_: object, **__: object) -> Any:
+        self.begun.set()
+        self.gate.wait(60)
+        raise ModelLoadFailed("let go")
+
+
+@pytest.fixture
+def hang() -> Any:
+    hang = Hang()
+    yield hang
+    hang.gate.set()
+
+
+def test_a_load_that_hangs_in_its_files_is_given_up_by_free(
+    path: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(handle: EngineHandle) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(loads, "open_files", hang)
+            load = asyncio.create_task(handle.load(model_config(path)))
+            await asyncio.to_thread(hang.begun.wait, 20)
+            await asyncio.wait_for(handle.free(), 5)
+            with pytest.raises(ModelLoadFailed, match="cancelled"):
+                await load
+        await handle.load(model_config(path))
+        assert (await read(handle, request("x", n=5))).end is not None
+
+    with_engine(None, body)
+
+
+def test_a_load_that_hangs_in_its_files_is_given_up_by_the_watchdog(
+    path: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loads, "open_files", hang)
+
+    async def body(handle: EngineHandle) -> None:
+        with pytest.raises(ModelLoadFailed, match=r"files: nothing has happened for 0\.3 s"):
+            await asyncio.wait_for(handle.load(model_config(path, engine=EngineConfig(watchdog_s=0.3))), 5)
+        assert handle.alive
+
+    with_engine(None, body)
+
+
+def test_a_load_that_hangs_on_its_tokenizer_costs_only_itself(
+    path: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(handle: EngineHandle) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(loads, "build_preparer", hang)
+            load = asyncio.create_task(handle.load(model_config(path)))
+            await asyncio.to_thread(hang.begun.wait, 20)
+            await asyncio.wait_for(handle.free(), 5)
+            with pytest.raises(ModelLoadFailed, match="cancelled"):
+                await load
+        assert isinstance((await read(handle, request("x"))).error, ModelNotLoaded)
+        await handle.load(model_config(path))
+        assert (await read(handle, request("x", n=5))).end is not None
+
+    with_engine(None, body)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_load_that_hangs_on_the_engine_thread_ends_the_engine(
+    path: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    monkeypatch.setattr(loads, "NOTICE_SECONDS_ON_ENGINE", 0.3)
+    watchdog_s = None if cancelled else 0.3
+
+    async def body(handle: EngineHandle) -> None:
+        load = asyncio.create_task(handle.load(model_config(path, engine=EngineConfig(watchdog_s=watchdog_s))))
+        await asyncio.to_thread(hang.begun.wait, 20)
+        freeing = asyncio.create_task(handle.free()) if cancelled else None
+        assert "a load for 0.3 s" in await asyncio.wait_for(handle.died(), 10)
+        assert not handle.alive
+        started = time.monotonic()
+        await handle.close()
+        assert time.monotonic() - started < 2.5
+        hang.gate.set()
+        await asyncio.gather(load, *filter(None, [freeing]), return_exceptions=True)
+
+    with_engine(None, body, load=hang)
+
+
+def test_a_load_that_goes_on_is_not_taken_for_one_that_hangs(path: Path) -> None:
+    def slow(*args: Any, cancelled: Callable[[], bool], **options: Any) -> Any:
+        for _ in range(12):
+            assert not cancelled()
+            time.sleep(0.1)
+        return load_model(*args, cancelled=cancelled, **options)
+
+    async def body(handle: EngineHandle) -> None:
+        dying = asyncio.create_task(handle.died())
+        await handle.load(model_config(path, engine=EngineConfig(watchdog_s=0.9)))
+        assert not dying.done()
+        dying.cancel()
+
+    with_engine(None, body, load=slow)
+
+
+def test_a_dead_engine_looks_for_no_files(path: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loads, "open_files", hang)
+
+    async def body(handle: EngineHandle) -> None:
+        await handle.close()
+        with pytest.raises(WorkerUnavailable):
+            await handle.load(model_config(path))
+        assert not hang.begun.is_set()
+
+    with_engine(None, body)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"])
+def test_a_pipe_in_a_model_directory_is_never_opened(own: Path, name: str) -> None:
+    (own / name).unlink(missing_ok=True)
+    os.mkfifo(own / name)
+    refused(own, f"{name}: is not a regular file")
+
+
+def test_a_pipe_as_a_template_or_an_adapter_is_never_opened(own: Path) -> None:
+    os.mkfifo(own / "t")
+    refused(own, "t: is not a regular file", chat_template_file="t")
+    (own / "lora").mkdir()
+    (own / "lora" / "adapter_config.json").write_text("{}")
+    os.mkfifo(own / "lora" / "adapters.safetensors")
+    refused(own, "adapters.safetensors: is not a regular file", adapter="lora")
+
+
+@pytest.mark.parametrize("place", ["/proc/self/environ", "/etc/hostname"])
+def test_a_template_elsewhere_on_the_machine_is_not_read(own: Path, place: str) -> None:
+    refused(own, "chat_template_file: .*--allow-files", chat_template_file=place)
+    (own / "chat_template.jinja").unlink(missing_ok=True)
+    (own / "chat_template.jinja").symlink_to(place)
+    refused(own, "leads out of the model's directory")
+
+
+def test_what_the_system_shows_as_files_is_never_allowed(own: Path) -> None:
+    refused(own, "chat_template_file", chat_template_file="/proc/self/environ", file_roots=("/", "/proc/self"))
+
+
+def test_an_operator_allows_further_directories(own: Path, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "t.jinja").write_text("shared")
+    config = model_config(own, chat_template_file="t.jinja", file_roots=(str(tmp_path / "shared"),))
+    assert open_files(config).tokenizer.chat_template == "shared"
+
+
+def test_weights_may_be_links_and_a_snapshot_of_the_hub_keeps_its_files_elsewhere(own: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.safetensors"
+    (own / "model.safetensors").rename(elsewhere)
+    (own / "model.safetensors").symlink_to(elsewhere)
+    open_files(model_config(own))
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "1234"
+    copytree(own, snapshot)
+    blobs = tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir()
+    (snapshot / "tokenizer.json").rename(blobs / "abc")
+    (snapshot / "tokenizer.json").symlink_to(blobs / "abc")
+    open_files(model_config(snapshot))
+
+
+def test_a_prompt_with_a_token_that_the_model_lacks_is_refused(own: Path) -> None:
+    tokenizer = json.loads((own / "tokenizer.json").read_text())
+    highest = max(token["id"] for token in tokenizer["added_tokens"])
+    tokenizer["added_tokens"].append(tokenizer["added_tokens"][0] | {"id": highest + 1, "content": "<|beyond|>"})
+    (own / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+    async def body(handle: EngineHandle) -> None:
+        answer = await read(handle, request("a <|beyond|> b"))
+        assert answer.error is not None
+        assert "token" in answer.error.message
+        assert (await read(handle, request("a b", n=5))).end is not None
+
+    with_engine(model_config(own), body)
+
+
+def test_another_models_larger_tokenizer_is_refused(own: Path, tmp_path: Path) -> None:
+    larger = json.loads((own / "tokenizer.json").read_text())
+    larger["model"]["vocab"] |= {f"word{n}": 1000 + n for n in range(1000)}
+    (own / "larger").mkdir()
+    (own / "larger" / "tokenizer.json").write_text(json.dumps(larger))
+    config = model_config(own, tokenizer="larger")
+
+    async def body(handle: EngineHandle) -> None:
+        with pytest.raises(ModelLoadFailed, match="the tokenizer has .* tokens, the model only"):
+            await handle.load(config)
+
+    with_engine(None, body)
+
+
+def test_a_model_that_draws_more_tokens_than_it_can_read_is_refused(path: Path) -> None:
+    def narrowed(*args: Any, **options: Any) -> Any:
+        from mlx_lm.models.qwen3 import Model
+
+        original = Model.__call__
+
+        def wide(self: Any, *inputs: Any, **more: Any) -> Any:
+            import mlx.core as mx
+
+            logits = original(self, *inputs, **more)
+            return mx.concatenate([logits, logits], axis=-1)
+
+        Model.__call__ = wide
+        try:
+            return load_model(*args, **options)
+        finally:
+            Model.__call__ = original
+
+    async def body(handle: EngineHandle) -> None:
+        with pytest.raises(ModelLoadFailed, match="its embedding has"):
+            await handle.load(model_config(path))
+
+    with_engine(None, body, load=narrowed)
