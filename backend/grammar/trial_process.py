@@ -59,7 +59,6 @@ class _Trial:
     pid: int = 0
     pipe: int = -1
     frames: Frames = field(default_factory=Frames)
-    answer: dict[str, Any] | None = None
 
 
 class TrialServer:
@@ -134,11 +133,13 @@ class TrialServer:
         data = os.read(trial.pipe, _CHUNK)
         if data:
             for body in trial.frames.push(data):
-                trial.answer = unpack(body)
+                self._lanes.remove(trial.number)
+                self._answer(trial, unpack(body))  # now: leaving takes a fork as long as an ordinary grammar
             return
         status = self._reap(trial)
-        self._lanes.remove(trial.number)
-        self._answer(trial, trial.answer or outcome_fields(_ENDED_BY.get(status, _TOO_LARGE)))
+        if trial.number in self._trials:
+            self._lanes.remove(trial.number)
+            self._answer(trial, outcome_fields(_ENDED_BY.get(status, _TOO_LARGE)))
 
     def _answer(self, trial: _Trial, fields: dict[str, Any]) -> None:
         del self._trials[trial.number]
