@@ -45,8 +45,18 @@ _TOO_LONG = Refused("dear", f"took over {CPU_S:g} s of processor time to compile
 _TOO_LATE = Refused("late", f"took over {WALL_S:g} s to compile")
 _TOO_LARGE = Refused("dear", f"took over {MEMORY_BYTES >> 20} MiB of memory to compile")
 _BROKEN = Refused("fault", "the process that compiles it failed")
-# Any other code: the watch, an allocation that failed (SIGABRT), the stack (SIGSEGV), the system's own killer.
-_ENDED_BY = {-signal.SIGPROF: _TOO_LONG, -signal.SIGALRM: _TOO_LATE, 1: _BROKEN}
+_TOO_DEEP = Refused(
+    "dear", f"took over {_STACK_BYTES / (1 << 20):g} MiB of stack: its rules or references lead too deep"
+)
+# Any other code: the watch, an allocation that failed (SIGABRT), the system's own killer.
+_ENDED_BY = {
+    -signal.SIGPROF: _TOO_LONG,
+    -signal.SIGALRM: _TOO_LATE,
+    -signal.SIGSEGV: _TOO_DEEP,
+    -signal.SIGBUS: _TOO_DEEP,  # macOS
+    1: _BROKEN,
+}
+_NO_ROOM = Refused("busy", "the system has no room for the process that compiles it")
 _CROWDED = Refused("busy", "other large grammars are still being compiled")
 
 
@@ -101,6 +111,8 @@ class TrialServer:
                 self._lanes.remove(trial.number)
                 self._kill(trial)
             return
+        if wanted["id"] in self._trials:
+            return  # sent again by a worker that had not sent it yet when another process died
         trial = _Trial(wanted["id"], Grammar(kind=wanted["kind"], text=wanted["text"]))
         self._trials[trial.number] = trial
         self._lanes.add(trial.number)
@@ -118,14 +130,26 @@ class TrialServer:
             self._start(self._trials[number], long)
 
     def _start(self, trial: _Trial, long: bool) -> None:
-        pipe, end = os.pipe()
-        pid = os.fork()
+        try:
+            pipe, end = os.pipe()
+        except OSError:
+            return self._cannot_start(trial)
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(pipe)
+            os.close(end)
+            return self._cannot_start(trial)
         if pid == 0:
             os.close(pipe)
             _run_fork(self._guidance, trial.grammar, end, long)
         os.close(end)
         trial.pid, trial.pipe, trial.frames = pid, pipe, Frames()
         self._selector.register(pipe, selectors.EVENT_READ, trial)
+
+    def _cannot_start(self, trial: _Trial) -> None:
+        self._lanes.remove(trial.number)
+        self._answer(trial, outcome_fields(_NO_ROOM))
 
     def _hear(self, trial: _Trial) -> None:
         if trial.pipe < 0:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import subprocess
 import threading
 from collections.abc import Callable
@@ -11,10 +12,13 @@ from queue import SimpleQueue
 from backend.confined.frames import framed, pack, read_frame
 from backend.confined.spawning import kill, spawn
 from backend.core.errors import InternalFault, WorkerError, WorkerUnavailable
+from backend.core.logline import logline
 from backend.core.request import Grammar
 from backend.grammar.trial import Passed, Refused, outcome_from
 from backend.grammar.trial_process import vocabulary_frame
 from backend.grammar.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
 
 Outcome = Passed | Refused
 TRIES = 2  # the process may have died while it was idle, which is no grammar's fault
@@ -153,6 +157,9 @@ class Trials:
             if self._process is process:
                 self._process = None
             again = [] if self._closed else list(self._pending)
+            died = not self._closed
+        if died:
+            log.warning(logline("grammar_process_died", code=process.returncode, pending=len(again)))
         for number in again:
             self._try_again(number)
 

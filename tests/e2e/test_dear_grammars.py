@@ -17,7 +17,7 @@ from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import Answer, chat, predict, prompt, stream
 from tests.e2e.chatting import tool
 from tests.e2e.worker import TINY_CHAT, Worker, wait_until
-from tests.grammar.dear import doubling, optional_properties
+from tests.grammar.dear import chain, doubling, optional_properties
 
 
 def held_to(schema: str) -> pb.PredictOptions:
@@ -74,6 +74,21 @@ def test_a_grammar_of_too_much_work_is_refused_by_its_time(worker: Worker) -> No
     answer = predict(worker.stub, held_to(optional_properties(8_000)), 30.0)
     answer.refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "took over")
     assert time.monotonic() - started < 6
+
+
+def test_references_that_lead_too_deep_end_their_own_request(worker: Worker) -> None:
+    """Compiled in the worker, they overflow a stack and end it."""
+    predict(worker.stub, held_to(chain(20_000)), 30.0).refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "too deep")
+
+
+def test_a_mask_over_its_limits_ends_its_own_request(worker: Worker) -> None:
+    alone = stream(worker.stub, chat("Hello!", 40))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(stream, worker.stub, chat("Hello!", 40))
+        answer = predict(worker.stub, held_to(optional_properties(1_500)), 60.0)
+        assert beside.result().text == alone.text
+    assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "over a limit" in answer.details
 
 
 def test_others_go_on_while_dear_grammars_are_tried(worker: Worker) -> None:

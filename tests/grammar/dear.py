@@ -20,4 +20,11 @@ def optional_properties(count: int, salt: str = "") -> str:
     return json.dumps({"type": "object", "properties": {f"p{i}{salt}": {"type": "string"} for i in range(count)}})
 
 
+def chain(length: int) -> str:
+    """A JSON schema of definitions each of which refers to the next; work goes as deep as it is long."""
+    definitions: dict[str, Any] = {f"x{i}": {"$ref": f"#/$defs/x{i + 1}"} for i in range(length)}
+    definitions[f"x{length}"] = {"type": "null"}
+    return json.dumps({"$defs": definitions, "$ref": "#/$defs/x0"})
+
+
 DEAR = Grammar(kind="json_schema", text=doubling())

@@ -17,7 +17,7 @@ from backend.grammar.trial import Passed, Refused, try_grammar
 from backend.grammar.trial_process import CPU_S, WALL_S
 from backend.grammar.trials import Trials
 from tests.grammar import host_grammars
-from tests.grammar.dear import DEAR, doubling, optional_properties
+from tests.grammar.dear import DEAR, chain, doubling, optional_properties
 from tests.grammar.test_compiler import KINDS, REFUSED
 from tests.grammar.vocabularies import BYTE_VOCABULARY
 
@@ -59,6 +59,15 @@ def test_too_much_memory_is_named_and_the_process_goes_on(trials: Trials) -> Non
     assert time.monotonic() - started < WALL_S + 1
     assert isinstance(outcome(trials, good), Passed)
     assert trials.pid == pid
+
+
+def test_what_leads_too_deep_ends_its_trial_alone(trials: Trials) -> None:
+    """Compiled at once, a chain as long as the last overflows the stack of a thread, and with it ends the worker."""
+    for length, passes in ((100, True), (5_000, False), (20_000, False)):
+        found = outcome(trials, Grammar(kind="json_schema", text=chain(length)))
+        assert isinstance(found, Passed) == passes
+        if isinstance(found, Refused):
+            assert found == Refused("dear", "took over 1.5 MiB of stack: its rules or references lead too deep")
 
 
 def test_too_much_time_is_named_and_ends(trials: Trials) -> None:
