@@ -25,11 +25,8 @@ def to_lark(grammar: Grammar, *, finest: bool = False) -> str:
         finest: Write GBNF with lexemes of single characters.
 
     Raises:
-        InvalidRequest: It is too large, or cannot be read.
+        InvalidRequest: It cannot be read.
     """
-    size = len(grammar.text.encode(errors="replace"))
-    if size > MAX_TEXT_BYTES:
-        raise InvalidRequest("Grammar", f"is {size} bytes, limit {MAX_TEXT_BYTES}")
     match grammar.kind:
         case "gbnf":
             return _with_options(_gbnf(grammar.text, finest=finest))

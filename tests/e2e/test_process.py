@@ -106,10 +106,12 @@ def test_row_52_the_worker_follows_a_host_that_was_killed() -> None:
 
 
 def test_row_53_nothing_forks() -> None:
-    """Row 53: a forked child hangs in its first evaluation; processes are spawned."""
+    """Row 53: a child forked beside MLX hangs in its first evaluation; processes are spawned. Forks of a process that
+    has no MLX and one thread are another matter (`tests/grammar/test_trials.py`)."""
     forking = re.compile(r"\bos\.fork|\bforkpty|multiprocessing|\bpreexec_fn|ProcessPoolExecutor")
     for path in (*(ROOT / "backend").rglob("*.py"), *(ROOT / "mlx_cache").rglob("*.py")):
-        assert not forking.search(path.read_text()), path
+        if path.name != "trial_process.py":
+            assert not forking.search(path.read_text()), path
 
 
 def test_row_55_a_port_in_use() -> None:

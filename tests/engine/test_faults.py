@@ -25,6 +25,7 @@ from backend.core.request import Grammar, Sampling
 from backend.engine.handle import EngineHandle
 from tests.engine.faulty import FaultyModel
 from tests.engine.harness import Answer, model_config, read, request, with_engine
+from tests.grammar.dear import optional_properties
 from tests.models import write_model
 
 # Two layers, keys and values, 2 heads of 16 in float32.
@@ -345,17 +346,11 @@ def test_a_free_ends_what_waits_for_its_grammar_as_aborted(path: Path) -> None:
     async def body(handle: EngineHandle, model: FaultyModel) -> None:
         served = handle._loads.current
         assert served is not None
-        gate = threading.Event()
-        served.compiler._executor.submit(gate.wait, 20)
-        grammar = Grammar(kind="regex", text="[a-z]{3}")
+        grammar = Grammar(kind="json_schema", text=optional_properties(8_000))
         waiting = [asyncio.create_task(read(handle, request(f"{i}", n=5, grammar=grammar))) for i in range(3)]
-        while served.compiler._executor._work_queue.qsize() < 3:
+        while not served.compiler._compiling:
             await asyncio.sleep(0.002)
-        freeing = asyncio.create_task(handle.free())
-        while not served.closing.is_set():
-            await asyncio.sleep(0.002)
-        gate.set()
-        await freeing
+        await handle.free()
         errors = [(await task).error for task in waiting]
         assert all(isinstance(error, RequestAborted) for error in errors), errors
 

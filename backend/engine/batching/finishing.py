@@ -4,7 +4,15 @@ import logging
 import secrets
 from dataclasses import dataclass
 
-from backend.core.errors import InternalFault, InvalidRequest, RequestAborted, RequestCancelled, WorkerError
+from backend.core.constraint import OVER_LIMIT
+from backend.core.errors import (
+    InternalFault,
+    InvalidRequest,
+    Overloaded,
+    RequestAborted,
+    RequestCancelled,
+    WorkerError,
+)
 from backend.core.events import Failed, Finished, FinishReason, Piece
 from backend.core.logline import logline
 from backend.engine.batching.row import Row
@@ -49,6 +57,8 @@ def row_fault(row: Row, reason: str) -> WorkerError:
     log.warning(logline("row_failed", request_id=row.request.request_id, constrained=row.submit.constraint is not None))
     if reason == NOT_FINITE:
         return InternalFault(reason)
+    if reason.startswith(OVER_LIMIT):
+        return Overloaded(f"Grammar: {reason}")
     return InvalidRequest("Grammar" if row.submit.constraint is not None else "LogitBias", reason)
 
 

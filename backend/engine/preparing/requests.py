@@ -64,19 +64,17 @@ class RequestPreparer:
         """The constraint of a prepared request, fresh; event loop. A slow grammar keeps only its own request waiting.
 
         Raises:
-            InvalidRequest: The grammar does not compile, or not in time.
+            InvalidRequest: The grammar does not compile.
+            Overloaded: It takes too much time or memory, or there are too many.
         """
         wanted = prepared.grammar
         if wanted is None:
             return None
-        compiling = None
         try:
-            compiling = self.compiler.submit(wanted.grammar)
-            compiled = await asyncio.wait_for(asyncio.wrap_future(compiling), COMPILE_SECONDS)
+            compiling = asyncio.wrap_future(self.compiler.submit(wanted.grammar))
+            compiled = await asyncio.wait_for(compiling, COMPILE_SECONDS)
         except TimeoutError as error:
-            if compiling is not None and (compiling.cancel() or not compiling.running()):
-                raise Overloaded("other grammars are still being compiled") from error
-            raise InvalidRequest("Grammar", f"took over {COMPILE_SECONDS} s to compile") from error
+            raise Overloaded("Grammar: other grammars are still being compiled") from error
         except (WorkerUnavailable, asyncio.CancelledError) as error:
             # The compiler closes with its model; a client that leaves is another matter.
             if self.closing.is_set():
