@@ -67,7 +67,7 @@ class Prefills:
         self.rows.remove(row)
         for other in [other for other in self.rows if other.leader is row]:
             # One of them becomes the leader of the rest.
-            self._start(other)
+            self._start_again(other)
 
     def nbytes(self) -> int:
         """Bytes of KV here."""
@@ -103,7 +103,15 @@ class Prefills:
             assert row.caches is not None
             self.prefix.insert(row.feed[: row.covered], row.caches)
         for other in served:
-            self._start(other)
+            self._start_again(other)
+
+    def _start_again(self, row: Row) -> None:
+        """As `_start`, for a row that is here already: its failure is its own, not that of the row it waited for."""
+        try:
+            self._start(row)
+        except Exception as error:  # noqa: BLE001
+            self.rows.remove(row)
+            self.on_error(row, error)
 
     def _start(self, row: Row) -> None:
         """Let a row wait for another's prefill where that pays, else take what there is."""
