@@ -71,6 +71,8 @@ def check(name: str, golden: Golden) -> None:
     assert (whole.content, whole.reasoning) == (golden.content, golden.reasoning)
     for parts in cuts(golden.text):
         assert run_golden(name, golden, parts) == whole
+    for parts in cuts(golden.text, pairs_below=0):
+        assert run_golden(name, golden, parts, in_parts=True) == whole
     check_cut_off(name, golden)
     if golden.same_as_mlx_lm:
         assert mlx_lm_calls(name, golden.text) == list(golden.calls)
@@ -84,6 +86,20 @@ def check_cut_off(name: str, golden: Golden) -> None:
         assert run_golden(name, golden, list(text)) == whole
         calls = decoded(whole)
         assert calls == list(golden.calls)[: len(calls)]
+        check_fragments(name, golden, text)
+
+
+def check_fragments(name: str, golden: Golden, text: str) -> None:
+    """Sent in parts and cut off by a limit: the calls that are whole, and at most one that has begun and may go on."""
+    parts = run_golden(name, golden, [text], in_parts=True, cut=True)
+    assert run_golden(name, golden, list(text), in_parts=True, cut=True) == parts
+    whole = run_golden(name, golden, [text], cut=True)
+    begun = calls_in(parts)[len(calls_in(whole)) :]
+    assert calls_in(parts)[: len(calls_in(whole))] == calls_in(whole)
+    assert (parts.content, parts.reasoning) == (whole.content, whole.reasoning)
+    final = calls_in(run_golden(name, golden, [golden.text]))[len(calls_in(whole)) :]
+    assert len(begun) <= 1
+    assert all(call[0] == begun_call[0] and call[1].startswith(begun_call[1]) for begun_call, call in zip(begun, final))
 
 
 def check_damaged(name: str, goldens: Sequence[Golden]) -> None:
@@ -102,6 +118,9 @@ def check_damaged(name: str, goldens: Sequence[Golden]) -> None:
         parts = [text[i:j] for i, j in zip([0, *points], [*points, len(text)], strict=True)]
         assert run_golden(name, golden, parts, stops=stops) == whole
         assert run_golden(name, golden, list(text), stops=stops) == whole
+        in_parts = run_golden(name, golden, [text], stops=stops, in_parts=True)
+        assert run_golden(name, golden, parts, stops=stops, in_parts=True) == in_parts
+        assert run_golden(name, golden, list(text), stops=stops, in_parts=True) == in_parts
 
     holds()
 
@@ -122,8 +141,8 @@ def substrings(text: str) -> st.SearchStrategy[str]:
     return places.map(lambda place: text[place[0] : place[0] + place[1]])
 
 
-def run_golden(name: str, golden: Golden, parts: Sequence[str], *, stops: tuple[str, ...] = ()) -> Piece:
-    return run(format_named(name), parts, stops=stops, tools=TOOLS, opens_reasoning=golden.opens_reasoning)
+def run_golden(name: str, golden: Golden, parts: Sequence[str], **how: Any) -> Piece:
+    return run(format_named(name), parts, tools=TOOLS, opens_reasoning=golden.opens_reasoning, **how)
 
 
 def mlx_lm_calls(name: str, text: str) -> list[tuple[str, dict[str, Any]]]:

@@ -11,7 +11,7 @@ from mlx_lm.tool_parsers import kimi_k2
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from backend.output import OutputFormat, PlainParser, TokenTable
+from backend.output import NotForceable, OutputFormat, PlainParser, TokenTable
 from backend.output.choice import XTML_TOKENS, choose_calls, choose_reasoning
 from tests.output.text.test_token_table import BYTE_LEVEL
 
@@ -122,7 +122,8 @@ def test_gpt_oss_without_tool_parsing_still_has_channels():
     parser = chosen.parser(opens_reasoning=False)
     piece = parser.feed("<|channel|>commentary to=functions.f<|message|>{}<|call|>") + parser.finish()
     assert (piece.content, piece.tool_calls) == ("{}", ())
-    assert chosen.forced_calls([{"function": {"name": "f"}}]) is None
+    with pytest.raises(NotForceable, match="'f': calls are not looked for"):
+        chosen.forced_calls([{"function": {"name": "f"}}])
 
 
 def test_several_named_templates_are_read_together():
