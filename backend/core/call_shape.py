@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class FreeText:
     Attributes:
         least, most: Characters, without `tail` and `end`.
         pattern: A regular expression that the text as a whole matches; empty for any.
-        trimmed: No white space at its edges.
+        bare_of: What may not stand at its edges: line breaks, any white space, or nothing of that kind.
     """
 
     end: str
@@ -34,7 +34,7 @@ class FreeText:
     least: int = 0
     most: int | None = None
     pattern: str = ""
-    trimmed: bool = False
+    bare_of: Literal["", "line breaks", "blanks"] = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,8 @@ class MarkerParser:
         rest, self._buffer = self._buffer, ""
         if len(rest) < _TELLING or not any(start.startswith(rest) for start in starts):
             self._emit(rest)
+        else:
+            self._content.mark()
 
     def _meet(self, marker: str) -> None:
         layout = self._layout

@@ -43,7 +43,7 @@ class Answers:
 
     async def pieces(self, wire: pb.PredictOptions, context: Context) -> AsyncGenerator[pb.Reply]:
         """The answer as it comes."""
-        events, shape = await self._submit(wire, context)
+        events, shape = await self._submit(wire, context, streamed=True)
         replies = ReplyStream(shape)
         try:
             async for event in events:
@@ -54,7 +54,9 @@ class Answers:
             # A client that leaves closes this generator at its yield; the row must not take another step.
             events.cancel()
 
-    async def _submit(self, wire: pb.PredictOptions, context: Context) -> tuple[AnswerEvents, ReplyShape]:
+    async def _submit(
+        self, wire: pb.PredictOptions, context: Context, *, streamed: bool = False
+    ) -> tuple[AnswerEvents, ReplyShape]:
         model = self._engine.model_config()
         if model is None:
             raise ModelNotLoaded
@@ -63,7 +65,7 @@ class Answers:
         request_id = request_id_of(wire.CorrelationId)
         context.set_trailing_metadata((("x-request-id", request_id),))
         deadline = deadline_of(context.time_remaining(), time.monotonic())
-        request = generation_request(wire, model, request_id=request_id, deadline=deadline)
+        request = generation_request(wire, model, request_id=request_id, deadline=deadline, streamed=streamed)
         return await self._engine.submit(request), ReplyShape.of(wire, request.prompt)
 
     def _note_fields_without_effect(self, wire: pb.PredictOptions) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from backend.engine.loading import LoadedModel
 
 COMPILE_SECONDS = 10
+_FORCED = ("required", "function")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +134,8 @@ class RequestPreparer:
             late_reasoning=request.grammar is None,
             tools=conversation.tools if conversation else (),
             parse_tools=bool(conversation and conversation.tools and conversation.tool_choice.mode != "none"),
+            forced=bool(conversation and request.grammar is None and conversation.tool_choice.mode in _FORCED),
+            calls_in_parts=request.streamed,
         )
         return Prepared(
             request=request,

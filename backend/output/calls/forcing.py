@@ -103,11 +103,12 @@ def _tagged(tags: Tags, schema: Json) -> Shape:
         return JsonValue(schema), Fixed(end)
     limits = text_limits(resolved(schema, schema) if types == {"string"} else {})
     if tags.quoted is None:
-        return (FreeText(end=tags.value_end, tail=tags.write_tail, trimmed=tags.trim is str.strip, **limits),)
+        bare_of = "blanks" if tags.trim is str.strip else "" if tags.write_tail else "line breaks"
+        return (FreeText(end=tags.value_end, tail=tags.write_tail, bare_of=bare_of, **limits),)
     quoted = Fixed(tags.quoted[0]), FreeText(end=tags.quoted[1], **limits), Fixed(tags.value_end)
     if limits or types != {"string"}:
         return quoted
-    return (Either(((FreeText(end=tags.value_end, trimmed=True, pattern="[^<]*"),), quoted)),)
+    return (Either(((FreeText(end=tags.value_end, bare_of="blanks", pattern="[^<]*"),), quoted)),)
 
 
 def written(value: Any) -> str:
