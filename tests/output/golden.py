@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backend.core.call_shape import Fixed
 from backend.core.events import Piece
 from backend.output import OutputFormat
 from backend.output.formats import formats
@@ -58,6 +59,12 @@ def format_named(name: str) -> OutputFormat:
     """The format with the reasoning markers that go with it."""
     calls = formats()[name]
     return OutputFormat(*(calls.think or ("<think>", "</think>")), calls, calls.ignored)
+
+
+def shaped(output_format: OutputFormat, function: str, arguments: str) -> str:
+    """A forced call of a function with JSON arguments."""
+    (call,) = output_format.forced_calls(TOOLS, function)
+    return "".join(part.text if isinstance(part, Fixed) else arguments for part in call.shape)
 
 
 def decoded(piece: Piece) -> list[tuple[str, dict[str, Any]]]:

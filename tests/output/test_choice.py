@@ -54,6 +54,33 @@ def test_the_tool_format_is_the_one_mlx_lm_infers_from_the_template(name: str | 
     assert OutputFormat.choose(tokenizer).format_type == (name or "")
 
 
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [
+        ("deepseek_v3", "{{ '<\uff5ctool\u2581calls\u2581begin\uff5c>' }}"),
+        ("step3", "<\uff5ctool_calls_begin\uff5c>"),
+        ("seed_oss", "<seed:tool_call>\n<function="),
+        ("hunyuan", "<tool_calls>[{{ call }}]</tool_calls>"),
+    ],
+)
+def test_formats_that_mlx_lm_does_not_know_are_told_by_their_templates(name: str, template: str):
+    assert _infer_tool_parser(FakeTokenizer(template)) is None
+    assert OutputFormat.choose(FakeTokenizer(template)).format_type == name
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("deepseek_v3", ("<\uff5ctool\u2581calls\u2581begin\uff5c>", "<\uff5ctool\u2581calls\u2581end\uff5c>")),
+        ("step3", ("<\uff5ctool_calls_begin\uff5c>", "<\uff5ctool_calls_end\uff5c>")),
+        ("seed_oss", ("<seed:tool_call>", "</seed:tool_call>")),
+    ],
+)
+def test_formats_that_mlx_lm_does_not_know_are_told_by_their_tokens(name: str, tokens: tuple[str, str]):
+    assert choose_calls(tokens, "") == name
+    assert choose_calls(tokens[:1], "") is None
+
+
 @pytest.mark.parametrize("vocab", [XTML_TOKENS, ("<|tool_call_start|>", "<|tool_call_end|>"), ()])
 def test_the_tool_format_is_the_one_mlx_lm_infers_from_the_vocabulary(vocab: tuple[str, ...]):
     assert choose_calls(vocab, "") == _infer_tool_parser(FakeTokenizer("", vocab))
