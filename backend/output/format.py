@@ -23,7 +23,6 @@ from backend.output.formats import formats
 from backend.output.marker_parser import Layout, MarkerParser
 from backend.output.sections import PlainParser, SectionParser
 
-
 # How a model without a format of its own is made to write calls.
 _UNKNOWN = "json_tools"
 
@@ -140,6 +139,7 @@ class OutputFormat:
             opens_reasoning=opens_reasoning,
             late_reasoning=late_reasoning,
             in_parts=calls_in_parts,
+            only_call=forced,
             new_id=new_id,
         )
 

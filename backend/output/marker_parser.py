@@ -67,6 +67,7 @@ class MarkerParser:
     Args:
         in_parts: Send a call as it is read, as soon as its arguments have begun. What has been sent of one that breaks
             off stays, and text goes on where it broke.
+        only_call: The answer is held to a call: any beginning of a start marker is one.
         late_reasoning: Reasoning may open after content, as in mlx-lm; else its marker is text there.
     """
 
@@ -78,9 +79,11 @@ class MarkerParser:
         opens_reasoning: bool = False,
         late_reasoning: bool = True,
         in_parts: bool = False,
+        only_call: bool = False,
         new_id: Callable[[], str] | None = None,
     ) -> None:
         self._in_parts = in_parts
+        self._telling = 1 if only_call else _TELLING
         self._parts: list[CallPart] = []  # of the call that is being read
         self._cut = False
         self._layout = layout
@@ -156,7 +159,7 @@ class MarkerParser:
         """The answer was cut where a marker may begin: one of a call is dropped, if it is long enough to tell."""
         starts = self._layout.calls.starts if self._layout.calls else ()
         rest, self._buffer = self._buffer, ""
-        if len(rest) < _TELLING or not any(start.startswith(rest) for start in starts):
+        if len(rest) < self._telling or not any(start.startswith(rest) for start in starts):
             self._emit(rest)
         else:
             self._content.mark()

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,8 +23,28 @@ WALKS = 12
 STEPS = 6000
 PRINTABLE = range(0x20, 0x7F)
 # Pieces that a walk needs now and then to get out of a value.
-PIECES = ("</parameter>", "\n</parameter>", "</param>", "]]></param>", "]]>", "</arg_value>", "</longcat_arg_value>", "null")
-PIECES += ("</atem:parameter>", "</steptml:parameter>", '"', '"}', "true", "<|\"|>", "<escape>", "]", "}", "</tool_call>")
+PIECES = (
+    "</parameter>",
+    "\n</parameter>",
+    "</param>",
+    "]]></param>",
+    "]]>",
+    "</arg_value>",
+    "</longcat_arg_value>",
+    "null",
+)
+PIECES += (
+    "</atem:parameter>",
+    "</steptml:parameter>",
+    '"',
+    '"}',
+    "true",
+    '<|"|>',
+    "<escape>",
+    "]",
+    "}",
+    "</tool_call>",
+)
 
 EVERYTHING = {
     "type": "object",
@@ -127,3 +148,56 @@ def test_every_text_that_the_grammar_admits_is_read_as_one_call_that_fits(name: 
         compiler.close()
     assert "do_it" in called
     assert len(called) > 1
+
+
+def forced(name: str, parameters: dict[str, Any], function: str = "f") -> None:
+    format_named(name).forced_calls([{"function": {"name": function, "parameters": parameters}}])
+
+
+WITH_TAGS = ("qwen3_coder", "glm47", "minimax_m2", "minicpm5", "muse_spark", "seed_oss", "step3", "gemma4", "pythonic")
+
+
+@pytest.mark.parametrize("name", WITH_TAGS)
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"anyOf": [{"required": ["a"]}]}, "'f': arguments written one by one cannot be held to 'anyOf'"),
+        ({"required": ["a b:<>"]}, "argument 'a b:<>': its name cannot be written"),
+        ({"properties": {"a": False}, "required": ["a"]}, "argument 'a': its schema takes no value"),
+        ({"$ref": "#/$defs/x", "$defs": {"x": {"minProperties": 1}}}, "'minProperties'"),
+    ],
+)
+def test_what_arguments_one_by_one_cannot_be_held_to_is_refused(name: str, parameters: Any, words: str) -> None:
+    with pytest.raises(NotForceable, match=re.escape(words)):
+        forced(name, parameters)
+
+
+@pytest.mark.parametrize("pattern", ["a^b", "^a|b$", "a$b", r"\bword", "(?=a)b"])
+def test_a_pattern_that_cannot_hold_a_whole_text_is_refused(pattern: str) -> None:
+    with pytest.raises(NotForceable, match="its pattern has anchors"):
+        forced("qwen3_coder", {"properties": {"a": {"type": "string", "pattern": pattern}}, "required": ["a"]})
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - {"json_tools", "hunyuan"}))
+def test_a_function_whose_name_the_format_cannot_write_is_refused(name: str) -> None:
+    with pytest.raises(NotForceable, match="its name cannot be written"):
+        forced(name, {}, function="<a\nb>")
+
+
+def test_an_argument_that_need_not_be_there_and_cannot_be_written_is_left_out() -> None:
+    parameters = {"properties": {"a": {"enum": ["</parameter>"]}, "b": {"type": "integer"}}}
+    (call,) = format_named("qwen3_coder").forced_calls([{"function": {"name": "f", "parameters": parameters}}])
+    assert "b" in repr(call.shape)
+    assert "enum" not in repr(call.shape)
+
+
+def test_a_model_without_a_format_of_its_own_is_held_to_hermes_and_read_so() -> None:
+    plain = OutputFormat()
+    assert plain.forced_calls(TOOLS) == format_named("json_tools").forced_calls(TOOLS)
+    text = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    for forced_call in (True, False):
+        parser = plain.parser(opens_reasoning=False, tools=TOOLS, forced=forced_call)
+        piece = parser.feed(text) + parser.finish()
+        assert (piece.content, bool(piece.tool_calls)) == (("", True) if forced_call else (text, False))
+    with pytest.raises(NotForceable, match="turned off"):
+        OutputFormat(calls_off=True).forced_calls(TOOLS)

@@ -140,7 +140,11 @@ def holds(compiler: GrammarCompiler, shape: Shape, text: str) -> bool:
 @pytest.mark.parametrize(
     ("free", "texts", "others"),
     [
-        (FreeText(end="</p>"), ["</p>", "a\n</p>", "</p</p>", "<p>a</b></p>", "\u00e9 \U0001f30d</p>"], ["a", "a</p></p>"]),
+        (
+            FreeText(end="</p>"),
+            ["</p>", "a\n</p>", "</p</p>", "<p>a</b></p>", "\u00e9 \U0001f30d</p>"],
+            ["a", "a</p></p>"],
+        ),
         (FreeText(end="</p>", tail="\n"), ["\n</p>", "a\n\n</p>"], ["a</p>", "</p>\n</p>"]),
         (FreeText(end="]", least=2, most=3), ["ab]", "\u00e9\u00e9\u00e9]"], ["a]", "abcd]", "]"]),
         (FreeText(end="]", least=1), ["a]"], ["]"]),

@@ -104,9 +104,11 @@ def check_fragments(name: str, golden: Golden, text: str) -> None:
     begun = calls_in(parts)[len(calls_in(whole)) :]
     assert calls_in(parts)[: len(calls_in(whole))] == calls_in(whole)
     assert (parts.content, parts.reasoning) == (whole.content, whole.reasoning)
-    final = calls_in(run_golden(name, golden, [golden.text]))[len(calls_in(whole)) :]
     assert len(begun) <= 1
-    assert all(call[0] == begun_call[0] and call[1].startswith(begun_call[1]) for begun_call, call in zip(begun, final))
+    for function, arguments in begun:
+        goes_on = calls_in(run_golden(name, golden, [golden.text]))[len(calls_in(whole))]
+        assert function == goes_on[0]
+        assert goes_on[1].startswith(arguments)
 
 
 def check_damaged(name: str, goldens: Sequence[Golden]) -> None:

@@ -74,7 +74,12 @@ def test_arguments_are_sent_as_they_are_read_once_their_first_key_is_certain():
     begin = ANSWER.index('{"city"')
     (at, first), *rest = sent
     assert (at, first.name, bool(first.id)) == (begin + len('{"city":') - 1, "get_weather", True)
-    assert [(i - begin, delta.arguments) for i, delta in rest[:4]] == [(7, '{"city": '), (9, '"'), (10, "Z"), (11, "\u00fc")]
+    assert [(i - begin, delta.arguments) for i, delta in rest[:4]] == [
+        (7, '{"city": '),
+        (9, '"'),
+        (10, "Z"),
+        (11, "\u00fc"),
+    ]
     assert "".join(delta.arguments for _, delta in rest) == '{"city": "Z\u00fcrich \U0001f30d"}'
 
 

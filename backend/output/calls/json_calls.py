@@ -70,9 +70,7 @@ class HeaderCallReader:
         kept: Those of `ends` that are not part of the call.
     """
 
-    def __init__(
-        self, header: Header, ends: tuple[str, ...] = (), *, kept: tuple[str, ...] = (), at: int = 0
-    ) -> None:
+    def __init__(self, header: Header, ends: tuple[str, ...] = (), *, kept: tuple[str, ...] = (), at: int = 0) -> None:
         self._at = at
         self._header, self._ends, self._kept = header, ends, kept
         self._markers = MarkerSet(ends)
@@ -209,7 +207,9 @@ class CallObjectReader:
         self._object = None
         self._calls += 1
         done = read.finish()
-        return Read(read.end, open=True, part=done) if isinstance(done, CallPart) else Read(read.end, (done,), open=True)
+        return (
+            Read(read.end, open=True, part=done) if isinstance(done, CallPart) else Read(read.end, (done,), open=True)
+        )
 
 
 class CallObject:

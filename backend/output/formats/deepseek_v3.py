@@ -1,6 +1,6 @@
-"""DeepSeek: sections of calls, each `NAME<｜tool▁sep｜>{...}` since V3.1.
+"""DeepSeek: sections of calls, since V3.1 each a name, a separator and JSON arguments.
 
-V3 and R1 write `function<｜tool▁sep｜>NAME`, and the arguments in a fenced block of JSON.
+V3 and R1 write `function`, the separator, the name, and the arguments in a fenced block of JSON.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Step 3: `<｜tool_call_begin｜>function<｜tool_sep｜>` and the call in tags of its own, in a section of calls."""
+"""Step 3: sections of calls, each `function`, a separator and `<steptml:invoke name="...">` with its parameters."""
 
 import re
 from collections.abc import Mapping

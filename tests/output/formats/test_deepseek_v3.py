@@ -38,7 +38,7 @@ GOLDEN = (
         same_as_mlx_lm=False,
     ),
     Golden(
-        f'{BEGIN}{call(f"function{SEPARATOR}" + json.dumps({"days": 1}))}{END}',
+        f"{BEGIN}{call(f'function{SEPARATOR}' + json.dumps({'days': 1}))}{END}",
         (("function", {"days": 1}),),
         same_as_mlx_lm=False,
     ),

@@ -11,6 +11,7 @@ from backend.output.formats import formats
 from tests.output.cutting import run
 from tests.output.golden import format_named
 
+
 def test_every_parser_of_mlx_lm_has_a_format_here():
     theirs = {module.name for module in pkgutil.iter_modules(mlx_lm.tool_parsers.__path__)}
     assert len(theirs) >= 14

@@ -13,7 +13,7 @@ GOLDEN = (
     ),
     Golden(
         "I look.\n<seed:tool_call>\n<function=now>\n</function>\n</seed:tool_call>\n<seed:tool_call>\n"
-        "<function=get_weather>\n<parameter=places>[\"a</parameter>\"]</parameter>\n</function>\n</seed:tool_call>",
+        '<function=get_weather>\n<parameter=places>["a</parameter>"]</parameter>\n</function>\n</seed:tool_call>',
         (("now", {}), ("get_weather", {"places": ["a</parameter>"]})),
         content="I look.",
         same_as_mlx_lm=False,
