@@ -66,7 +66,7 @@ def asking(tokens: int = 200, **fields: Any) -> pb.PredictOptions:
 @pytest.mark.parametrize("choice", ["required", "get_weather", "get_time"])
 def test_a_forced_call_is_read_as_one_call_that_fits_its_schema(told: Worker, choice: str) -> None:
     for seed in range(3):
-        turn = ask(told, asking(ToolChoice=choice, Temperature=1.0, Seed=seed))
+        turn = ask(told, asking(400, ToolChoice=choice, Temperature=1.0, Seed=seed))
         assert (turn.text, turn.answer.reason) == ("", "tool_calls")
         (call,) = turn.calls
         assert choice in ("required", call.name)

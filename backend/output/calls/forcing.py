@@ -28,6 +28,7 @@ _OF_THE_WHOLE = (
 )
 
 Json = Mapping[str, Any]
+_TEXT = frozenset(["string"])
 
 
 def argument_shapes(
@@ -101,12 +102,12 @@ def _tagged(tags: Tags, schema: Json) -> Shape:
         return (Either(tuple((Fixed(text + end),) for text in texts)),)
     if types and "string" not in types:
         return JsonValue(schema), Fixed(end)
-    limits = text_limits(resolved(schema, schema) if types == {"string"} else {})
+    limits = text_limits(resolved(schema, schema) if types == _TEXT else {})
     if tags.quoted is None:
         bare_of = "blanks" if tags.trim is str.strip else "" if tags.write_tail else "line breaks"
         return (FreeText(end=tags.value_end, tail=tags.write_tail, bare_of=bare_of, **limits),)
     quoted = Fixed(tags.quoted[0]), FreeText(end=tags.quoted[1], **limits), Fixed(tags.value_end)
-    if limits or types != {"string"}:
+    if limits or types != _TEXT:
         return quoted
     return (Either(((FreeText(end=tags.value_end, bare_of="blanks", pattern="[^<]*"),), quoted)),)
 

@@ -116,7 +116,7 @@ class BraceFormat(CallFormat):
 
     def _value_shape(self, schema: Mapping[str, Any]) -> Shape:
         """Strings between the format's own quotes; all else is JSON, which `BraceValues` reads too."""
-        if schema_types(schema, schema) != {"string"}:
+        if schema_types(schema, schema) != frozenset(["string"]):
             return (JsonValue(schema),)
         values = choices(schema)
         if values is None:
