@@ -99,4 +99,4 @@ def test_it_breaks_at_one_place_and_gives_what_came_before(text: str, at: int):
             with contextlib.suppress(ValueError):
                 extent.find_end(seen)
             taken += extent.take()
-        assert (extent.at, taken) == (at, dict([(7, '{"a": "'), (8, '{"a": 1')])[at])
+        assert (extent.at, taken) == (at, {7: '{"a": "', 8: '{"a": 1'}[at])
