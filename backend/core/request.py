@@ -172,6 +172,7 @@ class GenerationRequest:
         cache_read_only: Read the prompt cache, store nothing.
         cache_answer: Keep the answer's KV with the prompt's.
         deadline: On the monotonic clock, in seconds; None is no deadline.
+        streamed: The client takes the answer in pieces, so calls may be sent before they are whole.
     """
 
     request_id: str
@@ -184,6 +185,7 @@ class GenerationRequest:
     cache_read_only: bool = False
     cache_answer: bool = True
     deadline: float | None = None
+    streamed: bool = False
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:

@@ -33,7 +33,7 @@ def to_lark(grammar: Grammar, *, finest: bool = False) -> str:
         case "json_schema":
             return _with_options(f"start: {json_rule(_schema(grammar.text))}")
         case "regex":
-            return _with_options(f"start: /{_escaped(grammar.text)}/")
+            return _with_options(f"start: /{slashed(grammar.text)}/")
         case "lark":
             return _with_options(grammar.text)
 
@@ -74,7 +74,7 @@ def _schema(text: str) -> dict[str, Any]:
     return schema
 
 
-def _escaped(regex: str) -> str:
+def slashed(regex: str) -> str:
     """The expression between slashes: `/` and newlines of its own escaped, what is escaped already left alone."""
     out: list[str] = []
     escaped = False

@@ -50,7 +50,7 @@ class Answers:
 
     async def pieces(self, received: Received[pb.PredictOptions], context: Context) -> AsyncGenerator[pb.Reply]:
         """The answer as it comes."""
-        events, shape = await self._submit(received, context)
+        events, shape = await self._submit(received, context, streamed=True)
         replies = ReplyStream(shape)
         try:
             async for event in events:
@@ -70,7 +70,9 @@ class Answers:
             return b""
         return await self._off_loop.run(written_size(end.logprobs), logprobs_json, end.logprobs)
 
-    async def _submit(self, received: Received[pb.PredictOptions], context: Context) -> tuple[AnswerEvents, ReplyShape]:
+    async def _submit(
+        self, received: Received[pb.PredictOptions], context: Context, *, streamed: bool = False
+    ) -> tuple[AnswerEvents, ReplyShape]:
         wire = received.message
         model = self._engine.model_config()
         if model is None:
@@ -79,7 +81,7 @@ class Answers:
         request_id = request_id_of(wire.CorrelationId)
         context.set_trailing_metadata((("x-request-id", request_id),))
         deadline = deadline_of(context.time_remaining(), time.monotonic())
-        asked = await self._off_loop.run(received.size, _asked, wire, model, request_id, deadline)
+        asked = await self._off_loop.run(received.size, _asked, wire, model, request_id, deadline, streamed)
         self._note_fields_without_effect(asked.without_effect)
         return await self._engine.submit(asked.request), asked.shape
 
@@ -99,8 +101,10 @@ class _Asked:
     without_effect: tuple[str, ...]
 
 
-def _asked(wire: pb.PredictOptions, model: ModelConfig, request_id: str, deadline: float | None) -> _Asked:
-    request = generation_request(wire, model, request_id=request_id, deadline=deadline)
+def _asked(
+    wire: pb.PredictOptions, model: ModelConfig, request_id: str, deadline: float | None, streamed: bool
+) -> _Asked:
+    request = generation_request(wire, model, request_id=request_id, deadline=deadline, streamed=streamed)
     return _Asked(
         request=request,
         shape=ReplyShape.of(wire, request.prompt),

@@ -20,12 +20,13 @@ _MEDIA = ("Images", "Videos", "Audios")
 
 
 def generation_request(
-    wire: pb.PredictOptions, model: ModelConfig, *, request_id: str, deadline: float | None
+    wire: pb.PredictOptions, model: ModelConfig, *, request_id: str, deadline: float | None, streamed: bool = False
 ) -> GenerationRequest:
     """What the client asks for, over the model's defaults.
 
     Args:
         deadline: Monotonic seconds; None is no deadline.
+        streamed: The call is PredictStream.
 
     Raises:
         InvalidRequest: The request is wrong in itself; names the field.
@@ -45,6 +46,7 @@ def generation_request(
         cache_read_only=wire.PromptCacheRO,
         cache_answer=model.cache.keep_answers,
         deadline=deadline,
+        streamed=streamed,
     )
 
 

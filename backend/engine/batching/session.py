@@ -280,7 +280,7 @@ class Session:
         if output.stopped:
             return FinishReason.STOP_STRING, piece + output.finish()
         if row.completion_tokens >= row.submit.max_tokens:
-            return FinishReason.LENGTH, piece + output.finish()
+            return FinishReason.LENGTH, piece + output.finish(cut=True)
         return None, piece
 
     # Ends

@@ -23,6 +23,7 @@ from backend.prompt.preparer import EncodedPrompt, PromptPreparer
 COMPILE_SECONDS = 10
 # By TokenizeString where the context is smaller, and by Detokenize: an encoding takes some 400 bytes a token.
 MOST_TOKENIZED = 1 << 18
+_FORCED = ("required", "function")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,8 @@ class RequestPreparer:
             late_reasoning=request.grammar is None,
             tools=conversation.tools if conversation else (),
             parse_tools=bool(conversation and conversation.tools and conversation.tool_choice.mode != "none"),
+            forced=bool(conversation and request.grammar is None and conversation.tool_choice.mode in _FORCED),
+            calls_in_parts=request.streamed,
         )
         return Prepared(
             request=request,
