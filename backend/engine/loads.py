@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from backend.config import EngineConfig, ModelConfig
 from backend.core.errors import ModelLoadFailed
 from backend.engine.loading import LoadedModel, ModelFiles, open_files
-from backend.engine.loading.failures import one_line
+from backend.engine.loading.failures import FOREIGN, one_line
 from backend.engine.preparing.building import build_preparer
 from backend.engine.preparing.facts import LoadedFacts
 from backend.engine.preparing.lanes import Lanes
@@ -201,7 +201,7 @@ class Loads:
             return LoadedFacts.of(session.loaded, session.generation)
         except ModelLoadFailed as error:
             failed = error.message
-        except Exception as error:
+        except FOREIGN as error:
             log.debug("load", exc_info=error)
             failed = f"{files.directory}: {type(error).__name__}: {one_line(error)}"
         # Out here: the exception's frames hold the model, which must not leave this thread.
@@ -276,7 +276,8 @@ def _in_thread(name: str, work: Callable[[], T]) -> "asyncio.Future[T]":
         try:
             result = work()
         except BaseException as caught:  # noqa: BLE001  the waiter's, whatever it is
-            error = caught
+            # Code of a checkpoint that ends the process would end the loop from here.
+            error = ModelLoadFailed(one_line(caught)) if isinstance(caught, SystemExit) else caught
         # A loop that is closed has no waiter.
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, result, error)

@@ -66,6 +66,9 @@ class TextEncoder:
             encoded = self._encode(text, add_special_tokens)
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidRequest("Prompt", "is not valid Unicode text") from error
+        except SystemExit as error:
+            # A checkpoint's own code; out of an executor's thread this would end the event loop.
+            raise RuntimeError("the tokenizer's code wants to end the process") from error
         twice = [self._bos_id, self._bos_id]
         if add_special_tokens and self._bos_text and text.startswith(self._bos_text):
             if encoded.ids[:2].tolist() == twice:

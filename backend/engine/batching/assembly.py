@@ -19,6 +19,7 @@ from backend.engine.loading.machine_memory import machine_memory
 from backend.engine.sampling.device.sampler import DeviceSampler
 from backend.engine.sampling.host.sampler import HostSampler
 from mlx_cache import PromptCache
+from mlx_cache.payload import MlxPayload
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +59,10 @@ def _batch_maker(choice: SamplerBackend, loaded: LoadedModel) -> Callable[[], De
 
 def _prefix_cache(cache: CacheConfig, loaded: LoadedModel, budget: MemoryBudget, generation: int) -> PrefixCache:
     max_bytes = cache.max_bytes if cache.max_bytes is not None else int(CACHE_SHARE * budget.total)
+    max_sequences = 0 if loaded.uncached_reason else cache.max_sequences
     # The generation is in the key too: nothing of a model that was replaced can ever be found.
     key = (loaded.namespace, generation)
-    store = PromptCache(cache.max_sequences, min(max_bytes, budget.total))
+    store = PromptCache(max_sequences, min(max_bytes, budget.total), payload=MlxPayload(loaded.kept_whole))
     return PrefixCache(store, key, snapshots=needs_snapshots(loaded.new_cache()))
 
 

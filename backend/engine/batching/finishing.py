@@ -62,7 +62,7 @@ def row_fault(row: Row, reason: str) -> WorkerError:
     return InvalidRequest("Grammar" if row.submit.constraint is not None else "LogitBias", reason)
 
 
-def internal_fault(where: str, row: Row | None, error: Exception) -> InternalFault:
+def internal_fault(where: str, row: Row | None, error: BaseException) -> InternalFault:
     """Our own failure, with an id to find it by. Its text may hold a client's, so only the debug log has that."""
     fault = secrets.token_hex(4)
     request_id = row.request.request_id if row else "batch"

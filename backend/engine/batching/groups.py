@@ -1,11 +1,15 @@
 """Rows that decode together, in groups of like length."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from backend.core.logline import logline
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.row import Row
+
+log = logging.getLogger(__name__)
 
 
 class DecodeGroups:
@@ -45,7 +49,7 @@ class DecodeGroups:
         return [row for batch in self.batches for row in batch.rows]
 
     def plan_join(self, rows: Sequence[Row]) -> list[tuple[DecodeBatch, list[Row]]]:
-        """Where each row belongs, opening groups as needed; the caller has each group take its rows.
+        """Where each row belongs, opening groups as needed.
 
         Rows of one call are placed longest first, so that they find each other.
         """
@@ -74,6 +78,36 @@ class DecodeGroups:
     def projected(self) -> int:
         """Bytes that all groups need to run on, padding included."""
         return sum(self._budget.together([row.covered for row in batch.rows]) for batch in self.batches)
+
+    def join(self, rows: Sequence[Row]) -> list[tuple[Row, Exception]]:
+        """Each row into its group. One whose caches do not go with the others' gets a batch of its own.
+
+        Returns:
+            The rows that are in no batch, and why.
+        """
+        failed: list[tuple[Row, Exception]] = []
+        for batch, members in self.plan_join(rows):
+            try:
+                batch.join(members)
+            except Exception:  # noqa: BLE001  which of them it was is found by trying them one by one
+                for row in members:
+                    failed.extend(self._join_one(batch, row))
+        self.drop_empty()
+        return failed
+
+    def _join_one(self, batch: DecodeBatch, row: Row) -> list[tuple[Row, Exception]]:
+        try:
+            batch.join([row])
+            return []
+        except Exception as error:  # noqa: BLE001  its own shapes
+            log.info(logline("joins_none", request_id=row.request.request_id, reason=type(error).__name__))
+        self.batches.append(self._new_batch())
+        try:
+            # A lone row's caches are not merged.
+            self.batches[-1].join([row])
+        except Exception as error:  # noqa: BLE001  its own failure
+            return [(row, error)]
+        return []
 
     def drop_empty(self) -> None:
         """Forget the groups that have no rows any more."""

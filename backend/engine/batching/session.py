@@ -25,6 +25,7 @@ from backend.engine.batching.scheduler import chunk_ends
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.inbox import Submit
 from backend.engine.loading import LoadedModel
+from backend.engine.loading.failures import FOREIGN
 from backend.engine.picture import Counters, EnginePicture
 from backend.engine.sampling.row_sampling import RowSampling
 
@@ -227,11 +228,9 @@ class Session:
         for row in ready:
             row.decoding_at = row.decoding_at or now
             self.counters.cached_tokens += row.cached_tokens if not row.preemptions else 0
-        for group, members in self.groups.plan_join(ready):
-            try:
-                group.join(members)
-            except Exception as error:  # noqa: BLE001  caches half merged: the batch is lost
-                self._lose_batch(group, [*group.rows, *(row for row in members if row not in group.rows)], error)
+        for row, error in self.groups.join(ready):
+            row.caches = None
+            self._fail(row, internal_fault("join", row, error))
 
     def _decode(self) -> None:
         started = self.clock()
@@ -244,7 +243,7 @@ class Session:
         rows = list(group.rows)
         try:
             emitted = group.step()
-        except Exception as error:  # noqa: BLE001  keys and KV may be out of step: the batch is lost
+        except FOREIGN as error:  # keys and KV may be out of step: the batch is lost
             self._lose_batch(group, rows, error)
             return
         now = self.clock()
@@ -258,7 +257,7 @@ class Session:
             return True
         try:
             reason, piece = self._advance(row, item)
-        except Exception as error:  # noqa: BLE001  a parser's failure is its own request's
+        except FOREIGN as error:  # a parser's failure is its own request's
             self._fail(row, internal_fault("output", row, error))
             return True
         if reason is not None:
@@ -279,6 +278,9 @@ class Session:
         piece = output.push(item.token)
         if output.stopped:
             return FinishReason.STOP_STRING, piece + output.finish()
+        if not self.loaded.eos_ids and row.submit.constraint is not None and row.submit.constraint.finished:
+            # A model with an end token draws that next; this one would have nothing to draw.
+            return FinishReason.STOP, piece + output.finish()
         if row.completion_tokens >= row.submit.max_tokens:
             return FinishReason.LENGTH, piece + output.finish(cut=True)
         return None, piece
@@ -331,7 +333,7 @@ class Session:
                 self._lose_batch(group, staying, error)
         self.groups.drop_empty()
 
-    def _lose_batch(self, group: DecodeBatch, rows: list[Row], error: Exception) -> None:
+    def _lose_batch(self, group: DecodeBatch, rows: list[Row], error: BaseException) -> None:
         """A failed step leaves keys and KV out of step: nothing of the batch is used again."""
         fault = internal_fault("step", None, error)
         self.groups.lose(group)

@@ -6,6 +6,7 @@ from typing import Any
 
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed, WorkerError
+from backend.engine.loading.failures import FOREIGN
 from backend.engine.preparing.constraining import GrammarChoice
 from backend.engine.preparing.facts import LoadedFacts
 from backend.engine.preparing.lanes import Lanes
@@ -26,7 +27,7 @@ def build_preparer(config: ModelConfig, facts: LoadedFacts, tokenizer: Any, prep
         except WorkerError:
             raise
         # A checkpoint's own tokenizer may raise anything, and LoadModel owes an answer.
-        except Exception as error:
+        except FOREIGN as error:
             log.debug("load", exc_info=error)
             reason = str(error).splitlines()[0] if str(error) else ""
             raise ModelLoadFailed(f"{facts.path}: {type(error).__name__}: {reason}"[:500]) from error
