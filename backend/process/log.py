@@ -66,7 +66,9 @@ def start_log(level: str) -> Log:
     logging.raiseExceptions = False
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
-    sys.stdout = sys.stderr = LineStream(lambda line: writer.write(bounded(line, MAX_LINE)))
+    # Every line is an event: what reads the log must not have to tell ours from theirs.
+    printed = logging.getLogger("printed")
+    sys.stdout = sys.stderr = LineStream(lambda line: printed.info(logline("printed", text=line)))
     return Log(writer)
 
 
