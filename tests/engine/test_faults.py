@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -29,7 +31,6 @@ from backend.engine.handle import EngineHandle
 from mlx_cache import PromptCache
 from tests.engine.faulty import FaultyModel
 from tests.engine.harness import Answer, model_config, read, request, with_engine
-from tests.grammar.dear import optional_properties
 from tests.models import write_model
 
 # Two layers, keys and values, 2 heads of 16 in float32.
@@ -350,7 +351,10 @@ def test_a_free_ends_what_waits_for_its_grammar_as_aborted(path: Path) -> None:
     async def body(handle: EngineHandle, model: FaultyModel) -> None:
         served = handle._loads.current
         assert served is not None
-        grammar = Grammar(kind="json_schema", text=optional_properties(8_000))
+        while (trial_process := served.compiler.trial_pid) is None:
+            await asyncio.sleep(0.002)
+        os.kill(trial_process, signal.SIGSTOP)  # nothing is tried out: all that is asked for waits
+        grammar = Grammar(kind="regex", text="[a-z]{3}")
         waiting = [asyncio.create_task(read(handle, request(f"{i}", n=5, grammar=grammar))) for i in range(3)]
         while not served.compiler._compiling:
             await asyncio.sleep(0.002)
