@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from backend.engine.sampling import noise
+from backend.engine.sampling.device.kernels import Kernels
 from backend.engine.sampling.device.restrict import head
 from backend.engine.sampling.device.restrict import restricted as device_restricted
 from backend.engine.sampling.device.sampler import DeviceSampler
@@ -35,12 +36,13 @@ MORE: tuple[dict[str, Any], ...] = (
 def test_the_devices_noise_has_the_hosts_bits(seed: int) -> None:
     ids = np.arange(70_000, dtype=np.uint32)
     key = key_of(seed, 12, Purpose.TOKEN)
-    theirs = device_noise.hashed(mx.array(ids)[None], [key])
+    low, high = (mx.array([[word]], mx.uint32) for word in key)
+    theirs = device_noise.hashed(mx.array(ids)[None], low, high)
     np.testing.assert_array_equal(np.asarray(theirs)[0], noise.hashed(ids, key))
     ours = noise.gumbel(ids, key)
     # The least noise is the least exact in float32, and decides nothing.
     decides = ours > -2.0
-    found = np.asarray(device_noise.gumbel(mx.array(ids)[None], [key]))[0]
+    found = np.asarray(device_noise.gumbel(mx.array(ids)[None], low, high))[0]
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found[decides], ours[decides], rtol=1e-5, atol=1e-5)
 
@@ -49,8 +51,9 @@ def test_the_devices_noise_is_finite_where_the_bits_are_all_ones_or_all_zeros() 
     # Index 0 under a low word of 0 hashes to the finaliser of the high word alone.
     for high, bits in ((0x331DA083, 0xFFFFFFFF), (0, 0)):
         ids = mx.zeros((1, 1), mx.uint32)
-        assert device_noise.hashed(ids, [(0, high)]).item() == bits
-        assert np.isfinite(device_noise.gumbel(ids, [(0, high)]).item())
+        words = mx.zeros((1, 1), mx.uint32), mx.array([[high]], mx.uint32)
+        assert device_noise.hashed(ids, *words).item() == bits
+        assert np.isfinite(device_noise.gumbel(ids, *words).item())
         assert np.isfinite(noise.gumbel(np.zeros(1, np.int64), (0, high))).all()
 
 
@@ -63,7 +66,7 @@ def test_the_device_leaves_the_candidates_that_the_host_leaves(spread: float, st
     logits = random_logits(len(rows), 3000, spread=spread)
     logits = (np.round(logits / step) * step).astype(np.float32) if step else logits
     logits[:, 100:1500:2] = -np.inf
-    left = np.asarray(device_restricted(mx.array(logits), rows)) > -np.inf
+    left = np.asarray(device_restricted(mx.array(logits), rows, Kernels(fused=False))) > -np.inf
     for index, one in enumerate(rows):
         expected = ids_of(restricted(logits[index], logits[index].max(), one))
         # Both round; without ties a nucleus' last of many tokens may differ.
@@ -126,8 +129,10 @@ def test_running_ahead_of_the_host_changes_no_token(ahead: int) -> None:
 def test_nothing_is_evaluated_before_it_is_collected() -> None:
     vocab = 30_000
     given = mx.array(random_logits(len(MORE), vocab))
-    rows = [row([1, 2], seed=n, top_logprobs=2, **one) for n, one in enumerate(MORE)]
     mx.eval(given)
+    # Constants of this batch are kept from the first draw on.
+    device.sample_lazy(given, [row([1, 2], top_logprobs=2, **one) for one in MORE]).collect()
+    rows = [row([1, 2], seed=n, top_logprobs=2, **one) for n, one in enumerate(MORE)]
     before = mx.get_active_memory()
     logits = given + 1.0
     sample = device.sample_lazy(logits, rows)

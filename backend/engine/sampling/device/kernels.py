@@ -1,0 +1,187 @@
+"""The elementwise parts of a draw, each a single launch on a GPU, and the constants that they work with.
+
+What is between two reductions or sorts becomes one kernel by `mx.compile`; its numbers are the same bits either way.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import mlx.core as mx
+import numpy as np
+
+from backend.engine.sampling.device.noise import gumbel
+from backend.engine.sampling.noise import BLOCK
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# A token and what became of it share one word, so that the host reads a step at once.
+STATE_SHIFT = 30
+TOKEN_MASK = (1 << STATE_SHIFT) - 1
+DRAWN, NOT_FINITE_STATE, NOTHING_LEFT = 0, 1, 2
+
+# Settings of the batches that came by last; each is a few bytes a row.
+_KEPT_CONSTANTS = 256
+
+
+def _finished(token: mx.array, of_raw: mx.array, of_values: mx.array) -> tuple[mx.array, mx.array]:
+    """Tokens safe to feed, and tokens with their states, both uint32 `[rows]`.
+
+    One sum tells all: logsumexp is NaN or +inf where a logit is, -inf where all are.
+
+    Args:
+        of_raw, of_values: logsumexp of the model's logits and of what bias, penalties and masks left of them, `[rows]`.
+    """
+    allowed = mx.where(of_values == -mx.inf, NOTHING_LEFT, mx.where(mx.isfinite(of_values), DRAWN, NOT_FINITE_STATE))
+    state = mx.where(mx.isfinite(of_raw), allowed, NOT_FINITE_STATE).astype(mx.uint32)
+    # What NaN does to an index is each device's own affair.
+    token = mx.where(state == DRAWN, token, 0).astype(mx.uint32)
+    return token, token | (state << mx.array(STATE_SHIFT, mx.uint32))
+
+
+def _joined(block: mx.array, place: mx.array) -> mx.array:
+    return block.astype(mx.uint32) * mx.array(BLOCK, mx.uint32) + place.astype(mx.uint32)
+
+
+def _finished_drawn(
+    block: mx.array, place: mx.array, of_raw: mx.array, of_values: mx.array
+) -> tuple[mx.array, mx.array]:
+    return _finished(_joined(block, place), of_raw, of_values)
+
+
+def _finished_mixed(
+    block: mx.array,
+    place: mx.array,
+    likeliest: mx.array,
+    temperature: mx.array,
+    of_raw: mx.array,
+    of_values: mx.array,
+) -> tuple[mx.array, mx.array]:
+    return _finished(mx.where(temperature > 0.0, _joined(block, place), likeliest), of_raw, of_values)
+
+
+def _tempered(logits: mx.array, peak: mx.array, temperature: mx.array) -> tuple[mx.array, mx.array]:
+    """Logits over the temperature, and their weights. A temperature of 0 is its row's greedy pick, made elsewhere."""
+    scaled = (logits - peak) / mx.where(temperature > 0.0, temperature, 1.0)
+    return scaled, mx.exp(scaled)
+
+
+def _block_scores(weights: mx.array, numbers: mx.array, low: mx.array, high: mx.array) -> mx.array:
+    return mx.log(weights) + gumbel(numbers, low, high)
+
+
+def _token_scores(inside: mx.array, block: mx.array, places: mx.array, low: mx.array, high: mx.array) -> mx.array:
+    return inside + gumbel(_joined(block, places), low, high)
+
+
+def _penalised(
+    logits: mx.array, counts: mx.array, repetition: mx.array, presence: mx.array, frequency: mx.array
+) -> mx.array:
+    repeated = mx.where(logits < 0, logits * repetition, logits / repetition)
+    return mx.where(counts > 0, repeated - presence - frequency * counts, logits)
+
+
+def _limits(words: mx.array, bits: mx.array) -> mx.array:
+    """+inf where a bit is set, -inf where it is not: as upper limits they let NaN through."""
+    return mx.where(((words >> bits) & mx.array(1, mx.uint32)) > 0, mx.inf, -mx.inf)
+
+
+def _weights_below(largest: mx.array, normaliser: mx.array) -> mx.array:
+    return mx.exp(largest - normaliser)
+
+
+def _within_mass(before: mx.array, values: mx.array, mass: mx.array) -> mx.array:
+    return mx.where(before < mass, values, mx.inf)
+
+
+def _prefix_cut(best: mx.array, log_min_p: mx.array, last: mx.array, top_p: mx.array) -> mx.array:
+    return mx.maximum(best + log_min_p, mx.where(top_p < 1.0, last, -mx.inf))
+
+
+def _reaching(logits: mx.array, cut: mx.array) -> mx.array:
+    return mx.where(logits >= cut, logits, -mx.inf)
+
+
+def _in_top_k(logits: mx.array, numbers: mx.array, kth: mx.array, kth_id: mx.array, cut: mx.array) -> mx.array:
+    """Those before the k-th in the order of logits, of equals the lowest ids first, and not under the cut."""
+    kept = (logits > kth) | ((logits == kth) & (numbers <= kth_id))
+    return mx.where(kept & (logits >= cut), logits, -mx.inf)
+
+
+def _surprise(logits: mx.array, probs: mx.array, peak: mx.array) -> mx.array:
+    return mx.where(logits > -mx.inf, probs * (logits - peak), 0.0)
+
+
+def _distance(logits: mx.array, peak: mx.array, mean: mx.array) -> mx.array:
+    return mx.where(logits > -mx.inf, mx.abs((logits - peak) - mean), mx.inf)
+
+
+def _near(before: mx.array, near: mx.array, mass: mx.array) -> mx.array:
+    return mx.where(before < mass, near, -mx.inf)
+
+
+def _no_farther(logits: mx.array, distance: mx.array, last: mx.array) -> mx.array:
+    return mx.where(distance <= last, logits, -mx.inf)
+
+
+def _over(logits: mx.array, probs: mx.array, threshold: mx.array) -> mx.array:
+    return mx.where(probs > threshold, logits, mx.inf)
+
+
+def _without_top(logits: mx.array, least: mx.array, exempt: mx.array) -> mx.array:
+    return mx.where((logits > least) & (exempt == 0), -mx.inf, logits)
+
+
+class Kernels:
+    """Engine thread only. What is kept are constants; no draw hangs on an earlier one.
+
+    Args:
+        fused: Compile each function to one kernel. On a CPU that takes a C++ compiler and seconds, for no gain.
+    """
+
+    def __init__(self, *, fused: bool) -> None:
+        # Shapeless: one kernel for any number of rows and any vocabulary.
+        compiled: Callable[[F], F] = partial(mx.compile, shapeless=True) if fused else lambda function: function
+        self.finished = compiled(_finished)
+        self.finished_drawn = compiled(_finished_drawn)
+        self.finished_mixed = compiled(_finished_mixed)
+        self.tempered = compiled(_tempered)
+        self.block_scores = compiled(_block_scores)
+        self.token_scores = compiled(_token_scores)
+        self.penalised = compiled(_penalised)
+        self.limits = compiled(_limits)
+        self.weights_below = compiled(_weights_below)
+        self.within_mass = compiled(_within_mass)
+        self.prefix_cut = compiled(_prefix_cut)
+        self.reaching = compiled(_reaching)
+        self.in_top_k = compiled(_in_top_k)
+        self.surprise = compiled(_surprise)
+        self.distance = compiled(_distance)
+        self.near = compiled(_near)
+        self.no_farther = compiled(_no_farther)
+        self.over = compiled(_over)
+        self.without_top = compiled(_without_top)
+        self._constants: OrderedDict[tuple[object, ...], mx.array] = OrderedDict()
+
+    def column(self, values: tuple[float, ...], dtype: mx.Dtype = mx.float32) -> mx.array:
+        """`[n, 1]`, kept on the device."""
+        return self._constant(("column", values, dtype), lambda: mx.array([[value] for value in values], dtype))
+
+    def places(self, values: tuple[int, ...]) -> mx.array:
+        """Indices `[n]`, kept on the device."""
+        return self._constant(("places", values), lambda: mx.array(values, mx.uint32))
+
+    def numbers(self, count: int) -> mx.array:
+        """0 to count - 1, uint32 `[1, count]`, kept on the device."""
+        return self._constant(("numbers", count), lambda: mx.array(np.arange(count, dtype=np.uint32)[None]))
+
+    def _constant(self, key: tuple[object, ...], make: Callable[[], mx.array]) -> mx.array:
+        found = self._constants.get(key)
+        if found is None:
+            # Made on the host: there is nothing to launch or to wait for.
+            found = self._constants[key] = make()
+            if len(self._constants) > _KEPT_CONSTANTS:
+                self._constants.popitem(last=False)
+        self._constants.move_to_end(key)
+        return found
