@@ -19,29 +19,46 @@ F = TypeVar("F", bound=Callable[..., Any])
 # A token and what became of it share one word, so that the host reads a step at once.
 STATE_SHIFT = 30
 TOKEN_MASK = (1 << STATE_SHIFT) - 1
-DRAWN, NOT_FINITE_STATE, NOTHING_LEFT = 0, 1, 2
+NOT_FINITE_STATE, NOTHING_LEFT = 1, 2
 
 # Settings of the batches that came by last; each is a few bytes a row.
 _KEPT_CONSTANTS = 256
 
 
+# MLX fuses no more than eleven operations deep, a broadcast being one, so these are put in few.
+def _finished_plain(token: mx.array, of_raw: mx.array) -> tuple[mx.array, mx.array]:
+    """`_finished` where nothing was done to the model's logits."""
+    fine = mx.abs(of_raw) < mx.inf
+    return _fed_and_read(mx.where(fine, token, _word(NOT_FINITE_STATE << STATE_SHIFT)))
+
+
 def _finished(token: mx.array, of_raw: mx.array, of_values: mx.array) -> tuple[mx.array, mx.array]:
     """Tokens safe to feed, and tokens with their states, both uint32 `[rows]`.
 
-    One sum tells all: logsumexp is NaN or +inf where a logit is, -inf where all are.
+    One sum tells all: logsumexp is NaN or +inf where a logit is, -inf where all are. A row that failed gets token 0,
+    since what NaN does to an index is each device's own affair.
 
     Args:
         of_raw, of_values: logsumexp of the model's logits and of what bias, penalties and masks left of them, `[rows]`.
     """
-    allowed = mx.where(of_values == -mx.inf, NOTHING_LEFT, mx.where(mx.isfinite(of_values), DRAWN, NOT_FINITE_STATE))
-    state = mx.where(mx.isfinite(of_raw), allowed, NOT_FINITE_STATE).astype(mx.uint32)
-    # What NaN does to an index is each device's own affair.
-    token = mx.where(state == DRAWN, token, 0).astype(mx.uint32)
-    return token, token | (state << mx.array(STATE_SHIFT, mx.uint32))
+    fine_raw = mx.abs(of_raw) < mx.inf
+    fine = fine_raw & (mx.abs(of_values) < mx.inf)
+    nothing = fine_raw & (of_values == -mx.inf)
+    failure = mx.where(nothing, _word(NOTHING_LEFT << STATE_SHIFT), _word(NOT_FINITE_STATE << STATE_SHIFT))
+    return _fed_and_read(mx.where(fine, token, failure))
+
+
+def _fed_and_read(words: mx.array) -> tuple[mx.array, mx.array]:
+    # From the words, not beside them: MLX makes one kernel of what hangs on one result.
+    return words & _word(TOKEN_MASK), words
+
+
+def _word(value: int) -> mx.array:
+    return mx.array(value, mx.uint32)
 
 
 def _joined(block: mx.array, place: mx.array) -> mx.array:
-    return block.astype(mx.uint32) * mx.array(BLOCK, mx.uint32) + place.astype(mx.uint32)
+    return block * _word(BLOCK) + place
 
 
 def _finished_drawn(
@@ -84,7 +101,7 @@ def _penalised(
 
 def _limits(words: mx.array, bits: mx.array) -> mx.array:
     """+inf where a bit is set, -inf where it is not: as upper limits they let NaN through."""
-    return mx.where(((words >> bits) & mx.array(1, mx.uint32)) > 0, mx.inf, -mx.inf)
+    return mx.where(((words >> bits) & _word(1)) > 0, mx.inf, -mx.inf)
 
 
 def _weights_below(largest: mx.array, normaliser: mx.array) -> mx.array:
@@ -143,6 +160,7 @@ class Kernels:
     def __init__(self, *, fused: bool) -> None:
         # Shapeless: one kernel for any number of rows and any vocabulary.
         compiled: Callable[[F], F] = partial(mx.compile, shapeless=True) if fused else lambda function: function
+        self.finished_plain = compiled(_finished_plain)
         self.finished = compiled(_finished)
         self.finished_drawn = compiled(_finished_drawn)
         self.finished_mixed = compiled(_finished_mixed)

@@ -112,7 +112,10 @@ class DeviceSampler:
         kernels = self._kernels
         temperatures = tuple(row.sampling.temperature for row in rows)
         if not any(temperatures):
-            return kernels.finished(mx.argmax(values, axis=-1), of_raw, of_values)
+            likeliest = mx.argmax(values, axis=-1)
+            if of_values is of_raw:
+                return kernels.finished_plain(likeliest, of_raw)
+            return kernels.finished(likeliest, of_raw, of_values)
         block, place = _drawn(restricted(values, rows, kernels), rows, kernels)
         if all(temperatures):
             return kernels.finished_drawn(block, place, of_raw, of_values)
