@@ -35,3 +35,32 @@ class FaultyModel:
         loaded = load_model(*args, **kwargs)
         self.inner = loaded.model
         return replace(loaded, model=self)
+
+
+def failing(array: Any) -> Any:
+    """The array, lazy, whose evaluation raises as a GPU's failed step does: once, to whoever waits for it."""
+    import mlx.core as mx
+
+    broken, _ = mx.linalg.eigh(mx.full((3, 3), float("nan")), stream=mx.cpu)
+    return mx.depends(array + 0, broken)
+
+
+class FailingWaits:
+    """Stands in for `waits.evaluate`: the n-th wait from `arm` raises, after which the arrays read as if all was well."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._fails_at: int | None = None
+
+    def arm(self, n: int) -> None:
+        """Raise in the n-th wait from now; 0 is never."""
+        self.count, self._fails_at = 0, n
+
+    def __call__(self, *arrays: Any) -> None:
+        import mlx.core as mx
+
+        mx.eval(*arrays)
+        self.count += 1
+        if self.count == self._fails_at:
+            self._fails_at = None
+            raise RuntimeError("[planted] Command buffer execution failed")

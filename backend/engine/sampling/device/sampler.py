@@ -141,9 +141,8 @@ def _drawn(logits: mx.array, rows: Sequence[RowSampling], kernels: Kernels) -> t
     """`draw.drawn` for a batch: a block by its weight, then a place within it, both `[rows]`."""
     count, vocab = logits.shape
     blocks = -(-vocab // BLOCK)
-    keys = [(*row.key(Purpose.BLOCK), *row.key(Purpose.TOKEN)) for row in rows]
     # All that is new in a step, in one array.
-    words = mx.array(np.array(keys, np.uint32))
+    words = mx.array([(*row.key(Purpose.BLOCK), *row.key(Purpose.TOKEN)) for row in rows], mx.uint32)
     low, high, token_low, token_high = (words[:, index : index + 1] for index in range(4))
     peak = logits.max(axis=-1, keepdims=True)
     if vocab < blocks * BLOCK:
