@@ -66,7 +66,7 @@ def launches_of(*arrays: Any) -> Counter[str]:
     text = io.StringIO()
     mx.export_to_dot(text, *_leaves(arrays))
     found: Counter[str] = Counter()
-    inputs = Counter(re.findall(r'-> (\d+)', text.getvalue()))
+    inputs = Counter(re.findall(r"-> (\d+)", text.getvalue()))
     for node, name in _NODE.findall(text.getvalue()):
         if name == "Concatenate":
             found[name] += inputs[node]
@@ -183,8 +183,7 @@ def main() -> None:
             if rows == 1 and len(settings) > 1:
                 continue
             ours, loose, theirs = (
-                counts_of(step)
-                for step in (our_step(chosen), our_step(chosen, fused=False), mlx_lm_step(chosen))
+                counts_of(step) for step in (our_step(chosen), our_step(chosen, fused=False), mlx_lm_step(chosen))
             )
             launches = (ours.launches.total(), loose.launches.total(), theirs.launches.total())
             table.append([kind, rows, *launches, ours.waits, theirs.waits])

@@ -46,7 +46,7 @@ def failing(array: Any) -> Any:
 
 
 class FailingWaits:
-    """Stands in for `waits.evaluate`: the n-th wait from `arm` raises, after which the arrays read as if all was well."""
+    """Stands in for `waits.evaluate`: the n-th wait from `arm` raises, and its arrays read as if all was well."""
 
     def __init__(self) -> None:
         self.count = 0

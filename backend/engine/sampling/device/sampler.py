@@ -148,9 +148,7 @@ def _drawn(logits: mx.array, rows: Sequence[RowSampling], kernels: Kernels) -> t
     if vocab < blocks * BLOCK:
         logits = mx.pad(logits, [(0, 0), (0, blocks * BLOCK - vocab)], constant_values=-float("inf"))
     temperature = kernels.column(tuple(row.sampling.temperature for row in rows))
-    scaled, weights = kernels.tempered(
-        logits.reshape(count, blocks, BLOCK), peak[..., None], temperature[..., None]
-    )
+    scaled, weights = kernels.tempered(logits.reshape(count, blocks, BLOCK), peak[..., None], temperature[..., None])
     scores = kernels.block_scores(mx.sum(weights, axis=-1), kernels.numbers(blocks), low, high)
     block = mx.argmax(scores, axis=-1, keepdims=True)
     inside = mx.take_along_axis(scaled, block[..., None], axis=1).squeeze(1)

@@ -57,7 +57,7 @@ def warm_up(sampler: DeviceSampler, vocab: int, dtype: mx.Dtype, *, batch_sizes:
     """
     started = time.monotonic()
     for size in batch_sizes:
-        for name, rows in _batches(vocab, size):
+        for name, rows in batches(vocab, size):
             begun = time.monotonic()
             logits = mx.array(np.linspace(0.0, 1.0, vocab, dtype=np.float32)[None].repeat(size, 0)).astype(dtype)
             sampler.sample_lazy(logits, rows).collect()
@@ -65,7 +65,7 @@ def warm_up(sampler: DeviceSampler, vocab: int, dtype: mx.Dtype, *, batch_sizes:
         log.info(logline("sampler_warm_up", rows=size, seconds=round(time.monotonic() - started, 3)))
 
 
-def _batches(vocab: int, size: int) -> Iterator[tuple[str, list[RowSampling]]]:
+def batches(vocab: int, size: int) -> Iterator[tuple[str, list[RowSampling]]]:
     """Batches of one kind each, then of greedy rows beside the kind, where a part of the batch is worked on."""
     greedy = _row(Sampling(), vocab)
     for name, sampling in KINDS.items():

@@ -1,3 +1,5 @@
+import logging
+import shutil
 from typing import Any
 
 import mlx.core as mx
@@ -5,16 +7,19 @@ import numpy as np
 import pytest
 
 from backend.engine.sampling import noise
+from backend.engine.sampling.device import noise as device_noise
 from backend.engine.sampling.device.kernels import Kernels
 from backend.engine.sampling.device.restrict import head
 from backend.engine.sampling.device.restrict import restricted as device_restricted
 from backend.engine.sampling.device.sampler import DeviceSampler
-from backend.engine.sampling.device import noise as device_noise
+from backend.engine.sampling.device.warm_up import KINDS, batches, warm_up
 from backend.engine.sampling.host.restrict import restricted
 from backend.engine.sampling.host.sampler import HostSampler
 from backend.engine.sampling.noise import Purpose, key_of
 from backend.engine.sampling.row_sampling import RowSampling
 from backend.engine.sampling.sampled import NO_TOKEN, NOT_FINITE, NOTHING_ALLOWED
+from backend.engine.waits import on_host
+from benchmarks.launches import launches_of
 from tests.engine.sampling.building import EOS, MIXED, OnlyThese, lazy, random_logits, row
 from tests.engine.sampling.host.test_restrict import ids_of
 from tests.engine.sampling.reference import by_rank
@@ -95,6 +100,24 @@ def test_the_device_draws_what_the_host_draws(vocab: int) -> None:
         for token, one, other in zip(ours.tokens, on_device, on_host, strict=True):
             one.accept(token)
             other.accept(token)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="MLX compiles kernels for a CPU with g++")
+def test_fused_kernels_give_the_same_bits() -> None:
+    mx.enable_compile()
+    fused = DeviceSampler(fused=True)
+    for vocab, rows in ((300, 1), (2000, 13), (32_000, 5)):
+        several = [MORE[index % len(MORE)] for index in range(rows)]
+        words = []
+        for sampler in (device, fused):
+            fresh = [
+                row([2, 3, 3], seed=n, top_logprobs=n % 3 or None, constraint=OnlyThese([*range(90)], vocab), **one)
+                for n, one in enumerate(several)
+            ]
+            words.append(np.asarray(on_host(sampler.sample_lazy(lazy(random_logits(rows, vocab)), fresh).words)))
+        np.testing.assert_array_equal(*words)
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 3])
@@ -194,3 +217,31 @@ def test_half_precision_logits_with_many_ties_draw_as_on_the_host(dtype: mx.Dtyp
     again = [row(seed=n, **one) for n, one in enumerate(MORE)]
     logits = lazy(random_logits(len(MORE), 8000), dtype)
     assert device.sample_lazy(logits, rows).collect().tokens == host.sample(logits, again).tokens
+
+
+@pytest.mark.parametrize("vocab", [6, 300, 5000])
+def test_warming_up_draws_every_kind_and_says_how_far_it_is(vocab: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    warm_up(DeviceSampler(), vocab, mx.bfloat16)
+    told = [record.getMessage() for record in caplog.records]
+    for kind in (*KINDS, "logprobs", "grammar"):
+        assert sum(f"kind={kind} " in line for line in told) == 2
+    assert sum("sampler_warm_up" in line for line in told) == 2
+
+
+def test_after_warming_up_a_draw_compiles_nothing() -> None:
+    # Each kernel by its name in the graph, which says its operations.
+    def kernels(sampler: DeviceSampler, rows: list[RowSampling]) -> set[str]:
+        logits = lazy(random_logits(len(rows), 5000))
+        names = launches_of(sampler.sample_lazy(logits, rows).arrays())
+        return {name for name in names if name.startswith("Compiled")}
+
+    sampler = DeviceSampler(fused=True)
+    warm: set[str] = set()
+    for size in (1, 3):
+        for _, rows in batches(5000, size):
+            warm |= kernels(sampler, rows)
+    for one in MORE:
+        assert kernels(sampler, [row([1, 2], **one)]) <= warm
+    several = [row([1, 2], seed=n, top_logprobs=n % 3 or None, **one) for n, one in enumerate(MORE)]
+    assert kernels(sampler, several) <= warm
