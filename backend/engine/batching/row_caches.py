@@ -75,7 +75,7 @@ def _paddings(cache: Any, lengths: Sequence[int]) -> list[int] | None:
     """Tokens of padding before each row of a plain KV layer; None where they do not follow from the lengths."""
     if type(cache) is not BatchKVCache or cache.keys is None:
         return None
-    end: int = cache._idx  # pyright: ignore  # noqa: SLF001  as above
+    end = int(cache._idx)  # noqa: SLF001  as above
     paddings = [end - length for length in lengths]
     # The longest row has none, after every join and every leave; else this layer counts in another way.
     return paddings if min(paddings) == 0 else None

@@ -36,9 +36,7 @@ def new_batch(loaded: LoadedModel, sampler: str) -> DecodeBatch:
 
 def prefilled(loaded: LoadedModel, index: int) -> Row:
     tokens = np.random.default_rng(index).integers(1, 250, PROMPTS[index]).astype(np.int32)
-    sampling = RowSampling(
-        Sampling(temperature=0.7, seed=index), prompt=tokens, eos_ids=loaded.eos_ids, top_logprobs=3
-    )
+    sampling = RowSampling(Sampling(temperature=0.7, seed=index), prompt=tokens, eos_ids=loaded.eos_ids, top_logprobs=3)
     # Of a submitted request a batch knows the sampling alone.
     row = Row(cast(Submit, None), sampling, tokens, caches=loaded.new_cache())
     assert row.caches is not None

@@ -5,8 +5,7 @@ What is between two reductions or sorts becomes one kernel by `mx.compile`; its 
 
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 import numpy as np
@@ -104,6 +103,10 @@ def _limits(words: mx.array, bits: mx.array) -> mx.array:
     return mx.where(((words >> bits) & _word(1)) > 0, mx.inf, -mx.inf)
 
 
+def _numbered(blocks: mx.array, width: mx.array, places: mx.array) -> mx.array:
+    return blocks * width + places
+
+
 def _weights_below(largest: mx.array, normaliser: mx.array) -> mx.array:
     return mx.exp(largest - normaliser)
 
@@ -150,6 +153,11 @@ def _without_top(logits: mx.array, least: mx.array, exempt: mx.array) -> mx.arra
     return mx.where((logits > least) & (exempt == 0), -mx.inf, logits)
 
 
+def _kernel(function: F, fused: bool) -> F:
+    # Shapeless: one kernel for any number of rows and any vocabulary.
+    return cast(F, mx.compile(function, shapeless=True)) if fused else function
+
+
 class Kernels:
     """Engine thread only. What is kept are constants; no draw hangs on an earlier one.
 
@@ -158,28 +166,27 @@ class Kernels:
     """
 
     def __init__(self, *, fused: bool) -> None:
-        # Shapeless: one kernel for any number of rows and any vocabulary.
-        compiled: Callable[[F], F] = partial(mx.compile, shapeless=True) if fused else lambda function: function
-        self.finished_plain = compiled(_finished_plain)
-        self.finished = compiled(_finished)
-        self.finished_drawn = compiled(_finished_drawn)
-        self.finished_mixed = compiled(_finished_mixed)
-        self.tempered = compiled(_tempered)
-        self.block_scores = compiled(_block_scores)
-        self.token_scores = compiled(_token_scores)
-        self.penalised = compiled(_penalised)
-        self.limits = compiled(_limits)
-        self.weights_below = compiled(_weights_below)
-        self.within_mass = compiled(_within_mass)
-        self.prefix_cut = compiled(_prefix_cut)
-        self.reaching = compiled(_reaching)
-        self.in_top_k = compiled(_in_top_k)
-        self.surprise = compiled(_surprise)
-        self.distance = compiled(_distance)
-        self.near = compiled(_near)
-        self.no_farther = compiled(_no_farther)
-        self.over = compiled(_over)
-        self.without_top = compiled(_without_top)
+        self.finished_plain = _kernel(_finished_plain, fused)
+        self.finished = _kernel(_finished, fused)
+        self.finished_drawn = _kernel(_finished_drawn, fused)
+        self.finished_mixed = _kernel(_finished_mixed, fused)
+        self.tempered = _kernel(_tempered, fused)
+        self.block_scores = _kernel(_block_scores, fused)
+        self.token_scores = _kernel(_token_scores, fused)
+        self.penalised = _kernel(_penalised, fused)
+        self.limits = _kernel(_limits, fused)
+        self.numbered = _kernel(_numbered, fused)
+        self.weights_below = _kernel(_weights_below, fused)
+        self.within_mass = _kernel(_within_mass, fused)
+        self.prefix_cut = _kernel(_prefix_cut, fused)
+        self.reaching = _kernel(_reaching, fused)
+        self.in_top_k = _kernel(_in_top_k, fused)
+        self.surprise = _kernel(_surprise, fused)
+        self.distance = _kernel(_distance, fused)
+        self.near = _kernel(_near, fused)
+        self.no_farther = _kernel(_no_farther, fused)
+        self.over = _kernel(_over, fused)
+        self.without_top = _kernel(_without_top, fused)
         self._constants: OrderedDict[tuple[object, ...], mx.array] = OrderedDict()
 
     def column(self, values: tuple[float, ...], dtype: mx.Dtype = mx.float32) -> mx.array:

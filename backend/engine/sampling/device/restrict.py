@@ -40,7 +40,7 @@ def restricted(logits: mx.array, rows: Rows, kernels: Kernels) -> mx.array:
     return apply(_top_k, lambda index, row: not bounded[index] and (row.sampling.top_k or vocab) < vocab, logits)
 
 
-def head(logits: mx.array, k: int) -> tuple[mx.array, mx.array]:
+def head(logits: mx.array, k: int, kernels: Kernels) -> tuple[mx.array, mx.array]:
     """The k largest of each row, largest first, and their ids, both `[rows, k]`; 1 <= k <= vocab.
 
     The k largest lie in the k blocks with the largest maxima, so only those are sorted.
@@ -55,7 +55,8 @@ def head(logits: mx.array, k: int) -> tuple[mx.array, mx.array]:
     padded = padded.reshape(rows, blocks, width)
     best = mx.sort(mx.argsort(-padded.max(axis=-1), axis=-1)[:, :k], axis=-1)
     found = mx.take_along_axis(padded, best[..., None], axis=1).reshape(rows, k * width)
-    ids = (best[..., None] * width + mx.arange(width, dtype=mx.uint32)).reshape(rows, k * width)
+    widths = kernels.column((width,), mx.uint32)[None]
+    ids = kernels.numbered(best[..., None], widths, kernels.numbers(width)[None]).reshape(rows, k * width)
     order = mx.argsort(-found, axis=-1)[:, :k]
     return mx.take_along_axis(found, order, axis=-1), mx.take_along_axis(ids, order, axis=-1)
 
@@ -89,7 +90,7 @@ def _has_prefix(row: RowSampling) -> bool:
 
 
 def _within_top_k(logits: mx.array, rows: Rows, kernels: Kernels) -> mx.array:
-    largest, ids = head(logits, max(_ks(rows)))
+    largest, ids = head(logits, max(_ks(rows)), kernels)
     return _cut_to_top_k(logits, largest, ids, _prefix_cut(logits, largest, rows, kernels), rows, kernels)
 
 
@@ -134,7 +135,7 @@ def _without_top_choices(logits: mx.array, rows: Rows, kernels: Kernels) -> mx.a
 
 
 def _top_k(logits: mx.array, rows: Rows, kernels: Kernels) -> mx.array:
-    largest, ids = head(logits, max(_ks(rows)))
+    largest, ids = head(logits, max(_ks(rows)), kernels)
     none = kernels.column((-math.inf,) * len(rows))
     return _cut_to_top_k(logits, largest, ids, none, rows, kernels)
 
@@ -147,6 +148,10 @@ def _cut_to_top_k(
     logits: mx.array, largest: mx.array, ids: mx.array, cut: mx.array, rows: Rows, kernels: Kernels
 ) -> mx.array:
     """Each row's own k of the head; of those that equal the k-th largest, the lowest ids."""
-    kth = kernels.column(tuple(k - 1 for k in _ks(rows)), mx.uint32)
-    values, last = (mx.take_along_axis(array, kth, axis=-1) for array in (largest, ids))
+    ks = _ks(rows)
+    if min(ks) == max(ks):
+        values, last = largest[:, -1:], ids[:, -1:]
+    else:
+        kth = kernels.column(tuple(k - 1 for k in ks), mx.uint32)
+        values, last = (mx.take_along_axis(array, kth, axis=-1) for array in (largest, ids))
     return kernels.in_top_k(logits, kernels.numbers(logits.shape[-1]), values, last, cut)

@@ -100,7 +100,7 @@ class DeviceSampler:
             row.drawn_ahead.append((tokens, index))
         return LazySample(
             tokens=tokens,
-            words=_with_logprobs(words, raw, of_raw, tokens, rows),
+            words=_with_logprobs(words, raw, of_raw, tokens, rows, self._kernels),
             wanted=tuple(row.top_logprobs for row in rows),
             errors={index: row.error for index, row in enumerate(rows) if row.error is not None},
         )
@@ -157,13 +157,13 @@ def _drawn(logits: mx.array, rows: Sequence[RowSampling], kernels: Kernels) -> t
 
 
 def _with_logprobs(
-    words: mx.array, raw: mx.array, of_raw: mx.array, tokens: mx.array, rows: Sequence[RowSampling]
+    words: mx.array, raw: mx.array, of_raw: mx.array, tokens: mx.array, rows: Sequence[RowSampling], kernels: Kernels
 ) -> mx.array:
     wanted = [row.top_logprobs for row in rows if row.top_logprobs is not None]
     if not wanted:
         return words
     normaliser = of_raw[:, None]
     chosen = mx.take_along_axis(raw, tokens[:, None], axis=-1) - normaliser
-    top, ids = head(raw, max(1, *wanted))
+    top, ids = head(raw, max(1, *wanted), kernels)
     parts = [words[:, None], chosen.view(mx.uint32), ids.astype(mx.uint32), (top - normaliser).view(mx.uint32)]
     return mx.concatenate(parts, axis=-1)
