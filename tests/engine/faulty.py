@@ -37,14 +37,6 @@ class FaultyModel:
         return replace(loaded, model=self)
 
 
-def failing(array: Any) -> Any:
-    """The array, lazy, whose evaluation raises as a GPU's failed step does: once, to whoever waits for it."""
-    import mlx.core as mx
-
-    broken, _ = mx.linalg.eigh(mx.full((3, 3), float("nan")), stream=mx.cpu)
-    return mx.depends(array + 0, broken)
-
-
 class FailingWaits:
     """Stands in for `waits.evaluate`: the n-th wait from `arm` raises, and its arrays read as if all was well."""
 

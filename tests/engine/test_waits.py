@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
-import numpy as np
 import pytest
 
 from backend.config import CacheConfig, EngineConfig
@@ -15,39 +14,12 @@ from backend.engine import waits
 from backend.engine.handle import EngineHandle
 from backend.engine.sampling.device.sampler import DeviceSampler
 from backend.engine.sampling.host.sampler import HostSampler
-from backend.engine.waits import on_host
-from tests.engine.faulty import FailingWaits, failing
+from tests.engine.faulty import FailingWaits
 from tests.engine.harness import NO_CACHE, Answer, model_config, read, request, with_engine
 from tests.engine.sampling.building import random_logits, row
 from tests.models import write_model
 
 ENGINE = Path(__file__).parents[2] / "backend" / "engine"
-
-
-# numpy asks twice, and now and then the second answer fails too.
-TIMES = 30
-
-
-def raised(read: Callable[[], object]) -> int:
-    """How many of `TIMES` failures reached the reader."""
-    count = 0
-    for _ in range(TIMES):
-        try:
-            read()
-        except RuntimeError as error:
-            assert "Eigh" in str(error)
-            count += 1
-    return count
-
-
-def test_numpy_alone_reads_garbage_where_the_device_failed() -> None:
-    # Why there is a seam. If this fails, numpy or MLX has mended it.
-    assert raised(lambda: np.asarray(failing(mx.zeros(3)))) < TIMES / 2
-
-
-@pytest.mark.parametrize("read", [on_host, mx.array.tolist, lambda array: array.sum().item()])
-def test_a_failed_array_raises_when_it_is_read(read: Callable[[mx.array], object]) -> None:
-    assert raised(lambda: read(failing(mx.zeros(3)))) == TIMES
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
