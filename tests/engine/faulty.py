@@ -35,3 +35,24 @@ class FaultyModel:
         loaded = load_model(*args, **kwargs)
         self.inner = loaded.model
         return replace(loaded, model=self)
+
+
+class FailingWaits:
+    """Stands in for `waits.evaluate`: the n-th wait from `arm` raises, and its arrays read as if all was well."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._fails_at: int | None = None
+
+    def arm(self, n: int) -> None:
+        """Raise in the n-th wait from now; 0 is never."""
+        self.count, self._fails_at = 0, n
+
+    def __call__(self, *arrays: Any) -> None:
+        import mlx.core as mx
+
+        mx.eval(*arrays)
+        self.count += 1
+        if self.count == self._fails_at:
+            self._fails_at = None
+            raise RuntimeError("[planted] Command buffer execution failed")

@@ -84,10 +84,12 @@ async def live(engine: EngineHandle, client: Client, turns: int) -> list[tuple[G
     return answers
 
 
-def differences(family: str, tmp_path: Path, *, budget: int, clients: int, turns: int) -> tuple[list[float], float]:
+def differences(
+    family: str, tmp_path: Path, *, sampler: str, budget: int, clients: int, turns: int
+) -> tuple[list[float], float]:
     """The largest difference of a logprob in each answer, and the share of prompt tokens that came from the cache."""
     path = write_model(tmp_path / family, family)
-    options = EngineConfig(prefill_chunk=CHUNK, max_rows=4)
+    options = EngineConfig(prefill_chunk=CHUNK, max_rows=4, sampler=sampler)  # type: ignore[arg-type]
     warm = model_config(path, engine=options, cache=CacheConfig(max_bytes=budget))
     cold = model_config(path, engine=options)
 
@@ -114,9 +116,15 @@ def differences(family: str, tmp_path: Path, *, budget: int, clients: int, turns
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
-    "family", [pytest.param(family, marks=() if family in QUICK_FAMILIES else pytest.mark.slow) for family in FAMILIES]
+    ("family", "sampler"),
+    [
+        *((family, "host") for family in QUICK_FAMILIES),
+        ("qwen3", "device"),
+        *(pytest.param(family, "host", marks=pytest.mark.slow) for family in FAMILIES if family not in QUICK_FAMILIES),
+        *(pytest.param(family, "device", marks=pytest.mark.slow) for family in FAMILIES if family != "qwen3"),
+    ],
 )
-def test_conversations_over_a_small_cache_answer_as_if_cold(family: str, tmp_path: Path) -> None:
-    worst, share = differences(family, tmp_path, budget=400_000, clients=4, turns=5)
+def test_conversations_over_a_small_cache_answer_as_if_cold(family: str, sampler: str, tmp_path: Path) -> None:
+    worst, share = differences(family, tmp_path, sampler=sampler, budget=400_000, clients=4, turns=5)
     assert max(worst) <= tolerance(family, WITHIN)
     assert share > 0.1, "nothing was reused: the test shows nothing"

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -39,6 +39,18 @@ ENDLESS = Sampling(ignore_eos=True)
 LONG = "a long prompt of its own " * 20
 
 
+# What every engine of this module is made with.
+ENGINE: dict[str, object] = {}
+
+
+@pytest.fixture(autouse=True, params=["host", pytest.param("device", marks=pytest.mark.slow)])
+def sampler(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each fault hits both decode batches."""
+    ENGINE["sampler"] = request.param
+    yield request.param
+    ENGINE.clear()
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model") / "qwen3", "qwen3")
@@ -51,7 +63,7 @@ def run(
     model = FaultyModel()
     config = model_config(
         path,
-        engine=EngineConfig(**{"prefill_chunk": 32, **engine}),  # type: ignore[arg-type]
+        engine=EngineConfig(**{"prefill_chunk": 32, **ENGINE, **engine}),  # type: ignore[arg-type]
         cache=CacheConfig() if cache else CacheConfig(max_sequences=0),
     )
     with_engine(config, lambda handle: body(handle, model), load=model.load)

@@ -17,6 +17,7 @@ from backend.engine.channel import Outbox
 from backend.engine.loading import LoadedModel
 from backend.engine.loading.machine_memory import machine_memory
 from backend.engine.sampling.device.sampler import DeviceSampler
+from backend.engine.sampling.device.warm_up import warm_up
 from backend.engine.sampling.host.sampler import HostSampler
 from mlx_cache import PromptCache
 from mlx_cache.payload import MlxPayload
@@ -54,7 +55,10 @@ def _batch_maker(choice: SamplerBackend, loaded: LoadedModel) -> Callable[[], De
     on_cpu = mx.default_device() == mx.Device(mx.cpu)
     if choice == "host" or (choice == "auto" and on_cpu):
         return lambda: HostBatch(model, HostSampler(), mergeable=mergeable)
-    return lambda: DeviceBatch(model, DeviceSampler(), mergeable=mergeable)
+    # One for all groups: it keeps constants on the device. A CPU would take a C++ compiler and seconds to fuse.
+    sampler = DeviceSampler(fused=not on_cpu)
+    warm_up(sampler, loaded.vocab_size, getattr(mx, loaded.dtype))
+    return lambda: DeviceBatch(model, sampler, mergeable=mergeable)
 
 
 def _prefix_cache(cache: CacheConfig, loaded: LoadedModel, budget: MemoryBudget, generation: int) -> PrefixCache:

@@ -16,8 +16,9 @@ from mlx_lm.models.cache import ArraysCache, CacheList
 from numpy.typing import NDArray
 
 from backend.engine.batching.row import Row
-from backend.engine.batching.row_caches import row_caches
+from backend.engine.batching.row_caches import keep_rows, row_caches, separable
 from backend.engine.sampling.sampled import RowLogprobs, Sampled
+from backend.engine.waits import wait
 
 # MLX keeps freed buffers for reuse; as the batch grows old sizes are never asked for again.
 CLEAR_EVERY_STEPS = 512
@@ -54,7 +55,7 @@ def prefill(model: Model, caches: list[Any], tokens: NDArray[np.int32]) -> None:
     """Run `tokens`, shape `[n]`, through the model and evaluate the grown caches."""
     model(mx.array(tokens)[None], cache=caches)
     # Only the caches are evaluated, so the output head over the chunk is never computed.
-    mx.eval([c.state for c in caches])
+    wait([c.state for c in caches])
     mx.clear_cache()
 
 
@@ -121,7 +122,9 @@ class DecodeBatch(ABC):
 
     def view(self, row: Row) -> list[Any]:
         """The row's caches as lazy views of the batch, valid until the next change of the batch."""
-        return row_caches(self._caches, self.rows.index(row)) if self._merged else self._caches
+        if not self._merged:
+            return self._caches
+        return row_caches(self._caches, self.rows.index(row), [other.covered for other in self.rows])
 
     def leave(self, rows: Sequence[Row]) -> None:
         """Drop rows and their KV; unknown rows are ignored."""
@@ -129,12 +132,15 @@ class DecodeBatch(ABC):
         keep = [index for index, row in enumerate(self.rows) if id(row) not in gone]
         if len(keep) == len(self.rows):
             return
+        lengths = [row.covered for row in self.rows]
         self.rows = [self.rows[index] for index in keep]
         if not keep:
             self._caches, self._merged = [], False
-            return
-        for cache in self._caches:
-            cache.filter(keep)
+        elif len(keep) == 1 and separable(self._caches):
+            # No mask and no padding from here on; the first step copies the row out of the batch's arrays.
+            self._caches, self._merged = row_caches(self._caches, keep[0], lengths), False
+        else:
+            keep_rows(self._caches, keep, lengths)
 
     def nbytes(self) -> int:
         """Bytes of live KV, padding included."""

@@ -1,32 +1,84 @@
-"""One row's caches out of a batch's, without copying what nobody asked for."""
+"""Rows of a batch's caches: one taken out, some kept, without waiting for the step that runs.
 
+mlx-lm's `filter` and `extract` read each layer's paddings from the device. The host knows them: all rows of a plain
+KV layer end together, so a row's padding is what it is shorter by.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
-from mlx_lm.models.cache import BatchKVCache, CacheList, KVCache
+import mlx.core as mx
+from mlx_lm.models.cache import ArraysCache, BatchKVCache, BatchRotatingKVCache, CacheList, KVCache
 
 
-def row_caches(caches: list[Any], index: int) -> list[Any]:
+def row_caches(caches: list[Any], index: int, lengths: Sequence[int]) -> list[Any]:
     """Row `index` of every layer's batch cache, as single-row caches of mlx-lm.
 
     A plain KV layer becomes a view: mlx-lm's `extract` would copy the whole row, of which the prompt cache
     usually has all but the answer. Other layers go through `extract`. Nothing here is evaluated.
+
+    Args:
+        lengths: Tokens that each row of the batch covers.
     """
-    return [_row_cache(cache, index) for cache in caches]
+    return [_row_cache(cache, index, lengths) for cache in caches]
 
 
-def _row_cache(cache: Any, index: int) -> Any:
-    if type(cache) is BatchKVCache and cache.keys is not None:
-        # The attributes are not typed in mlx-lm.
-        batch: Any = cache
-        padding: int = batch.left_padding.tolist()[index]
-        row: Any = KVCache()
-        row.keys = batch.keys[index : index + 1, :, padding : batch._idx]  # noqa: SLF001  mlx-lm has no getter
-        row.values = batch.values[index : index + 1, :, padding : batch._idx]  # noqa: SLF001
-        row.offset = row.keys.shape[2]
-        return row
+def keep_rows(caches: list[Any], keep: list[int], lengths: Sequence[int]) -> None:
+    """Drop all rows but these from every layer's batch cache, and the padding that none of them needs."""
+    for cache in caches:
+        _keep_rows(cache, keep, lengths)
+
+
+def separable(caches: list[Any]) -> bool:
+    """Whether a row can go on alone with what `row_caches` makes of it: every layer is of a class known here."""
+    return all(
+        separable(list(cache.caches))
+        if type(cache) is CacheList
+        else type(cache) in (BatchKVCache, BatchRotatingKVCache)
+        or (type(cache) is ArraysCache and all(array is not None for array in cache.cache))
+        for cache in caches
+    )
+
+
+def _row_cache(cache: Any, index: int, lengths: Sequence[int]) -> Any:
     if type(cache) is CacheList:
-        return CacheList(*(_row_cache(inner, index) for inner in cache.caches))
-    return cache.extract(index)
+        return CacheList(*(_row_cache(inner, index, lengths) for inner in cache.caches))
+    paddings = _paddings(cache, lengths)
+    if paddings is None:
+        return cache.extract(index)
+    row: Any = KVCache()
+    row.keys = cache.keys[index : index + 1, :, paddings[index] : cache._idx]  # noqa: SLF001  mlx-lm has no getter
+    row.values = cache.values[index : index + 1, :, paddings[index] : cache._idx]  # noqa: SLF001
+    row.offset = row.keys.shape[2]
+    return row
+
+
+def _keep_rows(cache: Any, keep: list[int], lengths: Sequence[int]) -> None:
+    if type(cache) is CacheList:
+        keep_rows(list(cache.caches), keep, lengths)
+        return
+    paddings = _paddings(cache, lengths)
+    if paddings is None:
+        cache.filter(keep)
+        return
+    kept = [paddings[index] for index in keep]
+    least = min(kept)
+    chosen = mx.array(keep)
+    cache.keys = cache.keys[chosen][..., least:, :]
+    cache.values = cache.values[chosen][..., least:, :]
+    cache.offset = cache.offset[chosen]
+    cache.left_padding = mx.array([padding - least for padding in kept])
+    cache._idx -= least  # noqa: SLF001  as above
+
+
+def _paddings(cache: Any, lengths: Sequence[int]) -> list[int] | None:
+    """Tokens of padding before each row of a plain KV layer; None where they do not follow from the lengths."""
+    if type(cache) is not BatchKVCache or cache.keys is None:
+        return None
+    end = int(cache._idx)  # noqa: SLF001  as above
+    paddings = [end - length for length in lengths]
+    # The longest row has none, after every join and every leave; else this layer counts in another way.
+    return paddings if min(paddings) == 0 else None
 
 
 def nbytes(caches: list[Any] | None) -> int:

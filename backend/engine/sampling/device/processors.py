@@ -1,4 +1,4 @@
-"""`edits` for a whole batch in lazy MLX operations."""
+"""Bias, penalties and masks for a whole batch in lazy MLX operations."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,21 +7,22 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.engine.sampling.device.kernels import Kernels
 from backend.engine.sampling.row_sampling import RowSampling, within
 
 
-def processed(logits: mx.array, rows: Sequence[RowSampling]) -> mx.array:
-    """The logits `[rows, vocab]` after every row's processors; a row without any keeps its numbers."""
+def processed(logits: mx.array, rows: Sequence[RowSampling], kernels: Kernels) -> mx.array:
+    """The logits `[rows, vocab]` after every row's processors; the given array itself where there are none."""
     vocab = logits.shape[-1]
     masks = [row.allowed() for row in rows]
     logits = _biased(logits, rows)
     if any(row.window is not None for row in rows):
-        logits = _penalised(logits, rows)
+        logits = _penalised(logits, rows, kernels)
     forbidden = [within(row.eos_ids, vocab) if row.forbids_eos() else row.eos_ids[:0] for row in rows]
     if any(len(ids) for ids in forbidden):
-        logits = mx.where(_marked(logits.shape, forbidden), -mx.inf, logits)
+        logits = logits.at[_places(forbidden)].minimum(-mx.inf)
     if any(mask is not None for mask in masks):
-        logits = mx.where(_allowed(masks, vocab), logits, -mx.inf)
+        logits = mx.minimum(logits, _limits(masks, vocab, kernels))
     return logits
 
 
@@ -31,14 +32,10 @@ def _places(lists: Sequence[NDArray[np.int64]]) -> tuple[mx.array, mx.array]:
     return mx.array(rows.astype(np.uint32)), mx.array(np.concatenate(lists).astype(np.uint32))
 
 
-def _marked(shape: tuple[int, ...], lists: Sequence[NDArray[np.int64]]) -> mx.array:
-    """bool `[rows, vocab]`: true at each row's ids."""
-    return mx.zeros(shape, mx.int32).at[_places(lists)].add(1) > 0
-
-
-def marked(logits: mx.array, lists: Sequence[NDArray[np.int64]]) -> mx.array:
-    """bool like the logits: true at each row's ids; ids beyond the vocabulary are left out."""
-    return _marked(logits.shape, [within(ids, logits.shape[-1]) for ids in lists])
+def marks(logits: mx.array, lists: Sequence[NDArray[np.int64]]) -> mx.array:
+    """int32 like the logits: not 0 at each row's ids; ids beyond the vocabulary are left out."""
+    vocab = logits.shape[-1]
+    return mx.zeros(logits.shape, mx.int32).at[_places([within(ids, vocab) for ids in lists])].add(1)
 
 
 def _biased(logits: mx.array, rows: Sequence[RowSampling]) -> mx.array:
@@ -48,14 +45,14 @@ def _biased(logits: mx.array, rows: Sequence[RowSampling]) -> mx.array:
     return logits.at[_places([row.bias_ids for row in rows])].add(values)
 
 
-def _penalised(logits: mx.array, rows: Sequence[RowSampling]) -> mx.array:
-    counts = _counts(logits.shape, rows)
-    seen = counts > 0
-    penalty = _column(row.sampling.repetition_penalty for row in rows)
-    presence = _column(row.sampling.presence_penalty for row in rows)
-    frequency = _column(row.sampling.frequency_penalty for row in rows)
-    repeated = mx.where(logits < 0, logits * penalty, logits / penalty)
-    return mx.where(seen, repeated - presence - frequency * counts, logits)
+def _penalised(logits: mx.array, rows: Sequence[RowSampling], kernels: Kernels) -> mx.array:
+    return kernels.penalised(
+        logits,
+        _counts(logits.shape, rows),
+        kernels.column(tuple(row.sampling.repetition_penalty for row in rows)),
+        kernels.column(tuple(row.sampling.presence_penalty for row in rows)),
+        kernels.column(tuple(row.sampling.frequency_penalty for row in rows)),
+    )
 
 
 def _counts(shape: tuple[int, ...], rows: Sequence[RowSampling]) -> mx.array:
@@ -83,18 +80,14 @@ def _counts(shape: tuple[int, ...], rows: Sequence[RowSampling]) -> mx.array:
     return total.at[mx.array(coming_rows, mx.uint32), mx.stack(coming)].add(1.0)
 
 
-def _column(values: Any) -> mx.array:
-    return mx.array(list(values), mx.float32)[:, None]
-
-
-def _allowed(masks: Sequence[NDArray[np.uint32] | None], vocab: int) -> mx.array:
-    """bool `[rows, vocab]` from bit masks; rows without one are all true, bits that a mask lacks are false."""
-    words = np.zeros((len(masks), -(-vocab // 32)), np.uint32)
+def _limits(masks: Sequence[NDArray[np.uint32] | None], vocab: int, kernels: Kernels) -> mx.array:
+    """Upper limits `[rows, vocab]` from bit masks; rows without one have none, bits that a mask lacks are not set."""
+    words = np.zeros((len(masks), -(-vocab // 32), 1), np.uint32)
     for index, mask in enumerate(masks):
         if mask is None:
             words[index] = 0xFFFFFFFF
         else:
             width = min(len(mask), words.shape[1])
-            words[index, :width] = mask[:width]
-    bits = (mx.array(words)[..., None] >> mx.arange(32, dtype=mx.uint32)) & mx.array(1, mx.uint32)
-    return bits.reshape(len(masks), -1)[:, :vocab] > 0
+            words[index, :width, 0] = mask[:width]
+    limits = kernels.limits(mx.array(words), kernels.numbers(32)[None])
+    return limits.reshape(len(masks), -1)[:, :vocab]

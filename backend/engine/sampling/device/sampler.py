@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
-from backend.engine.sampling.device.noise import gumbel
+from backend.engine.sampling.device.kernels import NOT_FINITE_STATE, STATE_SHIFT, TOKEN_MASK, Kernels
 from backend.engine.sampling.device.processors import processed
 from backend.engine.sampling.device.restrict import head, restricted
 from backend.engine.sampling.noise import BLOCK, Purpose
@@ -18,6 +19,7 @@ from backend.engine.sampling.sampled import (
     RowLogprobs,
     Sampled,
 )
+from backend.engine.waits import on_host
 
 
 @dataclass(frozen=True)
@@ -27,49 +29,58 @@ class LazySample:
     Attributes:
         tokens: uint32 `[rows]`, always in the vocabulary: the next step's input. Without meaning for a row that
             turns out to be in `Sampled.errors`.
-        state: int32 `[rows]`: 0 drawn, 1 the logits are not finite, 2 nothing is allowed.
-        logprobs: None where no row asked; else the chosen token's `[rows]`, the most likely ids and theirs `[rows, n]`.
+        words: All that the host reads, uint32, in one array: `[rows]`, a token and its state each; where a row asked
+            for logprobs `[rows, 2 + 2n]`, then the bits of the chosen token's, the n most likely ids and theirs.
         wanted: `RowSampling.top_logprobs` of each row.
         errors: What is known before evaluation.
     """
 
     tokens: mx.array
-    state: mx.array
-    logprobs: tuple[mx.array, mx.array, mx.array] | None
+    words: mx.array
     wanted: tuple[int | None, ...]
     errors: dict[int, str]
 
     def arrays(self) -> list[mx.array]:
-        """All that `collect` reads, for `mx.async_eval`."""
-        return [self.tokens, self.state, *(self.logprobs or ())]
+        """All that is to be computed, for `mx.async_eval`."""
+        return [self.tokens, self.words]
 
     def collect(self) -> Sampled:
-        """Wait for the draw and read it."""
-        tokens: list[int] = np.asarray(self.tokens).tolist()
+        """Wait for the draw and read it, once. Raises what the device reports."""
+        words = on_host(self.words)
+        first = words if words.ndim == 1 else words[:, 0]
+        tokens: list[int] = (first & TOKEN_MASK).tolist()
         sampled = Sampled(tokens=tokens, logprobs=[None] * len(tokens), errors=dict(self.errors))
-        for index, state in enumerate(np.asarray(self.state).tolist()):
+        for index, state in enumerate((first >> STATE_SHIFT).tolist()):
             if state:
-                sampled.errors.setdefault(index, NOT_FINITE if state == 1 else NOTHING_ALLOWED)
+                reason = NOT_FINITE if state == NOT_FINITE_STATE else NOTHING_ALLOWED
+                sampled.errors.setdefault(index, reason)
         for index in sampled.errors:
             sampled.tokens[index] = NO_TOKEN
-        if self.logprobs is not None:
-            self._read_logprobs(sampled)
+        if words.ndim == 2:
+            self._read_logprobs(words, sampled)
         return sampled
 
-    def _read_logprobs(self, sampled: Sampled) -> None:
-        assert self.logprobs is not None
-        chosen, ids, top = (np.asarray(array) for array in self.logprobs)
+    def _read_logprobs(self, words: NDArray[np.uint32], sampled: Sampled) -> None:
+        most = (words.shape[1] - 2) // 2
+        values = words.view(np.float32)
         for index, count in enumerate(self.wanted):
             if count is not None and index not in sampled.errors:
                 sampled.logprobs[index] = RowLogprobs(
-                    chosen=float(chosen[index]),
-                    top_ids=tuple(ids[index, :count].tolist()),
-                    top=tuple(top[index, :count].tolist()),
+                    chosen=float(values[index, 1]),
+                    top_ids=tuple(words[index, 2 : 2 + count].tolist()),
+                    top=tuple(values[index, 2 + most : 2 + most + count].tolist()),
                 )
 
 
 class DeviceSampler:
-    """Engine thread only. The same draws as `HostSampler`'s up to float32 rounding. Has no state of its own."""
+    """Engine thread only. The same draws as `HostSampler`'s up to float32 rounding.
+
+    Args:
+        fused: Join elementwise operations to one kernel each; for GPUs, where each launch costs microseconds.
+    """
+
+    def __init__(self, *, fused: bool = False) -> None:
+        self._kernels = Kernels(fused=fused)
 
     def sample_lazy(self, logits: mx.array, rows: Sequence[RowSampling]) -> LazySample:
         """One token for each row, without waiting for anything.
@@ -80,80 +91,79 @@ class DeviceSampler:
         Args:
             logits: `[rows, vocab]`, any float dtype; a lazy array is left lazy.
         """
-        raw = logits.astype(mx.float32)
-        values = processed(raw, rows)
-        state = _state(raw, values)
-        # Neutral numbers for failed rows: what NaN does to an index is each device's own affair.
-        values = mx.where(state[:, None] == 0, values, 0.0)
-        tokens = _tokens(values, rows)
-        errors = {index: row.error for index, row in enumerate(rows) if row.error is not None}
-        sample = LazySample(
-            tokens=tokens,
-            state=state,
-            logprobs=_logprobs(raw, tokens, rows),
-            wanted=tuple(row.top_logprobs for row in rows),
-            errors=errors,
-        )
+        raw = logits if _all_plain(rows) else logits.astype(mx.float32)
+        of_raw = mx.logsumexp(raw, axis=-1)
+        values = processed(raw, rows, self._kernels)
+        of_values = of_raw if values is raw else mx.logsumexp(values, axis=-1)
+        tokens, words = self._tokens(values, of_raw, of_values, rows)
         for index, row in enumerate(rows):
             row.drawn_ahead.append((tokens, index))
-        return sample
+        return LazySample(
+            tokens=tokens,
+            words=_with_logprobs(words, raw, of_raw, tokens, rows, self._kernels),
+            wanted=tuple(row.top_logprobs for row in rows),
+            errors={index: row.error for index, row in enumerate(rows) if row.error is not None},
+        )
+
+    def _tokens(
+        self, values: mx.array, of_raw: mx.array, of_values: mx.array, rows: Sequence[RowSampling]
+    ) -> tuple[mx.array, mx.array]:
+        """Tokens, and tokens with their states, uint32 `[rows]`."""
+        kernels = self._kernels
+        temperatures = tuple(row.sampling.temperature for row in rows)
+        if not any(temperatures):
+            likeliest = mx.argmax(values, axis=-1)
+            if of_values is of_raw:
+                return kernels.finished_plain(likeliest, of_raw)
+            return kernels.finished(likeliest, of_raw, of_values)
+        block, place = _drawn(restricted(values, rows, kernels), rows, kernels)
+        if all(temperatures):
+            return kernels.finished_drawn(block, place, of_raw, of_values)
+        likeliest = mx.argmax(values, axis=-1)
+        flat = kernels.column(temperatures).squeeze(-1)
+        return kernels.finished_mixed(block, place, likeliest, flat, of_raw, of_values)
 
 
-def _state(raw: mx.array, values: mx.array) -> mx.array:
-    finite = mx.isfinite(mx.max(raw, axis=-1)) & ~mx.any(mx.isnan(raw), axis=-1)
-    finite = finite & ~mx.isposinf(mx.max(values, axis=-1))
-    allowed = mx.any(values > -mx.inf, axis=-1)
-    return mx.where(finite, mx.where(allowed, 0, 2), 1).astype(mx.int32)
+def _all_plain(rows: Sequence[RowSampling]) -> bool:
+    """Whether the largest logit is all that is asked for: it is the same in any dtype."""
+    return all(
+        row.sampling.temperature == 0.0
+        and row.top_logprobs is None
+        and row.constraint is None
+        and row.window is None
+        and not row.sampling.ignore_eos
+        and not len(row.bias_ids)
+        for row in rows
+    )
 
 
-def _tokens(values: mx.array, rows: Sequence[RowSampling]) -> mx.array:
-    likeliest = mx.argmax(values, axis=-1).astype(mx.uint32)
-    places = [index for index, row in enumerate(rows) if row.sampling.temperature > 0.0]
-    if not places:
-        return likeliest
-    chosen = [rows[index] for index in places]
-    values = values if len(places) == len(rows) else values[mx.array(places)]
-    tokens = _drawn(restricted(values, chosen), chosen)
-    if len(places) == len(rows):
-        return tokens
-    order = list(range(len(rows)))
-    for position, index in enumerate(places):
-        order[index] = len(rows) + position
-    return mx.concatenate([likeliest, tokens])[mx.array(order)]
-
-
-def _drawn(logits: mx.array, rows: Sequence[RowSampling]) -> mx.array:
-    """`draw.drawn` for a batch: a block by its weight, then a token within it; uint32 `[rows]`."""
+def _drawn(logits: mx.array, rows: Sequence[RowSampling], kernels: Kernels) -> tuple[mx.array, mx.array]:
+    """`draw.drawn` for a batch: a block by its weight, then a place within it, both `[rows]`."""
     count, vocab = logits.shape
     blocks = -(-vocab // BLOCK)
-    temperature = mx.array([row.sampling.temperature for row in rows], mx.float32)[:, None]
-    scaled = (logits - logits.max(axis=-1, keepdims=True)) / temperature
-    scaled = mx.pad(scaled, [(0, 0), (0, blocks * BLOCK - vocab)], constant_values=-float("inf"))
-    scaled = scaled.reshape(count, blocks, BLOCK)
-    weights = mx.log(mx.sum(mx.exp(scaled), axis=-1))
-    numbers = mx.arange(blocks, dtype=mx.uint32)[None]
-    block = mx.argmax(
-        weights + gumbel(numbers, [row.key(Purpose.BLOCK) for row in rows]),
-        axis=-1,
-        keepdims=True,
-    )
+    # All that is new in a step, in one array.
+    words = mx.array([(*row.key(Purpose.BLOCK), *row.key(Purpose.TOKEN)) for row in rows], mx.uint32)
+    low, high, token_low, token_high = (words[:, index : index + 1] for index in range(4))
+    peak = logits.max(axis=-1, keepdims=True)
+    if vocab < blocks * BLOCK:
+        logits = mx.pad(logits, [(0, 0), (0, blocks * BLOCK - vocab)], constant_values=-float("inf"))
+    temperature = kernels.column(tuple(row.sampling.temperature for row in rows))
+    scaled, weights = kernels.tempered(logits.reshape(count, blocks, BLOCK), peak[..., None], temperature[..., None])
+    scores = kernels.block_scores(mx.sum(weights, axis=-1), kernels.numbers(blocks), low, high)
+    block = mx.argmax(scores, axis=-1, keepdims=True)
     inside = mx.take_along_axis(scaled, block[..., None], axis=1).squeeze(1)
-    ids = block.astype(mx.uint32) * BLOCK + mx.arange(BLOCK, dtype=mx.uint32)[None]
-    token = mx.argmax(
-        inside + gumbel(ids, [row.key(Purpose.TOKEN) for row in rows]),
-        axis=-1,
-        keepdims=True,
-    )
-    return mx.take_along_axis(ids, token, axis=-1).squeeze(-1)
+    scores = kernels.token_scores(inside, block, kernels.numbers(BLOCK), token_low, token_high)
+    return block.squeeze(-1), mx.argmax(scores, axis=-1)
 
 
-def _logprobs(
-    raw: mx.array, tokens: mx.array, rows: Sequence[RowSampling]
-) -> tuple[mx.array, mx.array, mx.array] | None:
+def _with_logprobs(
+    words: mx.array, raw: mx.array, of_raw: mx.array, tokens: mx.array, rows: Sequence[RowSampling], kernels: Kernels
+) -> mx.array:
     wanted = [row.top_logprobs for row in rows if row.top_logprobs is not None]
     if not wanted:
-        return None
-    normaliser = mx.logsumexp(raw, axis=-1, keepdims=True)
+        return words
+    normaliser = of_raw[:, None]
     chosen = mx.take_along_axis(raw, tokens[:, None], axis=-1) - normaliser
-    top, ids = head(raw, max(1, *wanted))
-    return chosen.squeeze(-1), ids, top - normaliser
+    top, ids = head(raw, max(1, *wanted), kernels)
+    parts = [words[:, None], chosen.view(mx.uint32), ids.astype(mx.uint32), (top - normaliser).view(mx.uint32)]
+    return mx.concatenate(parts, axis=-1)

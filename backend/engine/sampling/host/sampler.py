@@ -18,6 +18,7 @@ from backend.engine.sampling.sampled import (
     Sampled,
     logprobs_of,
 )
+from backend.engine.waits import on_host
 
 
 class HostSampler:
@@ -51,7 +52,7 @@ class _NoTokenError(Exception):
 def _on_host(logits: mx.array) -> NDArray[np.float32]:
     """The same numbers as float32, without a copy where they are. Only to be read: it may be MLX's own memory."""
     # In MLX: numpy knows no bfloat16 and is slower with float16.
-    return np.asarray(logits.astype(mx.float32))
+    return on_host(logits.astype(mx.float32))
 
 
 def _sample_row(logits: NDArray[np.float32], row: RowSampling) -> tuple[int, RowLogprobs | None]:

@@ -1,3 +1,5 @@
+import logging
+import shutil
 from typing import Any
 
 import mlx.core as mx
@@ -6,14 +8,18 @@ import pytest
 
 from backend.engine.sampling import noise
 from backend.engine.sampling.device import noise as device_noise
+from backend.engine.sampling.device.kernels import Kernels
 from backend.engine.sampling.device.restrict import head
 from backend.engine.sampling.device.restrict import restricted as device_restricted
 from backend.engine.sampling.device.sampler import DeviceSampler
+from backend.engine.sampling.device.warm_up import KINDS, batches, warm_up
 from backend.engine.sampling.host.restrict import restricted
 from backend.engine.sampling.host.sampler import HostSampler
 from backend.engine.sampling.noise import Purpose, key_of
 from backend.engine.sampling.row_sampling import RowSampling
 from backend.engine.sampling.sampled import NO_TOKEN, NOT_FINITE, NOTHING_ALLOWED
+from backend.engine.waits import on_host
+from benchmarks.launches import launches_of
 from tests.engine.sampling.building import EOS, MIXED, OnlyThese, lazy, random_logits, row
 from tests.engine.sampling.host.test_restrict import ids_of
 from tests.engine.sampling.reference import by_rank
@@ -35,12 +41,13 @@ MORE: tuple[dict[str, Any], ...] = (
 def test_the_devices_noise_has_the_hosts_bits(seed: int) -> None:
     ids = np.arange(70_000, dtype=np.uint32)
     key = key_of(seed, 12, Purpose.TOKEN)
-    theirs = device_noise.hashed(mx.array(ids)[None], [key])
+    low, high = (mx.array([[word]], mx.uint32) for word in key)
+    theirs = device_noise.hashed(mx.array(ids)[None], low, high)
     np.testing.assert_array_equal(np.asarray(theirs)[0], noise.hashed(ids, key))
     ours = noise.gumbel(ids, key)
     # The least noise is the least exact in float32, and decides nothing.
     decides = ours > -2.0
-    found = np.asarray(device_noise.gumbel(mx.array(ids)[None], [key]))[0]
+    found = np.asarray(device_noise.gumbel(mx.array(ids)[None], low, high))[0]
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found[decides], ours[decides], rtol=1e-5, atol=1e-5)
 
@@ -49,8 +56,9 @@ def test_the_devices_noise_is_finite_where_the_bits_are_all_ones_or_all_zeros() 
     # Index 0 under a low word of 0 hashes to the finaliser of the high word alone.
     for high, bits in ((0x331DA083, 0xFFFFFFFF), (0, 0)):
         ids = mx.zeros((1, 1), mx.uint32)
-        assert device_noise.hashed(ids, [(0, high)]).item() == bits
-        assert np.isfinite(device_noise.gumbel(ids, [(0, high)]).item())
+        words = mx.zeros((1, 1), mx.uint32), mx.array([[high]], mx.uint32)
+        assert device_noise.hashed(ids, *words).item() == bits
+        assert np.isfinite(device_noise.gumbel(ids, *words).item())
         assert np.isfinite(noise.gumbel(np.zeros(1, np.int64), (0, high))).all()
 
 
@@ -63,7 +71,7 @@ def test_the_device_leaves_the_candidates_that_the_host_leaves(spread: float, st
     logits = random_logits(len(rows), 3000, spread=spread)
     logits = (np.round(logits / step) * step).astype(np.float32) if step else logits
     logits[:, 100:1500:2] = -np.inf
-    left = np.asarray(device_restricted(mx.array(logits), rows)) > -np.inf
+    left = np.asarray(device_restricted(mx.array(logits), rows, Kernels(fused=False))) > -np.inf
     for index, one in enumerate(rows):
         expected = ids_of(restricted(logits[index], logits[index].max(), one))
         # Both round; without ties a nucleus' last of many tokens may differ.
@@ -92,6 +100,24 @@ def test_the_device_draws_what_the_host_draws(vocab: int) -> None:
         for token, one, other in zip(ours.tokens, on_device, on_host, strict=True):
             one.accept(token)
             other.accept(token)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="MLX compiles kernels for a CPU with g++")
+def test_fused_kernels_give_the_same_bits() -> None:
+    mx.enable_compile()
+    fused = DeviceSampler(fused=True)
+    for vocab, rows in ((300, 1), (2000, 13), (32_000, 5)):
+        several = [MORE[index % len(MORE)] for index in range(rows)]
+        words = []
+        for sampler in (device, fused):
+            fresh = [
+                row([2, 3, 3], seed=n, top_logprobs=n % 3 or None, constraint=OnlyThese([*range(90)], vocab), **one)
+                for n, one in enumerate(several)
+            ]
+            words.append(np.asarray(on_host(sampler.sample_lazy(lazy(random_logits(rows, vocab)), fresh).words)))
+        np.testing.assert_array_equal(*words)
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 3])
@@ -126,8 +152,10 @@ def test_running_ahead_of_the_host_changes_no_token(ahead: int) -> None:
 def test_nothing_is_evaluated_before_it_is_collected() -> None:
     vocab = 30_000
     given = mx.array(random_logits(len(MORE), vocab))
-    rows = [row([1, 2], seed=n, top_logprobs=2, **one) for n, one in enumerate(MORE)]
     mx.eval(given)
+    # Constants of this batch are kept from the first draw on.
+    device.sample_lazy(given, [row([1, 2], top_logprobs=2, **one) for one in MORE]).collect()
+    rows = [row([1, 2], seed=n, top_logprobs=2, **one) for n, one in enumerate(MORE)]
     before = mx.get_active_memory()
     logits = given + 1.0
     sample = device.sample_lazy(logits, rows)
@@ -176,7 +204,7 @@ def test_rows_that_nothing_is_allowed_for_or_whose_grammar_failed_fail_alone() -
 def test_the_head_is_that_of_a_full_sort(vocab: int, k: int, step: float) -> None:
     logits = random_logits(3, vocab)
     logits = (np.round(logits / step) * step).astype(np.float32) if step else logits
-    values, ids = (np.asarray(array) for array in head(mx.array(logits), k))
+    values, ids = (np.asarray(array) for array in head(mx.array(logits), k, Kernels(fused=False)))
     for index in range(3):
         expected = by_rank(logits[index].astype(np.float64), list(range(vocab)))[:k]
         assert ids[index].tolist() == expected
@@ -189,3 +217,31 @@ def test_half_precision_logits_with_many_ties_draw_as_on_the_host(dtype: mx.Dtyp
     again = [row(seed=n, **one) for n, one in enumerate(MORE)]
     logits = lazy(random_logits(len(MORE), 8000), dtype)
     assert device.sample_lazy(logits, rows).collect().tokens == host.sample(logits, again).tokens
+
+
+@pytest.mark.parametrize("vocab", [6, 300, 5000])
+def test_warming_up_draws_every_kind_and_says_how_far_it_is(vocab: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    warm_up(DeviceSampler(), vocab, mx.bfloat16)
+    told = [record.getMessage() for record in caplog.records]
+    for kind in (*KINDS, "logprobs", "grammar"):
+        assert sum(f"kind={kind} " in line for line in told) == 2
+    assert sum("sampler_warm_up" in line for line in told) == 2
+
+
+def test_after_warming_up_a_draw_compiles_nothing() -> None:
+    # Each kernel by its name in the graph, which says its operations.
+    def kernels(sampler: DeviceSampler, rows: list[RowSampling]) -> set[str]:
+        logits = lazy(random_logits(len(rows), 5000))
+        names = launches_of(sampler.sample_lazy(logits, rows).arrays())
+        return {name for name in names if name.startswith("Compiled")}
+
+    sampler = DeviceSampler(fused=True)
+    warm: set[str] = set()
+    for size in (1, 3):
+        for _, rows in batches(5000, size):
+            warm |= kernels(sampler, rows)
+    for one in MORE:
+        assert kernels(sampler, [row([1, 2], **one)]) <= warm
+    several = [row([1, 2], seed=n, top_logprobs=n % 3 or None, **one) for n, one in enumerate(MORE)]
+    assert kernels(sampler, several) <= warm
