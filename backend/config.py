@@ -42,6 +42,9 @@ class EngineConfig:
         queue_size: Requests that may wait for a row; one more is refused.
         prefill_chunk: Tokens of a prefill chunk; chunks end at multiples of it in the prompt.
         kv_bytes: Bytes of live and cached KV at most; None takes a share of what the device has left.
+        memory_share: Of the device's memory, what is this worker's, where several live on one device.
+        wired_bytes: Bytes that the system must not page out, where the device has such a thing; None takes weights
+            and KV, 0 wires nothing.
         sampler: `host` samples with numpy, `device` with MLX one step ahead; `auto` takes host on a CPU.
         watchdog_s: A step that takes longer is a hang and ends the process; None is off.
         reader_buffer_bytes: Unread output of one request at most; a reader over it for `reader_patience_s` fails.
@@ -51,6 +54,8 @@ class EngineConfig:
     queue_size: int = 1024
     prefill_chunk: int = 512
     kv_bytes: int | None = None
+    memory_share: float = 1.0
+    wired_bytes: int | None = None
     sampler: SamplerBackend = "auto"
     watchdog_s: float | None = 600.0
     reader_buffer_bytes: int = 4 << 20

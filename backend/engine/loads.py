@@ -198,7 +198,7 @@ class Loads:
                     clock=self._clock,
                 )
             )
-            return LoadedFacts.of(session.loaded, session.generation)
+            return LoadedFacts.of(session.loaded, session.generation, session.memory_facts)
         except ModelLoadFailed as error:
             failed = error.message
         except FOREIGN as error:

@@ -124,6 +124,11 @@ def auto_or(reader: Reader) -> Reader:
     return read
 
 
+def size_or_off(value: Json) -> int:
+    """Bytes, as `size`; `off` is none of them."""
+    return 0 if value is False or (isinstance(value, str) and value.lower() in OFF) else size(value)
+
+
 def off_or(reader: Reader) -> Reader:
     """None for `off` and for a zero, which would be over before it began; else what `reader` reads."""
 

@@ -47,6 +47,8 @@ OPTIONS: Final[Mapping[str, tuple[str, read.Reader]]] = {
     "queue_size": ("engine.queue_size", read.integer(0)),
     "prefill_chunk": ("engine.prefill_chunk", read.integer(1, 1 << 16)),
     "kv_bytes": ("engine.kv_bytes", read.auto_or(read.size)),
+    "memory_share": ("engine.memory_share", read.number(0.01, 1)),
+    "wired": ("engine.wired_bytes", read.auto_or(read.size_or_off)),
     "sampler": ("engine.sampler", read.one_of("auto", "host", "device")),
     "watchdog_s": ("engine.watchdog_s", read.off_or(read.number(0, 1e6))),
     "reader_buffer_bytes": ("engine.reader_buffer_bytes", read.size),

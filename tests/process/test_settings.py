@@ -47,6 +47,8 @@ def test_every_setting_has_a_variable_that_does_what_its_flag_does() -> None:
         "--queue-size": "4",
         "--prefill-chunk": "5",
         "--kv-bytes": "6",
+        "--memory-share": "0.5",
+        "--wired": "off",
         "--sampler": "host",
         "--watchdog": "off",
         "--prompt-cache-size": "0",

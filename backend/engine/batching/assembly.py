@@ -15,7 +15,7 @@ from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
 from backend.engine.channel import Outbox
 from backend.engine.loading import LoadedModel
-from backend.engine.loading.machine_memory import machine_memory
+from backend.engine.loading.device_memory import DeviceMemory, device_memory, wire, wired_limit
 from backend.engine.sampling.device.sampler import DeviceSampler
 from backend.engine.sampling.device.warm_up import warm_up
 from backend.engine.sampling.host.sampler import HostSampler
@@ -37,9 +37,15 @@ def make_session(
     Raises:
         ModelLoadFailed: The device has no room for a prompt beside the weights.
     """
-    budget = _budget(config.engine, loaded)
+    memory, budget = _memory(config.engine, loaded)
+    limit = wired_limit(config.engine.wired_bytes, memory=memory, wanted=loaded.weight_bytes + budget.total)
     return Session(
         loaded=loaded,
+        memory_facts={
+            "device_memory": f"{memory.total} bytes: {memory.source}",
+            "wired_limit": f"{limit} bytes" if limit else "",
+        },
+        unwire=wire(limit, mx.set_wired_limit),
         config=config,
         generation=generation,
         prefix=_prefix_cache(config.cache, loaded, budget, generation),
@@ -70,21 +76,17 @@ def _prefix_cache(cache: CacheConfig, loaded: LoadedModel, budget: MemoryBudget,
     return PrefixCache(store, key, snapshots=needs_snapshots(loaded.new_cache()))
 
 
-def _budget(engine: EngineConfig, loaded: LoadedModel) -> MemoryBudget:
-    left = max(0, device_memory() - loaded.weight_bytes)
+def _memory(engine: EngineConfig, loaded: LoadedModel) -> tuple[DeviceMemory, MemoryBudget]:
+    is_cpu = mx.default_device() == mx.Device(mx.cpu)
+    memory = device_memory(mx.device_info(), is_cpu=is_cpu, active=mx.get_active_memory(), share=engine.memory_share)
+    if not memory.total and engine.kv_bytes is None:
+        raise ModelLoadFailed("kv_bytes: must be given, for the device does not say how much memory it has")
+    left = max(0, memory.total - loaded.weight_bytes)
     budget = MemoryBudget(int(KV_SHARE * left) if engine.kv_bytes is None else engine.kv_bytes, loaded.kv_cost)
     if not budget.fits(budget.projected(1)):
         what = f"weights of {loaded.weight_bytes} bytes leave" if engine.kv_bytes is None else "kv_bytes gives"
         raise ModelLoadFailed(
-            f"{loaded.path}: {what} {budget.total} bytes for KV on this device, "
+            f"{loaded.path}: {what} {budget.total} bytes for KV of {memory.total} bytes ({memory.source}), "
             f"one short prompt needs {budget.projected(1)}"
         )
-    return budget
-
-
-def device_memory() -> int:
-    """Bytes that models and KV may use: a GPU's own, as MLX recommends, or the machine's or container's."""
-    if mx.default_device() == mx.Device(mx.cpu):
-        return machine_memory()
-    info = mx.device_info()
-    return int(info.get("max_recommended_working_set_size") or info.get("memory_size") or machine_memory())
+    return memory, budget

@@ -4,7 +4,7 @@ import gc
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -50,6 +50,8 @@ class Session:
     budget: MemoryBudget
     outbox: Outbox
     clock: Callable[[], float]
+    memory_facts: Mapping[str, str] = field(default_factory=dict[str, str])
+    unwire: Callable[[], None] = lambda: None
     waiting: deque[Row] = field(default_factory=deque[Row])
     counters: Counters = field(default_factory=Counters)
     finisher: Finisher = field(init=False)
@@ -127,6 +129,7 @@ class Session:
         self.prefix.close()
         del self.loaded, self.prefills, self.groups, self.prefix, self.new_batch
         gc.collect()
+        self.unwire()
         mx.clear_cache()
 
     def picture(self, now: float) -> EnginePicture:

@@ -1,6 +1,7 @@
 """What leaves the engine thread after a load."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ class LoadedFacts:
         generation: Counts the loads of this process; what was prepared for one is of no use to another.
         vocab_size: Width of the logits.
         context_length: Tokens of prompt and answer at most.
+        memory: What the device has and how much of it is wired, in words, for Info.
         serial_reason: Why rows cannot decode together; empty when they can.
         uncached_reason: Why the prompt cache keeps nothing of this model; empty where it does.
     """
@@ -30,9 +32,10 @@ class LoadedFacts:
     serial_reason: str
     uncached_reason: str
     device: str
+    memory: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
-    def of(cls, loaded: "LoadedModel", generation: int) -> "LoadedFacts":
+    def of(cls, loaded: "LoadedModel", generation: int, memory: Mapping[str, str]) -> "LoadedFacts":
         """The facts of a model just loaded."""
         return cls(
             generation=generation,
@@ -46,4 +49,5 @@ class LoadedFacts:
             serial_reason=loaded.serial_reason,
             uncached_reason=loaded.uncached_reason,
             device=loaded.device,
+            memory=memory,
         )
