@@ -13,7 +13,7 @@ ADDRESS ?= 127.0.0.1:50051
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup setup-dev proto lock demo run test test-pythons check format lint types imports proto-fresh coverage bench clean
+.PHONY: help setup setup-dev proto lock demo run test test-pythons check format lint types imports proto-fresh coverage bench models-table clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench: setup-dev  ## Measure what the README states; figures and pictures go to 
 	@mkdir -p build/bench
 	@set -e; for name in $(BENCHMARKS); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json $(BENCH_ARGS); done
+
+models-table: setup-dev  ## Survey every architecture of mlx-lm and write docs/models.md (some minutes)
+	$(BIN)/python -m tests.architectures.table
 
 format: setup-dev  ## Format and fix what can be fixed
 	$(BIN)/ruff format $(CODE)

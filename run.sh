@@ -16,5 +16,8 @@ if [ -z "$python" ]; then
   fi
 fi
 
+# A host that dies before Python can ask who its parent is would go unnoticed.
+export MLX_WORKER_STARTED_BY="$$:$PPID"
+
 # -P: a directory named backend where we were started from must not come before ours.
 PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -P -m backend "$@"

@@ -1,7 +1,6 @@
 """The composition root: `python -m backend --addr HOST:PORT`."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import resource
@@ -10,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Never
 
 from backend.process.exit_codes import ExitCode
-from backend.process.log import last_words, start_log
+from backend.process.log import start_log
+from backend.process.parent_watch import first_parent
 
 if TYPE_CHECKING:
     from backend.process.settings import Settings
@@ -21,7 +21,7 @@ def main(
     arguments: Sequence[str] | None = None, make_engine: "Callable[[Settings], StartableEngine] | None" = None
 ) -> Never:
     """Run the worker and leave the process."""
-    parent = os.getppid()
+    parent = first_parent(os.environ)
     fill_standard_streams()
     os.umask(0o077)
     # A core would hold prompts.
@@ -31,7 +31,7 @@ def main(
     from backend.process.settings import parse_settings
 
     settings = parse_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
-    start_log(settings.log_level)
+    log = start_log(settings.log_level)
     try:
         ending = asyncio.run(_run(settings, make_engine or engine_of, parent))
         code, sentence = ending.code, ending.sentence
@@ -39,7 +39,8 @@ def main(
         logging.getLogger(__name__).critical("fault", exc_info=True)
         code, sentence = ExitCode.FAULT, f"stopped by its own fault, {type(error).__name__}"
     if code is not ExitCode.STOPPED:
-        last_words(sentence)
+        log.last_words(sentence)
+    log.close()
     leave(code)
 
 
@@ -67,10 +68,6 @@ def fill_standard_streams() -> None:
 
 def leave(code: ExitCode) -> Never:
     """End the process without Python's own clean-up, in which a thread that holds MLX objects can abort it."""
-    for stream in (sys.stdout, sys.stderr):
-        # None where the host closed it.
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
     os._exit(code)
 
 

@@ -16,6 +16,7 @@ class ServerConfig:
     Attributes:
         address: `host:port` or `unix:/path`.
         token: Bearer token that every RPC must carry; empty is none.
+        max_message_bytes: Of a message in and out; requests have a limit of their own beside it.
         reflection: None is on for loopback and unix sockets, off elsewhere.
         grace_s: Seconds that running requests get at SIGTERM.
         parent_watch_s: Interval of the parent-death watch; None is off.

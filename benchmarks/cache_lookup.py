@@ -53,7 +53,7 @@ def sequences(n: int, seed: int = 0) -> list[Tokens]:
 
 def filled(stored: list[Tokens]) -> PromptCache:
     """Our cache with empty payloads."""
-    cache = PromptCache(payload=EmptyPayload())
+    cache = PromptCache(max_bytes=None, payload=EmptyPayload())
     for tokens in stored:
         cache.insert("m", tokens, layer(len(tokens)))
     return cache

@@ -3,12 +3,13 @@
     python -m benchmarks.health [--seconds 6] [--starts 10]
 
 A process of its own asks every 5 ms, and counts from when it meant to ask, so that a stall of the worker shows in
-every question that fell into it. The model is a Llama of 51 million random parameters, except for the encoding of
-a text of 1 MB, which tiny-chat's tokenizer does (byte pairs).
+every question that fell into it. The model is a Llama of 51 million random parameters, except for texts and large
+requests, which tiny-chat takes (byte pairs): a row each for requests that are the worst of their kind, repeated.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -102,6 +103,37 @@ async def encoding(server: Worker) -> None:
     await server.stub.TokenizeString(pb.PredictOptions(Messages=[pb.Message(role="user", content=MEGABYTE)]))
 
 
+def large(request: bytes) -> Work:
+    """A request that is answered or refused."""
+
+    async def ask_for(server: Worker) -> None:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await channel.unary_unary("/backend.Backend/Predict")(request)
+
+    return ask_for
+
+
+def conversation(count: int, content: str) -> pb.PredictOptions:
+    """So many equal messages."""
+    messages = [pb.Message(role="user", content=content)] * count
+    return pb.PredictOptions(Messages=messages, UseTokenizerTemplate=True, Tokens=1)
+
+
+def requests() -> dict[str, bytes]:
+    """Requests that are the worst of their kind, by name."""
+    empty = conversation(1, "").SerializeToString()
+    logprobs = pb.PredictOptions(Prompt="a", Tokens=1000, IgnoreEOS=True, TopLogprobs=20)
+    return {
+        "50 MiB": pb.PredictOptions(Prompt="a" * (50 << 20)).SerializeToString(),
+        "24 MiB of empty messages": empty * ((24 << 20) // len(empty)),
+        "16,384 messages": conversation(16_384, "a").SerializeToString(),
+        "16 MiB of words": pb.PredictOptions(Prompt=MEGABYTE * 16).SerializeToString(),
+        "15 MiB of snow": conversation(1, "\u2603" * (5 << 20)).SerializeToString(),
+        "1,000 x 20 logprobs": logprobs.SerializeToString(),
+    }
+
+
 def start_seconds() -> float:
     """From exec to the first OK, on a port that is asked every millisecond."""
     with socket.socket() as probe:
@@ -144,6 +176,8 @@ async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
         took["32 rows decoding"] = await while_busy(server, full_batch, options.seconds)
         await server.load(TINY_CHAT)
         took["encoding 1 MB"] = await while_busy(server, encoding, options.seconds)
+        for name, request in requests().items():
+            took[name] = await while_busy(server, large(request), options.seconds)
     return took
 
 

@@ -22,6 +22,8 @@ from mlx_cache.tree import Tokens
 logger = logging.getLogger(__name__)
 
 UNLIMITED = 1 << 62
+DEFAULT_MAX_BYTES = 4 << 30
+"""What a cache holds at most unless told otherwise: a constant, so that a program does the same on every machine."""
 MAX_BUFFERS = 49_900
 """A tenth of the number of live buffers at which Metal stops, whatever their size (about 499,000)."""
 
@@ -36,13 +38,15 @@ class PromptCache:
     what they read is held meanwhile. Returned caches belong to the caller and share nothing with the store.
 
     `max_size` bounds the stored sequences (those that are no prefix of another), `max_bytes` the bytes of all stored
-    arrays. `can_trim_fn` and `trim_fn` are accepted for LocalAI's sake and unused: what can be cut is known by layer.
+    arrays; None is no limit. Where mlx-lm's and LocalAI's caches keep ten entries of any size, this one keeps
+    4 GiB in any number of sequences: moved code does not grow without bound. `can_trim_fn` and `trim_fn` are accepted
+    for LocalAI's sake and unused: what can be cut is known by layer.
     """
 
     def __init__(
         self,
         max_size: int | None = None,
-        max_bytes: int | None = None,
+        max_bytes: int | None = DEFAULT_MAX_BYTES,
         can_trim_fn: Callable[..., Any] | None = None,
         trim_fn: Callable[..., Any] | None = None,
         *,

@@ -1,4 +1,5 @@
-"""The allow-list: how each layer cache class of mlx-lm 0.32.2 is read. A class that is not here is not reused.
+"""The allow-list: how each layer cache class of mlx-lm 0.32.2 is read. A class that is not here is not reused, unless
+the caller has tried that it can be kept whole.
 
 Imports mlx_lm; only `mlx_cache.payload` imports this module. Classes are compared exactly: a subclass may keep more
 than its parent does.
@@ -23,6 +24,7 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
 )
 
+from mlx_cache import whole
 from mlx_cache.blocks import EVERYTHING, InconsistentCache, UnsupportedLayer
 
 STEP = 256
@@ -56,10 +58,18 @@ class ByToken:
 
 @dataclass(frozen=True, slots=True)
 class ByState:
-    """A layer that can only be restored where a snapshot of it was taken."""
+    """A layer that can only be restored where a snapshot of it was taken. A `whole` one has its class as `params`."""
 
     kind: str
-    params: tuple[int, ...]
+    params: tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class LayerState:
+    """A snapshot of one layer: its arrays, and of a `whole` layer the rest of it, which names them by their place."""
+
+    arrays: list[mx.array | None]
+    rest: Any = None
 
 
 Kind = ByToken | ByState
@@ -89,9 +99,11 @@ def nest(leaves: list[tuple[tuple[int, ...], Any]]) -> list[Any]:
     return [CacheList(*nest(item)) if isinstance(item, list) else item for item in out]
 
 
-def kind_of(cache: Any) -> Kind:
-    """How a layer is kept. Raises UnsupportedLayer."""
+def kind_of(cache: Any, kept_whole: frozenset[type] = frozenset()) -> Kind:
+    """How a layer is kept, given the classes that the caller has tried. Raises UnsupportedLayer."""
     cls = type(cache)
+    if cls in kept_whole:
+        return ByState("whole", (cls,))
     if cls is KVCache:
         return ByToken("kv", EVERYTHING, ())
     if cls is ConcatenateKVCache:
@@ -120,6 +132,9 @@ def offset_of(cache: Any) -> int | None:
     """Tokens a layer covers; None for a class that does not count; 0 when empty."""
     if type(cache) is ArraysCache:
         return 0 if all(a is None for a in cache.cache) else None
+    if not hasattr(cache, "keys"):
+        offset = getattr(cache, "offset", None)
+        return offset if isinstance(offset, int) else None
     return int(cache.offset) if cache.keys is not None else 0
 
 
@@ -191,8 +206,10 @@ def build_tokens(kind: ByToken, length: int, first: int, arrays: list[mx.array])
     return cache
 
 
-def read_state(cache: Any, kind: ByState) -> list[mx.array | None]:
+def read_state(cache: Any, kind: ByState) -> LayerState:
     """The arrays of a layer that is kept by snapshot. Raises InconsistentCache unless it is one sequence."""
+    if kind.kind == "whole":
+        return LayerState(*whole.take_apart(cache))
     if kind.kind == "arrays":
         if cache.lengths is not None or (cache.left_padding is not None and max(cache.left_padding.tolist()) > 0):
             raise InconsistentCache("ArraysCache in the middle of a padded batch step")
@@ -201,7 +218,7 @@ def read_state(cache: Any, kind: ByState) -> list[mx.array | None]:
         arrays = [_trimmed_ring(cache, cache.keys), _trimmed_ring(cache, cache.values)]
     if any(array is not None and array.shape[0] != 1 for array in arrays):
         raise InconsistentCache(f"{type(cache).__name__} holds a batch")
-    return arrays
+    return LayerState(arrays)
 
 
 def _trimmed_ring(cache: RotatingKVCache, array: mx.array) -> mx.array:
@@ -213,13 +230,15 @@ def _trimmed_ring(cache: RotatingKVCache, array: mx.array) -> mx.array:
     return mx.concatenate([ordered[..., :keep, :], ordered[..., surplus + keep :, :]], axis=2)
 
 
-def build_state(kind: ByState, length: int, arrays: list[mx.array | None]) -> Any:
+def build_state(kind: ByState, length: int, state: LayerState) -> Any:
     """A layer cache from a snapshot taken at `length` tokens."""
+    if kind.kind == "whole":
+        return whole.put_together(kind.params[0], state.arrays, state.rest)
     if kind.kind == "arrays":
-        state = ArraysCache(kind.params[0])
-        state.cache = arrays
-        return state
-    keys, values = arrays
+        made = ArraysCache(kind.params[0])
+        made.cache = state.arrays
+        return made
+    keys, values = state.arrays
     assert keys is not None and values is not None
     return _ring(keys, values, length, kind.params, keys.shape[2])
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
-from mlx_cache.blocks import Block, Group, InconsistentCache, Layout, Piece, Restorable, State
+from mlx_cache.blocks import Block, Group, InconsistentCache, Layout, Piece, Restorable, State, UnsupportedLayer
 from mlx_cache.layers import (
     ByState,
     ByToken,
     Kind,
+    LayerState,
     TokenArrays,
     build_state,
     build_tokens,
@@ -49,16 +50,35 @@ class _StateData:
     stacks: list[mx.array]
     # For each state layer, for each of its arrays: (stack, row), or None where the model had none.
     places: list[list[tuple[int, int] | None]]
+    # For each state layer: what is not an array.
+    rest: list[Any]
 
 
 class MlxPayload:
-    """The payload of a cache of mlx-lm's layer caches. Holds nothing; any thread may use it."""
+    """The payload of a cache of mlx-lm's layer caches. Any thread may use it.
+
+    `kept_whole` are classes beyond the allow-list that the caller has tried: a copy of all their attributes goes on as
+    the original does. They are restored where they were stored, as other states are.
+    """
+
+    def __init__(self, kept_whole: Iterable[type] = ()) -> None:
+        self._kept_whole = frozenset(kept_whole)
+
+    def unknown(self, prompt_cache: Sequence[Any]) -> set[type]:
+        """The layer classes that would be refused."""
+        out: set[type] = set()
+        for _, cache in flatten(prompt_cache):
+            try:
+                kind_of(cache, self._kept_whole)
+            except UnsupportedLayer:
+                out.add(type(cache))
+        return out
 
     def offset(self, prompt_cache: Sequence[Any]) -> int | None:
         """See Payload."""
         offsets = set[int]()
         for _, cache in flatten(prompt_cache):
-            kind_of(cache)
+            kind_of(cache, self._kept_whole)
             offset = offset_of(cache)
             if offset is not None:
                 offsets.add(offset)
@@ -71,7 +91,7 @@ class MlxPayload:
         rows: dict[tuple[str, int, int, int, mx.Dtype], int] = {}
         places: list[LayerPlace] = []
         for path, cache in flatten(prompt_cache):
-            kind = kind_of(cache)
+            kind = kind_of(cache, self._kept_whole)
             slots: list[tuple[int, int]] = []
             for array in read_tokens(cache, kind).arrays if isinstance(kind, ByToken) else ():
                 key = (kind.kind, kind.reach, array.shape[1], array.shape[3], array.dtype)  # type: ignore[union-attr]
@@ -95,7 +115,7 @@ class MlxPayload:
 
     def state_nbytes(self, prompt_cache: Sequence[Any], layout: Layout) -> int:
         """See Payload."""
-        return sum(a.nbytes for arrays in _states(prompt_cache, layout) for a in arrays if a is not None)
+        return sum(a.nbytes for state in _states(prompt_cache, layout) for a in state.arrays if a is not None)
 
     def copy_blocks(
         self, prompt_cache: Sequence[Any], layout: Layout, ranges: list[list[tuple[int, int]]]
@@ -120,9 +140,10 @@ class MlxPayload:
         """See Payload."""
         members: dict[tuple[tuple[int, ...], mx.Dtype], list[mx.array]] = {}
         places: list[list[tuple[int, int] | None]] = []
-        for arrays in _states(prompt_cache, layout):
+        states = _states(prompt_cache, layout)
+        for state in states:
             places.append([])
-            for array in arrays:
+            for array in state.arrays:
                 if array is None:
                     places[-1].append(None)
                     continue
@@ -131,7 +152,11 @@ class MlxPayload:
                 places[-1].append((stack, len(members[array.shape, array.dtype]) - 1))
         stacks = [_joined([array[None] for array in arrays], axis=0) for arrays in members.values()]
         mx.eval(stacks)
-        return State(sum(stack.nbytes for stack in stacks), len(stacks), _StateData(stacks, places))
+        return State(
+            sum(stack.nbytes for stack in stacks),
+            len(stacks),
+            _StateData(stacks, places, [state.rest for state in states]),
+        )
 
     def cut(self, layout: Layout, cuts: list[tuple[Block, int]]) -> list[tuple[Block, Block]]:
         """See Payload."""
@@ -148,12 +173,12 @@ class MlxPayload:
         leaves: list[tuple[tuple[int, ...], Any]] = []
         fresh: list[mx.array] = []
         padding: dict[tuple[int, int], mx.array] = {}
-        states = iter(restorable.state.data.places if restorable.state is not None else ())
+        states = iter(_layer_states(restorable.state))
         for place in layout.detail:
             if isinstance(place.kind, ByState):
-                arrays = _state_arrays(restorable.state, next(states))
-                fresh.extend(array for array in arrays if array is not None)
-                leaves.append((place.path, build_state(place.kind, restorable.length, arrays)))
+                state = next(states)
+                fresh.extend(array for array in state.arrays if array is not None)
+                leaves.append((place.path, build_state(place.kind, restorable.length, state)))
                 continue
             first = max(0, restorable.length - place.kind.reach)
             held = restorable.length - first
@@ -179,19 +204,25 @@ class MlxPayload:
         ]
 
 
-def _states(prompt_cache: Sequence[Any], layout: Layout) -> list[list[mx.array | None]]:
+def _states(prompt_cache: Sequence[Any], layout: Layout) -> list[LayerState]:
     layers = zip(flatten(prompt_cache), layout.detail, strict=True)
     return [read_state(cache, place.kind) for (_, cache), place in layers if isinstance(place.kind, ByState)]
 
 
-def _state_arrays(state: State | None, places: list[tuple[int, int] | None]) -> list[mx.array | None]:
-    assert state is not None
-    stacks: list[mx.array] = state.data.stacks
+def _layer_states(state: State | None) -> Iterator[LayerState]:
+    if state is None:
+        return
+    data: _StateData = state.data
+    for places, rest in zip(data.places, data.rest, strict=True):
+        yield LayerState([None if place is None else _copied(data.stacks, place) for place in places], rest)
+
+
+def _copied(stacks: list[mx.array], place: tuple[int, int]) -> mx.array:
+    stack, row = place
+    if not stacks[stack].size:
+        return mx.zeros(stacks[stack].shape[1:], stacks[stack].dtype)
     # A gather copies; a slice would keep the whole stored stack alive after its eviction.
-    return [
-        None if place is None else mx.take(stacks[place[0]], mx.array([place[1]]), axis=0).squeeze(0)
-        for place in places
-    ]
+    return mx.take(stacks[stack], mx.array([row]), axis=0).squeeze(0)
 
 
 def _row(pieces: list[Piece], row: int) -> list[mx.array]:

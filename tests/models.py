@@ -158,15 +158,22 @@ def write_model(
         dtype: Of every floating-point tensor in the file.
         extra: Overrides entries of config.json.
     """
+    config = model_config(family, vocab=vocab, hidden=hidden, layers=layers, context=context, extra=extra)
+    write_checkpoint(folder, config, seed=seed, dtype=dtype)
+    write_tokenizer(folder, vocab)
+    return folder
+
+
+def write_checkpoint(folder: Path, config: dict[str, Any], *, seed: int = 0, dtype: str = "float32") -> None:
+    """Write config.json and random weights of the model that mlx-lm makes of `config`."""
     # Imported here so that a test module may choose its BLAS before MLX loads.
     import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.utils import _get_classes
 
     folder.mkdir(parents=True, exist_ok=True)
-    config = model_config(family, vocab=vocab, hidden=hidden, layers=layers, context=context, extra=extra)
-    config["torch_dtype"] = dtype
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    # Before the classes see it: some change what they are given.
+    (folder / "config.json").write_text(json.dumps(config | {"torch_dtype": dtype}, indent=1))
     model_class, args_class = _get_classes(config)
     model = model_class(args_class.from_dict(config))
     cast = getattr(mx, dtype)
@@ -175,15 +182,15 @@ def write_model(
         drawn = _drawn(name, array, mx.random.split(mx.random.key(seed), position + 2)[position])
         weights[name] = drawn.astype(cast) if mx.issubdtype(drawn.dtype, mx.floating) else drawn
     mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
-    write_tokenizer(folder, vocab)
-    return folder
 
 
 def _drawn(name: str, array: Any, key: Any) -> Any:
     import mlx.core as mx
 
-    if name.endswith(("A_log", ".D", "dt_bias")) or "norm" in name:
+    if name.endswith(("A_log", ".D", "dt_bias", ".signs")) or "norm" in name or array.ndim == 0:
         return array
+    if not mx.issubdtype(array.dtype, mx.floating):
+        return mx.random.randint(0, 2**31 - 1, array.shape, key=key).astype(array.dtype)
     noise = mx.random.normal(array.shape, key=key)
     if array.ndim == 1:
         return 0.1 * noise

@@ -1,9 +1,13 @@
 """What the batch needs to know of a grammar: which tokens may come next."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # the process that tries grammars out does without numpy
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Begins the error of a constraint whose next mask is too dear, rather than wrong.
+OVER_LIMIT = "over a limit: "
 
 
 class Constraint(Protocol):
@@ -12,7 +16,7 @@ class Constraint(Protocol):
     `mask` is asked once a step before sampling, `advance` told each sampled token after.
     """
 
-    def mask(self) -> NDArray[np.uint32] | None:
+    def mask(self) -> "NDArray[np.uint32] | None":
         """Allowed tokens, bit `t % 32` of word `t // 32`, shape `[ceil(vocab / 32)]`; None allows all."""
         ...
 

@@ -1,7 +1,6 @@
 """What the engine tells a request's reader: any number of deltas, then exactly one end."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from backend.core.errors import WorkerError
@@ -90,13 +89,18 @@ class Delta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """The answer is complete. `piece` is text that was held back until now."""
+    """The answer is complete.
+
+    Attributes:
+        piece: Text that was held back until now.
+        cache_reason: Why no more of the prompt came from the prompt cache.
+    """
 
     reason: FinishReason
     piece: Piece
     usage: Usage
     logprobs: tuple[TokenLogprob, ...] = ()
-    notes: Mapping[str, str] = field(default_factory=dict)  # trailing metadata, such as x-prompt-cache-reason
+    cache_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,17 +32,32 @@ class EngineMetrics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolMarkers:
+    """How a model marks tool calls and reasoning in its text; empty where it has no such marker.
+
+    Attributes:
+        format_type: The tool-call format's name.
+    """
+
+    format_type: str
+    call_start: str = ""
+    call_end: str = ""
+    reasoning_start: str = ""
+    reasoning_end: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
     """What a host may want to know of a model before it uses it.
 
     Attributes:
         rendered_template: A short conversation as the chat template renders it; empty without a template.
-        tool_format: Fields of the wire's `ToolFormatMarkers` by name; empty where the model calls no tools.
+        tool_markers: None where the model calls no tools.
     """
 
     supports_thinking: bool = False
     rendered_template: str = ""
-    tool_format: Mapping[str, str | bool] = field(default_factory=dict)
+    tool_markers: ToolMarkers | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

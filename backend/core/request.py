@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from backend.core.errors import InvalidRequest
+from backend.core.text_size import utf8_size
 
 MAX_STOPS = 64
-MAX_STOP_LENGTH = 4096
+MAX_STOP_BYTES = 16 << 10
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIASES = 4096
+MIN_TEMPERATURE = 0.001  # below it a quotient of logits overflows, and the draw is greedy in all but name
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -65,8 +67,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         _check_range("Temperature", self.temperature, 0.0, 100.0)
-        if 0.0 < self.temperature < 1e-3:
-            raise InvalidRequest("Temperature", f"must be 0 or at least 0.001, is {self.temperature:g}")
+        if 0.0 < self.temperature < MIN_TEMPERATURE:
+            raise InvalidRequest("Temperature", f"must be 0 or at least {MIN_TEMPERATURE}, is {self.temperature:g}")
         if self.top_k is not None and self.top_k < 1:
             raise InvalidRequest("TopK", f"must be -1, 0 or positive, is {self.top_k}")
         for name, value in (("TopP", self.top_p), ("TypicalP", self.typical_p)):
@@ -89,17 +91,12 @@ class Sampling:
     def within(self, vocab_size: int) -> "Sampling":
         """This sampling made safe for a vocabulary.
 
-        A `top_k` of the whole vocabulary or more becomes off.
-
-        Raises:
-            InvalidRequest: A `logit_bias` id is outside `[0, vocab_size)`. (MLX would write out of bounds.)
+        A `top_k` of the whole vocabulary or more becomes off. A `logit_bias` of an id outside `[0, vocab_size)` is
+        left out: clients send ids of other models' tokenizers, and MLX would write out of bounds.
         """
-        for token, _ in self.logit_bias:
-            if not 0 <= token < vocab_size:
-                raise InvalidRequest("LogitBias", f"token id {token} is outside [0, {vocab_size})")
-        if self.top_k is not None and self.top_k >= vocab_size:
-            return replace(self, top_k=None)
-        return self
+        bias = tuple(pair for pair in self.logit_bias if 0 <= pair[0] < vocab_size)
+        top_k = None if self.top_k is not None and self.top_k >= vocab_size else self.top_k
+        return replace(self, logit_bias=bias, top_k=top_k)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,12 +135,14 @@ class Conversation:
     Attributes:
         tools: OpenAI tool objects (`{"type": "function", "function": {...}}`), decoded.
         template_kwargs: Passed whole to the chat template (`enable_thinking`, `reasoning_effort`, ...).
+        json_bytes: Of the text that tools, calls and arguments were decoded from: what rendering them costs.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Json], ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     template_kwargs: Mapping[str, Json] = field(default_factory=dict)
+    json_bytes: int = field(default=0, compare=False)
 
     @property
     def offers_tools(self) -> bool:
@@ -173,6 +172,7 @@ class GenerationRequest:
         cache_read_only: Read the prompt cache, store nothing.
         cache_answer: Keep the answer's KV with the prompt's.
         deadline: On the monotonic clock, in seconds; None is no deadline.
+        streamed: The client takes the answer in pieces, so calls may be sent before they are whole.
     """
 
     request_id: str
@@ -185,6 +185,7 @@ class GenerationRequest:
     cache_read_only: bool = False
     cache_answer: bool = True
     deadline: float | None = None
+    streamed: bool = False
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -192,7 +193,7 @@ class GenerationRequest:
         if len(self.stop) > MAX_STOPS:
             raise InvalidRequest("StopPrompts", f"has {len(self.stop)} entries, limit {MAX_STOPS}")
         for stop in self.stop:
-            if not 0 < len(stop) <= MAX_STOP_LENGTH:
-                raise InvalidRequest("StopPrompts", f"an entry has {len(stop)} characters, limit {MAX_STOP_LENGTH}")
+            if not 0 < utf8_size(stop) <= MAX_STOP_BYTES:
+                raise InvalidRequest("StopPrompts", f"an entry has {utf8_size(stop)} bytes, limit {MAX_STOP_BYTES}")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_TOP_LOGPROBS:
             raise InvalidRequest("TopLogprobs", f"must be in [0, {MAX_TOP_LOGPROBS}], is {self.logprobs}")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from backend.core.errors import Overloaded
 from backend.core.events import Delta, Event, Failed, Finished, Piece
+from backend.core.text_size import utf8_size
 
 
 def _joined(deltas: list[Delta]) -> Delta:
@@ -101,7 +102,8 @@ class AnswerStream:
 
     def _keep(self, delta: Delta) -> None:
         piece = delta.piece
-        self._size += len(piece.content) + len(piece.reasoning) + sum(len(c.arguments) for c in piece.tool_calls)
+        texts = (piece.content, piece.reasoning, *(call.arguments for call in piece.tool_calls))
+        self._size += sum(map(utf8_size, texts))
         self._unread.append(delta)
         if self._size > self._buffer_bytes:
             now = self._clock()

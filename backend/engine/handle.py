@@ -154,7 +154,7 @@ class EngineHandle:
             clock=self._clock,
         )
         try:
-            prepared = await model.on_prep(model.prepare, request)
+            prepared = await model.prep.run_for(request.prompt, model.prepare, request)
             constraint = await model.constrain(prepared)
             accepted = self._inbox.put(
                 Submit(
@@ -185,19 +185,19 @@ class EngineHandle:
     async def tokenize(self, prompt: str | Conversation) -> list[int]:
         """Token ids of a prompt, as Predict would feed a conversation; raw text without special tokens."""
         model = self._require()
-        return await model.on_prep(model.tokenize, prompt)
+        return await model.prep.run_for(prompt, model.tokenize, prompt)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of token ids."""
         model = self._require()
-        return await model.on_prep(model.detokenize, tokens)
+        return await model.prep.run(model.detokenize, tokens)
 
     # Reports
 
     async def model_facts(self) -> ModelFacts:
         """What a host may want to know of the model."""
         model = self._require()
-        return await model.on_prep(model.model_facts)
+        return await model.prep.run(model.model_facts)
 
     def status(self) -> EngineStatus:
         """The state and the memory, as of the last step."""

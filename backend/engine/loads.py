@@ -5,16 +5,16 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
 from backend.config import EngineConfig, ModelConfig
 from backend.core.errors import ModelLoadFailed
 from backend.engine.loading import LoadedModel, ModelFiles, open_files
-from backend.engine.loading.failures import one_line
+from backend.engine.loading.failures import FOREIGN, one_line
 from backend.engine.preparing.building import build_preparer
 from backend.engine.preparing.facts import LoadedFacts
+from backend.engine.preparing.lanes import Lanes
 from backend.engine.preparing.requests import RequestPreparer
 from backend.engine.thread import EngineThread
 
@@ -201,7 +201,7 @@ class Loads:
             return LoadedFacts.of(session.loaded, session.generation)
         except ModelLoadFailed as error:
             failed = error.message
-        except Exception as error:
+        except FOREIGN as error:
             log.debug("load", exc_info=error)
             failed = f"{files.directory}: {type(error).__name__}: {one_line(error)}"
         # Out here: the exception's frames hold the model, which must not leave this thread.
@@ -234,15 +234,13 @@ class Loads:
 
 
 async def _preparer(attempt: Attempt, facts: LoadedFacts, files: ModelFiles) -> RequestPreparer:
-    """What prepares requests for the model, on a prep thread of its own."""
-    prep = ThreadPoolExecutor(1, thread_name_prefix="prep")
-    building = asyncio.get_running_loop().run_in_executor(
-        prep, build_preparer, attempt.config, facts, files.tokenizer, prep
-    )
+    """What prepares requests for the model, with prep threads of its own."""
+    prep = Lanes()
+    building = asyncio.ensure_future(prep.run(build_preparer, attempt.config, facts, files.tokenizer, prep))
     try:
         return await attempt.outcome_of("tokenizer", building)
     except BaseException:
-        prep.shutdown(wait=False)
+        prep.shutdown()
         # One that comes after all has a process to stop.
         building.add_done_callback(_close_late)
         raise
@@ -254,10 +252,10 @@ def _close_late(building: "asyncio.Future[RequestPreparer]") -> None:
 
 
 async def _closed(preparer: RequestPreparer) -> None:
-    """Close it on its own thread, and leave the thread behind if that takes long: it may never come back."""
-    closing = asyncio.get_running_loop().run_in_executor(preparer.prep, preparer.close)
+    """Close it on a thread of its own, and leave that behind if it takes long: it may never come back."""
+    closing = asyncio.ensure_future(preparer.prep.run(preparer.close))
     await asyncio.wait([closing], timeout=CLOSE_SECONDS)
-    preparer.prep.shutdown(wait=False)
+    preparer.prep.shutdown()
 
 
 def _in_thread(name: str, work: Callable[[], T]) -> "asyncio.Future[T]":
@@ -278,7 +276,8 @@ def _in_thread(name: str, work: Callable[[], T]) -> "asyncio.Future[T]":
         try:
             result = work()
         except BaseException as caught:  # noqa: BLE001  the waiter's, whatever it is
-            error = caught
+            # Code of a checkpoint that ends the process would end the loop from here.
+            error = ModelLoadFailed(one_line(caught)) if isinstance(caught, SystemExit) else caught
         # A loop that is closed has no waiter.
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, result, error)

@@ -82,6 +82,7 @@ def info(
         return WorkerInfo(version=backend.__version__, blas=blas, uptime_s=uptime_s, details=details)
     facts = model.facts
     details = details | {"architecture": facts.architecture, "path": facts.path, "serial_reason": facts.serial_reason}
+    details |= {"uncached_reason": facts.uncached_reason}
     return WorkerInfo(
         version=backend.__version__,
         model=model.config.identity,

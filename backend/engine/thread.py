@@ -12,6 +12,7 @@ from backend.core.errors import InternalFault, RequestAborted, WorkerError, Work
 from backend.core.events import Failed
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.inbox import Call, Cancel, Command, Inbox, Stop, Submit
+from backend.engine.loading.failures import FOREIGN, one_line
 from backend.engine.picture import EnginePicture
 
 if TYPE_CHECKING:
@@ -128,8 +129,9 @@ class EngineThread:
         self.heartbeat = self._clock()
         try:
             result, error = work(), None
-        except Exception as caught:  # noqa: BLE001  the caller's error, handed back to it
-            result, error = None, caught
+        except FOREIGN as caught:  # the caller's error, handed back to it
+            result = None
+            error = caught if isinstance(caught, Exception) else InternalFault(one_line(caught))
         self.heartbeat = None
         self.outbox.flush()
         done(result, error)

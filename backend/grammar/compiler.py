@@ -1,33 +1,80 @@
-"""Grammars to constraints, on a thread of its own, with limits and a cache."""
+"""Grammars to constraints: tried out where it can do no harm, then compiled here, and kept."""
 
+import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.core.constraint import Constraint
-from backend.core.errors import InvalidRequest, WorkerUnavailable
+from backend.core.errors import Overloaded, WorkerUnavailable
 from backend.core.request import Grammar
 from backend.grammar.constraints import GrammarConstraint, TextConstraint, token_mask
-from backend.grammar.dialects import to_lark
-from backend.grammar.llguidance_engine import GuidanceCompiler, GuidanceError, GuidancePanic, Matcher
+from backend.grammar.dialects import MAX_TEXT_BYTES
+from backend.grammar.llguidance_engine import GuidanceCompiler, GuidanceError, GuidanceLimit, Matcher
+from backend.grammar.trial import Passed, Refused, check_first_mask
+from backend.grammar.trials import Outcome, Trials
 from backend.grammar.vocabulary import Vocabulary
 from backend.grammar.waiting import Activation, AfterReasoning, AfterTrigger
 
 AT_ONCE = Activation()
+THREADS = 3
+
+
+class MaskTime:
+    """Seconds that a grammar's slow masks have taken, of all its answers together; engine thread writes.
+
+    Its lexer's states are shared by all of them and stay while the grammar is cached. They are made in slow masks
+    only, so this says how much it may have grown, and when it should be made anew: at its limit it would fail.
+    """
+
+    SLOW_S = 0.0005
+    SPENT_S = 2.0
+    BYTES_A_SECOND = 16 << 20
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        """One mask's time."""
+        if seconds > self.SLOW_S:
+            self.seconds += seconds
+
+    @property
+    def spent(self) -> bool:
+        """The grammar should be compiled anew for the next answer."""
+        return self.seconds > self.SPENT_S
+
+    @property
+    def bytes(self) -> int:
+        """What the lexer may have grown by."""
+        return int(self.seconds * self.BYTES_A_SECOND)
 
 
 class CompiledGrammar:
-    """Immutable; shared by the requests that send the same grammar. Any thread."""
+    """Shared by the requests that send the same grammar. Any thread."""
 
-    def __init__(self, matcher: Matcher, vocabulary: Vocabulary, line_breaks: NDArray[np.uint32]) -> None:
+    def __init__(self, matcher: Matcher, vocabulary: Vocabulary, line_breaks: NDArray[np.uint32], size: int) -> None:
+        """`size` is what compiling took, in bytes."""
         self._matcher = matcher
         self._vocabulary = vocabulary
         self._line_breaks = line_breaks
+        self._size = size
+        self._time = MaskTime()
+
+    @property
+    def bytes(self) -> int:
+        """What it may hold by now."""
+        return self._size + self._time.bytes
+
+    @property
+    def spent(self) -> bool:
+        """Its lexer has learned so much that it should be compiled anew."""
+        return self._time.spent
 
     def constraint(self, activation: Activation = AT_ONCE) -> Constraint:
         """A constraint for one answer, at its beginning; takes some 10 us."""
@@ -42,128 +89,213 @@ class CompiledGrammar:
         return AfterReasoning(inner, activation, bytes_of, self._line_breaks)
 
     def _plain(self) -> GrammarConstraint:
-        return GrammarConstraint(self._matcher.copy(), len(self._line_breaks))
+        return GrammarConstraint(self._matcher.copy(), len(self._line_breaks), self._time.add)
 
 
 @dataclass(frozen=True, slots=True)
 class CompilerLimits:
     """Attributes:
-    max_grammars, max_bytes: Of the cache; bytes are those of the grammars' texts.
-    seconds: A request waits no longer for its grammar.
+    max_grammars, max_bytes: Of the cache; bytes are those that compiling took and slow masks may have added.
+    max_refused: Refusals that are remembered.
     """
 
     max_grammars: int = 64
-    max_bytes: int = 8 << 20
-    seconds: float = 10.0
+    max_bytes: int = 256 << 20
+    max_refused: int = 256
+
+
+@dataclass(slots=True)
+class _Compiling:
+    """A grammar on its way, and who waits for it."""
+
+    trial: int
+    waiters: list["Future[CompiledGrammar]"] = field(default_factory=list["Future[CompiledGrammar]"])
 
 
 class GrammarCompiler:
-    """Compiles grammars for one model. Any thread may call; the work is done on one thread of its own.
+    """Compiles grammars for one model. Any thread may call, and none of the methods waits for a grammar.
 
-    llguidance bounds its own work (tested with grammars made to explode: under a second each), so that thread is
-    late at most. Building its tokenizer holds the interpreter lock, 0.25 s for 150,000 tokens, once: `start` does it
-    while the model loads.
+    A grammar is tried out in a process first (`trial_process.py`), in bounded time and memory. Only one that passes
+    is compiled here, on a thread, without the interpreter lock: that takes what the trial took, and cannot be killed.
+    Building llguidance's tokenizer holds the lock, 0.25 s for 150,000 tokens, once: `start` does it while the model
+    loads.
     """
 
     def __init__(self, vocabulary: Vocabulary, limits: CompilerLimits | None = None) -> None:
         self._vocabulary = vocabulary
         self._limits = limits or CompilerLimits()
-        self._executor = ThreadPoolExecutor(1, "grammar")
-        self._lock = Lock()
-        self._cache: OrderedDict[Grammar, CompiledGrammar] = OrderedDict()
-        self._bytes = 0
-        # Of the executor's thread alone.
+        self._trials = Trials(vocabulary)
+        self._executor = ThreadPoolExecutor(THREADS, "grammar")
+        self._making = Lock()  # of what `_ready` makes
         self._guidance: GuidanceCompiler | None = None
         self._line_breaks: NDArray[np.uint32] | None = None
+        # Of what follows; held for no work.
+        self._lock = Lock()
+        self._closed = False
+        self._compiling: dict[Grammar, _Compiling] = {}
+        self._cache: OrderedDict[Grammar, CompiledGrammar] = OrderedDict()
+        self._refused: OrderedDict[int, Refused] = OrderedDict()  # by the grammar's hash: they may be large
+
+    @property
+    def trial_pid(self) -> int | None:
+        """The process in which grammars are tried out, if it runs."""
+        return self._trials.pid
 
     def start(self) -> None:
-        """Build the tokenizer early; the first grammar would."""
-        self._executor.submit(self._ready)
+        """Build the tokenizer and start the process and the threads early; the first grammar would."""
+        self._trials.start()
+        together = threading.Barrier(THREADS)
+        for _ in range(THREADS):
+            self._executor.submit(self._start_thread, together)
+
+    def _start_thread(self, together: threading.Barrier) -> None:
+        together.wait()
+        self._ready()
 
     def submit(self, grammar: Grammar) -> "Future[CompiledGrammar]":
-        """Compile; the future raises what `compile` raises, but for the time limit, which is the waiter's.
+        """Compile. The future is the caller's own: cancelled, it stops the work if nobody else wants it.
+
+        It raises InvalidRequest (not a grammar, not supported), Overloaded (it takes too much, or there are too
+        many), or WorkerUnavailable (the compiler was closed meanwhile).
 
         Raises:
+            Overloaded: The text is too large.
             WorkerUnavailable: The compiler is closed.
         """
+        size = len(grammar.text.encode(errors="replace"))
+        if size > MAX_TEXT_BYTES:
+            raise Overloaded(f"Grammar: is {size} bytes, limit {MAX_TEXT_BYTES}")
+        future: Future[CompiledGrammar] = Future()
         with self._lock:
-            known = self._cache.get(grammar)
-            if known is not None:
-                self._cache.move_to_end(grammar)
-        if known is not None:
-            done: Future[CompiledGrammar] = Future()
-            done.set_result(known)
-            return done
-        try:
-            return self._executor.submit(self._compile, grammar)
-        except RuntimeError as error:
-            raise WorkerUnavailable("the grammar compiler is closed") from error
+            if self._closed:
+                raise WorkerUnavailable("the grammar compiler is closed")
+            known = self._known(grammar)
+            trial = self._wait_for(grammar, future) if known is None else None
+        if isinstance(known, CompiledGrammar):
+            future.set_result(known)
+        elif known is not None:
+            future.set_exception(known.error())
+        # Out here: a callback may come at once, and takes the lock.
+        future.add_done_callback(partial(self._left, grammar))
+        if trial is not None:
+            trial.add_done_callback(partial(self._tried, grammar))
+        return future
 
-    def compile(self, grammar: Grammar) -> CompiledGrammar:
+    def compile(self, grammar: Grammar, seconds: float = 30.0) -> CompiledGrammar:
         """Compile and wait.
 
         Raises:
-            InvalidRequest: Not a grammar, not supported, over a limit, or late.
-            WorkerUnavailable: The compiler is closed.
+            WorkerError: As `submit` and its future.
+            TimeoutError: It is late.
         """
-        future = self.submit(grammar)
-        try:
-            return future.result(self._limits.seconds)
-        except FutureTimeout as error:
-            future.cancel()
-            raise InvalidRequest("Grammar", f"took over {self._limits.seconds:g} s to compile") from error
+        return self.submit(grammar).result(seconds)
 
     def close(self) -> None:
-        """Compile nothing more. What runs is waited for; it is bounded."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
-
-    def _ready(self) -> GuidanceCompiler:
-        if self._guidance is None:
-            self._guidance = GuidanceCompiler(self._vocabulary)
-            breaks = [i for i, data in enumerate(self._vocabulary.tokens) if data and not data.strip(b"\n")]
-            self._line_breaks = token_mask(breaks, -(-self._vocabulary.size // 32))
-        return self._guidance
-
-    def _compile(self, grammar: Grammar) -> CompiledGrammar:
+        """Compile nothing more, and wait for nothing: whoever waits gets `WorkerUnavailable`."""
         with self._lock:
-            if grammar in self._cache:
-                return self._cache[grammar]
-        guidance = self._ready()
-        assert self._line_breaks is not None
-        matcher = _matcher(guidance, grammar)
-        _check_first_mask(matcher, len(self._line_breaks))
-        compiled = CompiledGrammar(matcher, self._vocabulary, self._line_breaks)
-        self._keep(grammar, compiled)
+            self._closed = True
+            left = list(self._compiling)
+        self._trials.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        for grammar in left:
+            self._settle(grammar, WorkerUnavailable("the grammar compiler is closed"))
+
+    # Under the lock
+
+    def _known(self, grammar: Grammar) -> CompiledGrammar | Refused | None:
+        compiled = self._cache.get(grammar)
+        if compiled is None:
+            return self._refused.get(hash(grammar))
+        if compiled.spent:
+            del self._cache[grammar]
+            return None
+        self._cache.move_to_end(grammar)
         return compiled
 
+    def _wait_for(self, grammar: Grammar, future: "Future[CompiledGrammar]") -> "Future[Outcome] | None":
+        """The trial that this starts, if nobody has yet."""
+        compiling = self._compiling.get(grammar)
+        if compiling is not None:
+            compiling.waiters.append(future)
+            return None
+        number, trial = self._trials.submit(grammar)
+        self._compiling[grammar] = _Compiling(number, [future])
+        return trial
+
     def _keep(self, grammar: Grammar, compiled: CompiledGrammar) -> None:
+        self._cache[grammar] = compiled
+        while len(self._cache) > self._limits.max_grammars or self._cached_bytes() > self._limits.max_bytes:
+            self._cache.popitem(last=False)
+
+    def _cached_bytes(self) -> int:
+        return sum(compiled.bytes for compiled in self._cache.values())
+
+    def _keep_refused(self, grammar: Grammar, refused: Refused) -> None:
+        self._refused[hash(grammar)] = refused
+        while len(self._refused) > self._limits.max_refused:
+            self._refused.popitem(last=False)
+
+    # As it goes on
+
+    def _left(self, grammar: Grammar, future: "Future[CompiledGrammar]") -> None:
+        """A waiter has its result, or has gone."""
+        if not future.cancelled():
+            return
         with self._lock:
-            self._cache[grammar] = compiled
-            self._bytes += len(grammar.text)
-            while len(self._cache) > self._limits.max_grammars or self._bytes > self._limits.max_bytes:
-                dropped, _ = self._cache.popitem(last=False)
-                self._bytes -= len(dropped.text)
+            compiling = self._compiling.get(grammar)
+            if compiling is None or any(not waiter.cancelled() for waiter in compiling.waiters):
+                return
+            del self._compiling[grammar]
+        self._trials.drop(compiling.trial)
 
+    def _tried(self, grammar: Grammar, trial: "Future[Outcome]") -> None:
+        error = trial.exception()
+        if error is not None:
+            self._settle(grammar, error)
+            return
+        outcome = trial.result()
+        if isinstance(outcome, Passed):
+            try:
+                self._executor.submit(self._compile, grammar, outcome)
+            except RuntimeError:  # closed
+                self._settle(grammar, WorkerUnavailable("the grammar compiler is closed"))
+            return
+        if outcome.lasting:
+            with self._lock:
+                self._keep_refused(grammar, outcome)
+        self._settle(grammar, outcome.error())
 
-def _matcher(guidance: GuidanceCompiler, grammar: Grammar) -> Matcher:
-    try:
+    def _compile(self, grammar: Grammar, passed: Passed) -> None:
         try:
-            return guidance.compile(to_lark(grammar))
-        except GuidancePanic:
-            if grammar.kind != "gbnf":
-                raise
-            # llguidance 1.9.1 panics on options with the same text cut in different places ("ab" "ab" | "abab");
-            # single characters leave it nothing to cut.
-            return guidance.compile(to_lark(grammar, finest=True))
-    except GuidanceError as error:
-        raise InvalidRequest("Grammar", str(error)) from error
+            guidance, line_breaks = self._ready()
+            matcher = guidance.compile(passed.lark)
+            check_first_mask(matcher)  # makes the lexer's first states here, rather than in a step
+            result: CompiledGrammar | BaseException
+            result = CompiledGrammar(matcher, self._vocabulary, line_breaks, passed.memory + len(grammar.text))
+        except GuidanceError as error:
+            failure = "dear" if isinstance(error, GuidanceLimit) else "wrong"
+            result = Refused(failure, str(error)).error()
+        except Exception as error:  # noqa: BLE001  whoever waits must hear of it
+            result = error
+        self._settle(grammar, result)
 
+    def _ready(self) -> tuple[GuidanceCompiler, NDArray[np.uint32]]:
+        with self._making:
+            if self._guidance is None or self._line_breaks is None:
+                self._guidance = GuidanceCompiler(self._vocabulary)
+                breaks = [i for i, data in enumerate(self._vocabulary.tokens) if data and not data.strip(b"\n")]
+                self._line_breaks = token_mask(breaks, -(-self._vocabulary.size // 32))
+            return self._guidance, self._line_breaks
 
-def _check_first_mask(matcher: Matcher, words: int) -> None:
-    """Work out the first mask here, where it may take its time, and refuse a grammar that cannot begin."""
-    mask = np.zeros(words, np.uint32)
-    matcher.fill(mask)
-    if error := matcher.error:
-        raise InvalidRequest("Grammar", error)
-    if not mask.any():
-        raise InvalidRequest("Grammar", "matches no text that the model's tokens can write")
+    def _settle(self, grammar: Grammar, result: CompiledGrammar | BaseException) -> None:
+        with self._lock:
+            compiling = self._compiling.pop(grammar, None)
+            if isinstance(result, CompiledGrammar) and not self._closed:
+                self._keep(grammar, result)
+        for waiter in compiling.waiters if compiling else ():
+            if not waiter.set_running_or_notify_cancel():
+                continue
+            if isinstance(result, CompiledGrammar):
+                waiter.set_result(result)
+            else:
+                waiter.set_exception(result)

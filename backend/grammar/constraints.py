@@ -1,5 +1,7 @@
 """A grammar that holds from the first token on, and the masks that it gives."""
 
+import time
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -34,15 +36,19 @@ class GrammarConstraint:
     The mask is worked out once a step, into the same memory: it is the caller's until the next `advance`.
     """
 
-    def __init__(self, matcher: AnswerMatcher, words: int) -> None:
+    def __init__(self, matcher: AnswerMatcher, words: int, took: Callable[[float], None] = lambda _: None) -> None:
+        """`took` is told the seconds of each mask."""
         self._matcher = matcher
+        self._took = took
         self._mask = np.zeros(words, np.uint32)
         self._current = False
         self._error: str | None = None
 
     def mask(self) -> NDArray[np.uint32] | None:
         if not self._current:
+            started = time.perf_counter()
             self._matcher.fill(self._mask)
+            self._took(time.perf_counter() - started)
             self._current = True
             # llguidance answers an inner error with a mask of nothing but the end.
             self._error = self._error or self._matcher.error

@@ -25,18 +25,15 @@ def to_lark(grammar: Grammar, *, finest: bool = False) -> str:
         finest: Write GBNF with lexemes of single characters.
 
     Raises:
-        InvalidRequest: It is too large, or cannot be read.
+        InvalidRequest: It cannot be read.
     """
-    size = len(grammar.text.encode(errors="replace"))
-    if size > MAX_TEXT_BYTES:
-        raise InvalidRequest("Grammar", f"is {size} bytes, limit {MAX_TEXT_BYTES}")
     match grammar.kind:
         case "gbnf":
             return _with_options(_gbnf(grammar.text, finest=finest))
         case "json_schema":
             return _with_options(f"start: {json_rule(_schema(grammar.text))}")
         case "regex":
-            return _with_options(f"start: /{_escaped(grammar.text)}/")
+            return _with_options(f"start: /{slashed(grammar.text)}/")
         case "lark":
             return _with_options(grammar.text)
 
@@ -77,7 +74,7 @@ def _schema(text: str) -> dict[str, Any]:
     return schema
 
 
-def _escaped(regex: str) -> str:
+def slashed(regex: str) -> str:
     """The expression between slashes: `/` and newlines of its own escaped, what is escaped already left alone."""
     out: list[str] = []
     escaped = False

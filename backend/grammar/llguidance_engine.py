@@ -3,17 +3,39 @@
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance._tokenizer import TokenizerWrapper
-from numpy.typing import NDArray
 
+from backend.core.constraint import OVER_LIMIT
 from backend.grammar.vocabulary import Vocabulary
 
-# A state of the lexer takes 1 to 2 kB and stays as long as its grammar is cached.
-MAX_LEXER_STATES = 50_000
+if TYPE_CHECKING:  # the process that tries grammars out does without numpy: its BLAS would start threads
+    import numpy as np
+    from numpy.typing import NDArray
+
+# All but the states are llguidance's defaults, said here so that an upgrade does not change them. Those of a step
+# bound a mask: about 10 ms of a processor for lexers made to be dear, over a vocabulary of 150,000 tokens.
+_LIMITS = LLParserLimits(
+    max_items_in_row=2_000,
+    initial_lexer_fuel=1_000_000,
+    step_lexer_fuel=200_000,
+    step_max_items=50_000,
+    # A state takes up to 0.5 kB and stays as long as its grammar is cached, for all answers that use it.
+    max_lexer_states=50_000,
+    max_grammar_size=500_000,
+    verbose_errors=False,
+)
+
+_OVER_LIMIT = re.compile(
+    r"fuel exhausted|too many (?:expressions|items|states)|items; max is|too big \(limit|schema too large",
+    re.IGNORECASE,
+)
+_STOPPED = {
+    "NoExtension": "no text matches it from here on",
+    "NoExtensionBias": "no text matches it; does a rule or a $ref refer only to itself?",
+}
 
 _POSITION = re.compile(r"^(?:at )?(\d+)\((\d+)\): ")
 _UNIMPLEMENTED = re.compile(r"Unimplemented keys: (\[.*?\])", re.DOTALL)
@@ -22,6 +44,10 @@ _REGEX_ERROR = re.compile(r"^error: (.*)$", re.MULTILINE)
 
 class GuidanceError(ValueError):
     """A grammar that llguidance does not take; the message is one line."""
+
+
+class GuidanceLimit(GuidanceError):
+    """A grammar over one of llguidance's limits, which the message names."""
 
 
 class GuidancePanic(GuidanceError):
@@ -39,9 +65,13 @@ class Matcher:
         """Another one at the same place; takes microseconds and shares what the lexer has learned."""
         return Matcher(self._matcher.deep_copy(), self._tokenizer)
 
-    def fill(self, mask: NDArray[np.uint32]) -> None:
+    def fill(self, mask: "NDArray[np.uint32]") -> None:
         """Write the allowed tokens into a contiguous mask of the vocabulary's words. Lets other threads run."""
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+
+    def allows_any(self) -> bool:
+        """Work out the mask; whether it allows a token. Lets other threads run."""
+        return any(self._matcher.compute_bitmask())
 
     def consume(self, token: int) -> bool:
         """Go past a token; False if the grammar does not allow it."""
@@ -62,7 +92,7 @@ class Matcher:
     @property
     def error(self) -> str | None:
         """Why it cannot go on, in one line."""
-        return _one_line(self._matcher.get_error()) if self._matcher.is_error() else None
+        return _bounded_reason(self._matcher.get_error()) if self._matcher.is_error() else None
 
 
 class GuidanceCompiler:
@@ -72,22 +102,23 @@ class GuidanceCompiler:
         self._tokenizer = LLTokenizer(
             TokenizerWrapper(_Tokens(vocabulary)), eos_token=list(vocabulary.eos_ids), slices=None
         )
-        self._limits = LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
 
     def compile(self, lark: str) -> Matcher:
         """A matcher at the beginning. Lets other threads run.
 
         Raises:
-            GuidanceError: Not a grammar, not supported, or over a limit.
+            GuidanceError: Not a grammar, or not supported.
+            GuidanceLimit: Over a limit.
             GuidancePanic: llguidance failed.
         """
         grammar = LLMatcher.grammar_from_lark(lark)
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             error = matcher.get_error()
             if error.startswith("panic"):
                 raise GuidancePanic("llguidance fails on this grammar")
-            raise GuidanceError(_reason(error))
+            reason = _bounded_reason(error)
+            raise GuidanceLimit(reason) if reason.startswith(OVER_LIMIT) else GuidanceError(reason)
         return Matcher(matcher, self._tokenizer)
 
 
@@ -105,8 +136,16 @@ class _Tokens:
         return []
 
 
+def _bounded_reason(error: str) -> str:
+    """One line, that begins with `OVER_LIMIT` where that is the reason."""
+    reason = _reason(error.removesuffix("<non-verbose/>").strip())
+    return OVER_LIMIT + reason if _OVER_LIMIT.search(reason) else reason
+
+
 def _reason(error: str) -> str:
     """llguidance's message as one line, with what it knows of the place."""
+    if error in _STOPPED:
+        return _STOPPED[error]
     if unimplemented := _UNIMPLEMENTED.search(error):
         return f"JSON schema: unsupported keyword {', '.join(map(repr, json.loads(unimplemented[1])))}"
     if schema := re.search(r"failed to compile JSON schema: (.*)", error):

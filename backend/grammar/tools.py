@@ -1,26 +1,18 @@
 """Tool choice as a grammar: calls in the model's own form, with arguments that fit the tool's schema."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from backend.core.call_shape import Either, Fixed, ForcedCall, FreeText, JsonValue, Members, Shape
 from backend.core.errors import InvalidRequest
 from backend.core.request import Grammar, ToolChoice
-from backend.grammar.dialects import json_rule
+from backend.grammar.dialects import json_rule, slashed
 
-
-class CallForm(Protocol):
-    """How a model writes the call of one function: `begin`, JSON that fits `schema`, `end`."""
-
-    @property
-    def function(self) -> str: ...
-    @property
-    def begin(self) -> str: ...
-    @property
-    def schema(self) -> Mapping[str, Any]: ...
-    @property
-    def end(self) -> str: ...
+# `str.strip` removes the last four control characters too, besides Unicode's white space.
+_EDGES = {"line breaks": r"[^\n]", "blanks": r"[^\s\x1c-\x1f]"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +30,7 @@ class ToolGrammar:
 
 
 def tool_grammar(
-    forms: Sequence[CallForm],
+    calls: Sequence[ForcedCall],
     choice: ToolChoice,
     *,
     trigger: str = "",
@@ -48,27 +40,29 @@ def tool_grammar(
     """The grammar that a tool choice asks for, or None if it asks for nothing.
 
     Args:
-        forms: How each tool's call is written.
-        trigger: The text that opens a call: the beginning of every form's `begin`. Only for optional calls.
+        calls: How each tool's call is written.
+        trigger: The text that opens a call: the beginning of all of them. Only for optional calls.
         strict: A tool asks for arguments that surely fit its schema, so optional calls are held to it too.
         special: Control tokens by text; markers among them are matched as those tokens.
 
     Raises:
-        InvalidRequest: The function chosen is not among the tools, or the form of calls cannot be constrained.
+        InvalidRequest: The function chosen is not among the tools, or there are none.
     """
     if choice.mode == "none" or (choice.mode == "auto" and not strict):
         return None
     if choice.mode == "function":
-        forms = [form for form in forms if form.function == choice.function]
-        if not forms:
+        calls = [call for call in calls if call.function == choice.function]
+        if not calls:
             raise InvalidRequest("ToolChoice", f"function {choice.function!r} is not among the tools")
-    if not forms:
-        raise InvalidRequest("ToolChoice", f"{choice.mode} needs tools, in a form of calls that can be constrained")
+    if not calls:
+        raise InvalidRequest("ToolChoice", f"{choice.mode} needs tools")
     if choice.mode != "auto":
-        return ToolGrammar(_calls(forms, 0, special or {}))
-    if not trigger or not all(form.begin.startswith(trigger) for form in forms):
+        return ToolGrammar(_Lark(special or {}).grammar(calls))
+    shapes = [_without(call.shape, trigger) for call in calls]
+    if not trigger or None in shapes:
         return None
-    return ToolGrammar(_calls(forms, len(trigger), special or {}), trigger)
+    bare = [ForcedCall(call.function, shape) for call, shape in zip(calls, shapes, strict=True) if shape is not None]
+    return ToolGrammar(_Lark(special or {}).grammar(bare), trigger)
 
 
 def is_strict(tools: Sequence[Mapping[str, Any]]) -> bool:
@@ -76,13 +70,98 @@ def is_strict(tools: Sequence[Mapping[str, Any]]) -> bool:
     return any(isinstance(t.get("function"), Mapping) and t["function"].get("strict") is True for t in tools)
 
 
-def _calls(forms: Sequence[CallForm], skip: int, special: Mapping[str, int]) -> Grammar:
-    lines = ["start: " + " | ".join(f"call{i}" for i in range(len(forms)))]
-    for i, form in enumerate(forms):
-        parts = [*literal(form.begin[skip:], special), f"arguments{i}", *literal(form.end, special)]
-        lines.append(f"call{i}: {' '.join(parts)}")
-        lines.append(f"arguments{i}: {json_rule(dict(form.schema))}")
-    return Grammar(kind="lark", text="\n".join(lines))
+def _without(shape: Shape, trigger: str) -> Shape | None:
+    """The shape behind its trigger; None if it does not begin so."""
+    first = shape[0] if shape else None
+    if not isinstance(first, Fixed) or not first.text.startswith(trigger):
+        return None
+    return Fixed(first.text[len(trigger) :]), *shape[1:]
+
+
+class _Lark:
+    """Writes shapes as rules of llguidance's Lark."""
+
+    def __init__(self, special: Mapping[str, int]) -> None:
+        self._special = special
+        self._lines: list[str] = []
+
+    def grammar(self, calls: Sequence[ForcedCall]) -> Grammar:
+        """One of the calls."""
+        options = [
+            f"({' '.join(literal(call.lead, self._special))})? {self._sequence(call.shape)}"
+            if call.lead
+            else self._sequence(call.shape)
+            for call in calls
+        ]
+        start = "start: " + " | ".join(self._rule("call", option) for option in options)
+        return Grammar(kind="lark", text="\n".join([start, *self._lines]))
+
+    def _rule(self, kind: str, definition: str) -> str:
+        """A new rule's name; those in capitals are terminals."""
+        name = f"{kind}{len(self._lines)}"
+        self._lines.append(f"{name}: {definition}")
+        return name
+
+    def _sequence(self, shape: Shape) -> str:
+        return " ".join(part for each in shape for part in self._parts(each)) or '""'
+
+    def _parts(self, part: Fixed | JsonValue | FreeText | Either | Members) -> list[str]:
+        match part:
+            case Fixed():
+                return literal(part.text, self._special)
+            case JsonValue():
+                return [self._rule("json", json_rule(dict(part.schema)))]
+            case FreeText():
+                return self._free_text(part)
+            case Either():
+                return [self._rule("either", " | ".join(self._sequence(option) for option in part.options))]
+            case Members():
+                return self._members(part)
+
+    def _free_text(self, free: FreeText) -> list[str]:
+        """One terminal with its end, as far as that is text: the lexer is greedy, and would run over the end."""
+        fixed, *rest = [*literal(free.tail + free.end, self._special), ""]
+        if fixed.startswith("<"):
+            fixed, rest = "", [fixed, *rest]
+        definition = f"({' & '.join(_conditions(free))}) {fixed}".strip()
+        if fixed or not _may_be_empty(free):
+            return [self._rule("TEXT", definition), *filter(None, rest)]
+        # A terminal matches something; where nothing of the end is in it, it may be absent.
+        return [f"({self._rule('TEXT', f'{definition} & /(?s:.+)/')})?", *filter(None, rest)]
+
+    def _members(self, members: Members) -> list[str]:
+        """Rules from the last argument to the first: what may come after others, and what may come first."""
+        separator = literal(members.separator, self._special)
+        after = first = ""
+        for member in reversed(members.items):
+            item = self._rule("member", self._sequence(member.shape))
+            begun = " ".join([item, after]).strip()
+            optional = "" if member.required else "?"
+            first_option = begun if member.required or not first else f"{begun} | {first}"
+            wholly = not member.required and not first
+            first = self._rule("first", f"({first_option})?" if wholly else first_option)
+            after = self._rule("after", " ".join([f"({' '.join([*separator, item])}){optional}", after]).strip())
+        return [first] if first else []
+
+
+def _may_be_empty(free: FreeText) -> bool:
+    try:
+        return not free.least and re.fullmatch(free.pattern, "") is not None
+    except re.error:  # written in Rust's syntax only
+        return False
+
+
+def _conditions(free: FreeText) -> list[str]:
+    """Regular expressions that all hold for a free text."""
+    found = [f"~/(?s:.*){slashed(re.escape(free.end))}(?s:.*)/"]
+    most = "" if free.most is None else free.most
+    found.insert(0, f"/(?s:.{{{free.least},{most}}})/" if free.least or free.most is not None else "/(?s:.*)/")
+    if free.bare_of:
+        edge = _EDGES[free.bare_of]
+        found.append(f"/({edge}((?s:.*){edge})?)?/")
+    if free.pattern:
+        found.append(f"/{slashed(free.pattern)}/")
+    return found
 
 
 def literal(text: str, special: Mapping[str, int]) -> list[str]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_TOKEN_BYTES = 1000
+# The text of an end that no token of the model stands for; only errors could show it.
+_NO_TOKEN = b"<|end of answer|>"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +39,9 @@ def read_vocabulary(
 ) -> Vocabulary:
     """The vocabulary of a transformers tokenizer or mlx-lm's wrapper of one. Takes about 1 us a token.
 
+    A model without a token that ends an answer gets one behind its last: grammars need an end to allow, no mask that
+    is cut to the logits ever lets it be drawn, and the engine ends the answer where nothing else may follow.
+
     Args:
         label_of: A token's bytes, those of control tokens too; empty for ids the tokenizer does not know.
         size: Width of the model's logits, often more than the tokenizer has.
@@ -46,4 +51,5 @@ def read_vocabulary(
     tokens = [label_of(i) for i in range(size)]
     # llguidance panics on a trie that deep; a token that long (a run of spaces, say) is spelt by shorter ones.
     tokens = [token if len(token) <= MAX_TOKEN_BYTES else b"" for token in tokens]
-    return Vocabulary(tokens, special, tuple(i for i in eos_ids if i < size))
+    ends = tuple(i for i in eos_ids if i < size)
+    return Vocabulary(tokens, special, ends) if ends else Vocabulary([*tokens, _NO_TOKEN], special, (size,))

@@ -3,6 +3,8 @@
 from collections.abc import Container, Mapping
 from typing import Any
 
+BAR = "\uff5c"  # DeepSeek and Step write it in their markers in place of an ASCII one
+
 THINK_PAIRS: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"),
     ("<longcat_think>", "</longcat_think>"),
@@ -27,6 +29,15 @@ FORMAT_ALIASES: Mapping[str, str] = {
     "qwen25": "json_tools",
     "qwen3": "json_tools",
     "qwen3_xml": "qwen3_coder",
+    "step3p5": "qwen3_coder",
+    "seed": "seed_oss",
+    "step": "step3",
+    "hunyuan_a13b": "hunyuan",
+    "deepseek": "deepseek_v3",
+    "deepseek_r1": "deepseek_v3",
+    "deepseek_v31": "deepseek_v3",
+    "deepseek_v3.1": "deepseek_v3",
+    "deepseek_v32": "deepseek_v3",
     "devstral": "mistral",
     "glm": "glm47",
     "glm4": "glm47",
@@ -72,7 +83,7 @@ def choose_reasoning(vocab: Container[str], template: str) -> tuple[str, str] | 
 def choose_calls(vocab: Container[str], template: str) -> str | None:
     """Name of the tool-call format, by the same signs and in the same order as mlx-lm's `_infer_tool_parser`.
 
-    Harmony and Laguna are ours to find: mlx-lm has no harmony parser, and Laguna names itself in its configuration.
+    Those that mlx-lm has no parser for come after, but for harmony, whose markers no other template has.
     """
     if "<|channel|>" in template and "<|message|>" in template and "<|start|>" in template:
         return "harmony"
@@ -81,9 +92,7 @@ def choose_calls(vocab: Container[str], template: str) -> str | None:
             return name
     if is_xtml(vocab):
         return "kimi_k3"
-    if "<|tool_call_start|>" in vocab and "<|tool_call_end|>" in vocab:
-        return "pythonic"
-    return None
+    return next((name for name, tokens in _VOCABULARY_SIGNS if all(token in vocab for token in tokens)), None)
 
 
 def is_xtml(vocab: Container[str]) -> bool:
@@ -105,6 +114,18 @@ _TEMPLATE_SIGNS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
     ("mistral", (("[TOOL_CALLS]",),)),
     ("muse_spark", (("<atem:function_calls>",),)),
     ("json_tools", (("<tool_call>", "tool_call.name"),)),
+    # mlx-lm has no parsers for these.
+    ("deepseek_v3", ((f"<{BAR}tool\u2581calls\u2581begin{BAR}>",),)),
+    ("step3", ((f"<{BAR}tool_calls_begin{BAR}>",), ("<steptml:invoke",))),
+    ("seed_oss", (("<seed:tool_call>",),)),
+    ("hunyuan", (("<tool_calls>", "</tool_calls>"),)),
+)
+# Tokens that only models of one format have.
+_VOCABULARY_SIGNS = (
+    ("pythonic", ("<|tool_call_start|>", "<|tool_call_end|>")),
+    ("deepseek_v3", (f"<{BAR}tool\u2581calls\u2581begin{BAR}>", f"<{BAR}tool\u2581calls\u2581end{BAR}>")),
+    ("step3", (f"<{BAR}tool_calls_begin{BAR}>", f"<{BAR}tool_calls_end{BAR}>")),
+    ("seed_oss", ("<seed:tool_call>", "</seed:tool_call>")),
 )
 
 

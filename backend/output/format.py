@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from backend.output.calls.call_format import CallFormat
+from backend.core.call_shape import ForcedCall
+from backend.output.calls.call_format import CallFormat, NotForceable
 from backend.output.calls.schema import ToolSchemas
 from backend.output.choice import (
     FORMAT_ALIASES,
@@ -22,15 +23,8 @@ from backend.output.formats import formats
 from backend.output.marker_parser import Layout, MarkerParser
 from backend.output.sections import PlainParser, SectionParser
 
-
-@dataclass(frozen=True, slots=True)
-class ForcedCall:
-    """A call of one function as literal text around JSON arguments: `begin`, JSON that fits `schema`, `end`."""
-
-    function: str
-    begin: str
-    schema: Mapping[str, Any]
-    end: str
+# How a model without a format of its own is made to write calls.
+_UNKNOWN = "json_tools"
 
 
 @dataclass(frozen=True)
@@ -41,19 +35,24 @@ class OutputFormat:
         reasoning_start, reasoning_end: Markers around reasoning; empty if the model has none.
         calls: How the model writes tool calls, or None.
         ignored: Markers that carry nothing.
+        calls_off: Calls are not to be looked for, whatever the model writes.
     """
 
     reasoning_start: str = ""
     reasoning_end: str = ""
     calls: CallFormat | None = None
     ignored: tuple[str, ...] = ()
+    calls_off: bool = False
     _layouts: tuple[Layout, Layout] = field(init=False, repr=False, compare=False)
+    _forced_layout: Layout = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         think = (self.reasoning_start, self.reasoning_end)
         rest = self.calls.without_calls() if self.calls else None
         layouts = tuple(Layout(*think, self.ignored, calls) for calls in (rest, self.calls))
         object.__setattr__(self, "_layouts", layouts)
+        forced = Layout(*think, self.ignored, self.calls or formats()[_UNKNOWN])
+        object.__setattr__(self, "_forced_layout", forced)
 
     @classmethod
     def choose(cls, tokenizer: Any, *, tool_parser: str = "", reasoning_parser: str = "") -> "OutputFormat":
@@ -80,7 +79,7 @@ class OutputFormat:
                 or think
             )
         ignored = (*(calls.ignored if calls else ()), *(XTML_IGNORED if is_xtml(vocab) else ()))
-        return cls(*think, calls, ignored)
+        return cls(*think, calls, ignored, calls_off=_plain(tool_parser) == "none")
 
     @property
     def format_type(self) -> str:
@@ -115,6 +114,8 @@ class OutputFormat:
         late_reasoning: bool = True,
         tools: Sequence[Mapping[str, Any]] = (),
         parse_tools: bool = True,
+        forced: bool = False,
+        calls_in_parts: bool = False,
         new_id: Callable[[], str] | None = None,
     ) -> SectionParser:
         """A parser for one answer.
@@ -125,9 +126,11 @@ class OutputFormat:
                 may have the marker in a string.
             tools: OpenAI tool objects; their schemas type the arguments.
             parse_tools: Whether calls are looked for; otherwise they are content.
+            forced: A grammar holds the answer to a call, in a form that a model without a format of its own has too.
+            calls_in_parts: Calls are sent as they are read, not whole (see `MarkerParser`).
             new_id: Makes call ids, in place of random ones.
         """
-        layout = self._layouts[bool(parse_tools)]
+        layout = self._forced_layout if forced and self.calls is None else self._layouts[bool(parse_tools)]
         if not (layout.think_end or layout.ignored or layout.calls):
             return PlainParser()
         return MarkerParser(
@@ -135,26 +138,31 @@ class OutputFormat:
             ToolSchemas(tools),
             opens_reasoning=opens_reasoning,
             late_reasoning=late_reasoning,
+            in_parts=calls_in_parts,
+            only_call=forced,
             new_id=new_id,
         )
 
-    def forced_calls(self, tools: Sequence[Mapping[str, Any]]) -> tuple[ForcedCall, ...] | None:
-        """How a call of each tool is written, for constraining an answer to be one; None if arguments are not JSON."""
-        schemas = ToolSchemas(tools)
+    def forced_calls(self, tools: Sequence[Mapping[str, Any]], function: str = "") -> tuple[ForcedCall, ...]:
+        """How a call of each tool is written, or of one of them, for constraining an answer to be one.
+
+        Models without a format of their own write Hermes' then.
+
+        Raises:
+            NotForceable: No grammar can hold calls to a tool's schema in this format; says which tool and why.
+        """
+        schemas, calls = ToolSchemas(tools), self.calls or formats()[_UNKNOWN]
+        if self.calls is None and self.calls_off:
+            raise NotForceable("calls are turned off for this model")
         found: list[ForcedCall] = []
         for name in schemas.names:
-            frame = self.calls.frame(name) if self.calls else None
-            if frame is None:
-                return None
-            found.append(
-                ForcedCall(
-                    name,
-                    frame[0],
-                    schemas.parameters(name) or {"type": "object"},
-                    frame[1],
-                )
-            )
-        return tuple(found) or None
+            if function in ("", name):
+                parameters = schemas.parameters(name) or {"type": "object"}
+                try:
+                    found.append(ForcedCall(name, calls.shape(name, parameters), calls.lead))
+                except NotForceable as error:
+                    raise NotForceable(f"function {name!r}: {error}") from error
+        return tuple(found)
 
 
 def _plain(name: str) -> str:

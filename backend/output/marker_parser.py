@@ -4,7 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from backend.core.events import Piece, ToolCallDelta
-from backend.output.calls.call_format import PARSE_ERRORS, CallFormat, CallReader, CallSender, Read
+from backend.output.calls.call_format import (
+    PARSE_ERRORS,
+    BrokenCall,
+    Call,
+    CallFormat,
+    CallPart,
+    CallReader,
+    CallSender,
+    Read,
+)
 from backend.output.calls.schema import ToolSchemas
 from backend.output.markers import MarkerSet
 from backend.output.sections import NOTHING, Section
@@ -12,6 +21,8 @@ from backend.output.trimming import Trimmer
 
 # Sections that turned out to be text, each of which is read again; an answer with more is not looked at for calls.
 _MAX_GIVEN_BACK = 1024
+# Characters of a start marker that are not taken for text where an answer is cut.
+_TELLING = 4
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,9 @@ class MarkerParser:
     A call inside reasoning ends the reasoning, as in mlx-lm.
 
     Args:
+        in_parts: Send a call as it is read, as soon as its arguments have begun. What has been sent of one that breaks
+            off stays, and text goes on where it broke.
+        only_call: The answer is held to a call: any beginning of a start marker is one.
         late_reasoning: Reasoning may open after content, as in mlx-lm; else its marker is text there.
     """
 
@@ -64,8 +78,14 @@ class MarkerParser:
         *,
         opens_reasoning: bool = False,
         late_reasoning: bool = True,
+        in_parts: bool = False,
+        only_call: bool = False,
         new_id: Callable[[], str] | None = None,
     ) -> None:
+        self._in_parts = in_parts
+        self._telling = 1 if only_call else _TELLING
+        self._parts: list[CallPart] = []  # of the call that is being read
+        self._cut = False
         self._layout = layout
         self._tools = tools
         self._late_reasoning = late_reasoning
@@ -82,7 +102,7 @@ class MarkerParser:
 
     @property
     def has_tool_calls(self) -> bool:
-        return self._sender.count > 0
+        return self._sender.complete > 0
 
     def feed(self, text: str) -> Piece:
         if not self._buffer and not self._reader and self._markers().absent(text):
@@ -92,7 +112,8 @@ class MarkerParser:
             pass
         return self._collect()
 
-    def finish(self) -> Piece:
+    def finish(self, *, cut: bool = False) -> Piece:
+        self._cut = cut
         while self._advance(final=True):
             pass
         # Reasoning never ends in white space: what follows it is an end marker or nothing.
@@ -125,12 +146,23 @@ class MarkerParser:
         """Do the next thing that the buffer allows; False if there is none."""
         if self._reader:
             return self._read_calls(self._reader, final=final)
-        start, marker = self._markers().find(self._buffer, final=final)
+        start, marker = self._markers().find(self._buffer, final=final and not self._cut)
         self._emit(self._buffer[:start])
         self._buffer = self._buffer[start + len(marker) :]
         if marker:
             self._meet(marker)
+        elif final and self._cut:
+            self._end_in_marker()
         return bool(marker)
+
+    def _end_in_marker(self) -> None:
+        """The answer was cut where a marker may begin: one of a call is dropped, if it is long enough to tell."""
+        starts = self._layout.calls.starts if self._layout.calls else ()
+        rest, self._buffer = self._buffer, ""
+        if len(rest) < self._telling or not any(start.startswith(rest) for start in starts):
+            self._emit(rest)
+        else:
+            self._content.mark()
 
     def _meet(self, marker: str) -> None:
         layout = self._layout
@@ -157,12 +189,29 @@ class MarkerParser:
     def _read_calls(self, reader: CallReader, *, final: bool) -> bool:
         try:
             read = reader.read(self._buffer, final=final)
-        except PARSE_ERRORS:
-            self._give_back()
+        except PARSE_ERRORS as error:
+            self._break_off(error, final=final)
             return True
         if read is not None:
             self._accept(read)
         return read is not None
+
+    def _break_off(self, error: Exception, *, final: bool) -> None:
+        sent = self._in_parts and bool(self._parts)
+        self._parts = []
+        if sent:
+            at = error.at if isinstance(error, BrokenCall) else len(self._buffer)
+            self._drop(at)
+        elif final and self._cut:
+            self._drop(len(self._buffer))
+        else:
+            self._give_back()
+
+    def _drop(self, end: int) -> None:
+        """Nothing of the section up to `end` is text, and what follows is."""
+        self._buffer = self._buffer[end:]
+        self._reader, self._lead = None, ""
+        self._content.mark()
 
     def _give_back(self) -> None:
         self._given_back += 1
@@ -171,8 +220,12 @@ class MarkerParser:
         self._lead = ""
 
     def _accept(self, read: Read) -> None:
+        if read.part:
+            self._take_part(read.part)
+        if not read.end and read.open:
+            return
         if read.text:
-            self._emit(self._lead + read.text)
+            self._return_text(read.text, read.broken_at)
         self._lead = ""
         self._buffer = self._buffer[read.end :]
         for call in read.calls:
@@ -184,3 +237,23 @@ class MarkerParser:
             (self._content if read.section == "content" else self._reasoning).separate("\n\n")
         if not read.open:
             self._reader = None
+
+    def _take_part(self, part: CallPart) -> None:
+        if self._in_parts and not self._parts:
+            self._switch("content")
+            self._deltas += self._sender.begin(part.name, part.id)
+        self._parts.append(part)
+        if self._in_parts:
+            self._deltas += self._sender.go_on(part.arguments, last=part.last)
+        elif part.last:
+            arguments = "".join(part.arguments for part in self._parts)
+            self._deltas += self._sender.deltas(Call(self._parts[0].name, arguments, self._parts[0].id))
+            self._switch("content")
+        if part.last:
+            self._parts = []
+
+    def _return_text(self, text: str, broken_at: int | None) -> None:
+        """Give back a call that its reader skipped, but for what has been sent of it."""
+        sent = self._in_parts and bool(self._parts)
+        self._parts = []
+        self._emit(text[broken_at:] if sent else self._lead + text)

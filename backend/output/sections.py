@@ -16,13 +16,17 @@ class SectionParser(Protocol):
         """Take new text; return what is certain by now."""
         ...
 
-    def finish(self) -> Piece:
-        """The answer has ended: everything still held."""
+    def finish(self, *, cut: bool = False) -> Piece:
+        """The answer has ended: everything still held.
+
+        Args:
+            cut: By a limit or a stop string, and not by the model: half a call is none of it.
+        """
         ...
 
     @property
     def has_tool_calls(self) -> bool:
-        """Whether a call has been sent."""
+        """Whether a whole call has been sent."""
         ...
 
 
@@ -34,5 +38,5 @@ class PlainParser:
     def feed(self, text: str) -> Piece:
         return Piece(content=text) if text else NOTHING
 
-    def finish(self) -> Piece:
+    def finish(self, *, cut: bool = False) -> Piece:
         return NOTHING

@@ -24,7 +24,7 @@ class OutputStream:
 
     @property
     def has_tool_calls(self) -> bool:
-        """Whether a tool call has been sent."""
+        """Whether a whole tool call has been sent."""
         return self._parser.has_tool_calls
 
     def push(self, token: int) -> Piece:
@@ -34,9 +34,13 @@ class OutputStream:
             text = self._stops.push(text)
         return self._parser.feed(text) if text else NOTHING
 
-    def finish(self) -> Piece:
-        """The answer has ended, for whatever reason: everything still held. Call it once."""
+    def finish(self, *, cut: bool = False) -> Piece:
+        """The answer has ended, for whatever reason: everything still held. Call it once.
+
+        Args:
+            cut: It was not the model that ended it. A stop string cuts too.
+        """
         text = self._decoder.finish()
         if self._stops is not None:
             text = self._stops.push(text) + self._stops.finish()
-        return (self._parser.feed(text) if text else NOTHING) + self._parser.finish()
+        return (self._parser.feed(text) if text else NOTHING) + self._parser.finish(cut=cut or self.stopped)

@@ -6,7 +6,7 @@ from enum import IntEnum
 class ExitCode(IntEnum):
     """The codes; a signal that kills the process outright shows as the system's own."""
 
-    STOPPED = 0  # SIGTERM or SIGINT, drained
+    STOPPED = 0  # SIGTERM, SIGINT or SIGHUP, drained
     FAULT = 1  # our own failure outside the engine
     USAGE = 2  # an argument or an environment variable is wrong
     ADDRESS = 3  # the address cannot be had, or is not safe to listen on

@@ -12,11 +12,10 @@ from typing import Any, Final
 
 from backend import __version__
 from backend.config import CacheConfig, EngineConfig, ServerConfig
+from backend.core.request import Json
 from backend.process.durations import seconds_of
 from backend.translate import option_values as read
 from backend.translate.options import LoadDefaults
-
-_OFF = frozenset({"off", "false", "no", "0"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,40 +48,39 @@ class _Setting:
         return (f"MLX_WORKER_{self.key.upper()}", *self.also)
 
 
-def _seconds_or_off(text: str) -> float | None:
-    return None if text.lower() in _OFF else seconds_of(text)
+def _duration(value: Json) -> float:
+    return seconds_of(str(value))
 
 
-def _size_or_auto(text: str) -> int | None:
-    return None if text.lower() == "auto" else read.size(text)
-
-
-def _count_or_auto(text: str) -> int | None:
-    return None if text.lower() == "auto" else read.integer(0)(text)
+def _message_size(text: str) -> int:
+    size = read.size(text)
+    # gRPC takes the number as an int, and with 0 no call at all could be made.
+    if not 1 << 10 <= size < 1 << 31:
+        raise ValueError("must be at least 1KiB and less than 2GiB")
+    return size
 
 
 def _directories(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(os.pathsep)))
 
 
-def _auto_or_flag(text: str) -> bool | None:
-    return None if text.lower() == "auto" else read.flag(text)
-
+_size_or_auto, _count_or_auto, _flag_or_auto = map(read.auto_or, (read.size, read.integer(0), read.flag))
+_duration_or_off = read.off_or(_duration)
 
 _ENGINE, _CACHE = EngineConfig(), CacheConfig()
 
 SETTINGS: Final = (
     _Setting("--addr", str, "127.0.0.1:50051", "where to listen: HOST:PORT (port 0: any free one) or unix:PATH"),
     _Setting("--token-file", str, "", "file with the bearer token that every call must carry"),
-    _Setting("--reflection", _auto_or_flag, "auto", "gRPC server reflection: auto (local addresses only), on, off"),
+    _Setting("--reflection", _flag_or_auto, "auto", "gRPC server reflection: auto (local addresses only), on, off"),
     _Setting("--tls-certificate", str, "", "PEM file; with --tls-key, serve TLS"),
     _Setting("--tls-key", str, "", "PEM file of the certificate's key"),
     _Setting("--require-tls", read.flag, "false", "refuse an address that others can reach without TLS", (), True),
-    _Setting("--max-message-size", read.size, "50MiB", "largest message, in and out"),
+    _Setting("--max-message-size", _message_size, "50MiB", "largest message, in (24MiB at most) and out"),
     _Setting("--grace", seconds_of, "10s", "time that running requests get at SIGTERM"),
     _Setting(
         "--parent-watch",
-        _seconds_or_off,
+        _duration_or_off,
         "2s",
         "how often to look whether the parent process is still there, or off",
         ("LOCALAI_BACKEND_PARENT_WATCH_INTERVAL",),
@@ -93,7 +91,7 @@ SETTINGS: Final = (
     _Setting("--prefill-chunk", read.integer(1, 1 << 16), str(_ENGINE.prefill_chunk), "tokens of a prefill chunk"),
     _Setting("--kv-bytes", _size_or_auto, "auto", "live and cached KV at most; auto: a share of what is left"),
     _Setting("--sampler", read.one_of("auto", "host", "device"), "auto", "where to sample: auto, host or device"),
-    _Setting("--watchdog", _seconds_or_off, "600s", "a step that takes longer ends the process, or off"),
+    _Setting("--watchdog", _duration_or_off, "600s", "a step that takes longer ends the process, or off"),
     _Setting("--prompt-cache-size", _count_or_auto, "auto", "cached sequences at most; 0: no cache; auto: no limit"),
     _Setting("--prompt-cache-bytes", _size_or_auto, "auto", "cached KV at most; auto: a share of what is left"),
     _Setting("--allow-remote-code", read.flag, "false", "let a load that asks for it run a model's code", (), True),
@@ -132,7 +130,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         except (ValueError, read.OptionValueError) as error:
             parser.error(f"{source}: {error}")
     # The host's switch is a variable of its own.
-    if environment.get("LOCALAI_BACKEND_PARENT_WATCH", "").lower() in _OFF and given["parent_watch"] is None:
+    if environment.get("LOCALAI_BACKEND_PARENT_WATCH", "").lower() in read.OFF and given["parent_watch"] is None:
         values["parent_watch"] = None
     try:
         return _settings(values, environment)

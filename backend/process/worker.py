@@ -41,7 +41,7 @@ class Worker:
         self._settings = settings
         self._make_engine = make_engine
         self._parent = parent
-        self._signalled = asyncio.Event()
+        self._signalled: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
         self._hurry = asyncio.Event()
 
     async def run(self) -> Ending:
@@ -62,13 +62,16 @@ class Worker:
 
     def _take_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signal)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            # nohup starts us with it ignored, and means it. (A shell's background jobs have SIGINT ignored unasked.)
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self._signal, number)
 
-    def _signal(self) -> None:
-        if self._signalled.is_set():
+    def _signal(self, number: signal.Signals) -> None:
+        if self._signalled.done():
             self._hurry.set()
-        self._signalled.set()
+        else:
+            self._signalled.set_result(number)
 
     async def _first_ending(self, engine: EngineApi) -> Ending:
         tasks = [asyncio.create_task(ending) for ending in (self._on_signal(), self._on_death(engine))]
@@ -82,8 +85,8 @@ class Worker:
                 task.cancel()
 
     async def _on_signal(self) -> Ending:
-        await self._signalled.wait()
-        return Ending(ExitCode.STOPPED, "stopped by a signal", self._settings.server.grace_s)
+        number = await asyncio.shield(self._signalled)
+        return Ending(ExitCode.STOPPED, f"stopped by {number.name}", self._settings.server.grace_s)
 
     async def _on_death(self, engine: EngineApi) -> Ending:
         return Ending(ExitCode.ENGINE_DEAD, await engine.died())

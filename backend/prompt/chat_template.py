@@ -13,6 +13,7 @@ from backend.prompt.messages import (
     template_messages,
 )
 from backend.prompt.renderer import FunctionRenderer, ProcessRenderer, Renderer
+from backend.prompt.renderer_pool import RendererPool
 from backend.prompt.rendering import Probe, Rendered, RenderJob
 
 _RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
@@ -69,34 +70,38 @@ class RenderedChat:
 
 
 class ChatTemplate:
-    """One model's chat template. `prep` thread only."""
+    """One model's chat template, for any thread."""
 
     def __init__(self, settings: TemplateSettings) -> None:
         self._settings = settings
         function = settings.function
-        self._renderer: Renderer = FunctionRenderer(function) if function else ProcessRenderer()
+        self._renderer: Renderer = FunctionRenderer(function) if function else RendererPool(ProcessRenderer)
         self._arguments_as_text: dict[str, bool] = {}
 
     def start(self) -> None:
-        """Get the render process up; not needed before `render`."""
+        """Get a render process up; not needed before `render`."""
         self._renderer.start()
 
     def close(self) -> None:
-        """Stop the render process; the next `render` starts one again."""
+        """Stop the render processes, those at work when they are done."""
         self._renderer.close()
 
     def render(self, conversation: Conversation) -> RenderedChat:
         """Render a conversation for generation.
 
         Raises:
-            InvalidRequest: There is no template or no message, or the template refuses, fails or takes too long.
+            InvalidRequest: There is no template or no message, or the template refuses, fails, takes too long or
+                prints a lone surrogate.
         """
         if not conversation.messages:
             raise InvalidRequest("Messages", "is empty")
         source = self._source(conversation)
         as_text = any(m.tool_calls for m in conversation.messages) and self._wants_text(source)
         job = self._job(source, conversation, as_text)
-        return _chat(self._renderer.render(replace(job, probes=_probes(job))))
+        rendered = self._renderer.render(replace(job, probes=_probes(job)))
+        if not _is_unicode(rendered.text):
+            raise InvalidRequest("Messages", "the chat template makes text of them that is not valid Unicode")
+        return _chat(rendered)
 
     def _source(self, conversation: Conversation) -> str:
         settings = self._settings
@@ -111,7 +116,11 @@ class ChatTemplate:
     def _job(self, source: str, conversation: Conversation, arguments_as_text: bool) -> RenderJob:
         settings = self._settings
         messages = template_messages(
-            conversation, without_agent_header=settings.without_agent_header, arguments_as_text=arguments_as_text
+            conversation,
+            without_agent_header=settings.without_agent_header,
+            arguments_as_text=arguments_as_text,
+            # A template that never says the word refuses the role, or prints it to a model that never saw it.
+            developer_as_system=settings.function is None and "developer" not in source,
         )
         return RenderJob(
             template=source,
@@ -149,6 +158,13 @@ class ChatTemplate:
         except InvalidRequest:
             return False  # it takes neither, and the conversation itself shall say why
         return True
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _tools(conversation: Conversation) -> list[dict[str, Json]] | None:

@@ -1,5 +1,7 @@
 """Text to token ids, without holding the interpreter lock for long."""
 
+import copy
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.core.errors import InvalidRequest
+from backend.prompt.token_limit import check_token_limit
 
 _LOOK_AHEAD = 4  # characters: some, such as a dropped space, belong to no token
 _PROBE = "A probe:\n  na\u00efve \u2603 <n> 12345"
@@ -33,28 +36,39 @@ class Encoded:
 
 
 class TextEncoder:
-    """One model's tokenizer. `prep` thread only.
+    """One model's tokenizer, for any thread.
 
     Args:
         tokenizer: Of transformers, without mlx-lm's wrapper.
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self._backend = _plain_backend(tokenizer)
+        # Python's tokenizers change themselves as they encode ("Already borrowed"), and the engine thread decodes
+        # with this one meanwhile: so a copy, and one thread at a time.
+        self._tokenizer = tokenizer if self._backend is not None else copy.deepcopy(tokenizer)
+        self._lock = threading.Lock()
         self._bos_text: str = getattr(tokenizer, "bos_token", None) or ""
         self._bos_id: int | None = getattr(tokenizer, "bos_token_id", None)
-        self._backend = _plain_backend(tokenizer)
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> Encoded:
+    def encode(self, text: str, *, add_special_tokens: bool, most: int | None = None) -> Encoded:
         """Encode; a BOS that the text already spells out is not added once more.
 
+        Args:
+            most: A text that surely has more tokens is not encoded whole; one with a few more may be.
+
         Raises:
-            InvalidRequest: The text is not valid Unicode (a lone surrogate).
+            InvalidRequest: The text is not valid Unicode (a lone surrogate), or is too long.
         """
         try:
+            if most is not None:
+                check_token_limit(text, most, lambda piece: len(self._encode(piece, False).ids))
             encoded = self._encode(text, add_special_tokens)
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidRequest("Prompt", "is not valid Unicode text") from error
+        except SystemExit as error:
+            # A checkpoint's own code; out of an executor's thread this would end the event loop.
+            raise RuntimeError("the tokenizer's code wants to end the process") from error
         twice = [self._bos_id, self._bos_id]
         if add_special_tokens and self._bos_text and text.startswith(self._bos_text):
             if encoded.ids[:2].tolist() == twice:
@@ -70,7 +84,9 @@ class TextEncoder:
 
     def _encode_slowly(self, text: str, add_special_tokens: bool) -> Encoded:
         def encode(part: str) -> NDArray[np.int32]:
-            return np.asarray(self._tokenizer.encode(part, add_special_tokens=add_special_tokens), dtype=np.int32)
+            with self._lock:
+                ids = self._tokenizer.encode(part, add_special_tokens=add_special_tokens)
+            return np.asarray(ids, dtype=np.int32)
 
         ids = encode(text)
 

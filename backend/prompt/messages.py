@@ -11,15 +11,24 @@ SYSTEM_ROLES = ("system", "developer")
 
 
 def template_messages(
-    conversation: Conversation, *, without_agent_header: bool, arguments_as_text: bool
+    conversation: Conversation,
+    *,
+    without_agent_header: bool,
+    arguments_as_text: bool,
+    developer_as_system: bool = False,
 ) -> list[dict[str, Any]]:
     """The messages as dictionaries.
 
     Args:
         without_agent_header: Strip the agent header from system messages.
         arguments_as_text: Give tool-call arguments as JSON text, for the templates that cannot take an object.
+        developer_as_system: Give the role `developer`, OpenAI's later name for it, as `system`.
     """
-    return [_as_dict(message, without_agent_header, arguments_as_text) for message in conversation.messages]
+    messages = [_as_dict(message, without_agent_header, arguments_as_text) for message in conversation.messages]
+    for message in messages if developer_as_system else ():
+        if message["role"] == "developer":
+            message["role"] = "system"
+    return messages
 
 
 def _as_dict(message: Message, without_agent_header: bool, arguments_as_text: bool) -> dict[str, Any]:

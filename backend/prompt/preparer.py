@@ -1,6 +1,5 @@
 """Prompts, raw or as conversations, to token ids."""
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +33,7 @@ class EncodedPrompt:
 
 
 class PromptPreparer:
-    """One model's rendering and encoding. `prep` thread only.
+    """One model's rendering and encoding, for any thread.
 
     Special-token text in a message, such as `<|im_end|>`, becomes that token, as in transformers and mlx-lm: the
     template's own markers and the user's text are one string by the time it is encoded.
@@ -45,8 +44,7 @@ class PromptPreparer:
         template_kwargs: Defaults of the requests' template variables.
         strip_agent_header: See `agent_header`.
         reasoning_markers: Start and end of a reasoning section; None asks the wrapper.
-        render_seconds: Limit of wall time for one rendering; a template over it is killed, and until then the
-            prompts behind it wait.
+        render_seconds: Limit of wall time for one rendering; a template over it is killed.
         render_bytes: Limit of a rendered prompt.
     """
 
@@ -78,53 +76,47 @@ class PromptPreparer:
             max_bytes=render_bytes,
         )
         self._template = ChatTemplate(settings)
-        self._thread: int | None = None
 
     def start(self) -> None:
-        """Get the render process up while something else goes on; `prepare` would start it."""
+        """Get a render process up while something else goes on; `prepare` would start it."""
         self._template.start()
 
     def close(self) -> None:
-        """Stop the render process."""
+        """Stop the render processes, those at work when they are done; later conversations are `RequestAborted`."""
         self._template.close()
 
-    def prepare(self, prompt: str | Conversation) -> EncodedPrompt:
+    def prepare(self, prompt: str | Conversation, *, most: int | None = None) -> EncodedPrompt:
         """Token ids of a prompt.
 
+        Args:
+            most: A prompt that surely has more tokens is refused before it is encoded; one with a few more may pass.
+
         Raises:
-            InvalidRequest: It is empty, or cannot be rendered or encoded.
+            InvalidRequest: It is empty or too long, or cannot be rendered or encoded.
         """
-        self._check_thread()
         if isinstance(prompt, str):
-            return self._prepare_text(prompt)
-        return self._prepare_conversation(prompt)
+            return self._prepare_text(prompt, most)
+        return self._prepare_conversation(prompt, most)
 
     def render(self, conversation: Conversation) -> str:
         """A conversation as the text that `prepare` encodes."""
-        self._check_thread()
         return self._template.render(conversation).text
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> NDArray[np.int32]:
-        """Token ids of a text, which may be empty."""
-        return self._encoder.encode(text, add_special_tokens=add_special_tokens).ids
+    def encode(self, text: str, *, add_special_tokens: bool, most: int | None = None) -> NDArray[np.int32]:
+        """Token ids of a text, which may be empty; `most` as in `prepare`."""
+        return self._encoder.encode(text, add_special_tokens=add_special_tokens, most=most).ids
 
-    def _check_thread(self) -> None:
-        current = threading.get_ident()
-        self._thread = self._thread or current
-        # Two threads would mix their frames on the render process's pipes.
-        assert self._thread == current, "PromptPreparer belongs to one thread"
-
-    def _prepare_text(self, text: str) -> EncodedPrompt:
+    def _prepare_text(self, text: str, most: int | None) -> EncodedPrompt:
         # A tokenizer that adds a BOS makes a token even of nothing.
-        tokens = self.encode(text, add_special_tokens=True) if text else np.empty(0, np.int32)
+        tokens = self.encode(text, add_special_tokens=True, most=most) if text else np.empty(0, np.int32)
         _check_not_empty(tokens)
         opens = self._markers is not None and text.rstrip().endswith(self._markers[0])
         return EncodedPrompt(tokens, opens_reasoning=opens)
 
-    def _prepare_conversation(self, conversation: Conversation) -> EncodedPrompt:
+    def _prepare_conversation(self, conversation: Conversation, most: int | None) -> EncodedPrompt:
         chat = self._template.render(conversation)
         # The template writes the BOS where the model wants one.
-        encoded = self._encoder.encode(chat.text, add_special_tokens=False)
+        encoded = self._encoder.encode(chat.text, add_special_tokens=False, most=most)
         _check_not_empty(encoded.ids)
         boundaries = _token_positions(encoded, chat.shared)
         opens, closes = self._reasoning(chat.text, chat.tail)

@@ -5,12 +5,13 @@
 Reads jobs from standard input and writes results to standard output until the input ends.
 """
 
-import contextlib
 import signal
 import sys
 from typing import Any
 
-from backend.prompt.frames import job_from, pack, read_frame
+from backend.confined.frames import pack, read_frame
+from backend.confined.memory import limit_address_space, no_core, watched_memory
+from backend.prompt.frames import job_from
 from backend.prompt.rendering import render_job
 from backend.prompt.template_environment import failure_reason, template_render
 
@@ -18,20 +19,13 @@ MEMORY_BYTES = 1 << 30
 OVERTIME_S = 1.0
 
 
-def _limit_memory() -> None:
-    with contextlib.suppress(ImportError, ValueError, OSError):  # not everywhere, and macOS may refuse
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 def _answer(value: dict[str, Any]) -> dict[str, Any]:
     job = job_from(value)
     # The worker kills a process that is late. If the worker is gone itself, this alarm does.
     signal.setitimer(signal.ITIMER_REAL, job.seconds + OVERTIME_S)
     try:
-        rendered = render_job(template_render(job.template, job.variables, job.max_bytes), job)
+        with watched_memory(MEMORY_BYTES):
+            rendered = render_job(template_render(job.template, job.variables, job.max_bytes), job)
     except Exception as error:  # noqa: BLE001  templates can raise anything; all of it is an answer
         return {"error": failure_reason(error)}
     finally:
@@ -42,7 +36,8 @@ def _answer(value: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Serve until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _limit_memory()
+    limit_address_space(MEMORY_BYTES)
+    no_core()
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     while (value := read_frame(source)) is not None:
         sink.write(pack(_answer(value)))

@@ -4,13 +4,15 @@ import contextlib
 import os
 import selectors
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from backend.core.errors import InternalFault, InvalidRequest
-from backend.prompt.frames import LENGTH, job_frame, rendered_from, unpack
+from backend.confined.frames import LENGTH, unpack
+from backend.confined.spawning import close_pipes, kill, spawn
+from backend.core.errors import InvalidRequest
+from backend.core.text_size import utf8_size
+from backend.prompt.frames import job_frame, rendered_from
 from backend.prompt.rendering import Rendered, RenderJob, render_job
 
 _CHUNK = 1 << 16
@@ -93,49 +95,26 @@ class ProcessRenderer:
         process, self._process = self._process, None
         if process is None:
             return
-        process.kill()
-        process.wait()
-        _close_pipes(process)
+        kill(process)
+        close_pipes(process)
 
     def close(self) -> None:
         process, self._process = self._process, None
         if process is None:
             return
-        _close_pipes(process)  # the end of its input is its signal to leave
+        close_pipes(process)
         try:
             process.wait(_CLOSE_S)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            kill(process)
 
 
 def _spawn() -> subprocess.Popen[bytes]:
-    # No secret of the worker (tokens, keys) is in the environment of a process that runs untrusted templates.
-    kept = {name: os.environ[name] for name in ("PATH", "TZ", "LANG", "LC_ALL", "SYSTEMROOT") if name in os.environ}
-    environment = {**kept, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "backend.prompt.render_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            env=environment,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise InternalFault(f"cannot start the template process: {error.strerror}") from error
+    process = spawn("backend.prompt.render_process")
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None
         os.set_blocking(pipe.fileno(), False)
     return process
-
-
-def _close_pipes(process: subprocess.Popen[bytes]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
 
 
 def _exchange(process: subprocess.Popen[bytes], frame: bytes, deadline: float) -> bytes:
@@ -200,7 +179,7 @@ class FunctionRenderer:
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise InvalidRequest("Messages", f"chat template failed: {type(error).__name__}: {reason}") from error
-        if len(rendered.text) > job.max_bytes:
+        if utf8_size(rendered.text) > job.max_bytes:
             raise InvalidRequest("Messages", f"the rendered prompt is over the limit of {job.max_bytes} bytes")
         return rendered
 

@@ -2,17 +2,22 @@
 
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass
 from typing import Any
 
+from backend.config import ModelConfig
 from backend.core.errors import ModelNotLoaded, RequestCancelled, WorkerError
 from backend.core.events import Delta, Failed, Finished, FinishReason, Piece
 from backend.core.logline import logline
+from backend.core.request import GenerationRequest
 from backend.pb import backend_pb2 as pb
 from backend.rpc.engine_api import AnswerEvents, EngineApi
 from backend.rpc.identity import check_identity, request_id_of
-from backend.rpc.methods import Context
+from backend.rpc.methods import Context, Received
+from backend.rpc.off_loop import OffLoop
 from backend.translate import without_effect
+from backend.translate.logprobs import logprobs_json, written_size
 from backend.translate.replies import ReplyStream, whole_reply
 from backend.translate.reply_shape import ReplyShape
 from backend.translate.requests import deadline_of, generation_request
@@ -23,54 +28,88 @@ log = logging.getLogger(__name__)
 class Answers:
     """Runs generation requests on the engine. Event loop only."""
 
-    def __init__(self, engine: EngineApi) -> None:
+    def __init__(self, engine: EngineApi, off_loop: OffLoop) -> None:
         self._engine = engine
+        self._off_loop = off_loop
         self._seen_without_effect: set[str] = set()
 
-    async def whole(self, wire: pb.PredictOptions, context: Context) -> pb.Reply:
+    async def whole(self, received: Received[pb.PredictOptions], context: Context) -> pb.Reply:
         """The complete answer."""
-        events, shape = await self._submit(wire, context)
+        events, shape = await self._submit(received, context)
         pieces: list[Piece] = []
         try:
             async for event in events:
                 if isinstance(event, Delta):
                     pieces.append(event.piece)
                 else:
-                    return whole_reply(pieces, _end(event, context), shape)
+                    end = _end(event, context)
+                    return whole_reply(pieces, end, shape, await self._logprobs(end))
         finally:
             events.cancel()
         raise RequestCancelled
 
-    async def pieces(self, wire: pb.PredictOptions, context: Context) -> AsyncGenerator[pb.Reply]:
+    async def pieces(self, received: Received[pb.PredictOptions], context: Context) -> AsyncGenerator[pb.Reply]:
         """The answer as it comes."""
-        events, shape = await self._submit(wire, context)
+        events, shape = await self._submit(received, context, streamed=True)
         replies = ReplyStream(shape)
         try:
             async for event in events:
-                new = replies.delta(event) if isinstance(event, Delta) else replies.finished(_end(event, context))
+                if isinstance(event, Delta):
+                    new = replies.delta(event)
+                else:
+                    end = _end(event, context)
+                    new = replies.finished(end, await self._logprobs(end))
                 for reply in new:
                     yield reply
         finally:
             # A client that leaves closes this generator at its yield; the row must not take another step.
             events.cancel()
 
-    async def _submit(self, wire: pb.PredictOptions, context: Context) -> tuple[AnswerEvents, ReplyShape]:
+    async def _logprobs(self, end: Finished) -> bytes:
+        if not end.logprobs:
+            return b""
+        return await self._off_loop.run(written_size(end.logprobs), logprobs_json, end.logprobs)
+
+    async def _submit(
+        self, received: Received[pb.PredictOptions], context: Context, *, streamed: bool = False
+    ) -> tuple[AnswerEvents, ReplyShape]:
+        wire = received.message
         model = self._engine.model_config()
         if model is None:
             raise ModelNotLoaded
         check_identity(wire.ModelIdentity, self._engine.loaded_identity())
-        self._note_fields_without_effect(wire)
         request_id = request_id_of(wire.CorrelationId)
         context.set_trailing_metadata((("x-request-id", request_id),))
         deadline = deadline_of(context.time_remaining(), time.monotonic())
-        request = generation_request(wire, model, request_id=request_id, deadline=deadline)
-        return await self._engine.submit(request), ReplyShape.of(wire, request.prompt)
+        asked = await self._off_loop.run(received.size, _asked, wire, model, request_id, deadline, streamed)
+        self._note_fields_without_effect(asked.without_effect)
+        return await self._engine.submit(asked.request), asked.shape
 
-    def _note_fields_without_effect(self, wire: pb.PredictOptions) -> None:
-        new = set(without_effect.fields_without_effect(wire, without_effect.PREDICT)) - self._seen_without_effect
+    def _note_fields_without_effect(self, names: Iterable[str]) -> None:
+        new = set(names) - self._seen_without_effect
         if new:
             self._seen_without_effect |= new
             log.info(logline("fields_without_effect", message="PredictOptions", fields=",".join(sorted(new))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What a wire request says."""
+
+    request: GenerationRequest
+    shape: ReplyShape
+    without_effect: tuple[str, ...]
+
+
+def _asked(
+    wire: pb.PredictOptions, model: ModelConfig, request_id: str, deadline: float | None, streamed: bool
+) -> _Asked:
+    request = generation_request(wire, model, request_id=request_id, deadline=deadline, streamed=streamed)
+    return _Asked(
+        request=request,
+        shape=ReplyShape.of(wire, request.prompt),
+        without_effect=without_effect.fields_without_effect(wire, without_effect.PREDICT),
+    )
 
 
 def _end(event: Finished | Failed, context: Context) -> Finished:
@@ -89,7 +128,7 @@ def _end(event: Finished | Failed, context: Context) -> Finished:
         "x-queue-ms": f"{usage.queue_ms:.3f}",
         "x-prefill-ms": f"{usage.prefill_ms:.3f}",
         "x-prompt-cache-tokens": str(usage.cached_tokens),
-        **{key.lower(): _ascii(value) for key, value in event.notes.items()},
+        "x-prompt-cache-reason": _ascii(event.cache_reason),
     }
     context.set_trailing_metadata(tuple(trailing.items()))
     log.debug(logline("answered", request_id=request_id, reason=event.reason.value, **_figures(event)))

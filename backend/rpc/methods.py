@@ -1,7 +1,7 @@
 """Handlers between gRPC's bytes and our methods: parsing, errors and the gate, in one place for all methods.
 
 The handlers are registered without deserializers: gRPC answers what it cannot parse with UNKNOWN and a
-Python class name, where INVALID_ARGUMENT is right.
+Python class name, where INVALID_ARGUMENT is right, and parses on the event loop whatever comes.
 """
 
 import asyncio
@@ -9,7 +9,8 @@ import logging
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Never, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Never, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -17,23 +18,40 @@ from google.protobuf.message import DecodeError, Message
 from backend.core.errors import InternalFault, InvalidRequest, WorkerError
 from backend.core.logline import logline
 from backend.rpc.gate import Gate
+from backend.rpc.off_loop import OffLoop
 from backend.rpc.status import status_of
+from backend.translate.wire_limits import check_size
 
 Request = TypeVar("Request", bound=Message)
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, Message]"  # not subscriptable when run
-Unary = Callable[[Request, Context], Awaitable[Message]]
-Stream = Callable[[Request, Context], AsyncGenerator[Message]]
-
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Received(Generic[Request]):
+    """A request, and how many bytes it came in: what the work on it is reckoned by."""
+
+    message: Request
+    size: int
+
+
+Unary = Callable[[Received[Request], Context], Awaitable[Message]]
+Stream = Callable[[Received[Request], Context], AsyncGenerator[Message]]
+
+
+async def receive(off_loop: OffLoop, kind: type[Request], data: bytes) -> Received[Request]:
+    """A request from its bytes; a large one is parsed off the loop."""
+    return Received(await off_loop.run(len(data), parse, kind, data), len(data))
 
 
 def parse(kind: type[Request], data: bytes) -> Request:
     """A message from its bytes.
 
     Raises:
-        InvalidRequest: They are not one, or a string in them is not UTF-8.
+        InvalidRequest: They are too many, or are not one, or a string in them is not UTF-8.
     """
+    check_size(kind, data)
     try:
         return kind.FromString(data)
     except DecodeError as error:
@@ -41,34 +59,45 @@ def parse(kind: type[Request], data: bytes) -> Request:
         raise InvalidRequest("request", f"not a valid {kind.DESCRIPTOR.full_name}: {reason}") from None
 
 
-def unary_handler(gate: Gate, kind: type[Request], method: Unary[Request]) -> Handler:
-    """A handler for a method with one reply."""
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """Makes handlers of one server. Event loop only."""
 
-    async def handle(data: bytes, context: Context) -> Message:
-        try:
-            with gate.call():
-                return await method(parse(kind, data), context)
-        except Exception as error:  # noqa: BLE001 (the edge: `fail` answers every error)
-            await fail(context, error)
+    gate: Gate
+    off_loop: OffLoop
 
-    return grpc.unary_unary_rpc_method_handler(handle, response_serializer=serialize)
+    def unary(self, kind: type[Request], method: Unary[Request]) -> Handler:
+        """A handler for a method with one reply."""
 
+        async def handle(data: bytes, context: Context) -> Message:
+            try:
+                with self.gate.call():
+                    return await method(await receive(self.off_loop, kind, data), context)
+            except Exception as error:  # noqa: BLE001 (the edge: `fail` answers every error)
+                await fail(context, error)
+            finally:
+                self.off_loop.give_back_memory(len(data))
 
-def stream_handler(gate: Gate, kind: type[Request], method: Stream[Request]) -> Handler:
-    """A handler for a method with a stream of replies."""
+        return grpc.unary_unary_rpc_method_handler(handle, response_serializer=serialize)
 
-    # It writes instead of yielding: a client that leaves cancels the write, and a generator of ours would
-    # hear of it only when it is collected.
-    async def handle(data: bytes, context: Context) -> None:
-        try:
-            with gate.call():
-                async with aclosing(method(parse(kind, data), context)) as replies:
-                    async for reply in replies:
-                        await context.write(reply)
-        except Exception as error:  # noqa: BLE001
-            await fail(context, error)
+    def stream(self, kind: type[Request], method: Stream[Request]) -> Handler:
+        """A handler for a method with a stream of replies."""
 
-    return grpc.unary_stream_rpc_method_handler(handle, response_serializer=serialize)
+        # It writes instead of yielding: a client that leaves cancels the write, and a generator of ours would
+        # hear of it only when it is collected.
+        async def handle(data: bytes, context: Context) -> None:
+            try:
+                with self.gate.call():
+                    request = await receive(self.off_loop, kind, data)
+                    async with aclosing(method(request, context)) as replies:
+                        async for reply in replies:
+                            await context.write(reply)
+            except Exception as error:  # noqa: BLE001
+                await fail(context, error)
+            finally:
+                self.off_loop.give_back_memory(len(data))
+
+        return grpc.unary_stream_rpc_method_handler(handle, response_serializer=serialize)
 
 
 async def fail(context: Context, error: Exception) -> Never:

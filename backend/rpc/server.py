@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from backend.config import ServerConfig
@@ -16,8 +15,11 @@ from backend.rpc.address import Address, AddressError, SocketClaim
 from backend.rpc.auth import TokenInterceptor
 from backend.rpc.engine_api import EngineApi
 from backend.rpc.gate import Gate
+from backend.rpc.methods import Handlers
+from backend.rpc.off_loop import OffLoop
 from backend.rpc.servicer import BACKEND_SERVICE, INFO_SERVICE, BackendService, InfoService
 from backend.translate.options import LoadDefaults
+from backend.translate.wire_limits import MAX_REQUEST_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,11 @@ _HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 _WHOLE_SERVER: Final = ""  # the name that grpc.health.v1 gives it
 # What calls may still take to end once the engine has been told; they have a terminal event by then.
 _LAST_CALLS_S: Final = 1.0
+# Calls of one connection at a time: more than the default rows and queue, so that a full queue is still told, and
+# few enough that a client which opens and resets calls for ever does not fill the server's own queue.
+_STREAMS_A_CONNECTION: Final = 1280
+# Calls that no handler has taken yet. From the first number on gRPC ends calls CANCELLED by chance, whosever they are.
+_PENDING_CALLS: Final = 16_384
 
 
 class WorkerServer:
@@ -35,11 +42,12 @@ class WorkerServer:
         self._config = config
         self._address = Address.parse(config.address)
         self._engine = engine
-        self._backend = BackendService(engine, load_defaults)
+        self._off_loop = OffLoop()
+        self._backend = BackendService(engine, load_defaults, self._off_loop)
         self._info = InfoService(engine)
         self._gate = Gate()
         self._claim = SocketClaim(self._address.path) if self._address.path else None
-        self._health = HealthServicer()
+        self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] (not in its stubs)
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
@@ -51,7 +59,8 @@ class WorkerServer:
         self._check_exposure()
         interceptors = [TokenInterceptor(self._config.token)] if self._config.token else []
         server = grpc.aio.server(interceptors=interceptors, options=_options(self._config))
-        server.add_generic_rpc_handlers((self._backend.handlers(self._gate), self._info.handlers(self._gate)))
+        make = Handlers(self._gate, self._off_loop)
+        server.add_generic_rpc_handlers((self._backend.handlers(make), self._info.handlers(make)))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._reflects():
             names = (*_SERVICES, _HEALTH_SERVICE, reflection.SERVICE_NAME)
@@ -80,6 +89,7 @@ class WorkerServer:
         await self._gate.wait_idle(_LAST_CALLS_S)
         if self._server is not None:
             await self._server.stop(None)
+        self._off_loop.close()
         if self._claim is not None:
             self._claim.release()
 
@@ -122,7 +132,7 @@ class WorkerServer:
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
-        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_receive_message_length", min(config.max_message_bytes, MAX_REQUEST_BYTES)),
         ("grpc.max_send_message_length", config.max_message_bytes),
         # Without it two workers hold one port without an error.
         ("grpc.so_reuseport", 0),
@@ -130,6 +140,9 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.max_concurrent_streams", _STREAMS_A_CONNECTION),
+        ("grpc.server.max_pending_requests", _PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
     ]
 
 

@@ -6,15 +6,17 @@ from typing import Final
 
 import grpc
 
+from backend.config import ModelConfig
 from backend.core.errors import InvalidRequest, ModelLoadFailed, ModelNotLoaded, Unsupported, WorkerUnavailable
 from backend.core.logline import logline
-from backend.core.reports import EngineState
+from backend.core.reports import EngineState, ToolMarkers
+from backend.core.request import Conversation
 from backend.pb import backend_pb2 as pb
 from backend.rpc.answers import Answers
 from backend.rpc.engine_api import EngineApi
-from backend.rpc.gate import Gate
 from backend.rpc.identity import check_identity
-from backend.rpc.methods import Context, stream_handler, unary_handler
+from backend.rpc.methods import Context, Handlers, Received
+from backend.rpc.off_loop import OffLoop
 from backend.rpc.status import one_line
 from backend.translate import without_effect
 from backend.translate.options import LoadDefaults, load_request
@@ -36,83 +38,84 @@ log = logging.getLogger(__name__)
 class BackendService:
     """`backend.Backend`. Event loop only."""
 
-    def __init__(self, engine: EngineApi, load_defaults: LoadDefaults) -> None:
+    def __init__(self, engine: EngineApi, load_defaults: LoadDefaults, off_loop: OffLoop) -> None:
         self._engine = engine
         self._load_defaults = load_defaults
-        self._answers = Answers(engine)
+        self._off_loop = off_loop
+        self._answers = Answers(engine, off_loop)
 
-    def handlers(self, gate: Gate) -> grpc.GenericRpcHandler:
+    def handlers(self, make: Handlers) -> grpc.GenericRpcHandler:
         """All methods, ready to be registered."""
         predict = pb.PredictOptions
         return grpc.method_handlers_generic_handler(
             BACKEND_SERVICE,
             {
-                "Health": unary_handler(gate, pb.HealthMessage, self.health),
-                "Free": unary_handler(gate, pb.HealthMessage, self.free),
-                "Predict": unary_handler(gate, predict, self._answers.whole),
-                "LoadModel": unary_handler(gate, pb.ModelOptions, self.load_model),
-                "PredictStream": stream_handler(gate, predict, self._answers.pieces),
-                "Embedding": unary_handler(gate, predict, self.embedding),
-                "TokenizeString": unary_handler(gate, predict, self.tokenize_string),
-                "Detokenize": unary_handler(gate, pb.DetokenizeRequest, self.detokenize),
-                "Status": unary_handler(gate, pb.HealthMessage, self.status),
-                "Rerank": unary_handler(gate, pb.RerankRequest, self.rerank),
-                "Score": unary_handler(gate, pb.ScoreRequest, self.score),
-                "GetMetrics": unary_handler(gate, pb.MetricsRequest, self.get_metrics),
-                "ModelMetadata": unary_handler(gate, pb.ModelOptions, self.model_metadata),
+                "Health": make.unary(pb.HealthMessage, self.health),
+                "Free": make.unary(pb.HealthMessage, self.free),
+                "Predict": make.unary(predict, self._answers.whole),
+                "LoadModel": make.unary(pb.ModelOptions, self.load_model),
+                "PredictStream": make.stream(predict, self._answers.pieces),
+                "Embedding": make.unary(predict, self.embedding),
+                "TokenizeString": make.unary(predict, self.tokenize_string),
+                "Detokenize": make.unary(pb.DetokenizeRequest, self.detokenize),
+                "Status": make.unary(pb.HealthMessage, self.status),
+                "Rerank": make.unary(pb.RerankRequest, self.rerank),
+                "Score": make.unary(pb.ScoreRequest, self.score),
+                "GetMetrics": make.unary(pb.MetricsRequest, self.get_metrics),
+                "ModelMetadata": make.unary(pb.ModelOptions, self.model_metadata),
             },
         )
 
-    async def health(self, request: pb.HealthMessage, context: Context) -> pb.Reply:
+    async def health(self, request: Received[pb.HealthMessage], context: Context) -> pb.Reply:
         """`OK` and nothing else, or UNAVAILABLE: hosts compare the text."""
         if not self._engine.alive:
             raise WorkerUnavailable("the engine is dead")
         return pb.Reply(message=b"OK")
 
-    async def load_model(self, request: pb.ModelOptions, context: Context) -> pb.Result:
+    async def load_model(self, request: Received[pb.ModelOptions], context: Context) -> pb.Result:
         """Load; what is wrong with the model or its options is a Result, as hosts expect."""
-        ignored = without_effect.fields_without_effect(request, without_effect.MODEL)
+        wire = request.message
+        ignored = without_effect.fields_without_effect(wire, without_effect.MODEL)
         if ignored:
             log.info(logline("fields_without_effect", message="ModelOptions", fields=",".join(ignored)))
         try:
-            load = load_request(request, self._load_defaults)
+            load = await self._off_loop.run(request.size, load_request, wire, self._load_defaults)
             for warning in load.warnings:
                 log.warning(logline("load_option", text=warning))
             await self._engine.load(load.config)
         except (ModelLoadFailed, InvalidRequest) as error:
-            log.warning(logline("load_failed", model=request.Model, error=one_line(error.message)))
+            log.warning(logline("load_failed", model=wire.Model, error=one_line(error.message)))
             return pb.Result(success=False, message=one_line(error.message))
         return pb.Result(success=True, message="model loaded")
 
-    async def free(self, request: pb.HealthMessage, context: Context) -> pb.Result:
+    async def free(self, request: Received[pb.HealthMessage], context: Context) -> pb.Result:
         """Drop the model; twice is as good as once."""
         await self._engine.free()
         return pb.Result(success=True, message="model freed")
 
-    async def tokenize_string(self, request: pb.PredictOptions, context: Context) -> pb.TokenizationResponse:
+    async def tokenize_string(self, request: Received[pb.PredictOptions], context: Context) -> pb.TokenizationResponse:
         """Token ids of the prompt, or of Messages where it is empty."""
         model = self._engine.model_config()
         if model is None:
             raise ModelNotLoaded
-        check_identity(request.ModelIdentity, self._engine.loaded_identity())
-        if not request.Prompt and request.Messages:
-            request.UseTokenizerTemplate = True
-        tokens = await self._engine.tokenize(prompt_of(request, model))
+        check_identity(request.message.ModelIdentity, self._engine.loaded_identity())
+        prompt = await self._off_loop.run(request.size, _text_to_tokenize, request.message, model)
+        tokens = await self._engine.tokenize(prompt)
         return pb.TokenizationResponse(length=len(tokens), tokens=tokens)
 
-    async def detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
+    async def detokenize(self, request: Received[pb.DetokenizeRequest], context: Context) -> pb.DetokenizeResponse:
         """The text of token ids."""
         if self._engine.model_config() is None:
             raise ModelNotLoaded
-        return pb.DetokenizeResponse(content=await self._engine.detokenize(request.tokens))
+        return pb.DetokenizeResponse(content=await self._engine.detokenize(request.message.tokens))
 
-    async def status(self, request: pb.HealthMessage, context: Context) -> pb.StatusResponse:
+    async def status(self, request: Received[pb.HealthMessage], context: Context) -> pb.StatusResponse:
         """State and memory."""
         status = self._engine.status()
         memory = pb.MemoryUsageData(total=status.total_bytes, breakdown=status.breakdown)
         return pb.StatusResponse(state=_STATES[status.state], memory=memory)
 
-    async def get_metrics(self, request: pb.MetricsRequest, context: Context) -> pb.MetricsResponse:
+    async def get_metrics(self, request: Received[pb.MetricsRequest], context: Context) -> pb.MetricsResponse:
         """Speed and totals; the batch is one slot to a host."""
         metrics = self._engine.metrics()
         return pb.MetricsResponse(
@@ -122,29 +125,46 @@ class BackendService:
             prompt_tokens_processed=min(metrics.prompt_tokens_processed, 2**31 - 1),
         )
 
-    async def model_metadata(self, request: pb.ModelOptions, context: Context) -> pb.ModelMetadataResponse:
+    async def model_metadata(self, request: Received[pb.ModelOptions], context: Context) -> pb.ModelMetadataResponse:
         """Facts of the loaded model; the request's own options change nothing."""
         facts = await self._engine.model_facts()
         return pb.ModelMetadataResponse(
             supports_thinking=facts.supports_thinking,
             rendered_template=facts.rendered_template,
-            tool_format=pb.ToolFormatMarkers(**facts.tool_format) if facts.tool_format else None,  # type: ignore[arg-type]
+            tool_format=_markers(facts.tool_markers) if facts.tool_markers else None,
         )
 
-    async def embedding(self, request: pb.PredictOptions, context: Context) -> pb.EmbeddingResult:
+    async def embedding(self, request: Received[pb.PredictOptions], context: Context) -> pb.EmbeddingResult:
         """Not served yet."""
-        check_identity(request.ModelIdentity, self._engine.loaded_identity())
+        check_identity(request.message.ModelIdentity, self._engine.loaded_identity())
         raise Unsupported("Embedding is not served by this worker")
 
-    async def rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResult:
+    async def rerank(self, request: Received[pb.RerankRequest], context: Context) -> pb.RerankResult:
         """Not served yet."""
-        check_identity(request.ModelIdentity, self._engine.loaded_identity())
+        check_identity(request.message.ModelIdentity, self._engine.loaded_identity())
         raise Unsupported("Rerank is not served by this worker")
 
-    async def score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+    async def score(self, request: Received[pb.ScoreRequest], context: Context) -> pb.ScoreResponse:
         """Not served yet."""
-        check_identity(request.ModelIdentity, self._engine.loaded_identity())
+        check_identity(request.message.ModelIdentity, self._engine.loaded_identity())
         raise Unsupported("Score is not served by this worker")
+
+
+def _text_to_tokenize(wire: pb.PredictOptions, model: ModelConfig) -> str | Conversation:
+    if not wire.Prompt and wire.Messages:
+        wire.UseTokenizerTemplate = True
+    return prompt_of(wire, model)
+
+
+def _markers(markers: ToolMarkers) -> pb.ToolFormatMarkers:
+    """Those that hosts know; they take absent ones as empty."""
+    return pb.ToolFormatMarkers(
+        format_type=markers.format_type,
+        per_call_start=markers.call_start,
+        per_call_end=markers.call_end,
+        reasoning_start=markers.reasoning_start,
+        reasoning_end=markers.reasoning_end,
+    )
 
 
 class InfoService:
@@ -153,12 +173,12 @@ class InfoService:
     def __init__(self, engine: EngineApi) -> None:
         self._engine = engine
 
-    def handlers(self, gate: Gate) -> grpc.GenericRpcHandler:
+    def handlers(self, make: Handlers) -> grpc.GenericRpcHandler:
         """All methods, ready to be registered."""
-        get = unary_handler(gate, pb.InfoRequest, self.get)
+        get = make.unary(pb.InfoRequest, self.get)
         return grpc.method_handlers_generic_handler(INFO_SERVICE, {"Get": get})
 
-    async def get(self, request: pb.InfoRequest, context: Context) -> pb.InfoResponse:
+    async def get(self, request: Received[pb.InfoRequest], context: Context) -> pb.InfoResponse:
         """Everything there is to know."""
         info = self._engine.info()
         return pb.InfoResponse(

@@ -2,26 +2,40 @@
 
 import json
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
 
 from backend.core.events import TokenLogprob
 
 # What OpenAI writes for a token that cannot occur; JSON has no infinity.
 IMPOSSIBLE = -9999.0
+# Of one token with its bytes, roughly: what the cost of writing them is reckoned by.
+_BYTES_AN_ENTRY = 100
 
 
-def logprobs_json(tokens: Iterable[TokenLogprob]) -> bytes:
-    """`{"content": [{"id", "token", "bytes", "logprob", "top_logprobs": [...]}, ...]}`, one entry a token."""
-    content = [{**_entry(token), "top_logprobs": [_entry(other) for other in token.top]} for token in tokens]
-    return json.dumps({"content": content}, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+def written_size(tokens: Sequence[TokenLogprob]) -> int:
+    """About how many bytes `logprobs_json` will write."""
+    return len(tokens) * (1 + len(tokens[0].top)) * _BYTES_AN_ENTRY if tokens else 0
 
 
-def _entry(token: TokenLogprob) -> dict[str, Any]:
-    return {
-        "id": token.id,
-        # A token may be a part of a character; `bytes` has it exactly.
-        "token": token.token.decode("utf-8", "replace"),
-        "bytes": list(token.token),
-        "logprob": token.logprob if math.isfinite(token.logprob) else IMPOSSIBLE,
-    }
+def logprobs_json(tokens: Sequence[TokenLogprob]) -> bytes:
+    """`{"content": [{"id", "token", "bytes", "logprob", "top_logprobs": [...]}, ...]}`, one entry a token.
+
+    Written by hand: dictionaries for `json` would take ten times the memory of the text.
+    """
+    beginnings: dict[int, str] = {}  # a token comes again and again, above all among the alternatives
+
+    def entry(token: TokenLogprob) -> str:
+        if token.id not in beginnings:
+            beginnings[token.id] = _beginning(token)
+        logprob = token.logprob if math.isfinite(token.logprob) else IMPOSSIBLE
+        return f"{beginnings[token.id]}{float(logprob)!r}"
+
+    content = (f'{entry(token)},"top_logprobs":[{",".join([entry(o) + "}" for o in token.top])}]}}' for token in tokens)
+    return f'{{"content":[{",".join(content)}]}}'.encode()
+
+
+def _beginning(token: TokenLogprob) -> str:
+    """The entry up to its logprob."""
+    # A token may be a part of a character; `bytes` has it exactly.
+    text = json.dumps(token.token.decode("utf-8", "replace"), ensure_ascii=False)
+    return f'{{"id":{token.id},"token":{text},"bytes":[{",".join(map(str, token.token))}],"logprob":'

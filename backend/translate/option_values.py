@@ -5,11 +5,12 @@ A reader raises `OptionValueError` with what the value must be.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from backend.core.errors import InvalidRequest
 from backend.core.request import Json
+from backend.translate.conversation import reserved_in
 from backend.translate.strict_json import parse_object
 
 Reader = Callable[[Json], Any]
@@ -30,6 +31,7 @@ _FLAGS = {
     "no": False,
     "off": False,
 }
+OFF = frozenset(word for word, meant in _FLAGS.items() if not meant)
 _DTYPES = {
     **dict.fromkeys(("", "auto"), ""),
     **dict.fromkeys(("float16", "fp16", "f16", "half"), "float16"),
@@ -113,6 +115,25 @@ def size(value: Json) -> int:
     return int(digits) * (1000 if decimal else 1024) ** _POWER[unit.lower()]
 
 
+def auto_or(reader: Reader) -> Reader:
+    """None for `auto`, else what `reader` reads; zero is a value."""
+
+    def read(value: Json) -> Any:
+        return None if isinstance(value, str) and value.lower() == "auto" else reader(value)
+
+    return read
+
+
+def off_or(reader: Reader) -> Reader:
+    """None for `off` and for a zero, which would be over before it began; else what `reader` reads."""
+
+    def read(value: Json) -> Any:
+        off = value is False or (isinstance(value, str) and value.lower() in OFF)
+        return None if off else reader(value) or None
+
+    return read
+
+
 def one_of(*choices: str) -> Reader:
     """One of some words."""
 
@@ -120,6 +141,20 @@ def one_of(*choices: str) -> Reader:
         if not isinstance(value, str) or value.lower() not in choices:
             raise OptionValueError(f"must be one of {', '.join(choice or 'empty' for choice in choices)}")
         return value.lower()
+
+    return read
+
+
+def parser_name(known: Callable[[], Collection[str]]) -> Reader:
+    """The name of a parser that there is, in any case, with `-` or `_`; empty for none given."""
+
+    def read(value: Json) -> str:
+        if not isinstance(value, str):
+            raise OptionValueError("must be text")
+        names = known()
+        if value and value.strip().lower().replace("-", "_") not in names:
+            raise OptionValueError(f"names no parser that there is; take none or one of {', '.join(sorted(names))}")
+        return value
 
     return read
 
@@ -134,6 +169,15 @@ def json_object(value: Json) -> dict[str, Json]:
     if not isinstance(value, dict):
         raise OptionValueError("must be a JSON object")
     return value
+
+
+def template_kwargs(value: Json) -> dict[str, Json]:
+    """Arguments for the chat template: a JSON object that leaves the template and its input alone."""
+    kwargs = json_object(value)
+    reserved = reserved_in(kwargs)
+    if reserved:
+        raise OptionValueError(f"may not set {', '.join(reserved)}")
+    return kwargs
 
 
 def dtype(value: Json) -> str:

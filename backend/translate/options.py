@@ -13,6 +13,7 @@ from typing import Any, Final
 from backend.config import CacheConfig, EngineConfig, ModelConfig
 from backend.core.errors import InvalidRequest, ModelLoadFailed
 from backend.core.request import Json, Sampling
+from backend.output.parser_names import reasoning_parsers, tool_parsers
 from backend.pb import backend_pb2 as pb
 from backend.translate import option_values as read
 from backend.translate.model_path import adapter_of, beside_models, candidates_of
@@ -33,21 +34,21 @@ OPTIONS: Final[Mapping[str, tuple[str, read.Reader]]] = {
     "trust_remote_code": ("trust_remote_code", read.flag),
     "chat_template": ("chat_template", read.text),
     "chat_template_file": ("chat_template_file", read.text),
-    "chat_template_kwargs": ("template_kwargs", read.json_object),
-    "tool_parser": ("tool_parser", read.text),
-    "reasoning_parser": ("reasoning_parser", read.text),
-    "prompt_cache_size": ("cache.max_sequences", read.integer(0)),
-    "max_cache_entries": ("cache.max_sequences", read.integer(0)),
-    "prompt_cache_bytes": ("cache.max_bytes", read.size),
+    "chat_template_kwargs": ("template_kwargs", read.template_kwargs),
+    "tool_parser": ("tool_parser", read.parser_name(tool_parsers)),
+    "reasoning_parser": ("reasoning_parser", read.parser_name(reasoning_parsers)),
+    "prompt_cache_size": ("cache.max_sequences", read.auto_or(read.integer(0))),
+    "max_cache_entries": ("cache.max_sequences", read.auto_or(read.integer(0))),
+    "prompt_cache_bytes": ("cache.max_bytes", read.auto_or(read.size)),
     "prompt_cache_all": ("cache.keep_answers", read.flag),
     "strip_agent_header": ("cache.strip_agent_header", read.flag),
     "max_rows": ("engine.max_rows", read.integer(1, 1024)),
     "parallel": ("engine.max_rows", read.integer(1, 1024)),
     "queue_size": ("engine.queue_size", read.integer(0)),
     "prefill_chunk": ("engine.prefill_chunk", read.integer(1, 1 << 16)),
-    "kv_bytes": ("engine.kv_bytes", read.size),
+    "kv_bytes": ("engine.kv_bytes", read.auto_or(read.size)),
     "sampler": ("engine.sampler", read.one_of("auto", "host", "device")),
-    "watchdog_s": ("engine.watchdog_s", read.number(0, 1e6)),
+    "watchdog_s": ("engine.watchdog_s", read.off_or(read.number(0, 1e6))),
     "reader_buffer_bytes": ("engine.reader_buffer_bytes", read.size),
     "reader_patience_s": ("engine.reader_patience_s", read.number(0, 1e6)),
     "top_k": ("defaults.top_k", read.integer_or_none(-1, 0)),

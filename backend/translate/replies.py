@@ -7,7 +7,6 @@ nothing is sent twice.
 
 from backend.core.events import Delta, Finished, Piece, ToolCallDelta, Usage
 from backend.pb import backend_pb2 as pb
-from backend.translate.logprobs import logprobs_json
 from backend.translate.reply_shape import ReplyShape
 
 # What a host takes for an undecodable byte; it stops showing text for good when it meets one.
@@ -26,14 +25,13 @@ class ReplyStream:
         """Replies with what is new; none where nothing is."""
         return self._replies(clean(event.piece), event.usage)
 
-    def finished(self, event: Finished) -> list[pb.Reply]:
-        """The last replies: text that was held, then, on the last one, the logprobs."""
+    def finished(self, event: Finished, logprobs: bytes = b"") -> list[pb.Reply]:
+        """The last replies: text that was held, then, on the last one, the logprobs as JSON."""
         replies = self._replies(clean(event.piece), event.usage)
         if needs_filler(self._shape, event.usage, has_answer=self._has_answer):
             replies += self._replies(Piece(content=_BLANK_TURN), event.usage)
         replies = replies or [_reply("", [], event.usage)]
-        if event.logprobs:
-            replies[-1].logprobs = logprobs_json(event.logprobs)
+        replies[-1].logprobs = logprobs
         return replies
 
     def _replies(self, piece: Piece, usage: Usage) -> list[pb.Reply]:
@@ -50,8 +48,8 @@ class ReplyStream:
         return replies
 
 
-def whole_reply(pieces: list[Piece], event: Finished, shape: ReplyShape) -> pb.Reply:
-    """The one reply of a unary call, from the pieces of its deltas and its end."""
+def whole_reply(pieces: list[Piece], event: Finished, shape: ReplyShape, logprobs: bytes = b"") -> pb.Reply:
+    """The one reply of a unary call, from the pieces of its deltas, its end, and its logprobs as JSON."""
     piece = clean(join([*pieces, event.piece]))
     if needs_filler(shape, event.usage, has_answer=_answers(piece)):
         piece += Piece(content=_BLANK_TURN)
@@ -62,8 +60,7 @@ def whole_reply(pieces: list[Piece], event: Finished, shape: ReplyShape) -> pb.R
     if piece and not plain:
         deltas = [pb.ChatDelta(content=piece.content, reasoning_content=piece.reasoning, tool_calls=_calls(piece))]
     reply = _reply(piece.content if shape.in_message else "", deltas, event.usage)
-    if event.logprobs:
-        reply.logprobs = logprobs_json(event.logprobs)
+    reply.logprobs = logprobs
     return reply
 
 

@@ -7,12 +7,12 @@ from typing import Literal
 from backend.config import ModelConfig
 from backend.core.errors import InvalidRequest
 from backend.core.request import Conversation, GenerationRequest, Grammar
+from backend.core.text_size import utf8_size
 from backend.pb import backend_pb2 as pb
 from backend.translate.conversation import conversation_of, tool_choice_of, tools_of
 from backend.translate.sampling import max_tokens_of, sampling_of
 from backend.translate.strict_json import parse_json
-
-MAX_GRAMMAR_BYTES = 1 << 20
+from backend.translate.wire_limits import MAX_GRAMMAR_BYTES
 
 GrammarKind = Literal["json_schema", "regex", "lark"]
 _METADATA_GRAMMARS: tuple[GrammarKind, ...] = ("json_schema", "regex", "lark")
@@ -20,12 +20,13 @@ _MEDIA = ("Images", "Videos", "Audios")
 
 
 def generation_request(
-    wire: pb.PredictOptions, model: ModelConfig, *, request_id: str, deadline: float | None
+    wire: pb.PredictOptions, model: ModelConfig, *, request_id: str, deadline: float | None, streamed: bool = False
 ) -> GenerationRequest:
     """What the client asks for, over the model's defaults.
 
     Args:
         deadline: Monotonic seconds; None is no deadline.
+        streamed: The call is PredictStream.
 
     Raises:
         InvalidRequest: The request is wrong in itself; names the field.
@@ -45,6 +46,7 @@ def generation_request(
         cache_read_only=wire.PromptCacheRO,
         cache_answer=model.cache.keep_answers,
         deadline=deadline,
+        streamed=streamed,
     )
 
 
@@ -98,6 +100,6 @@ def _grammar_of(gbnf: str, metadata: Mapping[str, str]) -> Grammar | None:
 
 
 def _sized(field: str, text: str) -> str:
-    if len(text) > MAX_GRAMMAR_BYTES:
-        raise InvalidRequest(field, f"has {len(text)} characters, limit {MAX_GRAMMAR_BYTES}")
+    if utf8_size(text) > MAX_GRAMMAR_BYTES:
+        raise InvalidRequest(field, f"has {utf8_size(text)} bytes, limit {MAX_GRAMMAR_BYTES}")
     return text

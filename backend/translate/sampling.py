@@ -4,7 +4,7 @@ proto3 cannot tell zero from unset, so each field has one answer, given here and
 
 | field            | zero means        | other special values            | default of the worker |
 |------------------|-------------------|---------------------------------|-----------------------|
-| Temperature      | greedy            |                                 | none: always a value  |
+| Temperature      | greedy            | below 0.001 is greedy           | none: always a value  |
 | TopK             | the model default | -1 is off; the vocabulary or more is off | off          |
 | TopP             | the model default | 1 is off                        | 1                     |
 | MinP             | the model default |                                 | 0, off                |
@@ -27,14 +27,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from backend.core.errors import InvalidRequest
-from backend.core.request import MAX_LOGIT_BIASES, Sampling
+from backend.core.request import MAX_LOGIT_BIASES, MIN_TEMPERATURE, Sampling
 from backend.pb import backend_pb2 as pb
 from backend.translate.strict_json import parse_object
-
-MAX_LOGIT_BIAS_BYTES = 256 << 10
+from backend.translate.wire_limits import MAX_LOGIT_BIAS_BYTES
 
 _UNSET: Final = object()
-_TOKEN_ID = re.compile(r"-?[0-9]{1,18}")
+_TOKEN_ID = re.compile(r"-?[0-9]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,10 @@ def _as_is(value: float) -> float:
     return value
 
 
+def _greedy_below_the_least(value: float) -> float:
+    return 0.0 if 0.0 < value < MIN_TEMPERATURE else value
+
+
 def _unless_zero(value: float) -> Any:
     return _UNSET if value == 0 else value
 
@@ -59,7 +62,7 @@ def _minus_one_is_none(value: int) -> Any:
 
 
 FIELDS: tuple[FieldRule, ...] = (
-    FieldRule("Temperature", "temperature", _as_is),
+    FieldRule("Temperature", "temperature", _greedy_below_the_least),
     FieldRule("TopK", "top_k", _minus_one_is_none),
     FieldRule("TopP", "top_p", _unless_zero),
     FieldRule("MinP", "min_p", _unless_zero),
@@ -109,7 +112,7 @@ def metadata_number(key: str, text: str) -> float:
 
 
 def logit_bias_of(text: str) -> tuple[tuple[int, float], ...]:
-    """`{"<token id>": bias, ...}`; ids are checked against the vocabulary by `Sampling.within`."""
+    """`{"<token id>": bias, ...}`; those of ids outside the vocabulary are left out later, by `Sampling.within`."""
     biases = parse_object("LogitBias", text, max_bytes=MAX_LOGIT_BIAS_BYTES)
     if len(biases) > MAX_LOGIT_BIASES:
         raise InvalidRequest("LogitBias", f"has {len(biases)} entries, limit {MAX_LOGIT_BIASES}")

@@ -2,23 +2,53 @@
 
 import json
 import math
+import re
+from dataclasses import dataclass
 from typing import Never
 
 from backend.core.errors import InvalidRequest
 from backend.core.request import Json
+from backend.core.text_size import utf8_size
 
 MAX_DEPTH = 64
+# A value of two characters, such as [], becomes an object of a hundred bytes, which is copied and written again.
+MAX_VALUES = 1 << 16
+# A string, the last one also where its end is missing, so that each character is looked at once.
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 
 
-def parse_json(field: str, text: str, *, max_bytes: int) -> Json:
+@dataclass(slots=True)
+class JsonBudget:
+    """How many values the JSON fields of one request may still have together."""
+
+    left: int = MAX_VALUES
+
+    def take(self, field: str, text: str) -> None:
+        """Count the values of a JSON text before it is parsed, from above: an empty list counts twice.
+
+        Raises:
+            InvalidRequest: They are too many.
+        """
+        outside = _STRING.sub("", text)
+        self.left -= outside.count(",") + outside.count("[") + outside.count("{")
+        if self.left < 0:
+            raise InvalidRequest(field, f"has, with the JSON before it, over {MAX_VALUES} values")
+
+
+def parse_json(field: str, text: str, *, max_bytes: int, budget: JsonBudget | None = None) -> Json:
     """Parse a wire field that holds JSON.
+
+    Args:
+        budget: Shared by fields that count together; else the field has one of its own.
 
     Raises:
         InvalidRequest: Not JSON, or JSON that would not survive being written again: NaN, infinities, numbers
-            beyond a double, unpaired surrogates; or deeper than `MAX_DEPTH`, or longer than `max_bytes`.
+            beyond a double, unpaired surrogates; or deeper than `MAX_DEPTH`, longer than `max_bytes`, or of more
+            values than the budget has.
     """
-    if len(text) > max_bytes:
-        raise InvalidRequest(field, f"has {len(text)} characters of JSON, limit {max_bytes}")
+    if utf8_size(text) > max_bytes:
+        raise InvalidRequest(field, f"has {utf8_size(text)} bytes of JSON, limit {max_bytes}")
+    (budget or JsonBudget()).take(field, text)
     try:
         value: Json = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:

@@ -41,6 +41,7 @@ def test_make_bench_runs_those_and_no_other() -> None:
     assert sorted(names.split()) == REPORTING
 
 
+@pytest.mark.slow
 def test_a_benchmark_runs_to_its_end_and_leaves_its_figures_and_picture(tmp_path: Path) -> None:
     file = tmp_path / "sub" / "sharing.json"
     run = subprocess.run(

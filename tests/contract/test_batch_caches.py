@@ -1,5 +1,6 @@
 """mlx-lm's layer caches, as `backend/engine/batching` use them."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,3 +204,37 @@ def test_a_row_in_a_batch_is_the_row_alone(llama: Callable[..., mx.array]) -> No
 
 def test_plain_models_have_one_kvcache_a_layer(llama: Any) -> None:
     assert [type(cache) for cache in make_prompt_cache(llama)] == [KVCache] * len(llama.layers)
+
+
+@pytest.mark.parametrize("make", [lambda: filled(5, 1), lambda: window(5), lambda: state(5)])
+def test_extend_gives_a_cache_new_arrays_and_never_writes_into_one(make: Callable[[], Any]) -> None:
+    """A join that fails in one layer goes back to what a copy of the layer objects holds."""
+    batch, late = make().merge([make(), make()]), make().merge([make()])
+    before = copy.copy(batch)
+    kept = [np.array(array) for array in _arrays(before)]
+    batch.extend(late)
+    mx.eval([*_arrays(batch), *_arrays(before)])
+    assert batch is not before
+    for array, expected in zip(_arrays(before), kept, strict=True):
+        assert np.array_equal(np.array(array), expected)
+
+
+def window(length: int) -> RotatingKVCache:
+    """A row whose window has wrapped."""
+    cache = RotatingKVCache(max_size=4)
+    for position in range(length):
+        keys = mx.full((1, HEADS, 1, WIDTH), position)
+        cache.update_and_fetch(keys, -keys)
+    return cache
+
+
+def state(length: int) -> ArraysCache:
+    """A row of one recurrent state."""
+    cache = ArraysCache(1)
+    cache[0] = mx.full((1, WIDTH), length)
+    return cache
+
+
+def _arrays(cache: Any) -> list[mx.array]:
+    held = cache.cache if isinstance(cache, ArraysCache) else [cache.keys, cache.values, cache.offset]
+    return [array for array in held if array is not None]

@@ -108,8 +108,8 @@ def test_an_answer_without_logprobs_asked_has_none(worker: Worker) -> None:
     assert stream(worker.stub, prompt(STORY, 4)).last.logprobs == b""
 
 
-def test_row_27_a_seed_repeats_itself_whatever_shares_its_batch(worker: Worker) -> None:
-    """Row 27: seeded requests repeat exactly, others do not disturb them, 0 and negatives are seeds."""
+def test_a_seed_repeats_itself_whatever_shares_its_batch(worker: Worker) -> None:
+    """Seeded requests repeat exactly, others do not disturb them, 0 and negatives are seeds."""
 
     def ask(seed: int, **fields: Any) -> Answer:
         return stream(worker.stub, prompt(STORY, 16, Temperature=1.2, Seed=seed, Logprobs=1, IgnoreEOS=True, **fields))
@@ -141,16 +141,16 @@ def test_logit_bias_forbids_and_forces_tokens(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("tokens", [0, -1, -(2**31), 2**31 - 1])
-def test_row_10_no_limit_of_tokens_means_the_end_of_the_context(worker: Worker, tokens: int) -> None:
-    """Row 10: hosts pass -1 on; the context bounds every answer."""
+def test_no_limit_of_tokens_means_the_end_of_the_context(worker: Worker, tokens: int) -> None:
+    """Hosts pass -1 on; the context bounds every answer."""
     worker.must_load(ContextSize=64)
     answer = stream(worker.stub, prompt(STORY, tokens, IgnoreEOS=True))
     assert answer.reason == "length"
     assert answer.last.prompt_tokens + answer.last.tokens == 64
 
 
-def test_row_11_a_prompt_must_leave_room_in_the_context(worker: Worker) -> None:
-    """Row 11: context - 1 tokens run, context and more are refused with both numbers."""
+def test_a_prompt_must_leave_room_in_the_context(worker: Worker) -> None:
+    """Context - 1 tokens run, context and more are refused with both numbers."""
     worker.must_load(ContextSize=64)
     ids = worker.stub.TokenizeString(pb.PredictOptions(Prompt=STORY * 40)).tokens
     texts = {n: worker.stub.Detokenize(pb.DetokenizeRequest(tokens=ids[:n])).content for n in (63, 64, 65)}

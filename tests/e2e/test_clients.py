@@ -27,8 +27,8 @@ def generated(worker: Worker) -> float:
     return worker.queue()["generated_tokens"]
 
 
-def test_row_37_a_client_that_leaves_in_prefill(worker: Worker) -> None:
-    """Row 37: the prompt goes no further than the chunk that was running."""
+def test_a_client_that_leaves_in_prefill(worker: Worker) -> None:
+    """The prompt goes no further than the chunk that was running."""
     worker.must_load(TINY_CHAT, "prefill_chunk:64")
     with running(worker.stub, prompt(LONG, 4), begun=False):
         worker.wait_for_queue(lambda queue: 0 < queue["prefilled_tokens"] < 2000)
@@ -41,8 +41,8 @@ def test_row_37_a_client_that_leaves_in_prefill(worker: Worker) -> None:
     assert stream(worker.stub, prompt(LONG[:5000], 8, **fields)).last.logprobs == resumed.last.logprobs
 
 
-def test_row_38_a_client_that_leaves_in_decode_costs_no_further_step(worker: Worker) -> None:
-    """Row 38: the row is gone, its neighbour exact."""
+def test_a_client_that_leaves_in_decode_costs_no_further_step(worker: Worker) -> None:
+    """The row is gone, its neighbour exact."""
     neighbour = prompt(STORY, 80, IgnoreEOS=True, Temperature=1.0, Seed=1, Logprobs=1)
     expected = stream(worker.stub, neighbour).last.logprobs
     with running(worker.stub, neighbour) as (staying,):
@@ -57,16 +57,16 @@ def test_row_38_a_client_that_leaves_in_decode_costs_no_further_step(worker: Wor
     wait_until(lambda: generated(worker) == before + 3, "three more tokens and no others")
 
 
-def test_row_38_a_unary_call_is_cancelled_as_well(worker: Worker) -> None:
-    """Row 38: nobody reads from a unary call, so only the cancel itself can tell."""
+def test_a_unary_call_is_cancelled_as_well(worker: Worker) -> None:
+    """Nobody reads from a unary call, so only the cancel itself can tell."""
     call = worker.stub.Predict.future(ENDLESS, timeout=60)
     worker.wait_for_queue(lambda queue: queue["decoding"] == 1)
     call.cancel()
     worker.wait_for_queue(lambda queue: queue["in_flight"] == 0, 5)
 
 
-def test_row_39_connections_that_break(worker: Worker) -> None:
-    """Row 39: all streams of a channel end with it."""
+def test_connections_that_break(worker: Worker) -> None:
+    """All streams of a channel end with it."""
     channels = [grpc.insecure_channel(worker.address, options=(("grpc.use_local_subchannel_pool", 1),)) for _ in "1234"]
     calls = [rpc.BackendStub(channel).PredictStream(ENDLESS) for channel in channels for _ in range(10)]
     worker.wait_for_queue(lambda queue: queue["in_flight"] == 40)
@@ -77,8 +77,8 @@ def test_row_39_connections_that_break(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("stage", ["running", "waiting"])
-def test_row_40_a_deadline_ends_the_work(worker: Worker, stage: str) -> None:
-    """Row 40: DEADLINE_EXCEEDED, and no step after it."""
+def test_a_deadline_ends_the_work(worker: Worker, stage: str) -> None:
+    """DEADLINE_EXCEEDED, and no step after it."""
     if stage == "waiting":
         worker.must_load(TINY_CHAT, "max_rows:1")
     with running(worker.stub, *([ENDLESS] if stage == "waiting" else [])):
@@ -88,8 +88,8 @@ def test_row_40_a_deadline_ends_the_work(worker: Worker, stage: str) -> None:
         worker.wait_for_queue(lambda queue: queue["in_flight"] == (stage == "waiting"), 2)
 
 
-def test_row_40_a_deadline_that_has_passed_is_refused(worker: Worker) -> None:
-    """Row 40: nothing is computed for it."""
+def test_a_deadline_that_has_passed_is_refused(worker: Worker) -> None:
+    """Nothing is computed for it."""
     before = worker.queue()["requests"]
     late = stream(worker.stub, ENDLESS, seconds=1e-6)
     assert late.code is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -106,8 +106,8 @@ def test_a_load_whose_client_leaves_does_not_break_the_next(worker: Worker) -> N
     assert stream(worker.stub, prompt(STORY, 4)).last.tokens == 4
 
 
-def test_row_41_health_answers_while_the_worker_works(worker: Worker) -> None:
-    """Row 41: in prefill of a long prompt, with a full batch, while 1 MB is encoded. benchmarks/health.py measures."""
+def test_health_answers_while_the_worker_works(worker: Worker) -> None:
+    """In prefill of a long prompt, with a full batch, while 1 MB is encoded. benchmarks/health.py measures."""
     with running(worker.stub, *[ENDLESS] * 8), running(worker.stub, prompt(LONG, 4), begun=False):
         assert percentile(health_seconds(worker, 150), 0.99) < 0.25
     over = threading.Event()
@@ -143,10 +143,10 @@ def percentile(values: list[float], share: float) -> float:
 
 
 @pytest.mark.slow
-def test_row_42_a_slow_reader_holds_up_nobody_and_is_let_go(
+def test_a_slow_reader_holds_up_nobody_and_is_let_go(
     worker: Worker, random_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Row 42: memory is bounded, the engine never waits, patience has an end. Tokens of 1 kB fill any window."""
+    """Memory is bounded, the engine never waits, patience has an end. Tokens of 1 kB fill any window."""
     folder = Path(shutil.copytree(random_model(context=16_384), tmp_path / "wordy"))
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     last = max(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
@@ -164,8 +164,8 @@ def test_row_42_a_slow_reader_holds_up_nobody_and_is_let_go(
     assert "unread" in end.details
 
 
-def test_row_43_two_hundred_streams_at_once_all_finish(worker: Worker) -> None:
-    """Row 43: with the defaults; afterwards nothing is left of them (the oracle looks)."""
+def test_two_hundred_streams_at_once_all_finish(worker: Worker) -> None:
+    """With the defaults; afterwards nothing is left of them (the oracle looks)."""
     requests = [
         prompt(f"{STORY} {index}", 4 + index % 9, IgnoreEOS=True, Temperature=0.5 * (index % 3), Seed=index)
         for index in range(200)
@@ -175,8 +175,8 @@ def test_row_43_two_hundred_streams_at_once_all_finish(worker: Worker) -> None:
     assert [answer.last.tokens for answer in answers] == [request.Tokens for request in requests]
 
 
-def test_row_43_a_full_queue_refuses_at_once(worker: Worker) -> None:
-    """Row 43: two rows and a queue of eight; Health and Tokenize are no part of it."""
+def test_a_full_queue_refuses_at_once(worker: Worker) -> None:
+    """Two rows and a queue of eight; Health and Tokenize are no part of it."""
     worker.must_load(TINY_CHAT, "max_rows:2", "queue_size:8")
     with running(worker.stub, *[ENDLESS] * 2), running(worker.stub, *[ENDLESS] * 8, begun=False):
         worker.wait_for_queue(lambda queue: queue["in_flight"] == 10)
@@ -190,8 +190,8 @@ def test_row_43_a_full_queue_refuses_at_once(worker: Worker) -> None:
     assert stream(worker.stub, prompt(STORY, 3)).last.tokens == 3
 
 
-def test_row_43_requests_start_in_the_order_they_came(worker: Worker) -> None:
-    """Row 43: nobody starves."""
+def test_requests_start_in_the_order_they_came(worker: Worker) -> None:
+    """Nobody starves."""
     worker.must_load(TINY_CHAT, "max_rows:1")
     ended: list[int] = []
 
@@ -216,8 +216,8 @@ def test_row_43_requests_start_in_the_order_they_came(worker: Worker) -> None:
 
 
 @pytest.mark.slow
-def test_row_44_a_prompt_that_can_never_fit_is_refused_and_others_wait(worker: Worker) -> None:
-    """Row 44: the cache gives way, then requests wait, and what is alone too large is refused by its size."""
+def test_a_prompt_that_can_never_fit_is_refused_and_others_wait(worker: Worker) -> None:
+    """The cache gives way, then requests wait, and what is alone too large is refused by its size."""
     worker.must_load(TINY_CHAT, "kv_bytes:4MiB")
     too_long = stream(worker.stub, prompt(LONG, 4))
     too_long.refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "bytes of KV")

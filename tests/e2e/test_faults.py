@@ -62,8 +62,8 @@ def doomed(tmp_path: Path) -> Iterator[Faulty]:
 
 
 @pytest.mark.parametrize("step", [1, 2, 7])
-def test_row_46_a_fault_in_one_requests_output_is_its_own(faulty: Faulty, step: int) -> None:
-    """Row 46: at its k-th token; the neighbour is exact."""
+def test_a_fault_in_one_requests_output_is_its_own(faulty: Faulty, step: int) -> None:
+    """At its k-th token; the neighbour is exact."""
     stub = faulty.worker.stub
     neighbour = prompt(STORY, 40, IgnoreEOS=True, Temperature=1.0, Seed=5, Logprobs=1)
     expected = stream(stub, neighbour).last.logprobs
@@ -75,8 +75,8 @@ def test_row_46_a_fault_in_one_requests_output_is_its_own(faulty: Faulty, step: 
         assert finish(call).last.logprobs == expected
 
 
-def test_row_46_logits_that_are_not_numbers_end_their_own_row(faulty: Faulty) -> None:
-    """Row 46: nothing can be drawn from them; token 0 for ever is no answer."""
+def test_logits_that_are_not_numbers_end_their_own_row(faulty: Faulty) -> None:
+    """Nothing can be drawn from them; token 0 for ever is no answer."""
     stub = faulty.worker.stub
     neighbour = prompt("Tell me", 60, IgnoreEOS=True, Temperature=1.0, Seed=5, Logprobs=1)
     expected = stream(stub, neighbour).last.logprobs
@@ -87,8 +87,8 @@ def test_row_46_logits_that_are_not_numbers_end_their_own_row(faulty: Faulty) ->
 
 
 @pytest.mark.parametrize("step", [1, 2, 5])
-def test_row_47_a_fault_in_the_forward_pass_costs_the_batch_and_nothing_else(faulty: Faulty, step: int) -> None:
-    """Row 47: all of the batch INTERNAL, none of its KV kept, then all is as before."""
+def test_a_fault_in_the_forward_pass_costs_the_batch_and_nothing_else(faulty: Faulty, step: int) -> None:
+    """All of the batch INTERNAL, none of its KV kept, then all is as before."""
     worker = faulty.worker
     texts = [f"{STORY} {step} {index}" for index in range(3)]
     wanted = [prompt(text, 12, IgnoreEOS=True, Logprobs=1, PromptCacheRO=True) for text in texts]
@@ -107,8 +107,8 @@ def test_row_47_a_fault_in_the_forward_pass_costs_the_batch_and_nothing_else(fau
         assert int(answer.trailing["x-prompt-cache-tokens"]) < prompt_tokens
 
 
-def test_row_47_a_fault_in_prefill_is_its_own_requests(faulty: Faulty) -> None:
-    """Row 47: a prompt has caches of its own, so rows that decode are untouched."""
+def test_a_fault_in_prefill_is_its_own_requests(faulty: Faulty) -> None:
+    """A prompt has caches of its own, so rows that decode are untouched."""
     stub = faulty.worker.stub
     neighbour = prompt(STORY, 80, IgnoreEOS=True, Temperature=1.0, Seed=6, Logprobs=1)
     expected = stream(stub, neighbour).last.logprobs
@@ -119,8 +119,8 @@ def test_row_47_a_fault_in_prefill_is_its_own_requests(faulty: Faulty) -> None:
         assert finish(call).last.logprobs == expected
 
 
-def test_row_48_a_dead_engine_ends_every_waiter_and_the_process(doomed: Faulty) -> None:
-    """Row 48: UNAVAILABLE at once for those who run and those who wait, and a last line that says why."""
+def test_a_dead_engine_ends_every_waiter_and_the_process(doomed: Faulty) -> None:
+    """UNAVAILABLE at once for those who run and those who wait, and a last line that says why."""
     worker = doomed.worker
     worker.must_load(TINY_CHAT, "max_rows:2")
     with running(worker.stub, ENDLESS, ENDLESS) as calls, running(worker.stub, *[ENDLESS] * 3, begun=False) as queued:
@@ -133,8 +133,8 @@ def test_row_48_a_dead_engine_ends_every_waiter_and_the_process(doomed: Faulty) 
 
 
 @pytest.mark.slow
-def test_row_49_a_step_that_hangs_is_found_and_ends_the_process(doomed: Faulty) -> None:
-    """Row 49: Health fails first, so that the host sees it; then the process is gone."""
+def test_a_step_that_hangs_is_found_and_ends_the_process(doomed: Faulty) -> None:
+    """Health fails first, so that the host sees it; then the process is gone."""
     worker = doomed.worker
     worker.must_load(TINY_CHAT, "watchdog_s:1")
     assert _serving(worker)

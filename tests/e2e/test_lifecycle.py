@@ -44,8 +44,8 @@ def mlx_bytes(worker: Worker) -> int:
     return worker.stub.Status(EMPTY, timeout=10).memory.breakdown["mlx_active"]
 
 
-def test_row_28_before_a_load_every_call_says_that_no_model_is_loaded() -> None:
-    """Row 28; Health, Status, GetMetrics, Info and Free answer all the same."""
+def test_before_a_load_every_call_says_that_no_model_is_loaded() -> None:
+    """Health, Status, GetMetrics, Info and Free answer all the same."""
     with Worker() as worker:
         not_loaded(worker)
         assert worker.stub.Health(EMPTY, timeout=5).message == b"OK"
@@ -72,8 +72,8 @@ def test_other_options_are_another_load(worker: Worker) -> None:
     assert worker.info.Get(pb.InfoRequest(), timeout=5).context == 100
 
 
-def test_row_34_loads_at_once_are_one_after_another(worker: Worker, random_model: Callable[..., Path]) -> None:
-    """Row 34: the same model loads once; the last of different ones stays."""
+def test_loads_at_once_are_one_after_another(worker: Worker, random_model: Callable[..., Path]) -> None:
+    """The same model loads once; the last of different ones stays."""
     models = [random_model(), random_model("llama"), TINY_CHAT]
     for folders in ([models[0]] * 6, models * 2):
         together = threading.Barrier(len(folders))
@@ -92,10 +92,10 @@ def test_row_34_loads_at_once_are_one_after_another(worker: Worker, random_model
         assert stream(worker.stub, prompt(STORY, 2, ModelIdentity=loaded.model)).last.tokens > 0
 
 
-def test_row_35_another_model_ends_running_requests_and_takes_nothing_over(
+def test_another_model_ends_running_requests_and_takes_nothing_over(
     worker: Worker, random_model: Callable[..., Path]
 ) -> None:
-    """Row 35: in decode, in prefill and in the queue alike; the new model's answers are its own."""
+    """In decode, in prefill and in the queue alike; the new model's answers are its own."""
     other = random_model(vocab=768, context=8192)
     worker.must_load(other)
     request = prompt(STORY * 20, 12, Logprobs=1, IgnoreEOS=True)
@@ -111,8 +111,8 @@ def test_row_35_another_model_ends_running_requests_and_takes_nothing_over(
     assert "Paris" in stream(worker.stub, chat("What is the capital of France?")).text
 
 
-def test_row_36_free_in_the_middle_of_answers(worker: Worker) -> None:
-    """Row 36: within 5 s, twice, and the memory is back."""
+def test_free_in_the_middle_of_answers(worker: Worker) -> None:
+    """Within 5 s, twice, and the memory is back."""
     free(worker)
     empty = mlx_bytes(worker)
     worker.must_load()

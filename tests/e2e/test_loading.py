@@ -135,10 +135,10 @@ ROW_31: list[tuple[str, Spoil, str]] = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("spoil", "words"), [row[1:] for row in ROW_30], ids=[row[0] for row in ROW_30])
-def test_row_30_a_model_directory_with_something_missing_or_wrong(
+def test_a_model_directory_with_something_missing_or_wrong(
     worker: Worker, copy: Path, spoil: Spoil, words: str
 ) -> None:
-    """Row 30: names the file; nothing half-loaded."""
+    """Names the file; nothing half-loaded."""
     spoil(copy)
     refused(worker, copy, words)
     assert worker.info.Get(pb.InfoRequest(), timeout=5).model in ("", str(TINY_CHAT))
@@ -146,21 +146,21 @@ def test_row_30_a_model_directory_with_something_missing_or_wrong(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("spoil", "words"), [row[1:] for row in ROW_31], ids=[row[0] for row in ROW_31])
-def test_row_31_weights_that_are_cut_or_lie(worker: Worker, copy: Path, spoil: Spoil, words: str) -> None:
-    """Row 31: MLX must not be trusted to notice, nor to raise one kind of error."""
+def test_weights_that_are_cut_or_lie(worker: Worker, copy: Path, spoil: Spoil, words: str) -> None:
+    """MLX must not be trusted to notice, nor to raise one kind of error."""
     spoil(copy)
     refused(worker, copy, words)
 
 
-def test_row_29_a_path_that_is_not_there_asks_no_network(worker: Worker) -> None:
-    """Row 29: an absolute path is a path."""
+def test_a_path_that_is_not_there_asks_no_network(worker: Worker) -> None:
+    """An absolute path is a path."""
     refused(worker, "/nonexistent/model", "does not exist")
     refused(worker, "", "Model")
     assert stream(worker.stub, prompt("Once upon", 2)).last.tokens == 2  # what was loaded stays
 
 
-def test_row_32_weights_that_change_on_disk_change_nothing(worker: Worker, copy: Path) -> None:
-    """Row 32: everything is in memory once LoadModel has answered."""
+def test_weights_that_change_on_disk_change_nothing(worker: Worker, copy: Path) -> None:
+    """Everything is in memory once LoadModel has answered."""
     worker.must_load(copy)
     request = prompt("Once upon a time", 12, Logprobs=1)
     expected = stream(worker.stub, request).last.logprobs
@@ -177,8 +177,8 @@ def test_row_32_weights_that_change_on_disk_change_nothing(worker: Worker, copy:
     assert stream(worker.stub, request).last.logprobs == expected
 
 
-def test_row_33_code_in_a_model_directory_is_not_run(worker: Worker, copy: Path, tmp_path: Path) -> None:
-    """Row 33: neither `model_file` nor a tokenizer's `auto_map`, whatever the request trusts."""
+def test_code_in_a_model_directory_is_not_run(worker: Worker, copy: Path, tmp_path: Path) -> None:
+    """Neither `model_file` nor a tokenizer's `auto_map`, whatever the request trusts."""
     trace = tmp_path / "it-ran"
     (copy / "evil.py").write_text(f"open({str(trace)!r}, 'w')\n")
     config_with(model_file="evil.py")(copy)

@@ -60,10 +60,10 @@ ESCAPES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("escape", ESCAPES)
-def test_row_22_a_template_that_reaches_out_gets_nothing(
+def test_a_template_that_reaches_out_gets_nothing(
     worker: Worker, with_template: Callable[[str], Path], escape: str
 ) -> None:
-    """Row 22: refused, or nothing but its own text in the prompt."""
+    """Refused, or nothing but its own text in the prompt."""
     with_template(CHAT_TEMPLATE + escape)
     text = rendered(worker, chat("hello"))
     for leak in ("class", "root:", "PATH", "uid=", "builtins", "module", "environ", "function", "object at"):
@@ -80,10 +80,10 @@ LOOPS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
-def test_row_23_a_template_without_end_is_bounded_and_holds_up_nobody(
+def test_a_template_without_end_is_bounded_and_holds_up_nobody(
     worker: Worker, with_template: Callable[[str], Path], loop: str
 ) -> None:
-    """Row 23: in time and in size; meanwhile rows decode and Health answers."""
+    """In time and in size; meanwhile rows decode and Health answers."""
     # The message decides, so that the load itself renders nothing evil.
     with_template(CHAT_TEMPLATE + "{% if messages[-1].content == 'loop' %}" + loop + "{% endif %}")
     assert predict(worker.stub, chat("hello", 3)).code is grpc.StatusCode.OK
@@ -100,17 +100,17 @@ def test_row_23_a_template_without_end_is_bounded_and_holds_up_nobody(
     assert stream(worker.stub, chat("hello", 3)).code is grpc.StatusCode.OK
 
 
-def test_row_23_a_template_that_loops_always_does_not_hang_the_load(
+def test_a_template_that_loops_always_does_not_hang_the_load(
     worker: Worker, with_template: Callable[[str], Path]
 ) -> None:
-    """Row 23: raw prompts of such a model still work."""
+    """Raw prompts of such a model still work."""
     with_template(LOOPS[0])
     answer = stream(worker.stub, prompt("x", 3, IgnoreEOS=True))
     assert answer.code in (grpc.StatusCode.OK, grpc.StatusCode.FAILED_PRECONDITION)
 
 
-def test_row_12_a_template_that_renders_to_nothing(worker: Worker, with_template: Callable[[str], Path]) -> None:
-    """Row 12: as an empty prompt."""
+def test_a_template_that_renders_to_nothing(worker: Worker, with_template: Callable[[str], Path]) -> None:
+    """As an empty prompt."""
     with_template("{# nothing #}")
     stream(worker.stub, chat("hello", 3)).refused(INVALID, "prompt is empty")
 
@@ -152,3 +152,12 @@ def test_there_is_one_bos_whoever_writes_it(worker: Worker, random_model: Callab
     tokens = list(worker.stub.TokenizeString(conversation).tokens)
     assert tokens.count(256) == 1 == tokens.index(256) + 1
     assert predict(worker.stub, conversation).last.prompt_tokens == len(tokens)
+
+
+def test_a_template_that_prints_a_lone_surrogate_costs_its_requests_a_sentence(
+    worker: Worker, with_template: Callable[[str], Path]
+) -> None:
+    """And ModelMetadata, which shows what the template prints, answers without it."""
+    with_template("{{ '\\ud800' }}" + CHAT_TEMPLATE)
+    predict(worker.stub, chat("hello", 3)).refused(INVALID, "not valid Unicode")
+    assert worker.stub.ModelMetadata(pb.ModelOptions(), timeout=30).rendered_template == ""

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import pytest
 
@@ -22,7 +25,10 @@ from backend.core.errors import (
     WorkerUnavailable,
 )
 from backend.core.request import Grammar, Sampling
+from backend.engine.batching.batch import DecodeBatch
+from backend.engine.batching.prefills import Prefills
 from backend.engine.handle import EngineHandle
+from mlx_cache import PromptCache
 from tests.engine.faulty import FaultyModel
 from tests.engine.harness import Answer, model_config, read, request, with_engine
 from tests.models import write_model
@@ -357,17 +363,14 @@ def test_a_free_ends_what_waits_for_its_grammar_as_aborted(path: Path) -> None:
     async def body(handle: EngineHandle, model: FaultyModel) -> None:
         served = handle._loads.current
         assert served is not None
-        gate = threading.Event()
-        served.compiler._executor.submit(gate.wait, 20)
+        while (trial_process := served.compiler.trial_pid) is None:
+            await asyncio.sleep(0.002)
+        os.kill(trial_process, signal.SIGSTOP)  # nothing is tried out: all that is asked for waits
         grammar = Grammar(kind="regex", text="[a-z]{3}")
         waiting = [asyncio.create_task(read(handle, request(f"{i}", n=5, grammar=grammar))) for i in range(3)]
-        while served.compiler._executor._work_queue.qsize() < 3:
+        while not served.compiler._compiling:
             await asyncio.sleep(0.002)
-        freeing = asyncio.create_task(handle.free())
-        while not served.closing.is_set():
-            await asyncio.sleep(0.002)
-        gate.set()
-        await freeing
+        await handle.free()
         errors = [(await task).error for task in waiting]
         assert all(isinstance(error, RequestAborted) for error in errors), errors
 
@@ -404,3 +407,74 @@ def test_a_serial_model_counts_one_row_in_its_bound(tmp_path: Path) -> None:
         assert sum(isinstance(answer.error, Overloaded) for answer in answers) == 9 - (1 + 3)
 
     run(serial, body, queue_size=3)
+
+
+def fail_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """Have the next call of a method raise."""
+    sound = getattr(owner, name)
+
+    def faulty(self: Any, *args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(owner, name, sound)
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(owner, name, faulty)
+
+
+def test_a_batch_that_cannot_let_a_cancelled_row_go_costs_its_rows_and_not_the_engine(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        before = await golden(handle)
+        staying = [asyncio.create_task(read(handle, request(f"{i} stays", n=3000, sampling=ENDLESS))) for i in range(2)]
+        leaving = await handle.submit(request("leaves", n=3000, sampling=ENDLESS))
+        await decoding(handle, 3)
+        fail_once(monkeypatch, DecodeBatch, "leave")
+        leaving.cancel()
+        lost = await asyncio.gather(*staying)
+        assert all(isinstance(answer.error, InternalFault) for answer in lost)
+        queue = await settled(handle)
+        assert (queue["cancelled"], queue["failed"], queue["live_kv_bytes"]) == (1, 2, 0)
+        assert [a.logprobs for a in await golden(handle)] == [b.logprobs for b in before]
+        assert handle.alive
+
+    run(path, body, cache=False)
+
+
+def test_a_batch_that_cannot_let_a_row_go_back_to_the_queue_costs_the_others_and_that_row_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        wanted = [request(f"{i} budget " * 12, n=700, sampling=ENDLESS) for i in range(3)]
+        fail_once(monkeypatch, DecodeBatch, "leave")
+        answers = await asyncio.gather(*(read(handle, item) for item in wanted))
+        failed = [answer.error for answer in answers if answer.error is not None]
+        assert len(failed) == 2 and all(isinstance(error, InternalFault) for error in failed)
+        assert (await settled(handle))["preemptions"] == 1
+        assert handle.alive
+
+    run(path, body, kv_bytes=BYTES_PER_TOKEN * 2048)
+
+
+def test_a_prompt_cache_that_cannot_evict_costs_hits_and_no_request(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        for name in ("trim_to", "stats"):
+            fail_once(monkeypatch, PromptCache, name)
+        for index in range(6):
+            assert (await read(handle, request(f"{index} filler " * 30, n=3))).error is None
+        queue = await settled(handle)
+        assert queue["cached_kv_bytes"] + queue["live_kv_bytes"] <= BYTES_PER_TOKEN * 1024
+        assert handle.alive
+
+    run(path, body, kv_bytes=BYTES_PER_TOKEN * 1024)
+
+
+def test_a_model_that_cannot_make_its_caches_costs_the_request(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        fail_once(monkeypatch, Prefills, "_restore")
+        assert isinstance((await read(handle, request("x", n=3))).error, InternalFault)
+        assert (await read(handle, request("x", n=3))).error is None
+        assert handle.alive
+
+    run(path, body)

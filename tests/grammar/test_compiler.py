@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from backend.core.errors import InvalidRequest, WorkerUnavailable
+from backend.core.errors import InvalidRequest, Overloaded, WorkerUnavailable
 from backend.core.request import Grammar
-from backend.grammar.compiler import CompilerLimits, GrammarCompiler
+from backend.grammar.compiler import CompilerLimits, GrammarCompiler, MaskTime
+from tests.grammar.dear import DEAR, doubling
 from tests.grammar.vocabularies import (
     ADDED,
     BYTE_VOCABULARY,
@@ -74,6 +75,8 @@ REFUSED = [
     ("json_schema", '{"$ref": "file:///etc/passwd"}', r"JSON schema: "),
     ("json_schema", '{"a": ', r"not valid JSON"),
     ("json_schema", "[]", r"must be an object"),
+    ("json_schema", '{"$ref": "#"}', r"no text matches it; does a rule or a \$ref refer only to itself\?"),
+    ("lark", "start: x\nx: x", r"no text matches it"),
     ("json_schema", '{"x-guidance": 3}', r"x-guidance"),
     ("json_schema", '{"x-guidance": {"whitespace": 3}}', r"unknown field"),
     ("json_schema", "[" * 100_000, r"not valid JSON"),
@@ -132,7 +135,7 @@ def test_a_grammar_made_to_explode_is_bounded(grammar: Grammar) -> None:
             if constraint.error or not choices:
                 break
             constraint.advance(min(choices))
-    except InvalidRequest:
+    except (InvalidRequest, Overloaded):
         pass
     finally:
         compiler.close()
@@ -140,29 +143,103 @@ def test_a_grammar_made_to_explode_is_bounded(grammar: Grammar) -> None:
 
 
 def test_a_text_over_the_limit_is_refused(compiler: GrammarCompiler) -> None:
-    with pytest.raises(InvalidRequest, match="limit 2097152"):
+    with pytest.raises(Overloaded, match="limit 2097152"):
         compiler.compile(Grammar(kind="lark", text=" " * (2 << 20) + "x"))
 
 
-def test_a_late_grammar_is_refused_and_the_next_one_compiles() -> None:
-    compiler = GrammarCompiler(BYTE_VOCABULARY, CompilerLimits(seconds=0.0))
-    with pytest.raises(InvalidRequest, match="took over 0 s"):
-        compiler.compile(EXPLODING["wide_enum"])
-    good = Grammar(kind="regex", text="a")
-    assert compiler.submit(good).result(30).constraint().error is None
-    compiler.close()
-
-
 def test_the_cache_is_bounded_in_count_and_bytes() -> None:
-    compiler = GrammarCompiler(BYTE_VOCABULARY, CompilerLimits(max_grammars=3, max_bytes=10))
+    compiler = GrammarCompiler(BYTE_VOCABULARY, CompilerLimits(max_grammars=3))
     grammars = [Grammar(kind="regex", text=text) for text in ("a", "b", "c", "d")]
     first = [compiler.compile(grammar) for grammar in grammars]
     assert all(compiler.compile(g) is c for g, c in zip(grammars[1:], first[1:], strict=True))
     assert compiler.compile(grammars[0]) is not first[0]
-    large = compiler.compile(Grammar(kind="regex", text="abcdefghij"))
-    assert compiler.compile(Grammar(kind="regex", text="abcdefghij")) is large
-    assert compiler.compile(grammars[0]) is not first[0]
     compiler.close()
+    one = first[0].bytes
+    assert one >= 1
+    compiler = GrammarCompiler(BYTE_VOCABULARY, CompilerLimits(max_bytes=3 * one))
+    large = Grammar(kind="json_schema", text=json.dumps({"enum": [f"value {i}" for i in range(20_000)]}))
+    small = compiler.compile(grammars[0])
+    assert compiler.compile(grammars[0]) is small
+    assert compiler.compile(large).bytes > 2 * one
+    assert compiler.compile(grammars[0]) is not small
+    compiler.close()
+
+
+def test_a_grammar_whose_lexer_has_learned_much_is_made_anew() -> None:
+    """Its states are shared by all answers, and at its limit every one of them would fail."""
+    compiler = GrammarCompiler(BYTE_VOCABULARY)
+    grammar = Grammar(kind="regex", text="a")
+    compiled = compiler.compile(grammar)
+    before = compiled.bytes
+    compiled._time.add(MaskTime.SLOW_S / 2)
+    assert compiled.bytes == before
+    compiled._time.add(1.5)
+    assert compiled.bytes - before == int(1.5 * MaskTime.BYTES_A_SECOND)
+    assert compiler.compile(grammar) is compiled
+    compiled._time.add(1.5)
+    assert compiler.compile(grammar) is not compiled
+    compiler.close()
+
+
+def test_slow_masks_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MaskTime, "SLOW_S", 0.0)  # over so few tokens none is slow
+    compiler = GrammarCompiler(BYTE_VOCABULARY)
+    compiled = compiler.compile(Grammar(kind="regex", text="(.*a.{12}|.*b.{14}|.*c.{13})*"))
+    before = compiled.bytes
+    constraint = compiled.constraint()
+    for char in b"abcabacbabcabacba" * 8:
+        constraint.mask()
+        constraint.advance(char)
+    assert constraint.error is None
+    assert compiled.bytes > before
+    compiler.close()
+
+
+def test_concurrent_requests_of_one_grammar_compile_it_once() -> None:
+    compiler = GrammarCompiler(BYTE_VOCABULARY)
+    grammar = Grammar(kind="json_schema", text=json.dumps({"enum": [f"value {i}" for i in range(20_000)]}))
+    futures = [compiler.submit(grammar) for _ in range(8)]
+    assert compiler._trials._last == 1
+    futures[0].cancel()
+    assert len({id(future.result(60)) for future in futures[1:]}) == 1
+    compiler.close()
+
+
+def test_a_grammar_that_nobody_waits_for_any_more_is_dropped() -> None:
+    compiler = GrammarCompiler(BYTE_VOCABULARY)
+    compiler.compile(Grammar(kind="regex", text="a"))
+    futures = [compiler.submit(DEAR) for _ in range(2)]
+    for future in futures:
+        assert future.cancel()
+    assert not compiler._compiling
+    assert not compiler._trials._pending
+    assert compiler.compile(Grammar(kind="regex", text="b")).constraint().error is None
+    compiler.close()
+
+
+def test_what_was_refused_is_refused_again_without_another_trial() -> None:
+    compiler = GrammarCompiler(BYTE_VOCABULARY, CompilerLimits(max_refused=2))
+    for _ in range(2):
+        with pytest.raises(Overloaded, match="memory"):
+            compiler.compile(DEAR)
+    assert compiler._trials._last == 1
+    for text in ("(", "((", "((("):
+        with pytest.raises(InvalidRequest):
+            compiler.compile(Grammar(kind="regex", text=text))
+    assert len(compiler._refused) == 2
+    compiler.close()
+
+
+def test_closing_waits_for_no_grammar_and_tells_whoever_waits() -> None:
+    compiler = GrammarCompiler(BYTE_VOCABULARY)
+    compiler.compile(Grammar(kind="regex", text="a"))
+    futures = [compiler.submit(Grammar(kind="json_schema", text=doubling(f"{i}"))) for i in range(4)]
+    started = time.monotonic()
+    compiler.close()
+    assert time.monotonic() - started < 1
+    for future in futures:
+        with pytest.raises(WorkerUnavailable):
+            future.result(10)
 
 
 def test_a_closed_compiler_refuses() -> None:

@@ -1,11 +1,12 @@
 """Tool choice as grammar, in the forms that models write calls."""
 
+import itertools
 import json
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from backend.core.call_shape import Either, Fixed, ForcedCall, FreeText, JsonValue, Member, Members, Shape
 from backend.core.errors import InvalidRequest
 from backend.core.request import ToolChoice
 from backend.grammar.compiler import GrammarCompiler
@@ -22,17 +23,12 @@ CITY = {
 COUNT = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 
 
-@dataclass(frozen=True)
-class Form:
-    function: str
-    schema: dict[str, Any]
-    begin: str = ""
-    end: str = "}\n</tool_call>"
-    extra: str = field(default="")
+def framed(name: str, schema: dict[str, Any], begin: str, end: str) -> ForcedCall:
+    return ForcedCall(name, (Fixed(begin), JsonValue(schema), Fixed(end)))
 
 
-def hermes(name: str, schema: dict[str, Any]) -> Form:
-    return Form(name, schema, f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": ')
+def hermes(name: str, schema: dict[str, Any]) -> ForcedCall:
+    return framed(name, schema, f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": ', "}\n</tool_call>")
 
 
 FORMS = [hermes("get_weather", CITY), hermes("count", COUNT)]
@@ -101,7 +97,7 @@ def test_a_choice_that_cannot_be_met_is_refused() -> None:
 
 
 def test_markers_that_are_control_tokens_are_matched_as_tokens(compiler: GrammarCompiler) -> None:
-    form = Form("f", COUNT, "<|call|>f<|call|>", "<|call|>")
+    form = framed("f", COUNT, "<|call|>f<|call|>", "<|call|>")
     found = tool_grammar([form], REQUIRED, special={"<|call|>": CONTROL})
     assert found is not None
     constraint = compiler.compile(found.grammar).constraint()
@@ -116,7 +112,7 @@ def test_a_literal_is_cut_at_the_first_and_longest_control_token() -> None:
 
 
 def test_names_and_markers_with_quotes_and_slashes_stay_themselves(compiler: GrammarCompiler) -> None:
-    form = Form('a"/\\n\u00e9', COUNT, 'begin "/\\\n\u00e9 ', " end")
+    form = framed('a"/\\n\u00e9', COUNT, 'begin "/\\\n\u00e9 ', " end")
     found = tool_grammar([form], REQUIRED)
     assert found is not None
     assert accepts(compiler.compile(found.grammar).constraint(), 'begin "/\\\n\u00e9 {"n": 3} end')
@@ -133,3 +129,78 @@ def test_names_and_markers_with_quotes_and_slashes_stay_themselves(compiler: Gra
 )
 def test_strict_is_read_from_the_function(tools, strict) -> None:
     assert is_strict(tools) is strict
+
+
+def holds(compiler: GrammarCompiler, shape: Shape, text: str) -> bool:
+    found = tool_grammar([ForcedCall("f", shape)], REQUIRED, special={"<|call|>": CONTROL})
+    assert found is not None
+    return accepts(compiler.compile(found.grammar).constraint(), text)
+
+
+@pytest.mark.parametrize(
+    ("free", "texts", "others"),
+    [
+        (
+            FreeText(end="</p>"),
+            ["</p>", "a\n</p>", "</p</p>", "<p>a</b></p>", "\u00e9 \U0001f30d</p>"],
+            ["a", "a</p></p>"],
+        ),
+        (FreeText(end="</p>", tail="\n"), ["\n</p>", "a\n\n</p>"], ["a</p>", "</p>\n</p>"]),
+        (FreeText(end="]", least=2, most=3), ["ab]", "\u00e9\u00e9\u00e9]"], ["a]", "abcd]", "]"]),
+        (FreeText(end="]", least=1), ["a]"], ["]"]),
+        (FreeText(end="]", pattern="[a-c/]+"), ["ab/]"], ["xa]", "]"]),
+        (FreeText(end="]", bare_of="blanks"), ["]", "a]", "a b]"], [" a]", "a ]", "\x1ca]", " ]"]),
+        (FreeText(end="]", bare_of="line breaks"), ["]", " a]", "a\nb]"], ["\na]", "a\n]", "\n]"]),
+    ],
+)
+def test_free_text_ends_at_its_end_and_keeps_its_limits(
+    compiler: GrammarCompiler, free: FreeText, texts: list[str], others: list[str]
+) -> None:
+    for text in texts:
+        assert holds(compiler, (Fixed("<"), free, Fixed(".")), f"<{text}."), text
+    for text in others:
+        assert not holds(compiler, (Fixed("<"), free, Fixed(".")), f"<{text}."), text
+
+
+@pytest.mark.parametrize(("tail", "texts"), [("", ["", "ab\n"]), ("\n", ["\n", "ab\n"])])
+def test_free_text_may_end_in_a_control_token(compiler: GrammarCompiler, tail: str, texts: list[str]) -> None:
+    found = tool_grammar(
+        [ForcedCall("f", (Fixed("<"), FreeText(end="<|call|>", tail=tail)))], REQUIRED, special={"<|call|>": CONTROL}
+    )
+    assert found is not None
+    for text in texts:
+        tokens = [ord("<"), *text.encode(), CONTROL]
+        assert walk(compiler.compile(found.grammar).constraint(), tokens) == len(tokens)
+    spelled = [ord("<"), *b"<|call|>\n", CONTROL]
+    assert walk(compiler.compile(found.grammar).constraint(), spelled) == len("<" + "<|call|")
+
+
+@pytest.mark.parametrize("required", [(), ("a",), ("b",), ("c",), ("a", "c"), ("a", "b", "c")])
+@pytest.mark.parametrize("separator", ["", ", "])
+def test_arguments_come_in_order_and_the_optional_ones_may_be_missing(
+    compiler: GrammarCompiler, required: tuple[str, ...], separator: str
+) -> None:
+    items = tuple(Member((Fixed(name),), name in required) for name in "abc")
+    shape = (Fixed("("), Members(items, separator), Fixed(")"))
+    for count in range(4):
+        for names in itertools.permutations("abc", count):
+            right = list(names) == sorted(names) and set(required) <= set(names)
+            assert holds(compiler, shape, f"({separator.join(names)})") is right, names
+
+
+def test_no_arguments_and_alternatives_are_written(compiler: GrammarCompiler) -> None:
+    assert holds(compiler, (Fixed("("), Members(()), Fixed(")")), "()")
+    either = (Either(((Fixed("a"), JsonValue({"type": "integer"})), (Fixed("b"),))),)
+    assert [holds(compiler, either, text) for text in ("a3", "b", "a", "ab")] == [True, True, False, False]
+
+
+def test_what_may_lead_is_part_of_a_call_that_must_come_only(compiler: GrammarCompiler) -> None:
+    call = ForcedCall("f", (Fixed("<c>"), JsonValue(COUNT)), lead="start ")
+    found = tool_grammar([call], REQUIRED)
+    assert found is not None
+    for text in ('<c>{"n": 1}', 'start <c>{"n": 1}'):
+        assert accepts(compiler.compile(found.grammar).constraint(), text)
+    free = tool_grammar([call], ToolChoice(mode="auto"), strict=True, trigger="<c>")
+    assert free is not None
+    assert accepts(compiler.compile(free.grammar).constraint(), '{"n": 1}')
+    assert tool_grammar([call], ToolChoice(mode="auto"), strict=True, trigger="<d>") is None

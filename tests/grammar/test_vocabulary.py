@@ -23,3 +23,18 @@ def test_a_token_too_long_for_llguidance_is_never_allowed_and_breaks_nothing() -
         assert allowed(constraint.mask(), 259) & {ord("a"), 256, 257, 258} == {ord("a"), 257, 258}
     finally:
         compiler.close()
+
+
+def test_a_model_without_an_end_gets_one_that_it_cannot_say() -> None:
+    tokenizer = Tokenizer()
+    vocabulary = read_vocabulary(tokenizer, label_of=tokenizer.labels.__getitem__, size=259, eos_ids=[])
+    compiler = GrammarCompiler(vocabulary)
+    try:
+        constraint = compiler.compile(Grammar(kind="regex", text="ab?")).constraint()
+        constraint.advance(ord("a"))
+        assert allowed(constraint.mask()) == {ord("b"), 259}
+        assert not constraint.finished
+        constraint.advance(ord("b"))
+        assert constraint.finished
+    finally:
+        compiler.close()

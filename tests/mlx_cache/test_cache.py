@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_cache import LeafLru, PromptCache, Reason, Refusal
+from mlx_cache import LeafLru, PromptCache, Reason, Refusal, ThreadSafeLRUPromptCache
+from mlx_cache.cache import DEFAULT_MAX_BYTES, UNLIMITED
 from tests.mlx_cache.fake import LAYOUTS, FakeCache, FakePayload
 from tests.mlx_cache.oracle import check_consistent, check_content
 
@@ -300,3 +301,12 @@ def test_a_prefix_can_be_pinned_before_it_is_stored() -> None:
 def test_blocks_are_at_most_1024_tokens(size: int) -> None:
     with pytest.raises(ValueError, match="block_tokens"):
         PromptCache(block_tokens=size)
+
+
+def test_without_a_limit_given_there_is_one_in_bytes_and_none_in_sequences() -> None:
+    for moved in (PromptCache, ThreadSafeLRUPromptCache):
+        assert moved().max_bytes == moved(max_size=10).max_bytes == DEFAULT_MAX_BYTES
+    assert PromptCache(max_bytes=None).max_bytes == UNLIMITED
+    cache = store()
+    put(cache, *([number, number, number] for number in range(200)))
+    assert len(cache) == 200

@@ -22,6 +22,7 @@ from mlx_lm.models.cache import (
 
 from mlx_cache import PromptCache, Reason, Refusal
 from mlx_cache.layers import ByToken, flatten, kind_of, read_state, read_tokens
+from mlx_cache.payload import MlxPayload
 from tests.mlx_cache.families import ANYWHERE, FAMILIES, WINDOW, model, prompt, run, run_in_chunks
 
 CHUNK = 20
@@ -39,7 +40,7 @@ def contents(caches: list[Any], length: int) -> Iterator[tuple[str, mx.array]]:
             first = max(0, length - kind.reach)
             yield from ((name, array[..., first - held.first : length - held.first, :]) for array in held.arrays)
         else:
-            yield from ((name, array) for array in read_state(cache, kind) if array is not None)
+            yield from ((name, array) for array in read_state(cache, kind).arrays if array is not None)
 
 
 def assert_equal(got: list[Any], wanted: list[Any], length: int) -> None:
@@ -284,3 +285,30 @@ def test_a_key_longer_than_the_cache_is_stored_as_far_as_the_cache_goes() -> Non
     store = PromptCache()
     assert store.insert("m", [1, 2, 3, 4, 5], [cache]).length == 3
     assert store.fetch("m", [1, 2, 3, 4, 5]).length == 3
+
+
+class Strange:
+    """A layer cache of no class that mlx-lm has in its cache module."""
+
+    def __init__(self) -> None:
+        self.offset = 0
+        self.parts: dict[str, list[mx.array | None]] = {"sums": [None, mx.zeros((1, 0, 4))]}
+
+
+def test_an_unknown_layer_is_refused_by_name_and_kept_whole_where_the_caller_has_tried_it() -> None:
+    layer = Strange()
+    layer.offset, layer.parts["sums"][0] = 3, mx.arange(8).reshape(1, 2, 4)
+    tokens = [1, 2, 3]
+    assert PromptCache().insert("m", tokens, [layer]).refusal is Refusal.UNSUPPORTED_LAYER
+    store = PromptCache(payload=MlxPayload([Strange]))
+    assert store.insert("m", tokens, [layer]).length == 3
+    layer.parts["sums"][0] = None
+    for _ in range(2):
+        (restored,) = store.fetch("m", [*tokens, 4]).caches or ()
+        assert (type(restored), restored.offset) == (Strange, 3)
+        assert mx.array_equal(restored.parts["sums"][0], mx.arange(8).reshape(1, 2, 4))
+        assert restored.parts["sums"][1].shape == (1, 0, 4)
+        restored.parts["sums"].clear()
+    assert store.nbytes == 32
+    # Somewhere else than where it was stored there is nothing to restore.
+    assert store.fetch("m", [1, 2, 9]).caches is None

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from backend.core.events import Piece
+from backend.core.events import Piece, ToolCallDelta
 from backend.output import OutputFormat, OutputStream, SectionParser
 
 
@@ -28,20 +28,42 @@ def numbered_ids() -> Any:
 
 
 def parser_of(
-    output_format: OutputFormat, *, opens_reasoning: bool = False, tools: Sequence[dict[str, Any]] = ()
+    output_format: OutputFormat,
+    *,
+    opens_reasoning: bool = False,
+    tools: Sequence[dict[str, Any]] = (),
+    in_parts: bool = False,
 ) -> SectionParser:
-    return output_format.parser(opens_reasoning=opens_reasoning, tools=tools, new_id=numbered_ids())
+    return output_format.parser(
+        opens_reasoning=opens_reasoning, tools=tools, calls_in_parts=in_parts, new_id=numbered_ids()
+    )
 
 
-def run(output_format: OutputFormat, parts: Sequence[str], *, stops: tuple[str, ...] = (), **how: Any) -> Piece:
-    """Everything that a stream over `parts` sends, added up."""
+def run(
+    output_format: OutputFormat, parts: Sequence[str], *, stops: tuple[str, ...] = (), cut: bool = False, **how: Any
+) -> Piece:
+    """Everything that a stream over `parts` sends, added up, each call as its name and its arguments."""
     stream = OutputStream(TextTokens(parts), stops, parser_of(output_format, **how))
     total = Piece()
     for token in range(len(parts)):
         total = total + stream.push(token)
         if stream.stopped:
             break
-    return total + stream.finish()
+    return joined(total + stream.finish(cut=cut))
+
+
+def joined(piece: Piece) -> Piece:
+    """The piece with each call's arguments in one delta; indices in order, each call's name first and once."""
+    deltas: list[ToolCallDelta] = []
+    for delta in piece.tool_calls:
+        if delta.name:
+            assert delta.id and delta.index == sum(bool(each.name) for each in deltas)
+            deltas.append(delta)
+            continue
+        assert (delta.index, delta.id) == (deltas[-1].index, "")
+        before = "" if deltas[-1].name else deltas.pop().arguments
+        deltas.append(ToolCallDelta(index=delta.index, arguments=before + delta.arguments))
+    return Piece(content=piece.content, reasoning=piece.reasoning, tool_calls=tuple(deltas))
 
 
 def cuts(text: str, *, pairs_below: int = 90) -> Iterator[list[str]]:

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backend.core.call_shape import Fixed
 from backend.core.events import Piece
 from backend.output import OutputFormat
 from backend.output.formats import formats
@@ -60,6 +61,12 @@ def format_named(name: str) -> OutputFormat:
     return OutputFormat(*(calls.think or ("<think>", "</think>")), calls, calls.ignored)
 
 
+def shaped(output_format: OutputFormat, function: str, arguments: str) -> str:
+    """A forced call of a function with JSON arguments."""
+    (call,) = output_format.forced_calls(TOOLS, function)
+    return "".join(part.text if isinstance(part, Fixed) else arguments for part in call.shape)
+
+
 def decoded(piece: Piece) -> list[tuple[str, dict[str, Any]]]:
     return [(name, json.loads(arguments)) for name, arguments in calls_in(piece)]
 
@@ -71,6 +78,8 @@ def check(name: str, golden: Golden) -> None:
     assert (whole.content, whole.reasoning) == (golden.content, golden.reasoning)
     for parts in cuts(golden.text):
         assert run_golden(name, golden, parts) == whole
+    for parts in cuts(golden.text, pairs_below=0):
+        assert run_golden(name, golden, parts, in_parts=True) == whole
     check_cut_off(name, golden)
     if golden.same_as_mlx_lm:
         assert mlx_lm_calls(name, golden.text) == list(golden.calls)
@@ -84,6 +93,22 @@ def check_cut_off(name: str, golden: Golden) -> None:
         assert run_golden(name, golden, list(text)) == whole
         calls = decoded(whole)
         assert calls == list(golden.calls)[: len(calls)]
+        check_fragments(name, golden, text)
+
+
+def check_fragments(name: str, golden: Golden, text: str) -> None:
+    """Sent in parts and cut off by a limit: the calls that are whole, and at most one that has begun and may go on."""
+    parts = run_golden(name, golden, [text], in_parts=True, cut=True)
+    assert run_golden(name, golden, list(text), in_parts=True, cut=True) == parts
+    whole = run_golden(name, golden, [text], cut=True)
+    begun = calls_in(parts)[len(calls_in(whole)) :]
+    assert calls_in(parts)[: len(calls_in(whole))] == calls_in(whole)
+    assert (parts.content, parts.reasoning) == (whole.content, whole.reasoning)
+    assert len(begun) <= 1
+    for function, arguments in begun:
+        goes_on = calls_in(run_golden(name, golden, [golden.text]))[len(calls_in(whole))]
+        assert function == goes_on[0]
+        assert goes_on[1].startswith(arguments)
 
 
 def check_damaged(name: str, goldens: Sequence[Golden]) -> None:
@@ -102,6 +127,9 @@ def check_damaged(name: str, goldens: Sequence[Golden]) -> None:
         parts = [text[i:j] for i, j in zip([0, *points], [*points, len(text)], strict=True)]
         assert run_golden(name, golden, parts, stops=stops) == whole
         assert run_golden(name, golden, list(text), stops=stops) == whole
+        in_parts = run_golden(name, golden, [text], stops=stops, in_parts=True)
+        assert run_golden(name, golden, parts, stops=stops, in_parts=True) == in_parts
+        assert run_golden(name, golden, list(text), stops=stops, in_parts=True) == in_parts
 
     holds()
 
@@ -122,8 +150,8 @@ def substrings(text: str) -> st.SearchStrategy[str]:
     return places.map(lambda place: text[place[0] : place[0] + place[1]])
 
 
-def run_golden(name: str, golden: Golden, parts: Sequence[str], *, stops: tuple[str, ...] = ()) -> Piece:
-    return run(format_named(name), parts, stops=stops, tools=TOOLS, opens_reasoning=golden.opens_reasoning)
+def run_golden(name: str, golden: Golden, parts: Sequence[str], **how: Any) -> Piece:
+    return run(format_named(name), parts, tools=TOOLS, opens_reasoning=golden.opens_reasoning, **how)
 
 
 def mlx_lm_calls(name: str, text: str) -> list[tuple[str, dict[str, Any]]]:

@@ -11,7 +11,7 @@ from mlx_lm.tool_parsers import kimi_k2
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from backend.output import OutputFormat, PlainParser, TokenTable
+from backend.output import NotForceable, OutputFormat, PlainParser, TokenTable
 from backend.output.choice import XTML_TOKENS, choose_calls, choose_reasoning
 from tests.output.text.test_token_table import BYTE_LEVEL
 
@@ -52,6 +52,33 @@ def test_the_tool_format_is_the_one_mlx_lm_infers_from_the_template(name: str | 
     tokenizer = FakeTokenizer(TEMPLATES[name])
     assert _infer_tool_parser(tokenizer) == name
     assert OutputFormat.choose(tokenizer).format_type == (name or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [
+        ("deepseek_v3", "{{ '<\uff5ctool\u2581calls\u2581begin\uff5c>' }}"),
+        ("step3", "<\uff5ctool_calls_begin\uff5c>"),
+        ("seed_oss", "<seed:tool_call>\n<function="),
+        ("hunyuan", "<tool_calls>[{{ call }}]</tool_calls>"),
+    ],
+)
+def test_formats_that_mlx_lm_does_not_know_are_told_by_their_templates(name: str, template: str):
+    assert _infer_tool_parser(FakeTokenizer(template)) is None
+    assert OutputFormat.choose(FakeTokenizer(template)).format_type == name
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("deepseek_v3", ("<\uff5ctool\u2581calls\u2581begin\uff5c>", "<\uff5ctool\u2581calls\u2581end\uff5c>")),
+        ("step3", ("<\uff5ctool_calls_begin\uff5c>", "<\uff5ctool_calls_end\uff5c>")),
+        ("seed_oss", ("<seed:tool_call>", "</seed:tool_call>")),
+    ],
+)
+def test_formats_that_mlx_lm_does_not_know_are_told_by_their_tokens(name: str, tokens: tuple[str, str]):
+    assert choose_calls(tokens, "") == name
+    assert choose_calls(tokens[:1], "") is None
 
 
 @pytest.mark.parametrize("vocab", [XTML_TOKENS, ("<|tool_call_start|>", "<|tool_call_end|>"), ()])
@@ -122,7 +149,8 @@ def test_gpt_oss_without_tool_parsing_still_has_channels():
     parser = chosen.parser(opens_reasoning=False)
     piece = parser.feed("<|channel|>commentary to=functions.f<|message|>{}<|call|>") + parser.finish()
     assert (piece.content, piece.tool_calls) == ("{}", ())
-    assert chosen.forced_calls([{"function": {"name": "f"}}]) is None
+    with pytest.raises(NotForceable, match="'f': calls are not looked for"):
+        chosen.forced_calls([{"function": {"name": "f"}}])
 
 
 def test_several_named_templates_are_read_together():

@@ -31,7 +31,7 @@ CASES = [
     (f"Hm.\n{CALL}\n", False, "", "Hm."),
     (f"{CALL} \n", False, "", ""),
     (CALL.removesuffix("_call>"), False, "", ""),
-    (f"{CALL[:-12]} </tool?", False, "", f"{CALL[:-12]} </tool?"),
+    (f"{CALL[:-12]} </tool?", False, "", "</tool?"),
     ("1 < 2 <t <th", False, "", "1 < 2 <t <th"),
 ]
 

@@ -1,5 +1,9 @@
 """The whole way of an answer: tokens, stop strings, sections."""
 
+from typing import Any
+
+import pytest
+
 from backend.core.events import Piece
 from backend.output import OutputFormat, OutputStream, PlainParser
 from backend.output.formats import formats
@@ -32,9 +36,9 @@ def test_the_stream_adds_up_to_the_unary_answer_at_every_cut():
         assert run(THINKING, parts) == whole
 
 
-def test_a_stop_string_inside_a_call_gives_the_call_back_at_every_cut():
+def test_a_stop_string_inside_a_call_leaves_nothing_of_it_at_every_cut():
     whole = run(THINKING, [ANSWER], stops=("Z\u00fcr",))
-    assert whole.content.endswith('{"city": "')
+    assert whole.content == "Let me look."
     assert not whole.tool_calls
     for parts in cuts(ANSWER):
         assert run(THINKING, parts, stops=("Z\u00fcr",)) == whole
@@ -55,10 +59,63 @@ def test_each_call_is_sent_as_soon_as_it_is_complete_with_its_name_first():
     stream = OutputStream(TextTokens(list(ANSWER)), (), THINKING.parser(opens_reasoning=False))
     sent = [(i, stream.push(i).tool_calls) for i in range(len(ANSWER))]
     calls = [(i, deltas) for i, deltas in sent if deltas]
-    ends = [ANSWER.index("</tool_call>"), ANSWER.rindex("</tool_call>")]
-    assert [i for i, _ in calls] == [end + len("</tool_call>") - 1 for end in ends]
+    ends = [ANSWER.index("}}") + 1, ANSWER.index('"now"}') + len('"now"')]
+    assert [i for i, _ in calls] == ends
     assert [[(d.index, d.name, bool(d.id)) for d in deltas] for _, deltas in calls] == [
         [(0, "get_weather", True), (0, "", False)],
         [(1, "now", True), (1, "", False)],
     ]
     assert stream.has_tool_calls
+
+
+def test_arguments_are_sent_as_they_are_read_once_their_first_key_is_certain():
+    stream = OutputStream(TextTokens(list(ANSWER)), (), THINKING.parser(opens_reasoning=False, calls_in_parts=True))
+    sent = [(i, delta) for i in range(len(ANSWER)) for delta in stream.push(i).tool_calls if delta.index == 0]
+    begin = ANSWER.index('{"city"')
+    (at, first), *rest = sent
+    assert (at, first.name, bool(first.id)) == (begin + len('{"city":') - 1, "get_weather", True)
+    assert [(i - begin, delta.arguments) for i, delta in rest[:4]] == [
+        (7, '{"city": '),
+        (9, '"'),
+        (10, "Z"),
+        (11, "\u00fc"),
+    ]
+    assert "".join(delta.arguments for _, delta in rest) == '{"city": "Z\u00fcrich \U0001f30d"}'
+
+
+# Text, content at the token limit, content at the model's own end, arguments sent in parts by then.
+HALVES = [
+    ('A.\n<tool_call>{"name": "now", "argu', "A.", 'A.\n<tool_call>{"name": "now", "argu', []),
+    (
+        'A.\n<tool_call>{"name": "get_weather", "arguments": {"city": "Z',
+        "A.",
+        'A.\n<tool_call>{"name": "get_weather", "arguments": {"city": "Z',
+        [("get_weather", '{"city": "Z')],
+    ),
+    ("A.\n<tool_call>\n", "A.", "A.\n<tool_call>\n", []),
+    ("A.\n<tool_", "A.", "A.\n<tool_", []),
+    ("if a <t", "if a <t", "if a <t", []),
+    ("<tool_call> opens one.", "<tool_call> opens one.", "<tool_call> opens one.", []),
+]
+
+
+@pytest.mark.parametrize(("text", "at_limit", "at_end", "begun"), HALVES)
+def test_half_a_call_is_none_of_an_answer_that_was_cut(text: str, at_limit: str, at_end: str, begun: list[Any]):
+    for parts in cuts(text, pairs_below=0):
+        assert run(THINKING, parts, cut=True) == Piece(content=at_limit)
+        assert run(THINKING, parts) == Piece(content=at_end)
+        in_parts = run(THINKING, parts, cut=True, in_parts=True)
+        assert (in_parts.content, calls_in(in_parts)) == (at_limit, begun)
+
+
+def test_a_call_that_breaks_off_after_its_beginning_was_sent_goes_on_as_text_where_it_broke():
+    text = '<tool_call>{"name": "f", "arguments": {"a": 1 oops}}</tool_call> Sorry.'
+    for parts in cuts(text, pairs_below=0):
+        whole = run(THINKING, parts)
+        assert whole == Piece(content=text)
+        sent = run(THINKING, parts, in_parts=True)
+        assert calls_in(sent) == [("f", '{"a": 1')]
+        assert sent.content == "oops}}</tool_call> Sorry."
+    parser = THINKING.parser(opens_reasoning=False, calls_in_parts=True)
+    parser.feed(text)
+    assert not parser.has_tool_calls

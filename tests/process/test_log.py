@@ -3,10 +3,8 @@
 import logging
 import sys
 
-import pytest
-
-from backend.core.logline import logline
-from backend.process.log import LineFormatter, last_words
+from backend.core.logline import MAX_VALUE, logline
+from backend.process.log import MAX_LINE, LineFormatter
 
 
 def formatted(message: str, **record: object) -> str:
@@ -39,6 +37,11 @@ def test_values_are_quoted_where_they_need_it_and_none_is_left_out() -> None:
     )
 
 
-def test_last_words_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    last_words("it\nended")
-    assert capsys.readouterr().err == "mlx-worker: it ended\n"
+def test_a_value_that_a_client_chose_cannot_make_the_line_long() -> None:
+    line = logline("load_failed", model="m" * (20 << 20), error="x y" * 1000)
+    assert f"model={'m' * MAX_VALUE}...+{(20 << 20) - MAX_VALUE} " in line
+    assert len(line) < 3 * MAX_VALUE
+
+
+def test_a_librarys_long_line_is_cut_too() -> None:
+    assert len(formatted("w" * (1 << 20))) < MAX_LINE + 100

@@ -121,3 +121,21 @@ def test_help_explains_every_flag_with_its_default_and_variable(capsys: pytest.C
     text = " ".join(capsys.readouterr().out.split())
     for setting in SETTINGS:
         assert f"(default: {setting.default or 'none'}; env {', '.join(setting.variables)})" in text
+
+
+@pytest.mark.parametrize("text", ["0", "0s", "0.0", "off", "0ms"])
+def test_no_time_is_off_however_it_is_written(text: str) -> None:
+    told = settings(f"--watchdog={text}", f"--parent-watch={text}")
+    assert (told.loads.engine.watchdog_s, told.server.parent_watch_s) == (None, None)
+
+
+def test_a_budget_of_zero_is_none_at_all_and_not_auto() -> None:
+    told = settings("--kv-bytes=0", "--prompt-cache-bytes=0")
+    assert (told.loads.engine.kv_bytes, told.loads.cache.max_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("size", ["0", "1000", "2GiB", "1TB"])
+def test_a_message_size_with_which_no_call_could_be_made_is_refused(
+    size: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "--max-message-size: must be at least 1KiB" in refusal(capsys, f"--max-message-size={size}")

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -29,13 +30,21 @@ def test_it_says_where_it_listens_and_answers_there() -> None:
             assert backend.Predict(HI, timeout=PATIENCE).message == b"Hello"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_code_0(number: int) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_it_with_code_0(number: signal.Signals) -> None:
     with spawned() as worker:
         worker.signal(number)
         code, last = worker.end()
         assert code == ExitCode.STOPPED
-        assert "stopping code=0" in last
+        assert f'stopping code=0 reason="stopped by {number.name}"' in last
+
+
+def test_a_terminal_that_closes_does_not_end_a_worker_started_with_nohup() -> None:
+    with spawned(("nohup", *SCRIPTED)) as worker, worker.client() as backend:
+        worker.signal(signal.SIGHUP)
+        assert backend.Health(pb.HealthMessage(), timeout=PATIENCE).message == b"OK"
+        worker.signal(signal.SIGTERM)
+        assert worker.end()[0] == ExitCode.STOPPED
 
 
 def test_a_running_stream_is_finished_within_the_grace_or_cut_unavailable() -> None:
@@ -117,6 +126,33 @@ def test_it_ends_when_its_parent_is_killed() -> None:
         parent.wait(PATIENCE)
         # The pipe ends when the worker, which inherited it, is gone.
         rest = log.read().splitlines()
+    assert rest[-1] == "mlx-worker: the process that started this worker is gone"
+
+
+def test_it_ends_when_its_parent_was_gone_before_python_had_started(tmp_path: Path) -> None:
+    slow_python = tmp_path / "python"
+    slow_python.write_text(
+        f"#!/bin/sh\ntouch {tmp_path}/begun\nwhile [ ! -e {tmp_path}/go ]; do sleep 0.02; done\n"
+        f'exec {sys.executable} "$@"\n'
+    )
+    slow_python.chmod(0o755)
+    read, write = os.pipe()
+    host = f'"$@" & while [ ! -e {tmp_path}/begun ]; do sleep 0.02; done'
+    subprocess.run(
+        ["sh", "-c", host, "host", str(ROOT / "run.sh"), "--addr=127.0.0.1:0", "--parent-watch=100ms"],
+        env={**os.environ, "MLX_WORKER_PYTHON": str(slow_python)},
+        stdout=write,
+        stderr=write,
+        check=True,
+    )
+    os.close(write)
+    (tmp_path / "go").touch()
+    with os.fdopen(read) as log:
+        pid = int(re.search(r"ready .*pid=(\d+)", log.readline())[1])  # type: ignore[index]
+        killing = threading.Timer(20, os.kill, (pid, signal.SIGKILL))
+        killing.start()
+        rest = log.read().splitlines()
+        killing.cancel()
     assert rest[-1] == "mlx-worker: the process that started this worker is gone"
 
 

@@ -1,6 +1,7 @@
 """Conversations and texts to token ids, against transformers' own rendering."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from backend.core.errors import InvalidRequest
 from backend.core.request import Conversation, Message, ToolCall, ToolChoice
+from backend.prompt.encoder import TextEncoder
 from backend.prompt.preparer import PromptPreparer
 from tests.prompt import templates
 
@@ -278,3 +280,55 @@ def test_the_wrapper_says_how_thinking_is_marked() -> None:
     preparer = PromptPreparer(TokenizerWrapper(templates.small_tokenizer()), chat_template=templates.OPENS_THINKING)
     assert preparer.prepare(Conversation(messages=(user("a"),))).opens_reasoning
     preparer.close()
+
+
+@pytest.mark.parametrize("template", [templates.STRICT_TURNS, templates.CHATML], ids=["refuses", "prints"])
+def test_a_developer_is_a_system_to_a_template_that_does_not_know_the_role(make, template) -> None:
+    def asked(role: str) -> Conversation:
+        return Conversation(messages=(Message(role=role, content="Be brief."), user("Hi")))
+
+    try:
+        expected = make(template).render(asked("system"))
+    except InvalidRequest:
+        expected = "refused"
+    try:
+        assert make(template).render(asked("developer")) == expected
+    except InvalidRequest:
+        assert expected == "refused"
+
+
+def test_a_developer_stays_one_where_the_template_names_the_role(make) -> None:
+    template = "{% for m in messages %}{{ m.role }}{% endfor %}{# developer #}"
+    assert make(template).render(Conversation(messages=(Message(role="developer"),))) == "developer"
+
+
+def test_a_template_that_prints_a_lone_surrogate_is_refused_in_a_sentence(make) -> None:
+    with pytest.raises(InvalidRequest, match="not valid Unicode"):
+        make("{{ '\\ud800' }}").render(Conversation(messages=(user("a"),)))
+
+
+def test_tokenizers_of_python_encode_on_several_threads_as_on_one() -> None:
+    """Their encoding changes them: another thread's padding or truncation would come into a text."""
+    original = templates.small_tokenizer(adds_bos=True)
+
+    class Slow(type(original)):
+        """Encodes in Python, so that the Rust tokenizer alone will not do, and changes it for each text."""
+
+        def encode(self, text, **options):
+            self.backend_tokenizer.enable_truncation(len(text) // 4)
+            ids = self.backend_tokenizer.encode_batch([text], **options)[0].ids
+            self.backend_tokenizer.no_truncation()
+            return [*ids, 1]
+
+    tokenizer = Slow(tokenizer_object=original.backend_tokenizer, eos_token="<|im_end|>")
+    encoder = TextEncoder(tokenizer)
+    texts = ["hello there, a small world of words " * count for count in range(20, 60)] * 4
+
+    def encode(text: str) -> list[int]:
+        return encoder.encode(text, add_special_tokens=False).ids.tolist()
+
+    expected = [encode(text) for text in texts]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(encode, texts)) == expected
+    # The engine thread decodes with the original, which must not change under it.
+    assert tokenizer.backend_tokenizer.truncation is None

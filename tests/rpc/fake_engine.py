@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from backend.config import ModelConfig
 from backend.core.errors import InvalidRequest, ModelNotLoaded, WorkerError, WorkerUnavailable
 from backend.core.events import Delta, Event, Failed, Finished, FinishReason, Piece, Usage
-from backend.core.reports import EngineMetrics, EngineState, EngineStatus, ModelFacts, WorkerInfo
+from backend.core.reports import EngineMetrics, EngineState, EngineStatus, ModelFacts, ToolMarkers, WorkerInfo
 from backend.core.request import Conversation, GenerationRequest
 
 
@@ -113,7 +113,9 @@ class FakeEngine:
     async def model_facts(self) -> ModelFacts:
         if self._config is None:
             raise ModelNotLoaded
-        return ModelFacts(supports_thinking=True, tool_format={"section_start": "<tool_call>"})
+        return ModelFacts(
+            supports_thinking=True, tool_markers=ToolMarkers(format_type="json_tools", call_start="<tool_call>")
+        )
 
     def status(self) -> EngineStatus:
         state: EngineState = "ready" if self._config else "uninitialized"

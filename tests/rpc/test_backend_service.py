@@ -244,7 +244,7 @@ def test_status_metrics_metadata_and_info_are_the_engines_own(scenario: Run) -> 
         metrics = await worker.backend.GetMetrics(pb.MetricsRequest())
         assert (metrics.tokens_per_second, metrics.tokens_generated) == (10.0, 2**31 - 1)
         facts = await worker.backend.ModelMetadata(pb.ModelOptions())
-        assert (facts.supports_thinking, facts.tool_format.section_start) == (True, "<tool_call>")
+        assert (facts.supports_thinking, facts.tool_format.per_call_start) == (True, "<tool_call>")
         info = await worker.info.Get(pb.InfoRequest())
         assert (info.version, info.model, info.blas, dict(info.cache)) == ("1", "m", "none", {"hits": 1.0})
 

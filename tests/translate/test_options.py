@@ -137,6 +137,10 @@ def test_broken_engine_arguments_are_refused_with_the_field(text: str) -> None:
         "dtype:int4",
         "sampler:gpu",
         "chat_template_kwargs:[]",
+        'chat_template_kwargs:{"messages": []}',
+        'chat_template_kwargs:{"add_generation_prompt": false}',
+        "tool_parser:../x",
+        "reasoning_parser:zz",
         "context_size:0",
     ],
 )
@@ -145,9 +149,15 @@ def test_a_known_option_with_a_wrong_value_is_refused_with_its_name(option: str)
 
 
 def test_every_key_of_options_works_as_an_engine_argument_too() -> None:
-    values = {"template_kwargs": {}, "sampler": "auto", "dtype": "auto"}
+    values = {
+        "tool_parser": "Hermes",
+        "reasoning_parser": "deepseek-r1",
+        "template_kwargs": {},
+        "sampler": "auto",
+        "dtype": "auto",
+    }
     flags = ("use_context_size", "trust_remote_code", "cache.keep_answers", "cache.strip_agent_header")
-    texts = ("revision", "tokenizer", "chat_template", "chat_template_file", "tool_parser", "reasoning_parser")
+    texts = ("revision", "tokenizer", "chat_template", "chat_template_file")
     for key, (target, _) in OPTIONS.items():
         name = target.rpartition(".")[2]
         value = values.get(name, True if target in flags else "x" if target in texts else 1)
@@ -202,3 +212,17 @@ def test_dtypes_have_the_names_that_hosts_use(text: str, dtype: str) -> None:
 def test_the_same_options_give_equal_configurations() -> None:
     assert config("top_k:5", ContextSize=64) == config("top_k:5", ContextSize=64)
     assert config("top_k:5") != config("top_k:6")
+
+
+@pytest.mark.parametrize("option", ["watchdog_s:0", "watchdog_s:off", "watchdog_s:0.0"])
+def test_a_watchdog_of_no_time_is_none_as_with_the_flag(option: str) -> None:
+    assert config(option).engine.watchdog_s is None
+    assert load(EngineArgs='{"watchdog_s": 0}').config.engine.watchdog_s is None
+
+
+def test_a_size_of_zero_is_a_size_and_auto_is_none() -> None:
+    zero = config("kv_bytes:0", "prompt_cache_bytes:0", "prompt_cache_size:0")
+    assert (zero.engine.kv_bytes, zero.cache.max_bytes, zero.cache.max_sequences) == (0, 0, 0)
+    own = LoadDefaults(engine=EngineConfig(kv_bytes=5), cache=CacheConfig(max_sequences=6, max_bytes=7))
+    auto = load("kv_bytes:auto", "prompt_cache_bytes:auto", "prompt_cache_size:auto", defaults=own).config
+    assert (auto.engine.kv_bytes, auto.cache.max_bytes, auto.cache.max_sequences) == (None, None, None)

@@ -1,6 +1,7 @@
 """Events into replies: one test a rule of what hosts do with them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from backend.config import ModelConfig
 from backend.core.events import Delta, Finished, FinishReason, Piece, TokenLogprob, ToolCallDelta, Usage
 from backend.pb import backend_pb2 as pb
+from backend.translate.logprobs import logprobs_json, written_size
 from backend.translate.replies import ReplyStream, whole_reply
 from backend.translate.reply_shape import ReplyShape
 from backend.translate.requests import prompt_of
@@ -42,14 +44,20 @@ def end(piece: Piece = Piece(), tokens: int = 1, logprobs: tuple[TokenLogprob, .
     return Finished(reason=FinishReason.STOP, piece=piece, usage=usage(tokens), logprobs=logprobs)
 
 
+def written(last: Finished) -> bytes:
+    return logprobs_json(last.logprobs) if last.logprobs else b""
+
+
 def stream(wire: pb.PredictOptions, *pieces: Piece, last: Finished | None = None) -> list[pb.Reply]:
     replies = ReplyStream(shape_of(wire))
     sent = [reply for n, piece in enumerate(pieces) for reply in replies.delta(Delta(piece=piece, usage=usage(n + 1)))]
-    return [*sent, *replies.finished(last or end(tokens=len(pieces)))]
+    last = last or end(tokens=len(pieces))
+    return [*sent, *replies.finished(last, written(last))]
 
 
 def whole(wire: pb.PredictOptions, *pieces: Piece, last: Finished | None = None) -> pb.Reply:
-    return whole_reply(list(pieces), last or end(tokens=len(pieces)), shape_of(wire))
+    last = last or end(tokens=len(pieces))
+    return whole_reply(list(pieces), last, shape_of(wire), written(last))
 
 
 def content(reply: pb.Reply) -> str:
@@ -210,6 +218,39 @@ def test_logprobs_are_whole_on_the_last_reply_and_only_there() -> None:
     }
     assert json.loads(replies[-1].logprobs) == {"content": [entry, entry]}
     assert json.loads(whole(CHAT, last=last).logprobs) == {"content": [entry, entry]}
+
+
+TOKENS = st.builds(
+    TokenLogprob,
+    id=st.integers(0, 3),
+    token=st.binary(max_size=4),
+    logprob=st.floats(-1e6, 0) | st.just(float("-inf")),
+)
+
+
+@given(st.lists(st.tuples(TOKENS, st.lists(TOKENS, max_size=3)), min_size=1, max_size=4))
+def test_logprobs_are_what_json_reads_back(entries: list) -> None:
+    # One id has one text, as in a vocabulary.
+    texts = {token.id: token.token for chosen, top in entries for token in (chosen, *top)}
+    tokens = [
+        replace(chosen, token=texts[chosen.id], top=tuple(replace(o, token=texts[o.id]) for o in top))
+        for chosen, top in entries
+    ]
+
+    def shown(token: TokenLogprob) -> dict:
+        value = -9999.0 if token.logprob == float("-inf") else token.logprob
+        text = token.token.decode("utf-8", "replace")
+        return {"id": token.id, "token": text, "bytes": list(token.token), "logprob": value}
+
+    expected = [{**shown(t), "top_logprobs": [shown(o) for o in t.top]} for t in tokens]
+    assert json.loads(logprobs_json(tokens)) == {"content": expected}
+
+
+def test_the_size_of_logprobs_is_reckoned_within_a_factor_of_two() -> None:
+    other = TokenLogprob(id=1234, token=b" word", logprob=-12.345678901234567)
+    tokens = [replace(other, top=(other,) * 20)] * 10
+    assert 0.5 < len(logprobs_json(tokens)) / written_size(tokens) < 2
+    assert written_size([]) == 0
 
 
 @given(st.lists(st.tuples(st.text(max_size=3), st.text(max_size=3)), max_size=6), st.booleans())

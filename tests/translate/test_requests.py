@@ -133,6 +133,9 @@ def test_more_tools_than_the_limit_are_refused() -> None:
         ('"none"', ToolChoice(mode="none")),
         ('"required"', ToolChoice(mode="required")),
         ('{"type": "auto"}', ToolChoice()),
+        ("any", ToolChoice(mode="required")),
+        ('{"type": "any"}', ToolChoice(mode="required")),
+        ('{"type": "tool", "name": "get_weather"}', ToolChoice(mode="function", function="get_weather")),
         ("get_weather", ToolChoice(mode="function", function="get_weather")),
         (
             '{"type": "function", "function": {"name": "get_weather"}}',
@@ -149,6 +152,49 @@ def test_a_tool_choice_is_read_with_and_without_quotes(text: str, choice: ToolCh
 )
 def test_a_tool_choice_that_is_none_of_these_is_refused(text: str) -> None:
     assert refusal(Tools=json.dumps([TOOL]), ToolChoice=text).field == "ToolChoice"
+
+
+ALLOWED = {"type": "function", "function": {"name": "get_weather"}}
+OTHER = {"type": "function", "function": {"name": "other"}}
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"allowed_tools": {"tools": [ALLOWED]}},  # Chat Completions
+        {"tools": [{"type": "function", "name": "get_weather"}]},  # Responses
+    ],
+)
+def test_allowed_tools_is_its_mode_over_those_tools(mode: str, choice: dict) -> None:
+    inner = choice.get("allowed_tools", choice)
+    inner["mode"] = mode
+    asked = chat(Tools=json.dumps([TOOL, OTHER]), ToolChoice=json.dumps({"type": "allowed_tools", **choice}))
+    assert asked.tool_choice == ToolChoice(mode=mode)
+    assert [tool["function"]["name"] for tool in asked.tools] == ["get_weather"]
+
+
+@pytest.mark.parametrize(
+    "inner", [{}, {"tools": []}, {"tools": [{"name": "unknown"}]}, {"tools": [ALLOWED], "mode": "none"}, {"tools": "x"}]
+)
+def test_allowed_tools_that_allow_nothing_known_are_refused(inner: dict) -> None:
+    text = json.dumps({"type": "allowed_tools", "allowed_tools": inner})
+    assert refusal(Tools=json.dumps([TOOL]), ToolChoice=text).field == "ToolChoice"
+
+
+def test_the_calls_of_all_messages_have_one_limit_in_bytes_and_one_in_values() -> None:
+    def calls(arguments: str) -> list[pb.Message]:
+        text = json.dumps([{"function": {"name": "f", "arguments": arguments}}])
+        return [pb.Message(role="assistant", tool_calls=text)] * 5
+
+    long = json.dumps({"text": "a" * 900_000})
+    assert "bytes of tool_calls" in refusal(UseTokenizerTemplate=True, Messages=calls(long)).message
+    assert "values" in refusal(UseTokenizerTemplate=True, Messages=calls(json.dumps([[0]] * 7000))).message
+    assert len(chat(Messages=calls(json.dumps([[0]] * 3000))).messages) == 5
+
+
+def test_a_limit_in_bytes_counts_bytes() -> None:
+    assert "bytes" in refusal(Tools=json.dumps([TOOL, "\u2603" * 400_000], ensure_ascii=False)).message
 
 
 def test_a_required_call_without_tools_is_refused() -> None:

@@ -66,7 +66,7 @@ def test_a_request_wins_over_the_model_defaults(field: str, value, attribute: st
 @pytest.mark.parametrize(
     ("field", "values"),
     [
-        ("Temperature", [NAN, INF, -INF, -1.0, 1e-45, 101.0]),
+        ("Temperature", [NAN, INF, -INF, -1.0, -1e-9, 101.0]),
         ("TopP", [NAN, INF, -0.5, 1.5]),
         ("MinP", [NAN, INF, -0.5, 1.5]),
         ("TypicalP", [NAN, INF, -0.5, 1.5]),
@@ -137,10 +137,15 @@ def test_a_logit_bias_that_is_not_one_is_refused(text: str) -> None:
     assert refused.value.field.startswith("LogitBias")
 
 
-@pytest.mark.parametrize("token", [-1, 260, 2**40])
-def test_a_logit_bias_outside_the_vocabulary_is_refused(token: int) -> None:
-    with pytest.raises(InvalidRequest):
-        sampling(LogitBias=f'{{"{token}": 1}}').within(260)
+@pytest.mark.parametrize("token", [-1, 260, 2**40, 10**40])
+def test_a_logit_bias_outside_the_vocabulary_is_left_out(token: int) -> None:
+    assert sampling(LogitBias=f'{{"{token}": 1, "5": 2}}').within(260).logit_bias == ((5, 2.0),)
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-5, 0.00099])
+def test_a_temperature_too_small_to_be_of_use_is_greedy(temperature: float) -> None:
+    assert sampling(Temperature=temperature).temperature == 0
+    assert sampling(Temperature=0.001).temperature == pytest.approx(0.001)
 
 
 def test_tokens_zero_is_the_model_default_and_below_zero_the_rest_of_the_context() -> None:

@@ -1,7 +1,6 @@
 """Engine thread: puts a session together from a loaded model and its configuration."""
 
 import logging
-import os
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -16,10 +15,12 @@ from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
 from backend.engine.channel import Outbox
 from backend.engine.loading import LoadedModel
+from backend.engine.loading.machine_memory import machine_memory
 from backend.engine.sampling.device.sampler import DeviceSampler
 from backend.engine.sampling.device.warm_up import warm_up
 from backend.engine.sampling.host.sampler import HostSampler
 from mlx_cache import PromptCache
+from mlx_cache.payload import MlxPayload
 
 log = logging.getLogger(__name__)
 
@@ -62,25 +63,28 @@ def _batch_maker(choice: SamplerBackend, loaded: LoadedModel) -> Callable[[], De
 
 def _prefix_cache(cache: CacheConfig, loaded: LoadedModel, budget: MemoryBudget, generation: int) -> PrefixCache:
     max_bytes = cache.max_bytes if cache.max_bytes is not None else int(CACHE_SHARE * budget.total)
+    max_sequences = 0 if loaded.uncached_reason else cache.max_sequences
     # The generation is in the key too: nothing of a model that was replaced can ever be found.
     key = (loaded.namespace, generation)
-    store = PromptCache(cache.max_sequences, min(max_bytes, budget.total))
+    store = PromptCache(max_sequences, min(max_bytes, budget.total), payload=MlxPayload(loaded.kept_whole))
     return PrefixCache(store, key, snapshots=needs_snapshots(loaded.new_cache()))
 
 
 def _budget(engine: EngineConfig, loaded: LoadedModel) -> MemoryBudget:
-    total = engine.kv_bytes or int(KV_SHARE * max(0, device_bytes() - loaded.weight_bytes))
-    budget = MemoryBudget(total, loaded.kv_cost)
+    left = max(0, device_memory() - loaded.weight_bytes)
+    budget = MemoryBudget(int(KV_SHARE * left) if engine.kv_bytes is None else engine.kv_bytes, loaded.kv_cost)
     if not budget.fits(budget.projected(1)):
+        what = f"weights of {loaded.weight_bytes} bytes leave" if engine.kv_bytes is None else "kv_bytes gives"
         raise ModelLoadFailed(
-            f"{loaded.path}: weights of {loaded.weight_bytes} bytes leave {total} bytes for KV on this device, "
+            f"{loaded.path}: {what} {budget.total} bytes for KV on this device, "
             f"one short prompt needs {budget.projected(1)}"
         )
     return budget
 
 
-def device_bytes() -> int:
-    """Memory that models and KV may use: the GPU's recommended working set, or the machine's memory."""
+def device_memory() -> int:
+    """Bytes that models and KV may use: a GPU's own, as MLX recommends, or the machine's or container's."""
+    if mx.default_device() == mx.Device(mx.cpu):
+        return machine_memory()
     info = mx.device_info()
-    recommended = info.get("max_recommended_working_set_size") or info.get("memory_size")
-    return int(recommended or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return int(info.get("max_recommended_working_set_size") or info.get("memory_size") or machine_memory())

@@ -4,6 +4,7 @@ mlx-lm's own BatchGenerator is made of the same cache operations (merge, extend,
 says why the driver around them is ours.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx_lm.models.cache import ArraysCache, CacheList
 from numpy.typing import NDArray
 
 from backend.engine.batching.row import Row
@@ -76,24 +78,32 @@ class DecodeBatch(ABC):
         return len(self.rows)
 
     def join(self, rows: Sequence[Row]) -> None:
-        """Take over the rows' caches; each row's `last_token` is fed by the next step."""
+        """Take over the rows' caches; each row's `last_token` is fed by the next step.
+
+        Raises whatever caches raise that cannot be batched together; the batch and the rows are as before then.
+        """
         caches: list[list[Any]] = []
         for row in rows:
             assert row.caches is not None
             caches.append(row.caches)
-            row.caches = None
         if not self.rows and len(caches) == 1:
             self._caches, self._merged = caches[0], False
-        elif not self._mergeable:
-            raise RuntimeError("this model's caches cannot be merged")
-        elif not self._merged:
-            if self.rows:
-                caches.insert(0, self._caches)
-            self._caches, self._merged = _merge(caches), True
         else:
-            for mine, theirs in zip(self._caches, _merge(caches), strict=True):
-                mine.extend(theirs)
+            self._caches, self._merged = self._joined(caches), True
+        for row in rows:
+            row.caches = None
         self.rows.extend(rows)
+
+    def _joined(self, caches: list[list[Any]]) -> list[Any]:
+        if not self._mergeable:
+            raise RuntimeError("this model's caches cannot be merged")
+        if not self._merged:
+            return _merge([self._caches, *caches] if self.rows else caches)
+        # Into copies: where one layer fails, those before it must not have grown.
+        grown = [_shell(cache) for cache in self._caches]
+        for mine, theirs in zip(grown, _merge(caches), strict=True):
+            mine.extend(theirs)
+        return grown
 
     @abstractmethod
     def step(self) -> list[Emitted]:
@@ -138,4 +148,26 @@ class DecodeBatch(ABC):
 
 
 def _merge(caches: list[list[Any]]) -> list[Any]:
-    return [layers[0].merge(list(layers)) for layers in zip(*caches, strict=True)]
+    layers = list(zip(*caches, strict=True))
+    for layer in layers:
+        _check_states(layer)
+    return [layer[0].merge(list(layer)) for layer in layers]
+
+
+def _check_states(layer: Sequence[Any]) -> None:
+    """States of unlike shapes are not merged: mlx-lm would stretch the smaller one (the last tokens of a short prompt,
+    say) over the place of a larger one without a word."""
+    if type(layer[0]) is CacheList:
+        for inner in zip(*(cache.caches for cache in layer), strict=True):
+            _check_states(inner)
+    elif type(layer[0]) is ArraysCache:
+        for states in zip(*(cache.cache for cache in layer), strict=True):
+            if len({state.shape[1:] for state in states if state is not None}) > 1:
+                raise ValueError("states of unlike shapes cannot be merged")
+
+
+def _shell(cache: Any) -> Any:
+    """Another cache of the same arrays. mlx-lm's `extend` gives a cache new arrays and never writes into one."""
+    if type(cache) is CacheList:
+        return CacheList(*(_shell(inner) for inner in cache.caches))
+    return copy.copy(cache)

@@ -4,7 +4,15 @@ import logging
 import secrets
 from dataclasses import dataclass
 
-from backend.core.errors import InternalFault, InvalidRequest, RequestAborted, RequestCancelled, WorkerError
+from backend.core.constraint import OVER_LIMIT
+from backend.core.errors import (
+    InternalFault,
+    InvalidRequest,
+    Overloaded,
+    RequestAborted,
+    RequestCancelled,
+    WorkerError,
+)
 from backend.core.events import Failed, Finished, FinishReason, Piece
 from backend.core.logline import logline
 from backend.engine.batching.row import Row
@@ -26,12 +34,14 @@ class Finisher:
         """The answer is complete."""
         if reason is FinishReason.STOP and row.submit.output.has_tool_calls:
             reason = FinishReason.TOOL_CALLS
-        notes = {"x-prompt-cache-tokens": str(row.cached_tokens), "x-prompt-cache-reason": row.cache_reason}
-        usage = row.usage(now)
-        self.outbox.post(
-            row.stream,
-            Finished(reason=reason, piece=piece, usage=usage, logprobs=tuple(row.logprobs), notes=notes),
+        end = Finished(
+            reason=reason,
+            piece=piece,
+            usage=row.usage(now),
+            logprobs=tuple(row.logprobs),
+            cache_reason=row.cache_reason,
         )
+        self.outbox.post(row.stream, end)
 
     def fail(self, row: Row, error: WorkerError) -> None:
         """The request ends without a complete answer."""
@@ -47,13 +57,15 @@ def row_fault(row: Row, reason: str) -> WorkerError:
     log.warning(logline("row_failed", request_id=row.request.request_id, constrained=row.submit.constraint is not None))
     if reason == NOT_FINITE:
         return InternalFault(reason)
+    if reason.startswith(OVER_LIMIT):
+        return Overloaded(f"Grammar: {reason}")
     return InvalidRequest("Grammar" if row.submit.constraint is not None else "LogitBias", reason)
 
 
-def internal_fault(where: str, row: Row | None, error: Exception) -> InternalFault:
+def internal_fault(where: str, row: Row | None, error: BaseException) -> InternalFault:
     """Our own failure, with an id to find it by. Its text may hold a client's, so only the debug log has that."""
     fault = secrets.token_hex(4)
     request_id = row.request.request_id if row else "batch"
     log.error(logline(f"{where}_failed", request_id=request_id, fault=fault, error=type(error).__name__))
-    log.debug("fault %s", fault, exc_info=error)
+    log.debug(logline("fault", id=fault), exc_info=error)
     return InternalFault(f"internal error in {where}, fault {fault}")

@@ -1,10 +1,15 @@
 """Rows that decode together, in groups of like length."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from backend.core.logline import logline
 from backend.engine.batching.batch import DecodeBatch
+from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.row import Row
+
+log = logging.getLogger(__name__)
 
 
 class DecodeGroups:
@@ -12,18 +17,27 @@ class DecodeGroups:
 
     A batch pads its rows to the longest: one long row among short ones makes every step, and every copy when a row
     joins or leaves, as dear as if all were long. A group of its own costs another pass over the weights instead. So
-    a row joins the group where it wastes the fewest bytes, unless that is over `max_waste`; then it opens one.
+    a row joins the group where it wastes the fewest bytes, unless that is over `max_waste` or more than is spare;
+    then it opens one. Padding is therefore never what takes the rows over their budget.
 
     Args:
-        bytes_per_token: KV that one more token of one row takes.
         max_waste: Bytes of padding that a row may cause; about what the weights take, since those are what a
             further group reads again.
+        spare: Bytes of the budget that no row is going to need; rows about to join are not counted in it.
     """
 
-    def __init__(self, new_batch: Callable[[], DecodeBatch], *, bytes_per_token: int, max_waste: int) -> None:
+    def __init__(
+        self,
+        new_batch: Callable[[], DecodeBatch],
+        budget: MemoryBudget,
+        *,
+        max_waste: int,
+        spare: Callable[[], int],
+    ) -> None:
         self._new_batch = new_batch
-        self._bytes_per_token = bytes_per_token
+        self._budget = budget
         self._max_waste = max_waste
+        self._spare = spare
         self.batches: list[DecodeBatch] = []
 
     def __len__(self) -> int:
@@ -35,32 +49,68 @@ class DecodeGroups:
         return [row for batch in self.batches for row in batch.rows]
 
     def plan_join(self, rows: Sequence[Row]) -> list[tuple[DecodeBatch, list[Row]]]:
-        """Where each row belongs, opening groups as needed; the caller has each group take its rows.
+        """Where each row belongs, opening groups as needed.
 
         Rows of one call are placed longest first, so that they find each other.
         """
         planned: dict[int, list[Row]] = {}
+        spare = self._spare() - self._budget.apart([row.covered for row in rows])
         for row in sorted(rows, key=lambda row: -row.covered):
-            index = self._place(row, planned)
+            index, taken = self._place(row, planned, max(0, spare))
+            spare -= taken
             planned.setdefault(index, []).append(row)
         return [(self.batches[index], members) for index, members in planned.items()]
 
-    def _place(self, row: Row, planned: dict[int, list[Row]]) -> int:
-        best, least = -1, self._max_waste
+    def _place(self, row: Row, planned: dict[int, list[Row]], spare: int) -> tuple[int, int]:
+        """The group for a row, and the spare bytes that its padding takes."""
+        best, least, best_taken = -1, self._max_waste, 0
         for index, batch in enumerate(self.batches):
             lengths = [other.covered for other in (*batch.rows, *planned.get(index, ()))]
-            waste = padding(lengths, row.covered) * self._bytes_per_token
-            if waste <= least:
-                best, least = index, waste
+            waste = padding(lengths, row.covered) * self._budget.cost.per_token
+            taken = self._budget.padding(lengths, row.covered)
+            if waste <= least and taken <= spare:
+                best, least, best_taken = index, waste, taken
         if best < 0:
             self.batches.append(self._new_batch())
             best = len(self.batches) - 1
-        return best
+        return best, best_taken
 
-    def leave(self, rows: Sequence[Row]) -> None:
-        """Drop rows and their KV; unknown rows are ignored."""
-        for batch in self.batches:
-            batch.leave(rows)
+    def projected(self) -> int:
+        """Bytes that all groups need to run on, padding included."""
+        return sum(self._budget.together([row.covered for row in batch.rows]) for batch in self.batches)
+
+    def join(self, rows: Sequence[Row]) -> list[tuple[Row, Exception]]:
+        """Each row into its group. One whose caches do not go with the others' gets a batch of its own.
+
+        Returns:
+            The rows that are in no batch, and why.
+        """
+        failed: list[tuple[Row, Exception]] = []
+        for batch, members in self.plan_join(rows):
+            try:
+                batch.join(members)
+            except Exception:  # noqa: BLE001  which of them it was is found by trying them one by one
+                for row in members:
+                    failed.extend(self._join_one(batch, row))
+        self.drop_empty()
+        return failed
+
+    def _join_one(self, batch: DecodeBatch, row: Row) -> list[tuple[Row, Exception]]:
+        try:
+            batch.join([row])
+            return []
+        except Exception as error:  # noqa: BLE001  its own shapes
+            log.info(logline("joins_none", request_id=row.request.request_id, reason=type(error).__name__))
+        self.batches.append(self._new_batch())
+        try:
+            # A lone row's caches are not merged.
+            self.batches[-1].join([row])
+        except Exception as error:  # noqa: BLE001  its own failure
+            return [(row, error)]
+        return []
+
+    def drop_empty(self) -> None:
+        """Forget the groups that have no rows any more."""
         self.batches = [batch for batch in self.batches if batch]
 
     def lose(self, batch: DecodeBatch) -> None:

@@ -1,6 +1,6 @@
 """How much KV may live, and what has to go first. Pure: sizes in, a decision out."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from backend.engine.loading.kv_cost import KVCost
@@ -29,9 +29,26 @@ class MemoryBudget:
         blocks = -(-(tokens + 1) // BLOCK_TOKENS) + 1
         return self.cost.bytes_for(blocks * BLOCK_TOKENS)
 
-    def joined(self, lengths: Sequence[int]) -> int:
-        """Bytes of rows of these lengths; `groups` keeps their padding small beside the budget."""
+    def apart(self, lengths: Iterable[int]) -> int:
+        """Bytes of rows of these lengths, each in a batch of its own."""
         return sum(self.projected(length) for length in lengths)
+
+    def together(self, lengths: Collection[int]) -> int:
+        """Bytes of one batch of rows of these lengths, which pads them to the longest."""
+        return len(lengths) * self.projected(max(lengths)) if lengths else 0
+
+    def padding(self, lengths: Collection[int], joining: int) -> int:
+        """Bytes that a row of length `joining` takes in a batch of rows of these lengths beyond what it needs apart."""
+        return self.together((*lengths, joining)) - self.together(lengths) - self.projected(joining)
+
+    def admits(self, tokens: int, *, beside: int, rows: int, returning: bool) -> bool:
+        """Whether a row of `tokens` may start beside `rows` rows that need `beside` bytes.
+
+        One that had to go before returns only where the others can grow by a block each as well, or it would go again
+        as soon as they do.
+        """
+        growth = rows * BLOCK_TOKENS * self.cost.per_token if returning else 0
+        return self.fits(beside + self.projected(tokens) + growth)
 
     def room_for_cache(self, live: int) -> int:
         """Bytes that the prompt cache may keep beside `live` bytes of rows."""

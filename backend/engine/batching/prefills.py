@@ -15,6 +15,7 @@ from backend.engine.batching.batch import Model, prefill
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.row import Row
 from backend.engine.batching.scheduler import Prefilling, next_end, plan_chunks
+from backend.engine.loading.failures import FOREIGN
 from backend.engine.picture import Counters
 
 # Waiting for another row's prefill pays once it saves at least this many tokens.
@@ -34,7 +35,7 @@ class Prefills:
     chunk: int
     counters: Counters
     clock: Callable[[], float]
-    on_error: Callable[[Row, Exception], None]
+    on_error: Callable[[Row, BaseException], None]
     rows: list[Row] = field(default_factory=list[Row])
 
     def admit(self, row: Row) -> None:
@@ -67,7 +68,7 @@ class Prefills:
         self.rows.remove(row)
         for other in [other for other in self.rows if other.leader is row]:
             # One of them becomes the leader of the rest.
-            self._start(other)
+            self._start_again(other)
 
     def nbytes(self) -> int:
         """Bytes of KV here."""
@@ -78,7 +79,7 @@ class Prefills:
         assert row.caches is not None
         try:
             prefill(self.model, row.caches, row.feed[row.covered : end])
-        except Exception as error:  # noqa: BLE001  a prompt has its own caches, so its failure is its own
+        except FOREIGN as error:  # a prompt has its own caches, so its failure is its own
             row.caches, row.covered = None, 0
             self.remove(row)
             self.on_error(row, error)
@@ -103,7 +104,15 @@ class Prefills:
             assert row.caches is not None
             self.prefix.insert(row.feed[: row.covered], row.caches)
         for other in served:
-            self._start(other)
+            self._start_again(other)
+
+    def _start_again(self, row: Row) -> None:
+        """As `_start`, for a row that is here already: its failure is its own, not that of the row it waited for."""
+        try:
+            self._start(row)
+        except Exception as error:  # noqa: BLE001
+            self.rows.remove(row)
+            self.on_error(row, error)
 
     def _start(self, row: Row) -> None:
         """Let a row wait for another's prefill where that pays, else take what there is."""

@@ -81,21 +81,36 @@ class PrefixCache:
         """Evict until at most `n_bytes` are kept; whether there was need to."""
         if self._store.nbytes <= n_bytes:
             return False
-        self._store.trim_to(n_bytes=n_bytes)
+        try:
+            self._store.trim_to(n_bytes=n_bytes)
+        except Exception as error:  # noqa: BLE001
+            _say_fault("trim", error)
+            self._forget()
         return True
+
+    def _forget(self) -> None:
+        # Live rows need the bytes: what cannot be evicted piece by piece goes as a whole.
+        try:
+            self._store.clear()
+        except Exception as error:  # noqa: BLE001
+            _say_fault("clear", error)
 
     def figures(self) -> Mapping[str, float]:
         """The store's counters by name, nested ones joined by a dot."""
-        return dict(_flat(self._store.stats()))
+        try:
+            return dict(_flat(self._store.stats()))
+        except Exception as error:  # noqa: BLE001
+            _say_fault("figures", error)
+            return {}
 
     def close(self) -> None:
         """Drop what this model stored."""
-        self._store.clear()
+        self._forget()
 
 
 def _say_fault(what: str, error: Exception) -> None:
     log.error(logline("prompt_cache_failed", what=what, error=type(error).__name__))
-    log.debug("prompt cache", exc_info=error)
+    log.debug(logline("prompt_cache_fault", what=what), exc_info=error)
 
 
 def needs_snapshots(caches: list[Any]) -> bool:

@@ -4,7 +4,7 @@ import gc
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -25,6 +25,7 @@ from backend.engine.batching.scheduler import chunk_ends
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.inbox import Submit
 from backend.engine.loading import LoadedModel
+from backend.engine.loading.failures import FOREIGN
 from backend.engine.picture import Counters, EnginePicture
 from backend.engine.sampling.row_sampling import RowSampling
 
@@ -71,7 +72,7 @@ class Session:
     def _new_groups(self) -> DecodeGroups:
         # A group of its own reads the weights once more; padding may cost as much, but no large part of the budget.
         waste = min(self.loaded.weight_bytes, self.budget.total // 32)
-        return DecodeGroups(self.new_batch, bytes_per_token=self.budget.cost.per_token, max_waste=waste)
+        return DecodeGroups(self.new_batch, self.budget, max_waste=waste, spare=self._spare)
 
     @property
     def busy(self) -> bool:
@@ -150,7 +151,7 @@ class Session:
     def _admit(self) -> None:
         while self.waiting and len(self.prefills.rows) + len(self.groups) < self.max_rows:
             row = self.waiting[0]
-            if not self.budget.fits(self._live_with(row)):
+            if not self._has_room(row):
                 if self.prefills.rows or self.groups:
                     return
                 self.waiting.popleft()
@@ -162,18 +163,27 @@ class Session:
             row.snapshot_ends = self._snapshot_ends(row)
             row.chunk_ends = chunk_ends(len(row.feed), self.config.engine.prefill_chunk, row.snapshot_ends)
             # Before the cache gives way to it: what it evicts could be this row's own prefix.
-            self.prefills.admit(row)
-            self._shrink_cache(self._live_with(None))
+            try:
+                self.prefills.admit(row)
+            except Exception as error:  # noqa: BLE001  a model makes its caches itself
+                self._fail(row, internal_fault("admission", row, error))
+            self._shrink_cache(self._projected())
 
     def _snapshot_ends(self, row: Row) -> tuple[int, ...]:
         if not self.prefix.snapshots:
             return ()
         return (*row.submit.prompt.boundaries, *range(SNAPSHOT_EVERY, len(row.feed), SNAPSHOT_EVERY))
 
-    def _live_with(self, row: Row | None) -> int:
-        """Bytes of KV once all rows have joined, and `row` too."""
-        lengths = [r.covered for r in self.groups.rows] + [len(r.feed) for r in self.prefills.rows]
-        return self.budget.joined([*lengths, len(row.feed)] if row is not None else lengths)
+    def _projected(self) -> int:
+        """Bytes of KV that all rows need to run on: those that decode with their padding, prompts each for itself."""
+        return self.groups.projected() + self.budget.apart(len(row.feed) for row in self.prefills.rows)
+
+    def _spare(self) -> int:
+        return self.budget.total - self._projected()
+
+    def _has_room(self, row: Row) -> bool:
+        running = len(self.prefills.rows) + len(self.groups)
+        return self.budget.admits(len(row.feed), beside=self._projected(), rows=running, returning=row.preemptions > 0)
 
     def _shrink_cache(self, live: int) -> None:
         if self.prefix.shrink_to(self.budget.room_for_cache(live)):
@@ -201,7 +211,7 @@ class Session:
         if row in self.prefills.rows:
             self.prefills.remove(row)
         else:
-            self.groups.leave([row])
+            self._leave([row])
         row.caches, row.leader = None, None
         row.feed = row.tokens()
         row.covered = 0
@@ -218,11 +228,9 @@ class Session:
         for row in ready:
             row.decoding_at = row.decoding_at or now
             self.counters.cached_tokens += row.cached_tokens if not row.preemptions else 0
-        for group, members in self.groups.plan_join(ready):
-            try:
-                group.join(members)
-            except Exception as error:  # noqa: BLE001  caches half merged: the batch is lost
-                self._lose_batch(group, [*group.rows, *(row for row in members if row not in group.rows)], error)
+        for row, error in self.groups.join(ready):
+            row.caches = None
+            self._fail(row, internal_fault("join", row, error))
 
     def _decode(self) -> None:
         started = self.clock()
@@ -235,15 +243,11 @@ class Session:
         rows = list(group.rows)
         try:
             emitted = group.step()
-        except Exception as error:  # noqa: BLE001  keys and KV may be out of step: the batch is lost
+        except FOREIGN as error:  # keys and KV may be out of step: the batch is lost
             self._lose_batch(group, rows, error)
             return
         now = self.clock()
-        leaving = [item.row for item in emitted if self._take_token(item, now)]
-        try:
-            self.groups.leave(leaving)
-        except Exception as error:  # noqa: BLE001  as above; those that left have had their ends
-            self._lose_batch(group, [row for row in rows if row not in leaving], error)
+        self._leave([item.row for item in emitted if self._take_token(item, now)])
 
     def _take_token(self, item: Emitted, now: float) -> bool:
         """Turn a token into what its client sees; whether that was the row's end."""
@@ -253,7 +257,7 @@ class Session:
             return True
         try:
             reason, piece = self._advance(row, item)
-        except Exception as error:  # noqa: BLE001  a parser's failure is its own request's
+        except FOREIGN as error:  # a parser's failure is its own request's
             self._fail(row, internal_fault("output", row, error))
             return True
         if reason is not None:
@@ -274,8 +278,11 @@ class Session:
         piece = output.push(item.token)
         if output.stopped:
             return FinishReason.STOP_STRING, piece + output.finish()
+        if not self.loaded.eos_ids and row.submit.constraint is not None and row.submit.constraint.finished:
+            # A model with an end token draws that next; this one would have nothing to draw.
+            return FinishReason.STOP, piece + output.finish()
         if row.completion_tokens >= row.submit.max_tokens:
-            return FinishReason.LENGTH, piece + output.finish()
+            return FinishReason.LENGTH, piece + output.finish(cut=True)
         return None, piece
 
     # Ends
@@ -303,6 +310,8 @@ class Session:
             self.waiting.remove(row)
             self._fail(row, error())
         for row in [r for r in self.prefills.rows if which(r)]:
+            if row not in self.prefills.rows:  # it waited for the one before, and failed on its own
+                continue
             self._store(row)
             self._fail(row, error())
             self.prefills.remove(row)
@@ -310,9 +319,21 @@ class Session:
         for row in leaving:
             self._store(row)
             self._fail(row, error())
-        self.groups.leave(leaving)
+        self._leave(leaving)
 
-    def _lose_batch(self, group: DecodeBatch, rows: list[Row], error: Exception) -> None:
+    def _leave(self, rows: Sequence[Row]) -> None:
+        """Drop rows from their batches; one that fails at it is lost, and with it the rows that stayed."""
+        for group in list(self.groups.batches):
+            staying = [row for row in group.rows if row not in rows]
+            if len(staying) == len(group):
+                continue
+            try:
+                group.leave(rows)
+            except Exception as error:  # noqa: BLE001  some layers have dropped them, some have not
+                self._lose_batch(group, staying, error)
+        self.groups.drop_empty()
+
+    def _lose_batch(self, group: DecodeBatch, rows: list[Row], error: BaseException) -> None:
         """A failed step leaves keys and KV out of step: nothing of the batch is used again."""
         fault = internal_fault("step", None, error)
         self.groups.lose(group)

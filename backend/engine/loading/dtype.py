@@ -1,12 +1,12 @@
 """Which floating type a model computes in."""
 
 import logging
-import os
 from collections.abc import Iterable, Sequence
 
 import mlx.core as mx
 
 from backend.core.logline import logline
+from backend.engine.loading.machine_memory import machine_memory
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def preferred_dtype(parameters: Sequence[mx.array], *, memory_bytes: int | None 
     if not half:
         return ""
     after = half + sum(array.nbytes for array in parameters)
-    memory = memory_bytes or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = machine_memory() if memory_bytes is None else memory_bytes
     if after > memory * _MEMORY_SHARE:
         log.warning(logline("dtype_kept", dtype=main_dtype(parameters), reason="float32 weights would not fit"))
         return ""

@@ -9,6 +9,8 @@ from backend.core.errors import ModelLoadFailed
 log = logging.getLogger(__name__)
 
 MAX_REASON = 400
+FOREIGN = (Exception, SystemExit)
+"""What code that is not ours may raise: some of it ends the process where a library is missing."""
 T = TypeVar("T")
 
 
@@ -17,6 +19,8 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, KeyError):
         text = f"has no {text}"
+    if isinstance(error, SystemExit):
+        text = f"code that it needs wants to end the process (exit {text})"
     if len(text) > MAX_REASON:
         text = text[:MAX_REASON] + " ..."
     return text or type(error).__name__
@@ -33,7 +37,7 @@ def guarded(subject: str, call: Callable[[], T]) -> T:
     except ModelLoadFailed:
         raise
     # Parsers, architectures and a checkpoint's own code may raise anything, and LoadModel owes an answer.
-    except Exception as error:
+    except FOREIGN as error:
         log.debug("load failed: %s", subject, exc_info=True)
         reason = one_line(error)
     # Raised outside of the handler: a chained traceback would keep the half-loaded weights alive.

@@ -25,14 +25,20 @@ class KVCost:
         return self.fixed + tokens * self.per_token + windowed
 
 
-def measure(caches: Sequence[Any]) -> KVCost:
-    """The cost of single-row caches (mlx-lm's, one per layer) that hold at least one token."""
+def measure(short: Sequence[Any], long: Sequence[Any], *, apart: int) -> KVCost:
+    """The cost of single-row caches (mlx-lm's, one per layer), of which two are given, `apart` tokens apart.
+
+    The growth of a layer of no known shape is that between the two, which a window that both only begin to fill makes
+    too large rather than too small.
+    """
     per_token = fixed = 0
     windows: list[tuple[int, int]] = []
-    for cache in _leaves(caches):
+    for before, cache in zip(_leaves(short), _leaves(long), strict=True):
         keys, values = getattr(cache, "keys", None), getattr(cache, "values", None)
         if keys is None or values is None:
-            fixed += int(cache.nbytes)
+            grown = max(0, int(cache.nbytes) - int(before.nbytes)) // apart
+            per_token += grown
+            fixed += int(cache.nbytes) if not grown else 0
             continue
         size = (int(keys.nbytes) + int(values.nbytes)) // int(keys.shape[2])
         # A chunk of a ChunkedKVCache is its window.

@@ -25,6 +25,8 @@ class LoadedModel:
         dtype: Of the embedding or the output, such as `float16`.
         batchable: Rows may decode together; otherwise one at a time, and `serial_reason` says why.
         kv_cost: What a row's caches weigh.
+        uncached_reason: Why the prompt cache keeps nothing of this model; empty where it does.
+        kept_whole: Layer classes beyond those that the prompt cache knows, of which it may keep copies.
         device: Such as `cpu` or `gpu (Apple M2)`.
         new_cache: Fresh caches of one row, one per layer.
     """
@@ -42,5 +44,7 @@ class LoadedModel:
     batchable: bool
     serial_reason: str
     kv_cost: KVCost
+    uncached_reason: str
+    kept_whole: frozenset[type]
     device: str
     new_cache: Callable[[], list[Any]]

@@ -22,7 +22,7 @@ from backend.engine.loading.failures import check_cancelled, guarded
 from backend.engine.loading.files import ModelFiles
 from backend.engine.loading.fingerprint import namespace
 from backend.engine.loading.loaded import LoadedModel
-from backend.engine.loading.probe import ProbeFailed, ProbeResult, probe
+from backend.engine.loading.probe import ProbeFailed, ProbeResult, probe, reach_of
 from backend.engine.loading.progress import Progress, ProgressLog
 from backend.engine.loading.vocabulary import check_vocabulary
 
@@ -69,7 +69,7 @@ def _load(
         _cast(model, DTYPES[wanted])
     _evaluate(model, directory, ProgressLog("weights", directory.name, progress), cancelled)
     new_cache = _cache_maker(model, config.max_kv_size)
-    result = _probed(model, new_cache, directory)
+    result = _probed(model, new_cache, settings, directory)
     check_vocabulary(files, model, result.vocab_size)
     check_cancelled(cancelled)
     dtype = main_dtype(_parameters(model))
@@ -91,6 +91,8 @@ def _load(
         batchable=not _serial_reason(model, config, result),
         serial_reason=_serial_reason(model, config, result),
         kv_cost=result.kv_cost,
+        uncached_reason=result.uncached_reason,
+        kept_whole=result.kept_whole,
         device=device_name(),
         new_cache=new_cache,
     )
@@ -142,9 +144,14 @@ def _cache_maker(model: Any, max_kv_size: int | None) -> Callable[[], list[Any]]
     return lambda: make_prompt_cache(model, max_kv_size)
 
 
-def _probed(model: Any, new_cache: Callable[[], list[Any]], directory: Path) -> ProbeResult:
+def _probed(
+    model: Any, new_cache: Callable[[], list[Any]], settings: Mapping[str, Any], directory: Path
+) -> ProbeResult:
+    def tried() -> ProbeResult:
+        return probe(model, new_cache, reach=reach_of(settings), weight_bytes=_weight_bytes(model))
+
     try:
-        return probe(model, new_cache)
+        return tried()
     except ProbeFailed as error:
         reason = str(error)
     if main_dtype(_parameters(model)) == "float32":
@@ -154,7 +161,7 @@ def _probed(model: Any, new_cache: Callable[[], list[Any]], directory: Path) -> 
     model.set_dtype(mx.float32)
     mx.eval(model.parameters())
     try:
-        return probe(model, new_cache)
+        return tried()
     except ProbeFailed as error:
         reason = str(error)
     raise ModelLoadFailed(f"{directory}: the model does not run: {reason}")
@@ -194,6 +201,7 @@ def _log_loaded(loaded: LoadedModel) -> None:
             context=loaded.context_length,
             mode="batched" if loaded.batchable else "serial",
             serial_reason=loaded.serial_reason or None,
+            uncached_reason=loaded.uncached_reason or None,
             device=loaded.device,
         )
     )

@@ -1,15 +1,19 @@
 """The model's tokenizer, as mlx-lm wraps it, with the overrides of the load."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mlx_lm.utils import load_tokenizer as load_wrapped
+from transformers import PreTrainedConfig
 from transformers.utils import logging as transformers_log
 
 from backend.core.errors import ModelLoadFailed
 from backend.engine.loading.checkpoint import read_json
 from backend.engine.loading.failures import guarded
+
+log = logging.getLogger(__name__)
 
 # What it has to say goes into our log, in our form, and not past it.
 transformers_log.disable_default_handler()
@@ -41,10 +45,23 @@ def load_tokenizer(
     if template:
         # Given at construction, so that mlx-lm infers tool markers from the template in use.
         extra["chat_template"] = template
-    return guarded(
-        f"{directory}: tokenizer",
-        lambda: load_wrapped(directory, extra, eos_token_ids=_eos_token_ids(settings)),
-    )
+    return guarded(f"{directory}: tokenizer", lambda: _load(directory, extra, _eos_token_ids(settings)))
+
+
+def _load(directory: Path, extra: dict[str, Any], eos_token_ids: int | list[int] | None) -> Any:
+    try:
+        return load_wrapped(directory, extra, eos_token_ids=eos_token_ids)
+    except Exception as error:
+        if not (directory / "tokenizer.json").is_file():
+            raise
+        log.debug("tokenizer", exc_info=error)
+        first = error
+    # transformers checks config.json before it looks at the tokenizer, and refuses architectures and entries that
+    # mlx-lm knows; an empty configuration in its place leaves the choice to the tokenizer's own files.
+    try:
+        return load_wrapped(directory, extra | {"config": PreTrainedConfig()}, eos_token_ids=eos_token_ids)
+    except Exception:  # noqa: BLE001  the first failure is the one that names a file
+        raise first from None
 
 
 def _eos_token_ids(settings: Mapping[str, Any]) -> int | list[int] | None:

@@ -1,20 +1,21 @@
-"""Builds what prepares requests for a model that was just loaded. Prep thread."""
+"""Builds what prepares requests for a model that was just loaded. A prep thread."""
 
 import logging
-from concurrent.futures import Executor
 from contextlib import ExitStack
 from typing import Any
 
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed, WorkerError
+from backend.engine.loading.failures import FOREIGN
 from backend.engine.preparing.constraining import GrammarChoice
 from backend.engine.preparing.facts import LoadedFacts
+from backend.engine.preparing.lanes import Lanes
 from backend.engine.preparing.requests import RequestPreparer
 
 log = logging.getLogger(__name__)
 
 
-def build_preparer(config: ModelConfig, facts: LoadedFacts, tokenizer: Any, prep: Executor) -> RequestPreparer:
+def build_preparer(config: ModelConfig, facts: LoadedFacts, tokenizer: Any, prep: Lanes) -> RequestPreparer:
     """Start a render process and a grammar compiler for the tokenizer; both end with the preparer.
 
     Raises:
@@ -26,7 +27,7 @@ def build_preparer(config: ModelConfig, facts: LoadedFacts, tokenizer: Any, prep
         except WorkerError:
             raise
         # A checkpoint's own tokenizer may raise anything, and LoadModel owes an answer.
-        except Exception as error:
+        except FOREIGN as error:
             log.debug("load", exc_info=error)
             reason = str(error).splitlines()[0] if str(error) else ""
             raise ModelLoadFailed(f"{facts.path}: {type(error).__name__}: {reason}"[:500]) from error
@@ -34,7 +35,7 @@ def build_preparer(config: ModelConfig, facts: LoadedFacts, tokenizer: Any, prep
     return preparer
 
 
-def _built(config: ModelConfig, facts: LoadedFacts, tokenizer: Any, prep: Executor, undo: ExitStack) -> RequestPreparer:
+def _built(config: ModelConfig, facts: LoadedFacts, tokenizer: Any, prep: Lanes, undo: ExitStack) -> RequestPreparer:
     # Imported here: the port is open and Health answers before the tokenizer libraries are imported.
     from backend.grammar.compiler import GrammarCompiler
     from backend.grammar.vocabulary import read_vocabulary

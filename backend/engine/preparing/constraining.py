@@ -7,7 +7,7 @@ from backend.core.errors import InvalidRequest
 from backend.core.request import Conversation, GenerationRequest, Grammar
 from backend.grammar.tools import is_strict, tool_grammar
 from backend.grammar.waiting import Activation
-from backend.output import OutputFormat
+from backend.output import NotForceable, OutputFormat
 from backend.prompt.preparer import EncodedPrompt
 
 
@@ -50,12 +50,15 @@ class GrammarChoice:
         strict = is_strict(tools)
         if choice.mode == "none" or (choice.mode == "auto" and not strict):
             return None
-        forms = self.format.forced_calls(tools)
-        if forms is None:
-            if choice.mode == "auto":
-                return None
-            raise InvalidRequest("ToolChoice", f"{choice.mode} needs tools whose calls this model writes as JSON")
-        found = tool_grammar(forms, choice, trigger=self.format.tool_call_start, strict=strict, special=self.special)
+        if choice.mode == "auto" and self.format.calls is None:
+            return None
+        try:
+            calls = self.format.forced_calls(tools, choice.function)
+        except NotForceable as error:
+            raise InvalidRequest("ToolChoice" if choice.mode != "auto" else "Tools", str(error)) from error
+        # Hermes' markers are no tokens of a model that does not write them.
+        special = self.special if self.format.calls else {}
+        found = tool_grammar(calls, choice, trigger=self.format.tool_call_start, strict=strict, special=special)
         if found is None:
             return None
         return WantedGrammar(found.grammar, self._activation(prompt, True, found.trigger))

@@ -16,6 +16,7 @@ class LoadedFacts:
         vocab_size: Width of the logits.
         context_length: Tokens of prompt and answer at most.
         serial_reason: Why rows cannot decode together; empty when they can.
+        uncached_reason: Why the prompt cache keeps nothing of this model; empty where it does.
     """
 
     generation: int
@@ -27,6 +28,7 @@ class LoadedFacts:
     eos_ids: frozenset[int]
     batchable: bool
     serial_reason: str
+    uncached_reason: str
     device: str
 
     @classmethod
@@ -42,5 +44,6 @@ class LoadedFacts:
             eos_ids=loaded.eos_ids,
             batchable=loaded.batchable,
             serial_reason=loaded.serial_reason,
+            uncached_reason=loaded.uncached_reason,
             device=loaded.device,
         )

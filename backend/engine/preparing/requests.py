@@ -2,10 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +11,19 @@ from numpy.typing import NDArray
 from backend.config import ModelConfig
 from backend.core.constraint import Constraint
 from backend.core.errors import InvalidRequest, Overloaded, RequestAborted, WorkerUnavailable
-from backend.core.reports import ModelFacts
+from backend.core.reports import ModelFacts, ToolMarkers
 from backend.core.request import Conversation, GenerationRequest, Message
 from backend.engine.preparing.constraining import GrammarChoice, WantedGrammar
 from backend.engine.preparing.facts import LoadedFacts
+from backend.engine.preparing.lanes import Lanes
 from backend.grammar.compiler import GrammarCompiler
 from backend.output import OutputFormat, OutputStream, TokenTable
 from backend.prompt.preparer import EncodedPrompt, PromptPreparer
 
 COMPILE_SECONDS = 10
-
-T = TypeVar("T")
+# By TokenizeString where the context is smaller, and by Detokenize: an encoding takes some 400 bytes a token.
+MOST_TOKENIZED = 1 << 18
+_FORCED = ("required", "function")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +42,13 @@ class RequestPreparer:
     """One load's tools. Immutable.
 
     Attributes:
-        prompts: Used on the prep thread alone.
-        prep: The prep thread, this load's own: one that never comes back holds up no other load.
+        prep: The prep threads, this load's own: one that never comes back holds up no other load.
         closing: Set by the event loop: prepare nothing more.
     """
 
     config: ModelConfig
     facts: LoadedFacts
-    prep: Executor
+    prep: Lanes
     prompts: PromptPreparer
     table: TokenTable
     format: OutputFormat
@@ -57,12 +56,8 @@ class RequestPreparer:
     compiler: GrammarCompiler
     closing: threading.Event = field(default_factory=threading.Event)
 
-    async def on_prep(self, work: Callable[..., T], *args: Any) -> T:
-        """What `work` returns; it runs on the prep thread. Event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self.prep, work, *args)
-
     def close(self) -> None:
-        """Stop the render process and the grammar compiler; prep thread only."""
+        """Stop the render processes and the grammar compiler; a prep thread."""
         self.prompts.close()
         self.compiler.close()
 
@@ -70,19 +65,17 @@ class RequestPreparer:
         """The constraint of a prepared request, fresh; event loop. A slow grammar keeps only its own request waiting.
 
         Raises:
-            InvalidRequest: The grammar does not compile, or not in time.
+            InvalidRequest: The grammar does not compile.
+            Overloaded: It takes too much time or memory, or there are too many.
         """
         wanted = prepared.grammar
         if wanted is None:
             return None
-        compiling = None
         try:
-            compiling = self.compiler.submit(wanted.grammar)
-            compiled = await asyncio.wait_for(asyncio.wrap_future(compiling), COMPILE_SECONDS)
+            compiling = asyncio.wrap_future(self.compiler.submit(wanted.grammar))
+            compiled = await asyncio.wait_for(compiling, COMPILE_SECONDS)
         except TimeoutError as error:
-            if compiling is not None and (compiling.cancel() or not compiling.running()):
-                raise Overloaded("other grammars are still being compiled") from error
-            raise InvalidRequest("Grammar", f"took over {COMPILE_SECONDS} s to compile") from error
+            raise Overloaded("Grammar: other grammars are still being compiled") from error
         except (WorkerUnavailable, asyncio.CancelledError) as error:
             # The compiler closes with its model; a client that leaves is another matter.
             if self.closing.is_set():
@@ -99,16 +92,17 @@ class RequestPreparer:
         return replace(request, sampling=request.sampling.within(self.facts.vocab_size))
 
     def prepare(self, request: GenerationRequest) -> Prepared:
-        """Render, encode and check a request; prep thread only.
+        """Render, encode and check a request; a prep thread.
 
         Raises:
             InvalidRequest: The prompt is empty, too long, or its template refuses it.
         """
         if self.closing.is_set():
             raise RequestAborted("the model was unloaded")
-        prompt = self.prompts.prepare(request.prompt)
+        context = self.facts.context_length
+        prompt = self.prompts.prepare(request.prompt, most=context - 1)
         self._check_tokens(prompt.tokens)
-        n, context = len(prompt.tokens), self.facts.context_length
+        n = len(prompt.tokens)
         if n >= context:
             raise InvalidRequest("Prompt", f"prompt is {n} tokens, context is {context}")
         room = context - n
@@ -118,6 +112,8 @@ class RequestPreparer:
             late_reasoning=request.grammar is None,
             tools=conversation.tools if conversation else (),
             parse_tools=bool(conversation and conversation.tools and conversation.tool_choice.mode != "none"),
+            forced=bool(conversation and request.grammar is None and conversation.tool_choice.mode in _FORCED),
+            calls_in_parts=request.streamed,
         )
         return Prepared(
             request=request,
@@ -134,42 +130,47 @@ class RequestPreparer:
             raise InvalidRequest("Prompt", f"has token {highest}, the model's tokens are below {self.facts.vocab_size}")
 
     def tokenize(self, prompt: str | Conversation) -> list[int]:
-        """Token ids of a prompt; prep thread only."""
+        """Token ids of a prompt, which need not fit the context; a prep thread.
+
+        Raises:
+            InvalidRequest: The prompt is empty, its template refuses it, or it is far too long for any context.
+        """
+        most = max(self.facts.context_length, MOST_TOKENIZED)
         if isinstance(prompt, str):
-            return self.prompts.encode(prompt, add_special_tokens=False).tolist()
-        return self.prompts.prepare(prompt).tokens.tolist()
+            return self.prompts.encode(prompt, add_special_tokens=False, most=most).tolist()
+        return self.prompts.prepare(prompt, most=most).tokens.tolist()
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of tokens, incomplete characters left out.
 
         Raises:
-            InvalidRequest: An id is outside the vocabulary.
+            InvalidRequest: An id is outside the vocabulary, or there are too many.
         """
-        for token in tokens:
+        if len(tokens) > MOST_TOKENIZED:
+            raise InvalidRequest("tokens", f"has {len(tokens)} entries, limit {MOST_TOKENIZED}")
+        ids = list(tokens)
+        for token in ids:
             if not 0 <= token < self.facts.vocab_size:
                 raise InvalidRequest("tokens", f"token id {token} is outside [0, {self.facts.vocab_size})")
-        return self.table.decode(list(tokens))
+        return self.table.decode(ids)
 
     def model_facts(self) -> ModelFacts:
-        """What ModelMetadata tells; prep thread, for the template is rendered.
-
-        Every field of the markers that this model's format has; hosts take absent ones as empty.
-        """
+        """What ModelMetadata tells; a prep thread, for the template is rendered."""
         form = self.format
         example = Conversation(messages=(Message(role="user", content="Hello"),))
         try:
             rendered = self.prompts.render(example)
         except InvalidRequest:
             rendered = ""
-        markers = {
-            "format_type": form.format_type,
-            "per_call_start": form.tool_call_start,
-            "per_call_end": form.tool_call_end,
-            "reasoning_start": form.reasoning_start,
-            "reasoning_end": form.reasoning_end,
-        }
+        markers = ToolMarkers(
+            format_type=form.format_type,
+            call_start=form.tool_call_start,
+            call_end=form.tool_call_end,
+            reasoning_start=form.reasoning_start,
+            reasoning_end=form.reasoning_end,
+        )
         return ModelFacts(
             supports_thinking=bool(form.reasoning_start),
             rendered_template=rendered,
-            tool_format={name: text for name, text in markers.items() if text} if form.format_type else {},
+            tool_markers=markers if form.format_type else None,
         )

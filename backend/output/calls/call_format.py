@@ -1,11 +1,13 @@
 """What every tool-call format has in common: a call, how one is read, and how it is sent."""
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import uuid4
 
+from backend.core.call_shape import Fixed, JsonValue, Shape
 from backend.core.events import ToolCallDelta
 from backend.output.calls.json_text import NotACall, dump_json, is_utf8, load_json
 from backend.output.calls.schema import ToolSchemas
@@ -25,6 +27,17 @@ PARSE_ERRORS = (
 )
 
 
+def function_name(name: Any) -> str:
+    """The name, if it can be one.
+
+    Raises:
+        NotACall: It is empty, no text or not printable.
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
+        raise NotACall("no function name")
+    return name
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A complete call. `arguments` is JSON text of an object; `id` is the model's own, or empty."""
@@ -40,8 +53,7 @@ class Call:
         Raises:
             NotACall: The name is empty, no text or not printable, or the arguments are no JSON object.
         """
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
-            raise NotACall("no function name")
+        name = function_name(name)
         if isinstance(arguments, str):
             arguments = load_json(arguments) if arguments.strip() else {}
         if arguments is None:
@@ -56,12 +68,37 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class CallPart:
+    """New arguments of a call that is still being written; all parts of a call add up to its JSON.
+
+    Attributes:
+        name, id: Of the call; only its first part is asked for them.
+        last: The call is complete.
+    """
+
+    name: str
+    arguments: str
+    id: str = ""
+    last: bool = False
+
+
+class BrokenCall(NotACall):
+    """A call of which parts were read cannot go on: `at` is where the text begins that is none of it."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__("a call that breaks off")
+        self.at = at
+
+
+@dataclass(frozen=True, slots=True)
 class Read:
     """What a reader found at the start of its text.
 
     Attributes:
-        end: Characters used.
+        end: Characters used: none before a call's last part, so that all of it can be given back.
         calls: Complete calls in them.
+        part: The next part of a call.
+        broken_at: In `text`, where a call broke off whose parts were read.
         text: What of them is no call and goes back to the answer as it was written.
         open: The section goes on after `end`, and its reader with it.
         section: What the text after `end` is, for formats whose messages have headers; None leaves it.
@@ -69,9 +106,15 @@ class Read:
 
     end: int
     calls: tuple[Call, ...] = ()
+    part: CallPart | None = None
     text: str = ""
+    broken_at: int | None = None
     open: bool = False
     section: Section | None = None
+
+
+class NotForceable(ValueError):
+    """No grammar can hold a call to what is asked; the message says why, in a few words."""
 
 
 class CallReader(Protocol):
@@ -97,6 +140,8 @@ class CallFormat(ABC):
         markers: Every special text of the format: tokens within it are visible to the parser.
         think: Markers around reasoning, where they belong to the format.
         ignored: Markers that carry nothing.
+        writable: Function names that can be written.
+        lead: What may stand before `call_start` where an answer must be a call.
     """
 
     name: str = ""
@@ -104,6 +149,8 @@ class CallFormat(ABC):
     markers: tuple[str, ...] = ()
     think: tuple[str, str] | None = None
     ignored: tuple[str, ...] = ()
+    lead: str = ""
+    writable: re.Pattern[str] = re.compile(r"[^\n]{1,256}")
 
     @abstractmethod
     def reader(self, start: str, tools: ToolSchemas) -> CallReader:
@@ -135,6 +182,19 @@ class CallFormat(ABC):
         """Literal text before and after the JSON arguments of a call of `name`, or None if they are not JSON."""
         return None
 
+    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+        """How a call of `name` is written, with arguments that fit a JSON schema: all that it admits is read as such.
+
+        Raises:
+            NotForceable: The format cannot hold arguments to this schema.
+        """
+        frame = self.frame(name)
+        if frame is None:
+            raise NotForceable("calls are not looked for in this model's answers")
+        if self.writable.fullmatch(name) is None:
+            raise NotForceable("its name cannot be written")
+        return Fixed(frame[0]), JsonValue(parameters), Fixed(frame[1])
+
     def new_id(self) -> str:
         """A fresh call id."""
         return f"call_{uuid4().hex[:24]}"
@@ -142,23 +202,29 @@ class CallFormat(ABC):
 
 @dataclass(slots=True)
 class CallSender:
-    """Numbers the calls of one answer and turns them into deltas."""
+    """Numbers the calls of one answer and turns them into deltas.
+
+    Attributes:
+        complete: Calls of which all has been sent.
+    """
 
     new_id: Callable[[], str]
+    complete: int = 0
     _ids: set[str] = field(default_factory=set[str])
 
-    @property
-    def count(self) -> int:
-        """Calls sent so far."""
-        return len(self._ids)
-
-    def deltas(self, call: Call) -> tuple[ToolCallDelta, ...]:
-        """The call's name, then its arguments. The model's own id is kept if no earlier call has it."""
-        index, call_id = len(self._ids), call.id
+    def begin(self, name: str, call_id: str) -> tuple[ToolCallDelta]:
+        """A call's name. The model's own id is kept if no earlier call has it."""
+        index = len(self._ids)
         while not call_id or call_id in self._ids:
             call_id = self.new_id()
         self._ids.add(call_id)
-        return (
-            ToolCallDelta(index=index, id=call_id, name=call.name),
-            ToolCallDelta(index=index, arguments=call.arguments),
-        )
+        return (ToolCallDelta(index=index, id=call_id, name=name),)
+
+    def go_on(self, arguments: str, *, last: bool) -> tuple[ToolCallDelta, ...]:
+        """Arguments of the call that began last."""
+        self.complete += last
+        return (ToolCallDelta(index=len(self._ids) - 1, arguments=arguments),) if arguments else ()
+
+    def deltas(self, call: Call) -> tuple[ToolCallDelta, ...]:
+        """A whole call: its name, then its arguments."""
+        return (*self.begin(call.name, call.id), *self.go_on(call.arguments, last=True))

@@ -1,6 +1,8 @@
 """JSON as models write it, in; JSON that every client reads, out."""
 
 import json
+import math
+import sys
 from typing import Any
 
 
@@ -9,15 +11,25 @@ class NotACall(ValueError):
 
 
 def load_json(text: str) -> Any:
-    """Decode JSON as models write it: line breaks inside strings are allowed.
+    """Decode JSON as models write it: line breaks inside strings are allowed, numbers are finite.
 
     Raises:
         NotACall: It is no JSON, or nested too deep.
     """
     try:
-        return json.loads(text, strict=False)
+        return json.loads(text, strict=False, parse_float=finite, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise NotACall("not JSON") from error
+
+
+def finite(text: str) -> float:
+    """A number's value. JSON has no limit; one beyond a double's range becomes the largest, as no client reads more."""
+    value = float(text)
+    return value if math.isfinite(value) else math.copysign(sys.float_info.max, value)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def dump_json(value: Any) -> str:

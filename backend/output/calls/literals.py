@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from backend.output.calls.json_text import finite
+
 _BLANK = re.compile(r"\s*")
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][\d_]*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 _NAME = re.compile(r"[A-Za-z_]\w*")
@@ -63,7 +65,7 @@ def read_literal(text: str, at: int, *, depth: int = 0) -> tuple[Any, int]:
 def _number(text: str) -> int | float:
     if len(text) > _MAX_DIGITS:
         raise ValueError("number too long")
-    return float(text) if any(char in text for char in ".eE") else int(text)
+    return finite(text) if any(char in text for char in ".eE") else int(text)
 
 
 def _read_string(text: str, at: int) -> tuple[str, int]:

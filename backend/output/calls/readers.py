@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from backend.output.calls.call_format import PARSE_ERRORS, Call, Read
-from backend.output.calls.json_extent import JsonExtent
+from backend.output.calls.call_format import PARSE_ERRORS, BrokenCall, Call, CallReader, Read
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import skip_blank
 from backend.output.markers import MarkerSet
@@ -18,9 +17,19 @@ def begins(text: str, literals: tuple[str, ...], at: int = 0) -> bool:
     return any(rest.startswith(literal) or literal.startswith(rest) for literal in literals)
 
 
-def balanced(opening: str, closing: str) -> Callable[[str], bool]:
-    """A test that every `opening` in a text has its `closing`: an end marker inside a value is no end."""
-    return lambda body: body.count(opening) <= body.count(closing)
+def complete(parse: Parse) -> Callable[[str], bool]:
+    """A test that a text does not end within a value: an end marker inside a string is no end."""
+
+    def closes(body: str) -> bool:
+        try:
+            parse(body)
+        except IndexError:
+            return False
+        except PARSE_ERRORS:
+            return True
+        return True
+
+    return closes
 
 
 class DelimitedReader:
@@ -61,88 +70,63 @@ class DelimitedReader:
         return None
 
 
-class JsonReader:
-    """One JSON value, then an end marker; the marker may be missing before `restarts`, and be cut off at the end of
-    the answer."""
-
-    def __init__(self, end: str, parse: Parse, restarts: tuple[str, ...] = ()) -> None:
-        self._end, self._parse, self._restarts = end, parse, restarts
-        self._extent = JsonExtent()
-        self._value_end: int | None = None
-
-    def read(self, body: str, *, final: bool) -> Read | None:
-        if self._value_end is None:
-            self._value_end = self._extent.find_end(body)
-        if self._value_end is None:
-            if final:
-                raise NotACall("cut off")
-            return None
-        after = skip_blank(body, self._value_end)
-        if body.startswith(self._end, after):
-            return Read(after + len(self._end), self._parse(body[: self._value_end]))
-        if any(body.startswith(restart, after) for restart in self._restarts):
-            return Read(self._value_end, self._parse(body[: self._value_end]))
-        if not begins(body, (self._end, *self._restarts), after):
-            raise NotACall("no end marker")
-        return Read(len(body), self._parse(body[: self._value_end])) if final else None
-
-
 class BlockReader:
-    """Several calls, each between an item's own markers, up to the section's end marker.
+    """Several calls, each behind `start`, up to the section's end marker.
 
-    A call that does not parse is given back; the calls after it are still read.
+    A call that does not parse is given back up to its `stop`; the calls after it are still read.
+
+    Args:
+        item: A reader of one call, which begins at a position of the text, behind `start`.
     """
 
-    def __init__(
-        self,
-        item: tuple[str, str],
-        end: str,
-        parse: Callable[[str], Call],
-        *,
-        closes: Callable[[str], bool] = lambda _: True,
-    ) -> None:
-        self._start, self._stop = item
-        self._end, self._parse, self._closes = end, parse, closes
-        self._at = 0
+    def __init__(self, start: str, stop: str, end: str, item: Callable[[int], CallReader]) -> None:
+        self._start, self._stop, self._end = start, stop, end
+        self._new_item = item
+        self._item: CallReader | None = None
+        self._searched = 0
         self._calls = 0
 
     def read(self, body: str, *, final: bool) -> Read | None:
         begin = skip_blank(body, 0)
-        if body.startswith(self._end, begin):
-            return self._close(body, begin + len(self._end))
-        if body.startswith(self._start, begin):
-            return self._read_item(body, begin, final=final)
-        if final and self._calls and begin == len(body):
-            return Read(begin)
-        if final or not begins(body, (self._start, self._end), begin):
-            raise NotACall("neither a call nor the end")
-        return None
-
-    def _close(self, body: str, end: int) -> Read:
-        if not self._calls:
-            raise NotACall("no call in the section")
-        return Read(end)
-
-    def _read_item(self, body: str, begin: int, *, final: bool) -> Read | None:
-        inner = begin + len(self._start)
-        at = body.find(self._stop, max(inner, self._at))
-        while at >= 0 and not self._closes(body[inner:at]):
-            at = body.find(self._stop, at + 1)
-        if at < 0:
-            if final:
+        if self._item is None and body.startswith(self._end, begin):
+            if not self._calls:
+                raise NotACall("no call in the section")
+            return Read(begin + len(self._end))
+        if self._item is None and not body.startswith(self._start, begin):
+            if not begins(body, (self._start, self._end), begin):
+                raise NotACall("neither a call nor the end")
+            if final and not self._calls:
                 raise NotACall("cut off")
-            self._at = max(0, len(body) - len(self._stop) + 1)
-            return None
-        self._at = 0
-        end = at + len(self._stop)
+            return Read(len(body)) if final else None
+        if self._item is None:
+            self._item = self._new_item(begin + len(self._start))
+            self._searched = begin
+        return self._read_item(self._item, body, final=final)
+
+    def _read_item(self, item: CallReader, body: str, *, final: bool) -> Read | None:
         try:
-            call = self._parse(body[inner:at])
-        except PARSE_ERRORS:
+            read = item.read(body, final=final)
+        except PARSE_ERRORS as error:
             if not self._calls:
                 raise
-            return Read(end, text=body[:end], open=True)
-        self._calls += 1
-        return Read(end, (call,), open=True)
+            return self._skip_item(body, error, final=final)
+        if read is not None and read.end:
+            self._item = None
+            self._calls += 1
+            return replace(read, open=True)
+        return read
+
+    def _skip_item(self, body: str, error: Exception, *, final: bool) -> Read | None:
+        at = body.find(self._stop, self._searched)
+        if at < 0:
+            if final:
+                raise error
+            self._searched = max(self._searched, len(body) - len(self._stop) + 1)
+            return None
+        self._item = None
+        end = at + len(self._stop)
+        broken_at = error.at if isinstance(error, BrokenCall) else None
+        return Read(end, text=body[:end], broken_at=broken_at, open=True)
 
 
 class HeaderReader:
@@ -153,7 +137,7 @@ class HeaderReader:
         route: What a header means: a `Read` with the section of the body, the name of the function that the
             body calls, or None if it is no header. Asked of unfinished headers too: what it takes as a whole it
             must take at every length.
-        ends: Texts of which one ends a body that is a call.
+        call: A reader of a body that calls a function, from a position on.
     """
 
     _LONGEST = 512
@@ -163,14 +147,15 @@ class HeaderReader:
         header_end: str,
         route: Callable[[str], Read | str | None],
         *,
-        ends: tuple[str, ...] = (),
-        parse: Callable[[str, str], Call] | None = None,
+        call: Callable[[str, int], CallReader] | None = None,
     ) -> None:
         self._header_end, self._route = MarkerSet([header_end]), route
-        self._ends, self._parse = MarkerSet(ends), parse
-        self._at = 0
+        self._new_call = call
+        self._call: CallReader | None = None
 
     def read(self, body: str, *, final: bool) -> Read | None:
+        if self._call is not None:
+            return self._call.read(body, final=final)
         at, marker = self._header_end.find(body[: self._LONGEST], final=False)
         routed = self._route(body[:at])
         if routed is None or (not marker and len(body) >= self._LONGEST):
@@ -181,16 +166,7 @@ class HeaderReader:
         begin = at + len(marker)
         if isinstance(routed, Read):
             return replace(routed, end=begin)
-        return self._read_call(routed, body, begin, final=final)
-
-    def _read_call(self, name: str, body: str, begin: int, *, final: bool) -> Read | None:
-        start = max(begin, self._at)
-        at, marker = self._ends.find(body[start:], final=final)
-        self._at = start + at
-        if not marker and not final:
-            return None
-        if self._parse is None or (not marker and self._at == begin):
-            raise NotACall("no body")
-        return Read(
-            self._at + (0 if marker == "<|start|>" else len(marker)), (self._parse(name, body[begin : self._at]),)
-        )
+        if self._new_call is None:
+            raise NotACall("no call is looked for")
+        self._call = self._new_call(routed, begin)
+        return self._call.read(body, final=final)

@@ -1,10 +1,10 @@
 """Argument types from the tools that a request offers, for formats that write every value as text."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backend.output.calls.json_text import load_json
 from backend.output.calls.literals import read_literal
 
 _JSON_TYPES = {
@@ -59,6 +59,23 @@ class ToolSchemas:
         if not isinstance(properties, Mapping):
             return frozenset()
         return frozenset(_types(properties.get(argument), root, 0))
+
+
+def schema_types(schema: Mapping[str, Any], root: Mapping[str, Any]) -> frozenset[str]:
+    """JSON types that a schema allows; empty if it does not say."""
+    return frozenset(_types(schema, root, 0))
+
+
+def resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema that a local `$ref` stands for; itself if it is none, or leads nowhere."""
+    for _ in range(_MAX_DEPTH):
+        if not isinstance(schema.get("$ref"), str):
+            break
+        found = _resolve(schema["$ref"], root)
+        if not isinstance(found, Mapping):
+            break
+        schema = found
+    return schema
 
 
 def _types(schema: Any, root: Mapping[str, Any], depth: int) -> set[str]:
@@ -141,11 +158,7 @@ def read_guess(text: str) -> Any:
 
 
 def _read_json(text: str) -> Any:
-    return json.loads(text, strict=False, parse_constant=_refuse)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    return load_json(text)
 
 
 def _read_python(text: str) -> Any:

@@ -1,15 +1,20 @@
 """Gemma 4: `<|tool_call>call:NAME{key:<|"|>text<|"|>,other:[1,true]}<tool_call|>`."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from backend.output.calls.call_format import Call, CallFormat
+from backend.core.call_shape import Either, Fixed, FreeText, JsonValue, Member, Members, Shape
+from backend.output.calls.call_format import Call, CallFormat, NotForceable
+from backend.output.calls.forcing import argument_shapes, choices, text_limits
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import after_comma, read_literal, skip_blank
-from backend.output.calls.readers import DelimitedReader, begins
-from backend.output.calls.schema import ToolSchemas, read_guess
+from backend.output.calls.readers import DelimitedReader, begins, complete
+from backend.output.calls.schema import ToolSchemas, read_guess, resolved, schema_types
 
 _CALL = re.compile(r"\s*,?\s*call:([\w.-]+)\s*(?=\{)")
+_FUNCTION = re.compile(r"[\w.-]{1,256}")
+_ARGUMENT = re.compile(r"[^\s:,{}\[\]<>\"]+")
 _KEY = re.compile(r"\s*([^\s:,{}\[\]<>]+)\s*:")
 _BARE = re.compile(r"[^,{}\[\]]*")
 _MAX_DEPTH = 64
@@ -47,7 +52,9 @@ class BraceValues:
 
     def _quoted(self, text: str, at: int) -> tuple[str, int]:
         begin = at + len(self._quote)
-        end = text.index(self._quote, begin)
+        end = text.find(self._quote, begin)
+        if end < 0:
+            raise IndexError("a string without end")
         return text[begin:end], end + len(self._quote)
 
     def _object(self, text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
@@ -96,9 +103,28 @@ class BraceFormat(CallFormat):
             self.markers[-1],
             self._parse,
             opens=lambda body: begins(body, ("call:",), skip_blank(body, 0)),
-            # An odd quote is open: the end marker is inside a string.
-            closes=lambda body: body.count(self._quote) % 2 == 0,
+            closes=complete(self._parse),
         )
+
+    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+        if _FUNCTION.fullmatch(name) is None:
+            raise NotForceable("its name cannot be written")
+        shapes = argument_shapes(parameters, _ARGUMENT, self._value_shape)
+        members = tuple(Member((Fixed(f"{key}:"), *value), required) for key, value, required in shapes)
+        start, _, end = self.markers
+        return Fixed(f"{start}call:{name}{{"), Members(members, ","), Fixed(f"}}{end}")
+
+    def _value_shape(self, schema: Mapping[str, Any]) -> Shape:
+        """Strings between the format's own quotes; all else is JSON, which `BraceValues` reads too."""
+        if schema_types(schema, schema) != frozenset(["string"]):
+            return (JsonValue(schema),)
+        values = choices(schema)
+        if values is None:
+            return Fixed(self._quote), FreeText(end=self._quote, **text_limits(resolved(schema, schema)))
+        texts = [value for value in values if isinstance(value, str) and self._quote not in value]
+        if not texts:
+            raise NotForceable("none of its values can be written")
+        return (Either(tuple((Fixed(self._quote + text + self._quote),) for text in texts)),)
 
     def _parse(self, body: str) -> tuple[Call, ...]:
         calls: list[Call] = []

@@ -1,68 +1,81 @@
 """GLM 4.5 to 4.7: `<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>`."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from backend.output.calls.call_format import Call, CallFormat
-from backend.output.calls.json_text import NotACall, load_json
+from backend.core.call_shape import Shape
+from backend.output.calls.call_format import CallFormat, CallReader, Read
+from backend.output.calls.forcing import tagged_shape
+from backend.output.calls.json_calls import CallObjectReader, HeaderCallReader, wait
 from backend.output.calls.literals import skip_blank
-from backend.output.calls.readers import DelimitedReader, balanced, begins
-from backend.output.calls.schema import ToolSchemas, one_line_less, typed
-from backend.output.formats.json_tools import calls_of
+from backend.output.calls.schema import ToolSchemas
+from backend.output.calls.tag_calls import TagReader, Tags, begun
 
-_NAME = re.compile(r"[\w.:/-]*")
+_NAME = re.compile(r"[\w.:/-]{0,256}")
+
+
+def arg_key_tags(prefix: str) -> Tags:
+    """`<arg_key>` and `<arg_value>`, with a prefix."""
+    key, key_end = f"<{prefix}arg_key>", f"</{prefix}arg_key>"
+    value, end = f"<{prefix}arg_value>", f"</{prefix}tool_call>"
+    name_begun = rf"(?:[\w.:/-]{{1,256}}\s*(?:{begun(key)}|{begun(end)}))?"
+    return Tags(
+        head=re.compile(rf"(?P<name>[\w.:/-]{{1,256}})(?=\s*(?:{key}|{end}))"),
+        head_begun=re.compile(name_begun),
+        opening=re.compile(rf"{key}\s*(?P<key>[^<>]+?)\s*{key_end}(?:\\n|\s)*{value}"),
+        opening_begun=re.compile(begun(key, "[^<>]*" + begun(key_end, r"(?:\\n|\s)*\\?" + begun(value)))),
+        value_end=f"</{prefix}arg_value>",
+        close=(end,),
+        guess=True,
+        write_head=f"<{prefix}tool_call>{{name}}\n",
+        write_opening=f"{key}{{key}}{key_end}\n{value}",
+        write_after="\n",
+        write_close=end,
+        writable=re.compile(r"[\w.:/-]{1,256}"),
+    )
+
+
+class ArgKeyReader:
+    """A call in tags; or a JSON object with `name` and `arguments`, or a name and a JSON object."""
+
+    def __init__(self, tags: Tags, tools: ToolSchemas) -> None:
+        self._tags, self._tools = tags, tools
+        self._chosen: CallReader | None = None
+
+    def read(self, body: str, *, final: bool) -> Read | None:
+        if self._chosen is None:
+            begin = skip_blank(body, 0)
+            name = _NAME.match(body, begin)
+            after = skip_blank(body, name.end() if name else begin)
+            if after == len(body):
+                return wait(final=final)
+            self._chosen = self._choose(name[0] if name else "", after, body[after])
+        return self._chosen.read(body, final=final)
+
+    def _choose(self, name: str, after: int, char: str) -> CallReader:
+        if char != "{":
+            return TagReader(self._tags, self._tools)
+        if not name:
+            return CallObjectReader(self._tags.close[0])
+        return HeaderCallReader(lambda _, at: (name, "", at), self._tags.close, at=after)
 
 
 class ArgKeyFormat(CallFormat):
-    """A name, then keys and values between tags.
-
-    The schema tells which values are strings; other values are JSON or Python literals. A body that is a JSON
-    object with `name` and `arguments`, or a name followed by a JSON object, is read too.
-    """
+    """The schema tells which values are strings; other values are JSON or Python literals."""
 
     def __init__(self, name: str, prefix: str = "") -> None:
         self.name = name
         self.starts = (f"<{prefix}tool_call>",)
         self.markers = (*self.starts, *(f"<{end}{prefix}arg_{kind}>" for kind in ("key", "value") for end in ("", "/")))
         self.markers += (f"</{prefix}tool_call>",)
-        self._key, _, self._value, self._value_end = self.markers[1:5]
-        self._pair = re.compile(
-            rf"\s*<{prefix}arg_key>\s*(.*?)\s*</{prefix}arg_key>(?:\\n|\s)*"
-            rf"<{prefix}arg_value>(.*?)</{prefix}arg_value>",
-            re.DOTALL,
-        )
+        self._tags = arg_key_tags(prefix)
 
-    def reader(self, start: str, tools: ToolSchemas) -> DelimitedReader:
-        return DelimitedReader(
-            self.markers[-1],
-            lambda body: self._parse(body, tools),
-            opens=self._opens,
-            closes=balanced(self._value, self._value_end),
-        )
+    def reader(self, start: str, tools: ToolSchemas) -> ArgKeyReader:
+        return ArgKeyReader(self._tags, tools)
 
-    def _opens(self, body: str) -> bool:
-        at = skip_blank(body, 0)
-        match = _NAME.match(body, at)
-        after = skip_blank(body, match.end() if match else at)
-        named = after > at or after == len(body)
-        return begins(body, (self._key, self.markers[-1], "{"), after) if named else body.startswith("{", at)
-
-    def _parse(self, body: str, tools: ToolSchemas) -> tuple[Call, ...]:
-        at = skip_blank(body, 0)
-        match = _NAME.match(body, at)
-        name = match[0] if match else ""
-        rest = body[at + len(name) :]
-        if rest.lstrip().startswith("{"):
-            value = load_json(rest)
-            return (Call.of(name, value),) if name else calls_of(value)
-        arguments: dict[str, object] = {}
-        at = 0
-        while pair := self._pair.match(rest, at):
-            key, text = pair.groups()
-            arguments[key] = typed(one_line_less(text), tools.types(name, key), guess=True)
-            at = pair.end()
-        if skip_blank(rest, at) != len(rest):
-            raise NotACall("something between the arguments")
-        return (Call.of(name, arguments),)
+    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+        return tagged_shape(self._tags, name, parameters)
 
 
 FORMAT = ArgKeyFormat("glm47")

@@ -7,7 +7,8 @@
 
 import re
 
-from backend.output.calls.call_format import Call, CallFormat, CallReader, Read
+from backend.output.calls.call_format import CallFormat, CallReader, Read
+from backend.output.calls.json_calls import HeaderCallReader
 from backend.output.calls.readers import HeaderReader
 from backend.output.calls.schema import ToolSchemas
 
@@ -32,14 +33,21 @@ def route_text(header: str) -> Read | None:
     return Read(0, section="content") if isinstance(routed, str) else routed
 
 
+def arguments_of(name: str, at: int) -> CallReader:
+    """A reader of the message that calls a function. The next message's start ends one too."""
+    return HeaderCallReader(lambda _, begin: (name, "", begin), _ENDS, kept=("<|start|>",), at=at)
+
+
 class Harmony(CallFormat):
     """Commentary to nobody is content: it is the preamble that users see before a call."""
 
     name = "harmony"
+    writable = re.compile(r"[\w.:/-]{1,200}")
     starts = ("<|start|>", "<|channel|>")
     markers = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>")
     think = ("<|channel|>analysis<|message|>", "<|end|>")
     ignored = ("<|end|>", "<|return|>", "<|call|>")
+    lead = "<|start|>assistant"
 
     def __init__(self, *, calls: bool = True) -> None:
         self._calls = calls
@@ -55,7 +63,7 @@ class Harmony(CallFormat):
     def reader(self, start: str, tools: ToolSchemas) -> CallReader:
         if not self._calls:
             return HeaderReader("<|message|>", route_text)
-        return HeaderReader("<|message|>", route, ends=_ENDS, parse=Call.of)
+        return HeaderReader("<|message|>", route, call=arguments_of)
 
     def without_calls(self) -> CallFormat:
         return Harmony(calls=False)

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from backend.output.calls.call_format import Call, CallFormat
-from backend.output.calls.json_text import NotACall, load_json
-from backend.output.calls.readers import JsonReader
+from backend.output.calls.json_calls import CallObjectReader
+from backend.output.calls.json_text import NotACall
 from backend.output.calls.schema import ToolSchemas
 
 
@@ -35,8 +35,8 @@ class JsonTools(CallFormat):
     starts = ("<tool_call>",)
     markers = ("<tool_call>", "</tool_call>")
 
-    def reader(self, start: str, tools: ToolSchemas) -> JsonReader:
-        return JsonReader("</tool_call>", lambda body: calls_of(load_json(body)), self.starts)
+    def reader(self, start: str, tools: ToolSchemas) -> CallObjectReader:
+        return CallObjectReader("</tool_call>")
 
     def frame(self, name: str) -> tuple[str, str]:
         return (

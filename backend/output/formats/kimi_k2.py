@@ -2,33 +2,27 @@
 
 import re
 
-from backend.output.calls.call_format import Call, CallFormat
-from backend.output.calls.json_text import NotACall
+from backend.output.calls.call_format import CallFormat
+from backend.output.calls.json_calls import HeaderCallReader, begun_header
 from backend.output.calls.readers import BlockReader
-from backend.output.calls.schema import ToolSchemas, read_guess
+from backend.output.calls.schema import ToolSchemas
+from backend.output.calls.tag_calls import begun
 
-_CALL = re.compile(
-    r"\s*(?P<id>(?:functions\.)?(?P<name>[^\s:<]+):\d+)\s*<\|tool_call_argument_begin\|>(?P<arguments>.*)", re.DOTALL
-)
+_HEADER = re.compile(r"\s*(?P<id>(?:functions\.)?(?P<name>[^\s:<]+):\d+)\s*<\|tool_call_argument_begin\|>")
+_BEGUN = re.compile(r"\s*(?:[^\s:<]+(?::(?:\d+\s*" + begun("<|tool_call_argument_begin|>") + ")?)?)?")
 
 
-def parse(item: str) -> Call:
-    """One call; its id is the model's, which the chat template needs to see again.
-
-    Raises:
-        NotACall: It has no name, or arguments that are no object.
-    """
-    match = _CALL.fullmatch(item)
-    if match is None:
-        raise NotACall("no name")
-    arguments = match["arguments"].strip()
-    return Call.of(match["name"], read_guess(arguments) if arguments else {}, match["id"])
+def header(body: str, at: int) -> tuple[str, str, int] | None:
+    """The function and its id, which the chat template needs to see again."""
+    match = begun_header(_HEADER, _BEGUN, body, at)
+    return (match["name"], match["id"], match.end()) if match else None
 
 
 class KimiK2(CallFormat):
     """Each call of a section has an id of its own and JSON arguments."""
 
     name = "kimi_k2"
+    writable = re.compile(r"[^\s:<]{1,256}")
     starts = ("<|tool_calls_section_begin|>",)
     markers = (
         "<|tool_calls_section_begin|>",
@@ -39,7 +33,10 @@ class KimiK2(CallFormat):
     )
 
     def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
-        return BlockReader(("<|tool_call_begin|>", "<|tool_call_end|>"), "<|tool_calls_section_end|>", parse)
+        stop = "<|tool_call_end|>"
+        return BlockReader(
+            "<|tool_call_begin|>", stop, self.markers[-1], lambda at: HeaderCallReader(header, (stop,), at=at)
+        )
 
     def frame(self, name: str) -> tuple[str, str]:
         begin = f"<|tool_calls_section_begin|><|tool_call_begin|>functions.{name}:0<|tool_call_argument_begin|>"

@@ -9,64 +9,48 @@ The arguments may be one block instead: `<|open|>json type="object"<|sep|>{"city
 
 import re
 
-from backend.output.calls.call_format import Call, CallFormat
-from backend.output.calls.json_text import NotACall, load_json
-from backend.output.calls.literals import skip_blank
+from backend.output.calls.call_format import CallFormat
 from backend.output.calls.readers import BlockReader
-from backend.output.calls.schema import ToolSchemas, typed
+from backend.output.calls.schema import ToolSchemas
+from backend.output.calls.tag_calls import TagReader, Tags, begun
 from backend.output.choice import XTML_TOKENS
 
-_ATTRIBUTE = re.compile(r"(\w+)=\"([^\"]*)\"")
-_HEAD = re.compile(r"((?:\s+\w+=\"[^\"]*\")*)\s*<\|sep\|>")
-_BLOCK = re.compile(
-    r"\s*<\|open\|>(?P<kind>argument|json)(?P<attributes>(?:\s+\w+=\"[^\"]*\")*)\s*<\|sep\|>"
-    r"(?P<value>.*?)<\|close\|>(?P=kind)<\|sep\|>",
-    re.DOTALL,
+_REST = r"[^<]*" + begun("<|sep|>")
+_OPEN, _SEP = r"<\|open\|>", r"<\|sep\|>"
+
+
+def unescaped(text: str) -> str:
+    """An attribute's value."""
+    return text.replace("&quot;", '"').replace("&amp;", "&")
+
+
+TAGS = Tags(
+    head=re.compile(rf'(?=(?:[^<]*?\s)?tool="(?P<name>[^"<]+)")[^<]*{_SEP}'),
+    head_begun=re.compile(_REST),
+    opening=re.compile(
+        rf'{_OPEN}argument(?=[^<]*?\skey="(?P<key>[^"<]*)")(?=(?:[^<]*?\stype="(?P<type>[^"<]*)")?)[^<]*{_SEP}'
+    ),
+    opening_begun=re.compile(begun("<|open|>", f"(?:{begun('argument', _REST)}|{begun('json', _REST)})")),
+    value_end="<|close|>argument<|sep|>",
+    json_opening=re.compile(rf"{_OPEN}json(?![\w])[^<]*{_SEP}"),
+    json_end="<|close|>json<|sep|>",
+    close=("<|close|>call<|sep|>",),
+    trim=str,
+    unescape=unescaped,
 )
-
-
-def parse(item: str, tools: ToolSchemas) -> Call:
-    """One call, from after `<|open|>call` to before `<|close|>call<|sep|>`.
-
-    Raises:
-        NotACall: It has no name, an argument has no key, or there is something else between them.
-    """
-    head = _HEAD.match(item)
-    if head is None:
-        raise NotACall("no attributes")
-    name = _attributes(head[1]).get("tool", "")
-    arguments: dict[str, object] = {}
-    at = head.end()
-    while block := _BLOCK.match(item, at):
-        at = block.end()
-        if block["kind"] == "json":
-            arguments |= load_json(block["value"])
-            continue
-        attributes = _attributes(block["attributes"])
-        key = attributes["key"]
-        declared = attributes.get("type")
-        types = frozenset([declared]) if declared else tools.types(name, key)
-        arguments[key] = typed(block["value"], types, guess=False)
-    if skip_blank(item, at) != len(item):
-        raise NotACall("something between the arguments")
-    return Call.of(name, arguments)
-
-
-def _attributes(text: str) -> dict[str, str]:
-    return {key: value.replace("&quot;", '"').replace("&amp;", "&") for key, value in _ATTRIBUTE.findall(text)}
 
 
 class KimiK3(CallFormat):
     """Types stand with the arguments."""
 
     name = "kimi_k3"
+    writable = re.compile(r"[^<]{1,256}")
     starts = ("<|open|>tools<|sep|>",)
     markers = (*XTML_TOKENS, "<|open|>tools<|sep|>", "<|close|>tools<|sep|>")
 
     def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
-        return BlockReader(
-            ("<|open|>call", "<|close|>call<|sep|>"), "<|close|>tools<|sep|>", lambda item: parse(item, tools)
-        )
+        end = "<|close|>call<|sep|>"
+        return BlockReader("<|open|>call", end, self.markers[-1], lambda at: TagReader(TAGS, tools, at))
 
     def frame(self, name: str) -> tuple[str, str]:
         attribute = name.replace("&", "&amp;").replace('"', "&quot;")

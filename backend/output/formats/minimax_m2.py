@@ -1,40 +1,31 @@
 """MiniMax M2: `<minimax:tool_call><invoke name="..."><parameter name="...">VALUE</parameter></invoke>...`."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from backend.output.calls.call_format import Call, CallFormat
-from backend.output.calls.json_text import NotACall
-from backend.output.calls.literals import skip_blank
-from backend.output.calls.readers import BlockReader, balanced
-from backend.output.calls.schema import ToolSchemas, one_line_less, typed
+from backend.core.call_shape import Shape
+from backend.output.calls.call_format import CallFormat
+from backend.output.calls.forcing import tagged_shape
+from backend.output.calls.readers import BlockReader
+from backend.output.calls.schema import ToolSchemas
+from backend.output.calls.tag_calls import TagReader, Tags, begun
 
-_NAME = re.compile(r"\s*(?:\"([^\"<>]+)\"|'([^'<>]+)'|([^\s\"'<>]+))\s*>")
-_PARAMETER = re.compile(r"\s*<parameter name=")
-
-
-def parse(item: str, tools: ToolSchemas) -> Call:
-    """One call, from after `<invoke name=` to before `</invoke>`.
-
-    Raises:
-        NotACall: There is something else than a name and parameters.
-    """
-    name, at = _name(item, 0)
-    arguments: dict[str, object] = {}
-    while parameter := _PARAMETER.match(item, at):
-        key, at = _name(item, parameter.end())
-        end = item.index("</parameter>", at)
-        arguments[key] = typed(one_line_less(item[at:end]), tools.types(name, key), guess=False)
-        at = end + len("</parameter>")
-    if skip_blank(item, at) != len(item):
-        raise NotACall("something between the parameters")
-    return Call.of(name, arguments)
-
-
-def _name(text: str, at: int) -> tuple[str, int]:
-    match = _NAME.match(text, at)
-    if match is None:
-        raise NotACall("no name")
-    return match[1] or match[2] or match[3], match.end()
+# Quotes may be single or missing.
+_NAME = r"\s*(?P<quote>[\"']?)(?P<{}>(?(quote)[^<>\"']|[^\s<>\"'])+)(?P=quote)\s*>"
+_NAME_BEGUN = r"\s*[\"']?[^<>\"']*[\"']?\s*>?"
+TAGS = Tags(
+    head=re.compile(_NAME.format("name")),
+    head_begun=re.compile(_NAME_BEGUN),
+    opening=re.compile("<parameter name=" + _NAME.format("key")),
+    opening_begun=re.compile(begun("<parameter name=", _NAME_BEGUN)),
+    value_end="</parameter>",
+    close=("</invoke>",),
+    write_head='<minimax:tool_call>\n<invoke name="{name}">\n',
+    write_opening='<parameter name="{key}">',
+    write_after="\n",
+    write_close="</invoke>\n</minimax:tool_call>",
+)
 
 
 class MinimaxM2(CallFormat):
@@ -45,12 +36,10 @@ class MinimaxM2(CallFormat):
     markers = ("<minimax:tool_call>", "</minimax:tool_call>")
 
     def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
-        return BlockReader(
-            ("<invoke name=", "</invoke>"),
-            "</minimax:tool_call>",
-            lambda item: parse(item, tools),
-            closes=balanced("<parameter name=", "</parameter>"),
-        )
+        return BlockReader("<invoke name=", "</invoke>", self.markers[-1], lambda at: TagReader(TAGS, tools, at))
+
+    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+        return tagged_shape(TAGS, name, parameters)
 
 
 FORMAT = MinimaxM2()

@@ -8,13 +8,13 @@ import json
 import re
 import secrets
 import string
+from dataclasses import replace
 
-from backend.output.calls.call_format import Call, CallFormat, Read
-from backend.output.calls.json_extent import JsonExtent
-from backend.output.calls.json_text import NotACall, load_json
+from backend.output.calls.call_format import CallFormat, Read
+from backend.output.calls.json_calls import CallObjectReader, HeaderCallReader
+from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.schema import ToolSchemas
-from backend.output.formats.json_tools import calls_of
 
 _HEADER = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*(\w+)\s*)?\[ARGS\]\s*")
 _NAME = re.compile(r"[\w.-]{1,256}\s*")
@@ -26,34 +26,32 @@ class MistralReader:
     """Reads one list, or calls with headers one after the other until something else follows."""
 
     def __init__(self) -> None:
-        self._extent: JsonExtent | None = None
-        self._header: re.Match[str] | None = None
+        self._list: CallObjectReader | None = None
+        self._call: HeaderCallReader | None = None
         self._calls = 0
 
     def read(self, body: str, *, final: bool) -> Read | None:
-        if self._extent is None:
+        if not self._calls and self._list is None and body.startswith(("[", "{"), skip_blank(body, 0)):
+            self._list = CallObjectReader("")
+        if self._list is not None:
+            return self._list.read(body, final=final)
+        if self._call is None:
             begun = self._begin(body, final=final)
-            if self._extent is None:
+            if self._call is None:
                 return begun
-        end = self._extent.find_end(body)
-        if end is None:
-            if final:
-                raise NotACall("cut off")
-            return None
-        header, self._extent = self._header, None
-        if header is None:
-            return Read(end, calls_of(load_json(body[:end])))
+        read = self._call.read(body, final=final)
+        if read is None or not read.end:
+            return read
+        self._call = None
         self._calls += 1
-        call = Call.of(header[1], load_json(body[header.end() : end]), header[2] or "")
-        return Read(end, (call,), open=True)
+        return replace(read, open=True)
 
     def _begin(self, body: str, *, final: bool) -> Read | None:
-        """Find out which form it is, and where its JSON begins."""
+        """Find the next header."""
         at = skip_blank(body, 0)
-        if not self._calls and body.startswith(("[", "{"), at):
-            self._header, self._extent = None, JsonExtent(at)
-        elif (header := _HEADER.match(body)) and header.end() < len(body):
-            self._header, self._extent = header, JsonExtent(header.end())
+        if (header := _HEADER.match(body)) and header.end() < len(body):
+            found = header[1], header[2] or "", header.end()
+            self._call = HeaderCallReader(lambda *_: found)
         elif final and at == len(body) and self._calls:
             return Read(at)
         elif final or not self._may_begin(body, at):
@@ -78,6 +76,7 @@ class Mistral(CallFormat):
     """Its templates take only ids of nine letters and digits."""
 
     name = "mistral"
+    writable = re.compile(r"[\w.-]{1,256}")
     starts = ("[TOOL_CALLS]",)
     markers = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")
 

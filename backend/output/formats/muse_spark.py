@@ -8,41 +8,34 @@ One answer holds several messages; the prompt ends in the first one's `<|start|>
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from backend.output.calls.call_format import Call, CallFormat, CallReader, Read
-from backend.output.calls.json_text import NotACall
-from backend.output.calls.literals import skip_blank
-from backend.output.calls.readers import BlockReader, HeaderReader, balanced
-from backend.output.calls.schema import ToolSchemas, typed
+from backend.core.call_shape import Shape
+from backend.output.calls.call_format import CallFormat, CallReader, Read
+from backend.output.calls.forcing import tagged_shape
+from backend.output.calls.readers import BlockReader, HeaderReader
+from backend.output.calls.schema import ToolSchemas
+from backend.output.calls.tag_calls import TagReader, Tags, begun
 
-_NAME = re.compile(r"[^<>]*?\bname=\"([^\"<>]+)\"[^<>]*>")
-_PARAMETER = re.compile(r"\s*<atem:parameter\b")
+_NAME = r"[^<>]*?\bname=\"(?P<{}>[^\"<>]+)\"[^<>]*>"
+_NAME_BEGUN = r"[^<>]*>?"
 _RECIPIENT = re.compile(r"(?:to=(?P<to>[\w.-]*))?\s*")
-
-
-def parse(item: str, tools: ToolSchemas) -> Call:
-    """One call, from after `<atem:invoke` to before `</atem:invoke>`.
-
-    Raises:
-        NotACall: There is something else than a name and parameters.
-    """
-    name, at = _name(item, 0)
-    arguments: dict[str, object] = {}
-    while parameter := _PARAMETER.match(item, at):
-        key, at = _name(item, parameter.end())
-        end = item.index("</atem:parameter>", at)
-        arguments[key] = typed(item[at:end].strip(), tools.types(name, key), guess=True)
-        at = end + len("</atem:parameter>")
-    if skip_blank(item, at) != len(item):
-        raise NotACall("something between the parameters")
-    return Call.of(name, arguments)
-
-
-def _name(text: str, at: int) -> tuple[str, int]:
-    match = _NAME.match(text, at)
-    if match is None:
-        raise NotACall("no name")
-    return match[1], match.end()
+TAGS = Tags(
+    head=re.compile(_NAME.format("name")),
+    head_begun=re.compile(_NAME_BEGUN),
+    opening=re.compile(r"<atem:parameter\b" + _NAME.format("key")),
+    opening_begun=re.compile(begun("<atem:parameter", _NAME_BEGUN)),
+    value_end="</atem:parameter>",
+    close=("</atem:invoke>",),
+    trim=str.strip,
+    guess=True,
+    write_head='to={name}<|message|><atem:function_calls>\n<atem:invoke name="{name}">\n',
+    write_opening='<atem:parameter name="{key}">',
+    write_after="\n",
+    write_close="</atem:invoke>\n</atem:function_calls>",
+    writable=re.compile(r"[\w.-]{1,256}"),
+)
 
 
 def route(header: str) -> Read | None:
@@ -61,8 +54,10 @@ class MuseSpark(CallFormat):
     markers = ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>", "<atem:function_calls>", "</atem:function_calls>")
     think = ("to=self<|message|>", "<|eom|>")
     ignored = ("<|eom|>", "<|eot|>")
+    lead = "<|start|>assistant "
 
     def __init__(self, *, calls: bool = True) -> None:
+        self._calls = calls
         self.starts = ("<|start|>", self.call_start) if calls else ("<|start|>",)
 
     @property
@@ -72,15 +67,14 @@ class MuseSpark(CallFormat):
     def reader(self, start: str, tools: ToolSchemas) -> CallReader:
         if start == "<|start|>":
             return HeaderReader("<|message|>", route)
-        return BlockReader(
-            ("<atem:invoke", "</atem:invoke>"),
-            "</atem:function_calls>",
-            lambda item: parse(item, tools),
-            closes=balanced("<atem:parameter", "</atem:parameter>"),
-        )
+        end = "</atem:function_calls>"
+        return BlockReader("<atem:invoke", "</atem:invoke>", end, lambda at: TagReader(TAGS, tools, at))
 
     def first_reader(self, tools: ToolSchemas) -> CallReader:
         return HeaderReader("<|message|>", route)
+
+    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+        return tagged_shape(TAGS, name, parameters) if self._calls else super().shape(name, parameters)
 
     def without_calls(self) -> CallFormat:
         return MuseSpark(calls=False)

@@ -1,15 +1,21 @@
 """LFM2 and other Python-like calls: `<|tool_call_start|>[NAME(key="text", other=2), ...]<|tool_call_end|>`."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from backend.output.calls.call_format import Call, CallFormat
+from backend.core.call_shape import Fixed, JsonValue, Member, Members, Shape
+from backend.output.calls.call_format import Call, CallFormat, NotForceable
+from backend.output.calls.forcing import argument_shapes
 from backend.output.calls.json_text import NotACall, load_json
 from backend.output.calls.literals import read_literal, skip_blank
-from backend.output.calls.readers import DelimitedReader, begins
+from backend.output.calls.readers import DelimitedReader, begins, complete
 from backend.output.calls.schema import ToolSchemas
 from backend.output.formats.json_tools import calls_of
 
 _CALL = re.compile(r"\s*([A-Za-z_][\w.]*)\s*\(\s*")
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*")
+_ARGUMENT = re.compile(r"[A-Za-z_]\w*")
 _KEY = re.compile(r"([A-Za-z_]\w*)\s*=\s*")
 
 
@@ -20,7 +26,7 @@ def parse(body: str) -> tuple[Call, ...]:
         ValueError, IndexError: It is no list of calls with named literal arguments.
     """
     body = body.strip()
-    if not (body.startswith("[") and body.endswith("]")):
+    if not body.startswith("["):
         raise NotACall("no list")
     if body[skip_blank(body, 1)] == "{":
         return calls_of(load_json(body))
@@ -32,9 +38,10 @@ def parse(body: str) -> tuple[Call, ...]:
         at = skip_blank(body, at)
         if body[at] == ",":
             at += 1
-        elif at != len(body) - 1:
+        elif body[at] != "]":
             raise NotACall("no comma between calls")
-    if not calls or skip_blank(body, at) != len(body) - 1:
+    at = skip_blank(body, at)
+    if not calls or body[at] != "]" or at != len(body) - 1:
         raise NotACall("no call")
     return tuple(calls)
 
@@ -63,7 +70,19 @@ class Pythonic(CallFormat):
     markers = ("<|tool_call_start|>", "<|tool_call_end|>")
 
     def reader(self, start: str, tools: ToolSchemas) -> DelimitedReader:
-        return DelimitedReader("<|tool_call_end|>", parse, opens=lambda body: begins(body, ("[",), skip_blank(body, 0)))
+        return DelimitedReader(
+            "<|tool_call_end|>",
+            parse,
+            opens=lambda body: begins(body, ("[",), skip_blank(body, 0)),
+            closes=complete(parse),
+        )
+
+    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+        if _FUNCTION.fullmatch(name) is None:
+            raise NotForceable("its name cannot be written")
+        shapes = argument_shapes(parameters, _ARGUMENT, lambda schema: (JsonValue(schema),))
+        members = tuple(Member((Fixed(f"{key}="), *value), required) for key, value, required in shapes)
+        return Fixed(f"<|tool_call_start|>[{name}("), Members(members, ", "), Fixed(")]<|tool_call_end|>")
 
 
 FORMAT = Pythonic()

@@ -1,52 +1,83 @@
 """Qwen 3 Coder, Qwen 3.5: `<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from backend.output.calls.call_format import Call, CallFormat
-from backend.output.calls.json_text import NotACall
+from backend.core.call_shape import Shape
+from backend.output.calls.call_format import CallFormat, CallReader, Read
+from backend.output.calls.forcing import tagged_shape
 from backend.output.calls.literals import skip_blank
-from backend.output.calls.readers import DelimitedReader, balanced, begins
-from backend.output.calls.schema import ToolSchemas, one_line_less, typed
+from backend.output.calls.schema import ToolSchemas
+from backend.output.calls.tag_calls import TagReader, Tags, begun
 
-_FUNCTION = re.compile(r"\s*<function=\s*([^\s<>]+)\s*>(.*)</function>\s*", re.DOTALL)
-_PARAMETER = re.compile(r"\s*<parameter=\s*([^\s<>]+)\s*>(.*?)</parameter>", re.DOTALL)
+_REST = r"\s*[^\s<>]*\s*>?"
 
 
-def parse(body: str, tools: ToolSchemas) -> tuple[Call, ...]:
-    """The one call between the markers.
+def function_tags(section: tuple[str, str], *, opened: bool = False) -> Tags:
+    """`<function=NAME>` and `<parameter=KEY>` in a section of its own.
 
-    Raises:
-        NotACall: There is something else than a function with its parameters.
+    Args:
+        opened: `<function=` has been read.
     """
-    function = _FUNCTION.fullmatch(body)
-    if function is None:
-        raise NotACall("no function")
-    name, rest = function.groups()
-    arguments: dict[str, object] = {}
-    at = 0
-    while parameter := _PARAMETER.match(rest, at):
-        key, value = parameter.groups()
-        arguments[key] = typed(one_line_less(value), tools.types(name, key), guess=False)
-        at = parameter.end()
-    if skip_blank(rest, at) != len(rest):
-        raise NotACall("something between the parameters")
-    return (Call.of(name, arguments),)
+    start = "" if opened else "<function="
+    return Tags(
+        head=re.compile(start + r"\s*(?P<name>[^\s<>]+)\s*>"),
+        head_begun=re.compile(begun(start, _REST)),
+        opening=re.compile(r"<parameter=\s*(?P<key>[^\s<>]+)\s*>"),
+        opening_begun=re.compile(begun("<parameter=", _REST)),
+        value_end="</parameter>",
+        close=("</function>",),
+        write_head=f"{section[0]}\n<function={{name}}>\n",
+        write_opening="<parameter={key}>\n",
+        write_tail="\n",
+        write_after="\n",
+        write_close=f"</function>\n{section[1]}",
+    )
 
 
-class Qwen3Coder(CallFormat):
-    """Values are text; their types come from the tool's schema. Line breaks around a value are not part of it."""
+class SectionReader:
+    """One function, then the section's end marker, which may be missing."""
 
-    name = "qwen3_coder"
-    starts = ("<tool_call>",)
-    markers = ("<tool_call>", "</tool_call>")
+    def __init__(self, tags: Tags, tools: ToolSchemas, end: str) -> None:
+        self._call = TagReader(tags, tools)
+        self._end = end
+        self._called = False
 
-    def reader(self, start: str, tools: ToolSchemas) -> DelimitedReader:
-        return DelimitedReader(
-            "</tool_call>",
-            lambda body: parse(body, tools),
-            opens=lambda body: begins(body, ("<function=",), skip_blank(body, 0)),
-            closes=balanced("<parameter=", "</parameter>"),
-        )
+    def read(self, body: str, *, final: bool) -> Read | None:
+        if not self._called:
+            read = self._call.read(body, final=final)
+            if read is None or not read.end:
+                return read
+            self._called = True
+            return Read(read.end, read.calls, read.part, open=True)
+        at = skip_blank(body, 0)
+        if body.startswith(self._end, at):
+            return Read(at + len(self._end))
+        if self._end.startswith(body[at:]):
+            return Read(len(body)) if final else None
+        return Read(0)
 
 
-FORMAT = Qwen3Coder()
+class FunctionTags(CallFormat):
+    """Values are text; their types come from the tool's schema. Line breaks around a value are not part of it.
+
+    Models leave the section's start marker out now and then, so the function's tag opens a call too.
+    """
+
+    _FUNCTION = "<function="
+
+    def __init__(self, name: str, section: tuple[str, str]) -> None:
+        self.name = name
+        self.starts = (section[0], self._FUNCTION)
+        self.markers = (section[0], self._FUNCTION, section[1])
+        self._tags, self._opened = function_tags(section), function_tags(section, opened=True)
+
+    def reader(self, start: str, tools: ToolSchemas) -> CallReader:
+        return SectionReader(self._opened if start == self._FUNCTION else self._tags, tools, self.call_end)
+
+    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+        return tagged_shape(self._tags, name, parameters)
+
+
+FORMAT = FunctionTags("qwen3_coder", ("<tool_call>", "</tool_call>"))

@@ -117,7 +117,11 @@ class TokenTable:
         """The tokenizer's own decoding of `tokens`."""
         if self._decode is None:
             return b"".join(map(self.bytes_of, tokens)).decode(errors="replace")
-        return self._decode(tokens)
+        try:
+            return self._decode(tokens)
+        except SystemExit as error:
+            # A checkpoint's own code; out of an executor's thread this would end the event loop.
+            raise RuntimeError("the tokenizer's code wants to end the process") from error
 
 
 def _decodes_plainly(tokenizer: Any) -> bool:

@@ -1,5 +1,7 @@
 """The KV budget: what is projected, and what has to give way."""
 
+import pytest
+
 from backend.engine.batching.memory import BLOCK_TOKENS, MemoryBudget
 from backend.engine.loading.kv_cost import KVCost
 
@@ -10,10 +12,18 @@ def test_a_prompt_is_projected_with_one_block_of_growth_and_no_more() -> None:
     assert budget.projected(BLOCK_TOKENS) == 3 * BLOCK_TOKENS * 100 + 7
 
 
-def test_rows_add_up() -> None:
-    budget = MemoryBudget(total=10**9, cost=KVCost(per_token=1))
-    assert budget.joined([10, 2000]) == budget.projected(10) + budget.projected(2000)
-    assert budget.joined([]) == 0
+def test_rows_apart_add_up_and_rows_together_are_as_long_as_the_longest() -> None:
+    budget = MemoryBudget(total=10**9, cost=KVCost(per_token=1, fixed=7))
+    assert budget.apart([10, 2000]) == budget.projected(10) + budget.projected(2000)
+    assert budget.together([10, 2000]) == 2 * budget.projected(2000)
+    assert budget.apart([]) == budget.together([]) == 0
+
+
+@pytest.mark.parametrize(("lengths", "joining"), [([], 100), ([2000], 100), ([100, 700], 2000), ([300], 300)])
+def test_padding_is_what_being_together_takes_beyond_being_apart(lengths: list[int], joining: int) -> None:
+    budget = MemoryBudget(total=10**9, cost=KVCost(per_token=3, windows=((512, 5),), fixed=7))
+    apart = budget.together(lengths) + budget.projected(joining)
+    assert budget.padding(lengths, joining) == budget.together([*lengths, joining]) - apart >= 0
 
 
 def test_the_cache_gets_what_live_rows_leave_and_never_less_than_nothing() -> None:
@@ -27,3 +37,15 @@ def test_a_refusal_names_the_sums() -> None:
     budget = MemoryBudget(total=1000, cost=KVCost(per_token=3, fixed=5))
     text = budget.refusal(700)
     assert all(str(part) in text for part in (700, budget.projected(700), 1000))
+
+
+def test_a_row_that_was_sent_back_returns_when_the_others_can_grow_too() -> None:
+    cost = KVCost(per_token=2)
+    beside = 3 * MemoryBudget(total=0, cost=cost).projected(700)
+    exact = beside + MemoryBudget(total=0, cost=cost).projected(700)
+    for extra, returns in ((0, False), (3 * BLOCK_TOKENS * 2 - 1, False), (3 * BLOCK_TOKENS * 2, True)):
+        budget = MemoryBudget(total=exact + extra, cost=cost)
+        assert budget.admits(700, beside=beside, rows=3, returning=False)
+        assert budget.admits(700, beside=beside, rows=3, returning=True) is returns
+    alone = MemoryBudget(total=exact - beside, cost=cost)
+    assert alone.admits(700, beside=0, rows=0, returning=True)

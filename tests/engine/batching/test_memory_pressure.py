@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backend.config import CacheConfig, EngineConfig
-from backend.core.errors import Overloaded
+from backend.core.errors import ModelLoadFailed, Overloaded
 from backend.core.request import Sampling
 from backend.engine.handle import EngineHandle
 from tests.engine.harness import Answer, model_config, read, request, with_engine
@@ -89,3 +89,40 @@ def test_admission_takes_a_prefix_before_the_cache_gives_way_to_it(path: Path) -
     engine = EngineConfig(prefill_chunk=32, kv_bytes=BYTES_PER_TOKEN * 1792)
     cached = with_engine(model_config(path, engine=engine, cache=CacheConfig(max_bytes=BYTES_PER_TOKEN * 1100)), body)
     assert cached[:3] == [0, 0, 0] and all(n > 300 for n in cached[3:])
+
+
+def test_a_budget_of_nothing_is_refused_with_its_name_and_not_taken_as_none_given(path: Path) -> None:
+    async def body(handle: EngineHandle) -> None:
+        with pytest.raises(ModelLoadFailed, match="kv_bytes gives 0 bytes"):
+            await handle.load(model_config(path, engine=EngineConfig(kv_bytes=0)))
+
+    with_engine(None, body)
+
+
+def test_padding_sends_no_row_back_that_fits_without_it(path: Path) -> None:
+    shorter = [chr(ord("a") + index) * 640 for index in range(15)]
+
+    async def body(handle: EngineHandle) -> None:
+        long = asyncio.create_task(read(handle, request("L" * 900, n=400, sampling=ENDLESS)))
+        while not handle.info().queue.get("decoding"):
+            await asyncio.sleep(0.002)
+        answers = await asyncio.gather(*(read(handle, request(p, n=100, sampling=ENDLESS)) for p in shorter), long)
+        assert all(answer.error is None for answer in answers)
+        assert handle.info().queue["preemptions"] == 0
+
+    # All sixteen fit, each in blocks of 256 tokens; padded to the longest they would need 20,000 tokens.
+    engine = EngineConfig(prefill_chunk=512, kv_bytes=BYTES_PER_TOKEN * 17_000)
+    with_engine(model_config(path, engine=engine), body)
+
+
+def test_a_row_that_was_sent_back_returns_once_and_not_round_after_round(path: Path) -> None:
+    async def body(handle: EngineHandle) -> float:
+        wanted = [request(chr(ord("a") + index) * 200, n=700, sampling=ENDLESS) for index in range(4)]
+        answers = await asyncio.gather(*(read(handle, item) for item in wanted))
+        assert all(answer.error is None for answer in answers)
+        return handle.info().queue["preemptions"]
+
+    # Three of the four have room to their ends, at 900 tokens in blocks of 256; the fourth has not until one ends.
+    engine = EngineConfig(prefill_chunk=256, kv_bytes=BYTES_PER_TOKEN * 3100)
+    preemptions = with_engine(model_config(path, engine=engine, cache=CacheConfig()), body)
+    assert 1 <= preemptions <= 3

@@ -19,6 +19,7 @@ from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed
 from backend.engine.loading import LoadedModel, load_model, open_files
 from backend.engine.loading.dtype import preferred_dtype
+from tests.architectures import catalogue
 from tests.engine.loading.conftest import WriteModel
 from tests.engine.loading.hub_stub import HubStub
 from tests.models import FAMILIES, IM_END, write_model, write_tokenizer
@@ -383,3 +384,9 @@ def test_another_tokenizer_and_template_are_used_as_asked(written_model: WriteMo
 def test_end_tokens_of_a_nested_configuration_are_found(own_model: Path) -> None:
     _edit(eos_token_id=..., text_config={"eos_token_id": [256, 999]})(own_model)
     assert load(own_model).eos_ids == {256, IM_END}
+
+
+def test_a_configuration_that_transformers_does_not_know_is_no_reason_to_refuse_the_tokenizer(tmp_path: Path) -> None:
+    """Its check of config.json knows fewer kinds of layers than mlx-lm."""
+    path = catalogue.write(tmp_path / "gear", "gear")
+    assert load(path).tokenizer.encode("text") == list(b"text")

@@ -1,6 +1,7 @@
 """Types of arguments that the format writes as text."""
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -61,7 +62,7 @@ def test_tools_of_any_shape_are_read(tool: Any):
         ("[1, 2]", "array", [1, 2]),
         ("{broken", "object", "{broken"),
         ("true", "integer", "true"),
-        ("1e999", "number", "1e999"),
+        ("1e999", "number", int(sys.float_info.max)),
         ("NaN", "number", "NaN"),
     ],
 )

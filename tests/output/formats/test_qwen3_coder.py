@@ -24,6 +24,19 @@ GOLDEN = (
         same_as_mlx_lm=False,
     ),
     Golden(
+        "I look.\n<function=get_weather>\n<parameter=city>\nBern\n</parameter>\n</function>\n</tool_call>",
+        (("get_weather", {"city": "Bern"}),),
+        content="I look.",
+        same_as_mlx_lm=False,
+    ),
+    Golden(
+        "<function=now>\n</function>\n\nDone.",
+        (("now", {}),),
+        content="Done.",
+        same_as_mlx_lm=False,
+    ),
+    Golden("In XML <function=x> is a tag.", content="In XML <function=x> is a tag.", same_as_mlx_lm=False),
+    Golden(
         "<tool_call>\n<function=now>\n</tool_call> x",
         content="<tool_call>\n<function=now>\n</tool_call> x",
         same_as_mlx_lm=False,

@@ -1,0 +1,61 @@
+"""Bounds on the memory of this process, for the programs that are confined."""
+
+import contextlib
+import os
+import resource
+import sys
+import threading
+from collections.abc import Generator
+from pathlib import Path
+
+EXIT_CODE = 77  # of a process that went over its memory
+_EVERY_S = 0.01
+_PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had resident so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _PEAK_UNIT
+
+
+def limit_address_space(size: int) -> None:
+    """Let no allocation go beyond this size, where the system enforces it (Linux; macOS does not)."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def no_core() -> None:
+    """Leave no core behind: it would hold what a client sent."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def address_space() -> int | None:
+    """Bytes of address space in use; None where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def watched_memory(most: int) -> Generator[None]:
+    """While in here, end the process with `EXIT_CODE` when more than `most` bytes have been resident.
+
+    A thread looks every 10 ms, also where the system enforces no limit. It needs the interpreter lock, so it is
+    late while one operation of Python keeps that.
+    """
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_EVERY_S):
+            if peak_bytes() > most:
+                os._exit(EXIT_CODE)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()

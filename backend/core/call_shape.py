@@ -1,0 +1,76 @@
+"""The shape of a tool call's text: what its format fixes, and what the tool's schema leaves open."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Exactly this text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class JsonValue:
+    """JSON that fits a schema."""
+
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreeText:
+    """Text that does not contain `end`, then `tail` and `end`.
+
+    Attributes:
+        least, most: Characters, without `tail` and `end`.
+        pattern: A regular expression that the text as a whole matches; empty for any.
+        bare_of: What may not stand at its edges: line breaks, any white space, or nothing of that kind.
+    """
+
+    end: str
+    tail: str = ""
+    least: int = 0
+    most: int | None = None
+    pattern: str = ""
+    bare_of: Literal["", "line breaks", "blanks"] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """One of several shapes."""
+
+    options: tuple["Shape", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One argument."""
+
+    shape: "Shape"
+    required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Arguments in this order, those that are not required may be missing; `separator` between two."""
+
+    items: tuple[Member, ...]
+    separator: str = ""
+
+
+Shape = tuple[Fixed | JsonValue | FreeText | Either | Members, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedCall:
+    """A call of one function, begun by the text that opens a call.
+
+    Attributes:
+        lead: What may stand before it where the answer must be a call.
+    """
+
+    function: str
+    shape: Shape
+    lead: str = ""

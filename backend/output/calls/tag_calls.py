@@ -1,0 +1,238 @@
+"""Calls whose arguments stand between tags that name them: one reader, which each such format gives its tags."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from backend.output.calls.call_format import BrokenCall, Call, CallPart, Read, function_name
+from backend.output.calls.json_calls import wait
+from backend.output.calls.json_extent import JsonExtent
+from backend.output.calls.json_text import NotACall, dump_json, load_json
+from backend.output.calls.literals import skip_blank
+from backend.output.calls.schema import ToolSchemas, one_line_less, typed
+
+# A tag is no longer; what may become a tag is decided by then.
+_LONGEST_TAG = 1024
+
+
+@dataclass(frozen=True)
+class Tags:
+    """How one format writes a call, and how that is read.
+
+    Attributes:
+        head: From behind the call's start to its first argument; group `name`.
+        opening: Opens an argument; groups `key` and, where the text says it, `type`. Both patterns begin with white
+            space and must match within a thousand characters.
+        head_begun, opening_begun: What may become one, as a pattern of all text that is there. See `begun`.
+        value_end: Ends an argument.
+        close: Texts that end the call, white space between them.
+        trim: What of an argument's text is its value.
+        unescape: A name as it is meant.
+        guess: A value without a type is JSON or a Python literal if it can be.
+        quoted: A value may stand between two texts, within which `value_end` is text.
+        json_opening: Opens all arguments as one JSON object; `json_end` follows it.
+        write_head, write_opening: The call's beginning, for `{name}`, and an argument's, for `{key}`.
+        write_tail: Between a value and `value_end`.
+        write_after: Behind an argument.
+        write_close: The call's end, and its section's.
+        writable: Names that can be written.
+    """
+
+    head: re.Pattern[str]
+    head_begun: re.Pattern[str]
+    opening: re.Pattern[str]
+    opening_begun: re.Pattern[str]
+    value_end: str
+    close: tuple[str, ...]
+    write_head: str = ""
+    write_opening: str = ""
+    write_close: str = ""
+    write_tail: str = ""
+    write_after: str = ""
+    writable: re.Pattern[str] = field(default=re.compile(r"[^\s<>\"'{}]{1,256}"))
+    trim: Callable[[str], str] = one_line_less
+    unescape: Callable[[str], str] = str
+    guess: bool = False
+    quoted: tuple[str, str] | None = None
+    json_opening: re.Pattern[str] | None = None
+    json_end: str = ""
+
+    @cached_property
+    def close_begun(self) -> re.Pattern[str]:
+        """What may become `close`."""
+        return re.compile(r"\s*" + _chain([*self.close]))
+
+    @cached_property
+    def closed(self) -> re.Pattern[str]:
+        """`close` itself."""
+        return re.compile(r"\s*" + r"\s*".join(map(re.escape, self.close)))
+
+
+def begun(literal: str, rest: str = "") -> str:
+    """A pattern of all beginnings of a text that goes on with `rest`, a pattern of any beginning."""
+    pattern = rest
+    for char in reversed(literal):
+        pattern = f"(?:{re.escape(char)}{pattern})?"
+    return pattern
+
+
+def _chain(literals: list[str]) -> str:
+    if not literals:
+        return ""
+    return begun(literals[0], r"\s*" + _chain(literals[1:]))
+
+
+class TagReader:
+    """Reads one call from behind its start. Each argument is a part of its own. Engine thread only."""
+
+    def __init__(self, tags: Tags, tools: ToolSchemas, at: int = 0) -> None:
+        self._tags, self._tools = tags, tools
+        self._at = at  # all before has been read
+        self._name: str | None = None
+        self._value: _Value | None = None
+        self._members = 0
+
+    def read(self, body: str, *, final: bool) -> Read | None:
+        if self._name is None and not self._read_head(body):
+            return wait(final=final)
+        while True:
+            if self._value is not None:
+                members = self._read_value(self._value, body)
+                if members:
+                    return Read(0, part=CallPart(self._name or "", members), open=True)
+                if members is None:
+                    return wait(final=final)
+            if closed := self._tags.closed.match(body, self._at):
+                return self._close(closed.end())
+            if not self._open(body):
+                return wait(final=final)
+
+    def _read_head(self, body: str) -> bool:
+        begin = skip_blank(body, self._at)
+        match = self._tags.head.match(body, begin, begin + _LONGEST_TAG)
+        if match is None:
+            self._check_begun(body, begin, self._tags.head_begun)
+            return False
+        self._name, self._at = function_name(self._tags.unescape(match["name"])), match.end()
+        return True
+
+    def _open(self, body: str) -> bool:
+        """Find the next argument; False if more text is needed."""
+        begin = skip_blank(body, self._at)
+        for pattern in (self._tags.opening, self._tags.json_opening):
+            if pattern and (match := pattern.match(body, begin, begin + _LONGEST_TAG)):
+                self._value = _Value(self._tags, self._tools, self._name or "", match)
+                return True
+        self._check_begun(body, begin, self._tags.opening_begun, self._tags.close_begun)
+        return False
+
+    def _check_begun(self, body: str, begin: int, *patterns: re.Pattern[str]) -> None:
+        short = len(body) - begin < _LONGEST_TAG
+        if not short or not any(pattern.fullmatch(body, begin) for pattern in patterns):
+            raise BrokenCall(self._at) if self._members else NotACall("no tag of a call")
+
+    def _read_value(self, value: "_Value", body: str) -> str | None:
+        """An argument as text of the call's JSON, empty if it adds nothing; None if more text is needed."""
+        try:
+            found = value.read(body)
+        except NotACall as error:
+            raise BrokenCall(self._at) if self._members else error from error
+        if found is None:
+            return None
+        members, self._at = found
+        self._value = None
+        lead = ", " if self._members else "{"
+        self._members += bool(members)
+        return lead + members if members else ""
+
+    def _close(self, end: int) -> Read:
+        name = self._name or ""
+        if not self._members:
+            return Read(end, (Call(name, "{}"),))
+        return Read(end, part=CallPart(name, "}", last=True))
+
+
+class _Value:
+    """One argument, from behind its opening."""
+
+    def __init__(self, tags: Tags, tools: ToolSchemas, function: str, opening: re.Match[str]) -> None:
+        self._tags = tags
+        self._begin = self._searched = opening.end()
+        groups = opening.groupdict()
+        self._key = tags.unescape(groups["key"]) if groups.get("key") is not None else None
+        declared = groups.get("type")
+        self._types = frozenset([declared]) if declared else tools.types(function, self._key or "")
+        self._end = tags.value_end if self._key is not None else tags.json_end
+        self._extent = JsonExtent(self._begin) if self._key is None or self._structured else None
+
+    @property
+    def _structured(self) -> bool:
+        """Whether it can only be an object or an array, in whose strings an end marker is text."""
+        return "string" not in self._types and not self._types.isdisjoint(("object", "array"))
+
+    def read(self, body: str) -> tuple[str, int] | None:
+        """Its members as JSON text, and where it ends."""
+        found = self._extent_end(body) if self._extent else self._text_end(body)
+        if found is None:
+            return None
+        text, end = found
+        if self._key is None:
+            arguments = load_json(text)
+            if not isinstance(arguments, dict):
+                raise NotACall("arguments are no object")
+            return dump_json(arguments)[1:-1], end
+        return f"{json.dumps(self._key, ensure_ascii=False)}: {self._json(text)}", end
+
+    def _json(self, text: str) -> str:
+        try:
+            return dump_json(typed(text, self._types, guess=self._tags.guess))
+        except NotACall:
+            return dump_json(text)
+
+    def _extent_end(self, body: str) -> tuple[str, int] | None:
+        assert self._extent is not None
+        try:
+            end = self._extent.find_end(body)
+        except ValueError:
+            return self._read_as_text(body)
+        if end is None:
+            return None
+        after = skip_blank(body, end)
+        if body.startswith(self._end, after):
+            return body[self._begin : end], after + len(self._end)
+        if self._end.startswith(body[after:]):
+            return None
+        return self._read_as_text(body)
+
+    def _read_as_text(self, body: str) -> tuple[str, int] | None:
+        """It is no JSON after all: the first end marker counts."""
+        self._extent = None
+        return self._text_end(body)
+
+    def _text_end(self, body: str) -> tuple[str, int] | None:
+        quoted, begin = self._tags.quoted, skip_blank(body, self._begin)
+        if quoted is not None and body.startswith(quoted[0], begin):
+            return self._quoted_end(body, begin, quoted)
+        if quoted is not None and quoted[0].startswith(body[begin:]):
+            return None
+        at = body.find(self._end, self._searched)
+        if at < 0:
+            self._searched = max(self._searched, len(body) - len(self._end) + 1)
+            return None
+        return self._tags.trim(body[self._begin : at]), at + len(self._end)
+
+    def _quoted_end(self, body: str, begin: int, quoted: tuple[str, str]) -> tuple[str, int] | None:
+        start = begin + len(quoted[0])
+        at = body.find(quoted[1], max(start, self._searched))
+        while at >= 0:
+            after = skip_blank(body, at + len(quoted[1]))
+            if body.startswith(self._end, after):
+                return body[start:at], after + len(self._end)
+            if self._end.startswith(body[after:]):
+                self._searched = at
+                return None
+            at = body.find(quoted[1], at + 1)
+        self._searched = max(start, len(body) - len(quoted[1]) + 1)
+        return None

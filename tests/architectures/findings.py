@@ -1,0 +1,35 @@
+"""Runs the survey of many architectures, each once a process, and says what a row of the table says."""
+
+import functools
+import tempfile
+from pathlib import Path
+
+from tests.architectures import catalogue
+from tests.architectures.survey import Finding, survey
+
+# Refusals that are the device's or the installation's, in the words that the worker uses.
+EXPECTED_REFUSALS = {
+    "bitnet": "No Metal back-end",
+    "muse_spark": "No Metal back-end",
+    "olmo": "wants to end the process",
+}
+
+
+@functools.cache
+def finding(module: str) -> Finding:
+    """What the survey finds of one module's small model."""
+    with tempfile.TemporaryDirectory() as folder:
+        return survey(catalogue.write(Path(folder) / module, module))
+
+
+def faults(found: Finding) -> list[str]:
+    """What is not as it should be; each as one line."""
+    if found.refusal:
+        expected = EXPECTED_REFUSALS.get(found.module)
+        return [] if expected and expected in found.refusal else [f"{found.module}: {found.refusal}"]
+    said = []
+    if not found.right:
+        said.append(f"{found.module}: differs by {found.alone:.1g}, {found.company:.1g}, {found.hits:.1g}")
+    if not found.hit and not found.uncached_reason:
+        said.append(f"{found.module}: {found.repeated} of {found.repeatable}, {found.extended} of {found.extendable}")
+    return said

@@ -1,0 +1,63 @@
+"""Every architecture of mlx-lm answers here as it does there: alone, in company, and from the prompt cache."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.architectures import catalogue
+from tests.architectures.findings import faults, finding
+from tests.architectures.table import PAGE, rows_of
+
+# One of each way of being served that no other test has: experts over selected latents, states of an unknown class,
+# states of unlike shapes, batched wrongly by mlx-lm (three kinds), not to be cached, refused.
+REPRESENTATIVE = (
+    "llama",
+    "deepseek_v32",
+    "qwen3_next",
+    "deepseek_v41",
+    "longcat_flash_ngram",
+    "afm7",
+    "minimax_m3_vl",
+    "gemma2",
+    "plamo3",
+    "olmo",
+)
+
+
+def test_every_model_module_of_mlx_lm_has_a_configuration_and_a_row_in_the_table() -> None:
+    modules = catalogue.modules()
+    assert sorted(catalogue.CONFIGS) == sorted(modules)
+    assert sorted(rows_of(PAGE.read_text())) == sorted(modules)
+
+
+@pytest.mark.parametrize("module", REPRESENTATIVE)
+def test_a_representative_architecture_answers_as_mlx_lm_does(module: str) -> None:
+    assert faults(finding(module)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [name for name in catalogue.modules() if name not in REPRESENTATIVE])
+def test_an_architecture_answers_as_mlx_lm_does(module: str) -> None:
+    assert faults(finding(module)) == []
+
+
+@pytest.mark.parametrize("module", ["afm7", "minimax_m3_vl", "gemma2"])
+def test_what_mlx_lm_batches_wrongly_is_served_one_at_a_time_and_says_why(module: str) -> None:
+    assert finding(module).serial_reason
+
+
+@pytest.mark.parametrize("module", ["llama", "deepseek_v32", "qwen3_next", "longcat_flash_ngram"])
+def test_what_mlx_lm_batches_rightly_is_batched(module: str) -> None:
+    assert finding(module).serial_reason == ""
+
+
+def test_a_state_of_an_unknown_class_is_kept_whole_and_found_again() -> None:
+    found = finding("deepseek_v41")
+    assert not found.known
+    assert found.repeated == found.repeatable > 0
+
+
+def test_the_table_says_what_the_survey_of_a_module_finds() -> None:
+    page = Path(PAGE).read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith("| `minimax_m3_vl` |")]
+    assert f"one at a time: {finding('minimax_m3_vl').serial_reason}" in row

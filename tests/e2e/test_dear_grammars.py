@@ -1,0 +1,163 @@
+"""Grammars that would take all time or memory: refused soon, and nobody else waits for them."""
+
+import concurrent.futures
+import json
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+import psutil
+import pytest
+
+from backend.pb import backend_pb2 as pb
+from tests.e2e.asking import Answer, chat, predict, prompt, stream
+from tests.e2e.chatting import tool
+from tests.e2e.worker import TINY_CHAT, Worker, wait_until
+from tests.grammar.dear import chain, doubling, optional_properties
+
+
+def held_to(schema: str) -> pb.PredictOptions:
+    """A chat held to a schema."""
+    return chat("Hello!", 20, Metadata={"json_schema": schema})
+
+
+@contextmanager
+def dear_requests(worker: Worker, count: int) -> Iterator[list["concurrent.futures.Future[Answer]"]]:
+    """Distinct dear grammars on their way, all of them sent."""
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(predict, worker.stub, held_to(doubling(str(i))), 60.0) for i in range(count)]
+        # On a busy machine they may all be over before their number is asked for.
+        worker.wait_for_queue(lambda queue: queue["in_flight"] >= 1 or any(future.done() for future in futures))
+        yield futures
+
+
+def resident(worker: Worker) -> int:
+    """Bytes of the worker and all its children."""
+    total = 0
+    process = psutil.Process(worker.pid)
+    for one in (process, *process.children(recursive=True)):
+        try:
+            total += one.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda: held_to(doubling()),
+        lambda: chat("Hello!", 20, Tools=_strict(doubling()), ToolChoice='"required"'),
+    ],
+    ids=["json_schema", "strict_tool"],
+)
+def test_a_schema_that_doubles_is_refused_soon_and_its_memory_is_back(worker: Worker, request_of) -> None:
+    stream(worker.stub, prompt("Once", 2, Grammar='root ::= "yes"'))
+    before = resident(worker)
+    started = time.monotonic()
+    predict(worker.stub, request_of(), 30.0).refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "memory")
+    assert time.monotonic() - started < 5
+    wait_until(lambda: resident(worker) < before + (48 << 20), "memory is back")
+
+
+def _strict(schema: str) -> str:
+    made = tool("dear", "x", strict=True)
+    made["function"]["parameters"] = json.loads(schema)
+    return json.dumps([made])
+
+
+def test_a_grammar_of_too_much_work_is_refused_by_its_time(worker: Worker) -> None:
+    started = time.monotonic()
+    answer = predict(worker.stub, held_to(optional_properties(8_000)), 30.0)
+    answer.refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "took over")
+    assert time.monotonic() - started < 6
+
+
+def test_references_that_lead_too_deep_end_their_own_request(worker: Worker) -> None:
+    """Compiled in the worker, they overflow a stack and end it."""
+    predict(worker.stub, held_to(chain(20_000)), 30.0).refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "too deep")
+
+
+def test_a_mask_over_its_limits_ends_its_own_request(worker: Worker) -> None:
+    alone = stream(worker.stub, chat("Hello!", 40))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(stream, worker.stub, chat("Hello!", 40))
+        answer = predict(worker.stub, held_to(optional_properties(1_500)), 60.0)
+        assert beside.result().text == alone.text
+    assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "over a limit" in answer.details
+
+
+def test_others_go_on_while_dear_grammars_are_tried(worker: Worker) -> None:
+    with dear_requests(worker, 8) as dear:
+        waits: list[float] = []
+        over = threading.Event()
+
+        def ask_health() -> None:
+            while not over.wait(0.01):
+                started = time.monotonic()
+                worker.stub.Health(pb.HealthMessage(), timeout=10)
+                waits.append(time.monotonic() - started)
+
+        asking = threading.Thread(target=ask_health)
+        asking.start()
+        started = time.monotonic()
+        for number in range(5):
+            held = stream(worker.stub, prompt("Once", 20, Grammar=f'root ::= "yes{number}"'))
+            assert held.text == f"yes{number}"
+        took = time.monotonic() - started
+        over.set()
+        asking.join()
+        codes = {future.result().code for future in dear}
+    assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert took < 5
+    assert statistics.quantiles(waits, n=100)[98] < 0.25
+
+
+def test_free_and_another_load_do_not_wait_for_dear_grammars(worker: Worker) -> None:
+    for change in (lambda: worker.stub.Free(pb.HealthMessage(), timeout=10), worker.must_load):
+        worker.must_load()
+        with dear_requests(worker, 3) as dear:
+            started = time.monotonic()
+            change()
+            took = time.monotonic() - started
+            codes = {future.result().code for future in dear}
+        assert took < 2
+        assert codes <= {grpc.StatusCode.ABORTED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_worker_that_ends_leaves_no_process_behind(number: signal.Signals) -> None:
+    with Worker("--grace", "1s") as worker:
+        worker.must_load()
+        worker.expected_code = -number if number is signal.SIGKILL else 0
+        children: list[psutil.Process] = []
+        with dear_requests(worker, 3):
+            children += psutil.Process(worker.pid).children(recursive=True)
+            started = time.monotonic()
+            worker.signal(number)
+            worker.wait(10)
+        assert time.monotonic() - started < 4
+        assert children
+        _, alive = psutil.wait_procs(children, timeout=5)
+        assert not alive
+
+
+def test_a_child_of_the_worker_has_none_of_its_secrets() -> None:
+    secrets = {"LOCALAI_GRPC_AUTH_TOKEN": "s3cret-one", "HF_TOKEN": "s3cret-two"}
+    metadata = (("authorization", "Bearer s3cret-one"),)
+    with Worker(environment=secrets, metadata=metadata) as worker:
+        worker.stub.LoadModel(pb.ModelOptions(Model=str(TINY_CHAT)), timeout=120, metadata=metadata)
+        worker.stub.Predict(prompt("Once", 4, Grammar='root ::= "yes"'), timeout=60, metadata=metadata)
+        children = psutil.Process(worker.pid).children(recursive=True)
+        assert len(children) >= 2
+        assert not [child for child in children if "s3cret" in json.dumps(child.environ())]
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#"}, {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}])
+def test_a_schema_that_is_only_itself_is_refused_with_a_sentence(worker: Worker, schema: dict[str, object]) -> None:
+    predict(worker.stub, held_to(json.dumps(schema))).refused(grpc.StatusCode.INVALID_ARGUMENT, "no text matches")

@@ -1,0 +1,124 @@
+"""Required and named calls of models whose calls are not JSON, or who have no form of calls at all."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import jsonschema
+import pytest
+
+from backend.pb import backend_pb2 as pb
+from tests.e2e.asking import chat, predict, stream
+from tests.e2e.chatting import MARKUP, Turn, ask
+from tests.e2e.worker import TINY_CHAT, Worker
+
+TURNS = """\
+{%- if tools %}{{ '<|im_start|>system\\n' }}{{ tools | tojson }}{{ WAY }}{{ '<|im_end|>\\n' }}{% endif %}
+{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}{{ message.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+WAYS = {
+    "": "'Use them.'",
+    "qwen3_coder": "'<tool_call>\\n<function=name>\\n</function>\\n</tool_call>'",
+    "glm47": "'<tool_call>name<arg_key>k</arg_key><arg_value>v</arg_value></tool_call>'",
+    "hunyuan": "'<tool_calls>[]</tool_calls>'",
+}
+SHORT = {"type": "string", "maxLength": 8}
+PARAMETERS = {
+    "type": "object",
+    "properties": {
+        "city": SHORT,
+        "days": {"type": "integer", "minimum": 1, "maximum": 99},
+        "unit": {"enum": ["C", "F"]},
+    },
+    "required": ["city", "days", "unit"],
+    "additionalProperties": False,
+}
+CLOCK = {"type": "object", "properties": {"zone": SHORT}, "required": ["zone"], "additionalProperties": False}
+SCHEMAS = {"get_weather": PARAMETERS, "get_time": CLOCK}
+
+
+def tools(schemas: dict[str, Any]) -> str:
+    each = [{"type": "function", "function": {"name": n, "parameters": p}} for n, p in schemas.items()]
+    return json.dumps(each)
+
+
+@pytest.fixture(scope="module", params=sorted(WAYS))
+def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """tiny-chat with a template that shows calls in another way, or in none."""
+    folder: Path = tmp_path_factory.mktemp("told") / "model"
+    shutil.copytree(TINY_CHAT, folder)
+    (folder / "chat_template.jinja").write_text(TURNS.replace("WAY", WAYS[request.param]))
+    with Worker() as worker:
+        worker.must_load(folder)
+        markers = worker.stub.ModelMetadata(pb.ModelOptions()).tool_format
+        assert markers.format_type == request.param
+        yield worker
+
+
+def asking(tokens: int = 200, **fields: Any) -> pb.PredictOptions:
+    return chat("What's the weather like?", tokens, **{"Tools": tools(SCHEMAS), "ToolChoice": "required", **fields})
+
+
+@pytest.mark.parametrize("choice", ["required", "get_weather", "get_time"])
+def test_a_forced_call_is_read_as_one_call_that_fits_its_schema(told: Worker, choice: str) -> None:
+    for temperature in (0.0, 0.7, 1.0):
+        turn = ask(told, asking(300, ToolChoice=choice, Temperature=temperature, Seed=1))
+        assert turn.text == ""
+        if temperature and turn.answer.reason == "length":
+            assert not turn.calls  # tiny-chat may like white space in JSON
+            continue
+        assert turn.answer.reason == "tool_calls"
+        (call,) = turn.calls
+        assert choice in ("required", call.name)
+        jsonschema.validate(json.loads(call.arguments), SCHEMAS[call.name])
+
+
+def test_arguments_come_in_pieces_that_add_up_to_the_whole_answers(told: Worker) -> None:
+    request = asking(ToolChoice="get_weather", Temperature=1.0, Seed=3)
+    deltas = [
+        piece
+        for reply in stream(told.stub, request).replies
+        for delta in reply.chat_deltas
+        for piece in delta.tool_calls
+    ]
+    assert [(piece.index, bool(piece.id), piece.name) for piece in deltas[:2]] == [
+        (0, True, "get_weather"),
+        (0, False, ""),
+    ]
+    assert len([piece for piece in deltas if piece.arguments]) >= 3
+    (whole,) = Turn.of(predict(told.stub, request)).calls
+    assert "".join(piece.arguments for piece in deltas) == whole.arguments
+
+
+def test_a_call_cut_by_the_token_limit_leaves_no_markup(told: Worker) -> None:
+    request = asking(ToolChoice="get_weather")
+    (call,) = ask(told, request).calls
+    total = predict(told.stub, request).last.tokens
+    for tokens in range(1, total, 7):
+        request.Tokens = tokens
+        cut = Turn.of(predict(told.stub, request))
+        assert (cut.text, cut.answer.reason) == ("", "length")
+        parts = Turn.of(stream(told.stub, request))
+        assert (parts.text, parts.answer.reason) == ("", "length")
+        assert all(call.arguments.startswith(part.arguments) for part in parts.calls)
+        assert all(whole.arguments == call.arguments for whole in cut.calls)
+
+
+def test_a_call_that_was_not_asked_for_is_held_to_nothing(told: Worker) -> None:
+    turn = ask(told, asking(60, ToolChoice="none"))
+    assert not turn.calls
+    assert not [mark for mark in MARKUP[:2] if mark in turn.text]
+
+
+def test_what_a_format_cannot_hold_is_refused_with_its_reason(told: Worker) -> None:
+    markers = told.stub.ModelMetadata(pb.ModelOptions()).tool_format
+    schema = {**PARAMETERS, "anyOf": [{"required": ["city"]}, {"required": ["days"]}]}
+    answer = predict(told.stub, asking(Tools=tools({"get_weather": schema})))
+    if markers.format_type in ("", "hunyuan"):
+        assert answer.code == grpc.StatusCode.OK
+    else:
+        answer.refused(grpc.StatusCode.INVALID_ARGUMENT, "ToolChoice: function 'get_weather': arguments written one by")

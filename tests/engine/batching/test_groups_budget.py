@@ -1,0 +1,116 @@
+"""What is projected for rows is never less than what their batches take, however they come and go."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backend.engine.batching.groups import DecodeGroups
+from backend.engine.batching.memory import BLOCK_TOKENS, MemoryBudget
+from backend.engine.loading.kv_cost import KVCost
+
+COST = KVCost(per_token=4, windows=((512, 2),), fixed=64)
+TOTAL = COST.bytes_for(40_000)
+
+
+class CountedBatch:
+    """Rows of a batch, and the most bytes that mlx-lm's caches take for them: the longest and a block, each."""
+
+    def __init__(self) -> None:
+        self.rows: list[Any] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def real(self) -> int:
+        """Bytes, as allocated."""
+        return len(self.rows) * COST.bytes_for(max(row.covered for row in self.rows) + BLOCK_TOKENS)
+
+
+class Prompt:
+    """A row as far as its length goes."""
+
+    def __init__(self, tokens: int) -> None:
+        self.covered = tokens
+
+
+class Rows:
+    """The session's bookkeeping of bytes: admission, joins, steps and ends."""
+
+    def __init__(self) -> None:
+        self.budget = MemoryBudget(total=TOTAL, cost=COST)
+        self.prefilling: list[Prompt] = []
+        self.groups: Any = DecodeGroups(CountedBatch, self.budget, max_waste=TOTAL // 32, spare=self.spare)  # type: ignore[arg-type]
+
+    def projected(self) -> int:
+        return self.groups.projected() + self.budget.apart(row.covered for row in self.prefilling)
+
+    def spare(self) -> int:
+        return self.budget.total - self.projected()
+
+    def admit(self, tokens: int) -> None:
+        if self.budget.fits(self.projected() + self.budget.projected(tokens)):
+            self.prefilling.append(Prompt(tokens))
+
+    def join(self, count: int) -> None:
+        ready, self.prefilling = self.prefilling[:count], self.prefilling[count:]
+        for batch, members in self.groups.plan_join(ready):
+            batch.rows.extend(members)
+
+    def leave(self, index: int) -> None:
+        rows = [row for batch in self.groups.batches for row in batch.rows]
+        for batch in self.groups.batches:
+            batch.rows = [row for row in batch.rows if row is not rows[index % len(rows)]]
+        self.groups.drop_empty()
+
+    def real(self) -> int:
+        return sum(batch.real() for batch in self.groups.batches)
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("admit"), st.integers(1, 20_000)),
+        st.tuples(st.just("join"), st.integers(1, 4)),
+        st.tuples(st.just("step"), st.integers(1, 300)),
+        st.tuples(st.just("leave"), st.integers(0, 9)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(EVENTS)
+def test_no_history_of_joins_takes_more_than_was_projected(events: Sequence[tuple[str, int]]) -> None:
+    rows = Rows()
+    for kind, amount in events:
+        before = rows.projected()
+        match kind:
+            case "admit":
+                rows.admit(amount)
+                assert rows.projected() <= max(before, TOTAL)
+            case "join":
+                rows.join(amount)
+                # Padding is taken from what is spare: it never takes the rows over their budget.
+                assert rows.projected() <= max(before, TOTAL)
+            case "step":
+                for batch in rows.groups.batches:
+                    for row in batch.rows:
+                        row.covered += amount
+            case _ if rows.groups.batches:
+                rows.leave(amount)
+                assert rows.projected() <= before
+            case _:
+                continue
+        assert rows.real() <= rows.projected()
+
+
+def test_one_long_row_and_many_that_are_nearly_as_long_stay_within_a_budget_that_has_no_room_for_padding() -> None:
+    rows = Rows()
+    for tokens in (8000, *[6900] * 4):
+        rows.admit(tokens)
+    assert len(rows.prefilling) == 5
+    for _ in range(5):
+        rows.join(1)
+    assert rows.real() <= TOTAL
+    assert len(rows.groups.batches) == 2

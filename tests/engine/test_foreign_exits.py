@@ -1,0 +1,84 @@
+"""Code that is not ours may try to end the process: it ends a load or a request, and the worker goes on."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from backend.config import EngineConfig
+from backend.core.errors import InternalFault, ModelLoadFailed
+from backend.core.request import Sampling
+from backend.engine.handle import EngineHandle
+from backend.output import TokenTable
+from backend.prompt.encoder import TextEncoder
+from tests.architectures import catalogue
+from tests.engine.faulty import FaultyModel
+from tests.engine.harness import model_config, read, request, with_engine
+from tests.models import write_model
+
+
+def exiting() -> BaseException:
+    return SystemExit(1)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "qwen3", "qwen3")
+
+
+def test_a_model_module_that_ends_its_process_fails_the_load_and_the_next_load_works(
+    path: Path, tmp_path: Path
+) -> None:
+    exits = catalogue.write(tmp_path / "olmo", catalogue.ENDS_THE_PROCESS)
+
+    async def body(handle: EngineHandle) -> None:
+        with pytest.raises(ModelLoadFailed, match="wants to end the process"):
+            await handle.load(model_config(exits))
+        await handle.load(model_config(path))
+        assert (await read(handle, request("still here", n=4))).error is None
+
+    with_engine(None, body)
+
+
+def test_a_checkpoints_own_code_that_ends_its_process_fails_the_load(path: Path) -> None:
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"model_file": "own.py"}))
+    (path / "own.py").write_text("import sys\nsys.exit('not today')\n")
+
+    async def body(handle: EngineHandle) -> None:
+        with pytest.raises(ModelLoadFailed, match="not today"):
+            await handle.load(model_config(path, trust_remote_code=True))
+        assert handle.alive
+
+    with_engine(None, body)
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_a_model_that_ends_its_process_in_a_forward_pass_fails_the_request(path: Path, decode: bool) -> None:
+    model = FaultyModel()
+
+    async def body(handle: EngineHandle) -> None:
+        model.arm(exiting, calls=2 if decode else 1, decode=decode)
+        answer = await read(handle, request("a prompt", n=8, sampling=Sampling(ignore_eos=True)))
+        assert isinstance(answer.error, InternalFault)
+        assert (await read(handle, request("a prompt", n=8))).error is None
+
+    with_engine(model_config(path, engine=EngineConfig(prefill_chunk=32)), body, load=model.load)
+
+
+class ExitingTokenizer:
+    """A tokenizer of a checkpoint's own that ends its process."""
+
+    bos_token = None
+
+    def encode(self, text: str, **_: object) -> list[int]:
+        raise SystemExit(1)
+
+
+def test_a_tokenizer_that_ends_its_process_is_an_error_of_the_request_alone() -> None:
+    with pytest.raises(RuntimeError, match="wants to end the process"):
+        TextEncoder(ExitingTokenizer()).encode("text", add_special_tokens=True)
+    table = object.__new__(TokenTable)
+    table._decode = ExitingTokenizer().encode
+    with pytest.raises(RuntimeError, match="wants to end the process"):
+        table.decode([1])

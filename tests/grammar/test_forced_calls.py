@@ -1,0 +1,203 @@
+"""What a grammar of forced calls admits, each format's own parser reads as exactly one call that fits its schema."""
+
+import json
+import random
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jsonschema
+import pytest
+
+from backend.core.request import ToolChoice
+from backend.grammar.compiler import CompiledGrammar, GrammarCompiler
+from backend.grammar.tools import tool_grammar
+from backend.grammar.vocabulary import Vocabulary
+from backend.output import NotForceable, OutputFormat
+from backend.output.formats import formats
+from tests.grammar.vocabularies import BYTES, allowed
+from tests.output.cutting import calls_in, run
+from tests.output.golden import format_named
+
+WALKS = 12
+STEPS = 6000
+PRINTABLE = range(0x20, 0x7F)
+# Pieces that a walk needs now and then to get out of a value.
+PIECES = (
+    "</parameter>",
+    "\n</parameter>",
+    "</param>",
+    "]]></param>",
+    "]]>",
+    "</arg_value>",
+    "</longcat_arg_value>",
+    "null",
+)
+PIECES += (
+    "</atem:parameter>",
+    "</steptml:parameter>",
+    '"',
+    '"}',
+    "true",
+    '<|"|>',
+    "<escape>",
+    "]",
+    "}",
+    "</tool_call>",
+)
+
+EVERYTHING = {
+    "type": "object",
+    "$defs": {"level": {"type": "string", "enum": ["low", "very high", "12"]}, "point": {"type": "array"}},
+    "properties": {
+        "text": {"type": "string"},
+        "count": {"type": "integer"},
+        "ratio": {"type": "number", "minimum": 0, "maximum": 2},
+        "exact": {"type": "boolean"},
+        "level": {"$ref": "#/$defs/level"},
+        "unit": {"enum": ["m", 3, None, True]},
+        "kind": {"const": "plain"},
+        "short": {"type": "string", "minLength": 2, "maxLength": 4},
+        "code": {"type": "string", "pattern": "^[a-c]{2}/[0-9]$"},
+        "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 3},
+        "nested": {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"type": "string"}},
+            "required": ["a"],
+            "additionalProperties": False,
+        },
+        "maybe": {"type": ["string", "null"]},
+        "number_or_null": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        "anything": {},
+    },
+    "required": ["count", "level", "short", "nested", "undeclared"],
+}
+TOOLS: tuple[dict[str, Any], ...] = (
+    {"type": "function", "function": {"name": "do_it", "parameters": EVERYTHING}},
+    {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}},
+    {"type": "function", "function": {"name": "bare"}},
+)
+SCHEMAS = {each["function"]["name"]: each["function"].get("parameters", {}) for each in TOOLS}
+FORMATS = sorted(formats())
+
+
+def vocabulary_of(output_format: OutputFormat, *, special: bool) -> Vocabulary:
+    """Bytes, some pieces, and the format's markers: control tokens, or text like any other."""
+    markers = [marker for marker in dict.fromkeys(output_format.markers) if len(marker) > 1]
+    pieces = [piece for piece in PIECES if piece not in markers]
+    texts = [*(piece.encode() for piece in pieces), *(marker.encode() for marker in markers)]
+    first = len(BYTES) + len(pieces)
+    ids = {marker: first + index for index, marker in enumerate(markers)} if special else {}
+    end = len(BYTES) + len(texts)
+    return Vocabulary([*BYTES, *texts, b"<eos>"], {**ids, "<eos>": end}, (end,))
+
+
+def walked(compiled: CompiledGrammar, vocabulary: Vocabulary, rng: random.Random) -> str | None:
+    """A text that the grammar admits as a whole, drawn at random; None if it got too long."""
+    constraint, end = compiled.constraint(), vocabulary.eos_ids[0]
+    data = b""
+    for _ in range(STEPS):
+        tokens = allowed(constraint.mask(), vocabulary.size)
+        assert constraint.error is None
+        if end in tokens and (len(tokens) == 1 or rng.random() < 0.3):
+            return data.decode()
+        tokens -= {end}
+        long = [token for token in tokens if token >= len(BYTES)]
+        plain = [token for token in tokens if token in PRINTABLE]
+        pool = long if long and rng.random() < 0.15 else plain if plain and rng.random() < 0.97 else sorted(tokens)
+        token = rng.choice(pool)
+        data += vocabulary.tokens[token]
+        constraint.advance(token)
+    return None
+
+
+def grammar_of(output_format: OutputFormat, special: Mapping[str, int], function: str) -> Any:
+    choice = ToolChoice(mode="function", function=function) if function else ToolChoice(mode="required")
+    found = tool_grammar(output_format.forced_calls(TOOLS, function), choice, special=special)
+    assert found is not None
+    return found.grammar
+
+
+def check_call(output_format: OutputFormat, text: str, rng: random.Random) -> str:
+    """The text is one call that fits its schema and nothing else, whole and in parts; the function's name."""
+    points = sorted(rng.randrange(len(text) + 1) for _ in range(8))
+    parts = [text[i:j] for i, j in zip([0, *points], [*points, len(text)], strict=True)]
+    piece = run(output_format, parts, tools=TOOLS)
+    assert run(output_format, parts, tools=TOOLS, in_parts=True) == piece, text
+    assert (piece.content, piece.reasoning) == ("", ""), text
+    ((name, arguments),) = calls_in(piece)
+    jsonschema.validate(json.loads(arguments), SCHEMAS[name])
+    return name
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_text_that_the_grammar_admits_is_read_as_one_call_that_fits(name: str, special: bool) -> None:
+    output_format, rng = format_named(name), random.Random(f"{name} {special}")
+    vocabulary = vocabulary_of(output_format, special=special)
+    compiler = GrammarCompiler(vocabulary)
+    called: set[str] = set()
+    try:
+        for function in ("do_it", ""):
+            compiled = compiler.compile(grammar_of(output_format, vocabulary.special, function))
+            for _ in range(WALKS):
+                text = walked(compiled, vocabulary, rng)
+                if text is not None:
+                    called.add(check_call(output_format, text, rng))
+    finally:
+        compiler.close()
+    assert "do_it" in called
+    assert len(called) > 1
+
+
+def forced(name: str, parameters: dict[str, Any], function: str = "f") -> None:
+    format_named(name).forced_calls([{"function": {"name": function, "parameters": parameters}}])
+
+
+WITH_TAGS = ("qwen3_coder", "glm47", "minimax_m2", "minicpm5", "muse_spark", "seed_oss", "step3", "gemma4", "pythonic")
+
+
+@pytest.mark.parametrize("name", WITH_TAGS)
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"anyOf": [{"required": ["a"]}]}, "'f': arguments written one by one cannot be held to 'anyOf'"),
+        ({"required": ["a b:<>"]}, "argument 'a b:<>': its name cannot be written"),
+        ({"properties": {"a": False}, "required": ["a"]}, "argument 'a': its schema takes no value"),
+        ({"$ref": "#/$defs/x", "$defs": {"x": {"minProperties": 1}}}, "'minProperties'"),
+    ],
+)
+def test_what_arguments_one_by_one_cannot_be_held_to_is_refused(name: str, parameters: Any, words: str) -> None:
+    with pytest.raises(NotForceable, match=re.escape(words)):
+        forced(name, parameters)
+
+
+@pytest.mark.parametrize("pattern", ["a^b", "^a|b$", "a$b", r"\bword", "(?=a)b"])
+def test_a_pattern_that_cannot_hold_a_whole_text_is_refused(pattern: str) -> None:
+    with pytest.raises(NotForceable, match="its pattern has anchors"):
+        forced("qwen3_coder", {"properties": {"a": {"type": "string", "pattern": pattern}}, "required": ["a"]})
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - {"json_tools", "hunyuan"}))
+def test_a_function_whose_name_the_format_cannot_write_is_refused(name: str) -> None:
+    with pytest.raises(NotForceable, match="its name cannot be written"):
+        forced(name, {}, function="<a\nb>")
+
+
+def test_an_argument_that_need_not_be_there_and_cannot_be_written_is_left_out() -> None:
+    parameters = {"properties": {"a": {"enum": ["</parameter>"]}, "b": {"type": "integer"}}}
+    (call,) = format_named("qwen3_coder").forced_calls([{"function": {"name": "f", "parameters": parameters}}])
+    assert "b" in repr(call.shape)
+    assert "enum" not in repr(call.shape)
+
+
+def test_a_model_without_a_format_of_its_own_is_held_to_hermes_and_read_so() -> None:
+    plain = OutputFormat()
+    assert plain.forced_calls(TOOLS) == format_named("json_tools").forced_calls(TOOLS)
+    text = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    for forced_call in (True, False):
+        parser = plain.parser(opens_reasoning=False, tools=TOOLS, forced=forced_call)
+        piece = parser.feed(text) + parser.finish()
+        assert (piece.content, bool(piece.tool_calls)) == (("", True) if forced_call else (text, False))
+    with pytest.raises(NotForceable, match="turned off"):
+        OutputFormat(calls_off=True).forced_calls(TOOLS)
