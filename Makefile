@@ -11,6 +11,8 @@ PIP_INSTALL := $(PIP) install --no-deps --require-hashes --only-binary :all:
 CODE := backend mlx_cache tests benchmarks examples scripts
 ADDRESS ?= 127.0.0.1:50051
 PYTEST_ARGS ?=
+# Two, whatever the machine has: tests that hold times are written for two cores. 0 runs all in one process.
+PYTEST_PROCESSES ?= 2
 BENCH_ARGS ?=
 
 .PHONY: help setup setup-dev proto lock demo run test test-pythons check format lint types imports proto-fresh coverage bench models-table clean
@@ -29,7 +31,7 @@ run: setup  ## Start a worker at ADDRESS
 	$(BIN)/python -m backend --addr $(ADDRESS)
 
 test: setup-dev  ## Run the tests but for the slow ones; PYTEST_ARGS are added
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 # Each in an environment of its own, made with that Python's own pip.
 test-pythons:  ## Run demo and tests with each of Python 3.11, 3.12 and 3.13 that this machine has

@@ -1,4 +1,4 @@
-"""`restrict` for a whole batch in lazy MLX operations: what a row may not draw becomes -inf.
+"""`host.restrict` for a whole batch in lazy MLX operations: what a row may not draw becomes -inf.
 
 Nothing of the logits is known when the operations are put together, so which of them a row gets follows from
 its settings alone. Only rows that need a sort of the vocabulary get one: a row bounded by top-k gets by with
