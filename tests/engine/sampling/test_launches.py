@@ -13,10 +13,10 @@ MLX_LM_GREEDY = 3
 MOST = {
     "greedy": MLX_LM_GREEDY,
     "temperature": 20,
-    "top-k and top-p": 44,
+    "top-k and top-p": 39,
     "top-p and min-p": 30,
-    "repetition penalty": 24,
-    "eight different": 95,
+    "repetition penalty": 23,
+    "eight different": 88,
 }
 
 
