@@ -6,6 +6,9 @@ from typing import Literal
 
 from backend.core.request import Json, Sampling
 
+# Where the bearer token may come from; no process that the worker starts gets them.
+TOKEN_VARIABLES = ("LOCALAI_GRPC_AUTH_TOKEN", "MLX_WORKER_TOKEN")
+
 SamplerBackend = Literal["auto", "host", "device"]
 
 

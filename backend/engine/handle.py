@@ -23,7 +23,7 @@ from backend.engine.thread import EngineThread, warm_up
 log = logging.getLogger(__name__)
 
 # A thread that computes ends with the process; one that waits has nothing to lose.
-CLOSE_SECONDS = 0.5
+CLOSE_SECONDS = 0.3
 
 
 class EngineHandle:
@@ -49,6 +49,8 @@ class EngineHandle:
         self._blas_option, self._blas = blas, ""
         self._in_flight = 0
         self._alive = True
+        self._left_behind = False
+        self._awaited: set[asyncio.Future[Any]] = set()
 
     def _wake(self, callback: Callable[[], None]) -> None:
         # A loop that is already closed has no reader left to tell.
@@ -101,7 +103,15 @@ class EngineHandle:
         ended = await asyncio.to_thread(self._thread.join, CLOSE_SECONDS)
         if not ended:
             log.error(logline("engine_did_not_stop", seconds=CLOSE_SECONDS))
+            self._leave_engine_behind()
         await self._loads.close()
+
+    def _leave_engine_behind(self) -> None:
+        """Tell whoever waits for the engine thread: it may never answer, and the loop must be able to end."""
+        self._left_behind = True
+        for future in self._awaited:
+            if not future.done():
+                future.set_exception(WorkerUnavailable("the engine is not running"))
 
     # Models
 
@@ -234,6 +244,11 @@ class EngineHandle:
             else:
                 future.set_result(result)
 
-        if not self._inbox.put(Call(work, lambda result, error: self._wake(partial(settle, result, error)))):
+        call = Call(work, lambda result, error: self._wake(partial(settle, result, error)))
+        if self._left_behind or not self._inbox.put(call):
             raise WorkerUnavailable("the engine is not running")
-        return await future
+        self._awaited.add(future)
+        try:
+            return await future
+        finally:
+            self._awaited.discard(future)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from backend.config import EngineConfig, ModelConfig
-from backend.core.errors import ModelLoadFailed
+from backend.core.errors import ModelLoadFailed, WorkerError
 from backend.engine.loading import LoadedModel, ModelFiles, open_files
 from backend.engine.loading.failures import FOREIGN, one_line
 from backend.engine.preparing.building import build_preparer
@@ -26,7 +26,9 @@ T = TypeVar("T")
 NOTICE_SECONDS = 1.0
 # On the engine thread nothing can be left behind: one that shows no sign of life for so long ends the process.
 NOTICE_SECONDS_ON_ENGINE = 30.0
-CLOSE_SECONDS = 1.0
+# One piece of a load (an import, a file of weights, a kernel that is compiled) may take longer than any step.
+LEAST_PATIENCE_SECONDS = 60.0
+CLOSE_SECONDS = 0.2
 POLL_SECONDS = 0.5
 
 
@@ -57,6 +59,12 @@ class Attempt:
         self._last_sign = self._clock()
         return self._cancelled.is_set()
 
+    @property
+    def patience_s(self) -> float | None:
+        """How long a thread of the load may be without a sign of life; None is for ever."""
+        watchdog_s = self.config.engine.watchdog_s
+        return None if watchdog_s is None else max(watchdog_s, LEAST_PATIENCE_SECONDS)
+
     async def outcome_of(self, stage: str, work: "asyncio.Future[T]") -> T:
         """What a thread's work gives, unless the load is given up first; the thread is left behind then.
 
@@ -68,7 +76,7 @@ class Attempt:
         cancelled_at: float | None = None
         while not work.done():
             await asyncio.wait([work], timeout=POLL_SECONDS if cancelled_at is None else NOTICE_SECONDS / 10)
-            now, limit = self._clock(), self.config.engine.watchdog_s
+            now, limit = self._clock(), self.patience_s
             if limit is not None and now - self._last_sign > limit:
                 self.cancel()
                 raise ModelLoadFailed(f"{stage}: nothing has happened for {limit:g} s")
@@ -76,7 +84,14 @@ class Attempt:
                 cancelled_at = now if cancelled_at is None else cancelled_at
                 if not work.done() and now - cancelled_at >= NOTICE_SECONDS:
                     raise ModelLoadFailed("loading was cancelled")
-        return work.result()
+        try:
+            return work.result()
+        except WorkerError:
+            raise
+        # Of foreign code; LoadModel owes an answer.
+        except Exception as error:
+            log.debug("load", exc_info=error)
+            raise ModelLoadFailed(f"{stage}: {type(error).__name__}: {one_line(error)}") from None
 
 
 class Loads:
@@ -101,6 +116,7 @@ class Loads:
         self._clock = clock
         self._lock = asyncio.Lock()
         self._attempt: Attempt | None = None
+        self._attempts: set[Attempt] = set()  # with those that wait for their turn
         self._changes: set[asyncio.Task[None]] = set()
         self.current: RequestPreparer | None = None
 
@@ -113,9 +129,10 @@ class Loads:
     def patience_s(self) -> float | None:
         """How long the engine thread may be without a sign of life; None is for ever."""
         attempt, current = self._attempt, self.current
-        config = attempt.config if attempt is not None else current.config if current is not None else None
-        limit = (config.engine if config is not None else EngineConfig()).watchdog_s
-        if attempt is None or not attempt.cancelled:
+        if attempt is None:
+            return (current.config.engine if current is not None else EngineConfig()).watchdog_s
+        limit = attempt.patience_s
+        if not attempt.cancelled:
             return limit
         return NOTICE_SECONDS_ON_ENGINE if limit is None else min(limit, NOTICE_SECONDS_ON_ENGINE)
 
@@ -128,6 +145,7 @@ class Loads:
             WorkerUnavailable: The engine is stopping or dead.
         """
         attempt = Attempt(config, self._clock)
+        self._attempts.add(attempt)
         try:
             await self._to_its_end(self._load_in_turn(attempt))
         except asyncio.CancelledError:
@@ -135,14 +153,14 @@ class Loads:
             raise
 
     async def free(self) -> None:
-        """Drop the model, ending its requests ABORTED, and stop a load; harmless when there is neither."""
+        """Drop the model, ending its requests ABORTED, and stop all loads; harmless when there are neither."""
         self.cancel()
         await self._to_its_end(self._free_in_turn())
 
     def cancel(self) -> None:
-        """Stop the load that runs, if any."""
-        if self._attempt is not None:
-            self._attempt.cancel()
+        """Stop the load that runs and those that wait for it."""
+        for attempt in self._attempts:
+            attempt.cancel()
 
     async def close(self) -> None:
         """Stop what prepares requests; the engine thread has ended."""
@@ -152,13 +170,17 @@ class Loads:
             await _closed(current)
 
     async def _load_in_turn(self, attempt: Attempt) -> None:
-        async with self._lock:
-            if attempt.cancelled or (self.current is not None and self.current.config == attempt.config):
-                return
-            self._attempt = attempt
-            try:
+        try:
+            async with self._lock:
+                if attempt.cancelled:
+                    raise ModelLoadFailed("loading was cancelled")
+                if self.current is not None and self.current.config == attempt.config:
+                    return
+                self._attempt = attempt
                 await self._load(attempt)
-            finally:
+        finally:
+            self._attempts.discard(attempt)
+            if self._attempt is attempt:
                 self._attempt = None
 
     async def _load(self, attempt: Attempt) -> None:
@@ -248,14 +270,13 @@ async def _preparer(attempt: Attempt, facts: LoadedFacts, files: ModelFiles) -> 
 
 def _close_late(building: "asyncio.Future[RequestPreparer]") -> None:
     if not building.cancelled() and building.exception() is None:
-        building.result().close()
+        _in_thread("close", building.result().close)
 
 
 async def _closed(preparer: RequestPreparer) -> None:
-    """Close it on a thread of its own, and leave that behind if it takes long: it may never come back."""
-    closing = asyncio.ensure_future(preparer.prep.run(preparer.close))
-    await asyncio.wait([closing], timeout=CLOSE_SECONDS)
+    """Close it, on a thread of its own that is left behind if that takes long; those of its prep threads may hang."""
     preparer.prep.shutdown()
+    await asyncio.wait([_in_thread("close", preparer.close)], timeout=CLOSE_SECONDS)
 
 
 def _in_thread(name: str, work: Callable[[], T]) -> "asyncio.Future[T]":
@@ -282,5 +303,7 @@ def _in_thread(name: str, work: Callable[[], T]) -> "asyncio.Future[T]":
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, result, error)
 
+    # Seen, so that asyncio does not complain of a thread that was left behind and failed after all.
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
     threading.Thread(target=run, name=name, daemon=True).start()
     return future

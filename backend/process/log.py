@@ -14,7 +14,7 @@ STANDARD_ERROR: Final = 2
 # Characters of a line; more than any line of ours has.
 MAX_LINE: Final = 8192
 # What the end of the process waits for a reader that does not read.
-LAST_LINES_SECONDS: Final = 0.5
+LAST_LINES_SECONDS: Final = 0.2
 
 _LIBRARIES = ("asyncio", "filelock", "grpc", "httpcore", "httpx", "huggingface_hub", "transformers", "urllib3")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backend import __version__
-from backend.config import CacheConfig, EngineConfig, ServerConfig
+from backend.config import TOKEN_VARIABLES, CacheConfig, EngineConfig, ServerConfig
 from backend.core.request import Json
 from backend.process.durations import seconds_of
 from backend.translate import option_values as read
@@ -193,4 +193,4 @@ def _token(path: str, environment: Mapping[str, str]) -> str:
         if not token:
             raise ValueError(f"{path} is empty")
         return token
-    return environment.get("LOCALAI_GRPC_AUTH_TOKEN", "") or environment.get("MLX_WORKER_TOKEN", "")
+    return next((environment[name] for name in TOKEN_VARIABLES if environment.get(name)), "")

@@ -27,7 +27,7 @@ _SERVICES: Final = (BACKEND_SERVICE, INFO_SERVICE)
 _HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 _WHOLE_SERVER: Final = ""  # the name that grpc.health.v1 gives it
 # What calls may still take to end once the engine has been told; they have a terminal event by then.
-_LAST_CALLS_S: Final = 1.0
+_LAST_CALLS_S: Final = 0.3
 # Calls of one connection at a time: more than the default rows and queue, so that a full queue is still told, and
 # few enough that a client which opens and resets calls for ever does not fill the server's own queue.
 _STREAMS_A_CONNECTION: Final = 1280

@@ -1,6 +1,5 @@
 """Where a model, its tokenizer and its adapter may lie, from what the host says."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from backend.core.errors import ModelLoadFailed
@@ -35,7 +34,7 @@ def candidates_of(wire: pb.ModelOptions) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, paths)))
 
 
-def adapter_of(wire: pb.ModelOptions, exists: Callable[[str], bool]) -> str:
+def adapter_of(wire: pb.ModelOptions) -> str:
     """The one LoRA adapter, or empty.
 
     Raises:
@@ -44,11 +43,4 @@ def adapter_of(wire: pb.ModelOptions, exists: Callable[[str], bool]) -> str:
     adapters = list(dict.fromkeys(filter(None, (wire.LoraAdapter, *wire.LoraAdapters))))
     if len(adapters) > 1:
         raise ModelLoadFailed(f"LoraAdapters: one adapter at most, {len(adapters)} are named")
-    return beside_models(adapters[0], wire.ModelPath, exists) if adapters else ""
-
-
-def beside_models(name: str, models: str, exists: Callable[[str], bool]) -> str:
-    """A file that a model needs besides its own: in the models directory if it is there, else as named."""
-    name = hub_path(name) or file_path(name)
-    joined = str(Path(models) / name) if models else name
-    return joined if exists(joined) else name
+    return adapters[0] if adapters else ""

@@ -4,9 +4,8 @@ Options and EngineArgs share one table of keys. A later source wins: the worker'
 fields, Options, EngineArgs.
 """
 
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ from backend.core.request import Json, Sampling
 from backend.output.parser_names import reasoning_parsers, tool_parsers
 from backend.pb import backend_pb2 as pb
 from backend.translate import option_values as read
-from backend.translate.model_path import adapter_of, beside_models, candidates_of
+from backend.translate.model_path import adapter_of, candidates_of
 from backend.translate.strict_json import parse_object
 
 # What hosts send where nobody set a context; an explicit 4096 looks the same.
@@ -91,16 +90,14 @@ class LoadRequest:
     warnings: tuple[str, ...] = ()
 
 
-def load_request(
-    wire: pb.ModelOptions, defaults: LoadDefaults, *, exists: Callable[[str], bool] = os.path.exists
-) -> LoadRequest:
-    """What LoadModel asks for.
+def load_request(wire: pb.ModelOptions, defaults: LoadDefaults) -> LoadRequest:
+    """What LoadModel asks for. Looks for nothing on disk: a disk may not answer.
 
     Raises:
         ModelLoadFailed: An option is broken; names the field and the key.
     """
     warnings: list[str] = []
-    values = _fields_of(wire, exists) | _options_of(wire.Options, warnings) | _engine_args_of(wire.EngineArgs)
+    values = _fields_of(wire) | _options_of(wire.Options, warnings) | _engine_args_of(wire.EngineArgs)
     values["context"] = _context_of(wire, values)
     if values.get("trust_remote_code") and not defaults.allow_remote_code:
         warnings.append("TrustRemoteCode: this worker was not started with --allow-remote-code")
@@ -108,12 +105,10 @@ def load_request(
     if wire.DraftModel:
         warnings.append("DraftModel: not used, this worker does not decode speculatively")
     values.pop("use_context_size", None)
-    return LoadRequest(config=_config(wire, values, defaults, exists), warnings=tuple(warnings))
+    return LoadRequest(config=_config(wire, values, defaults), warnings=tuple(warnings))
 
 
-def _config(
-    wire: pb.ModelOptions, values: dict[str, Any], defaults: LoadDefaults, exists: Callable[[str], bool]
-) -> ModelConfig:
+def _config(wire: pb.ModelOptions, values: dict[str, Any], defaults: LoadDefaults) -> ModelConfig:
     parts: dict[str, dict[str, Any]] = {"engine": {}, "cache": {}, "defaults": {}, "": {}}
     for target, value in values.items():
         part, _, name = target.rpartition(".")
@@ -122,7 +117,7 @@ def _config(
         return ModelConfig(
             identity=wire.Model,
             candidates=candidates_of(wire),
-            adapter=adapter_of(wire, exists),
+            adapter=adapter_of(wire),
             file_roots=tuple(filter(None, (wire.ModelPath, *defaults.file_roots))),
             engine=replace(defaults.engine, **parts["engine"]),
             cache=replace(defaults.cache, **parts["cache"]),
@@ -133,10 +128,10 @@ def _config(
         raise ModelLoadFailed(f"Options: {error.message}") from error
 
 
-def _fields_of(wire: pb.ModelOptions, exists: Callable[[str], bool]) -> dict[str, Any]:
+def _fields_of(wire: pb.ModelOptions) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if wire.Tokenizer:
-        values["tokenizer"] = beside_models(wire.Tokenizer, wire.ModelPath, exists)
+        values["tokenizer"] = wire.Tokenizer
     if wire.TrustRemoteCode:
         values["trust_remote_code"] = True
     if wire.DType:

@@ -1,7 +1,8 @@
 """The worker with parts that fail on demand: `python -m tests.e2e.faulty_worker ORDERS [the worker's arguments]`.
 
 ORDERS is a file. Once it is there with a line `KIND N`, the N-th decode step from then on (`prefill`: prompt chunk)
-fails in that way. Kinds: `raise`, `prefill`, `die` (nothing catches it), `hang`, `nan` (in the first row's logits).
+fails in that way. Kinds: `raise`, `prefill`, `die` (nothing catches it), `hang`, `nan` (in the first row's logits);
+`load` makes the next load hang on the engine thread.
 A request with the stop string `planted-fault-N` has an output parser that raises at its N-th token.
 """
 
@@ -34,6 +35,9 @@ class FaultyModel:
 
     def load(self, *args: Any, **kwargs: Any) -> Any:
         """`load_model`, with this in the model's place."""
+        if self._orders.exists() and self._orders.read_text().startswith("load"):
+            self._orders.unlink()
+            threading.Event().wait()
         loaded = self._load(*args, **kwargs)
         self._inner = loaded.model
         return replace(loaded, model=self)

@@ -1,6 +1,9 @@
 """Parts that fail inside the worker: what it costs whom, and that the process ends where it must."""
 
+import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -130,6 +133,21 @@ def test_a_dead_engine_ends_every_waiter_and_the_process(doomed: Faulty) -> None
     assert worker.wait(10) == ENGINE_DEAD
     assert worker.log.whole()[-1].startswith("mlx-worker: the engine")
     assert not any("Traceback" in line for line in worker.log.lines)
+
+
+def test_a_signal_ends_a_worker_whose_load_hangs_within_its_grace_and_a_second(doomed: Faulty) -> None:
+    worker = doomed.worker
+    worker.expected_code = 0
+    doomed.order("load", 1)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(worker.load, TINY_CHAT)
+        doomed.obeyed()
+        started = time.monotonic()
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(10) == 0
+        # The grace is 1 s here; half a second more is for a busy machine.
+        assert time.monotonic() - started < 2.5
+        assert isinstance(loading.exception(), grpc.RpcError)
 
 
 @pytest.mark.slow

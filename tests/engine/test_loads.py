@@ -10,6 +10,7 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
+import psutil
 import pytest
 
 from backend.config import EngineConfig
@@ -80,6 +81,7 @@ def test_a_load_that_hangs_in_its_files_is_given_up_by_the_watchdog(
     path: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loads, "open_files", hang)
+    monkeypatch.setattr(loads, "LEAST_PATIENCE_SECONDS", 0)
 
     async def body(handle: EngineHandle) -> None:
         with pytest.raises(ModelLoadFailed, match=r"files: nothing has happened for 0\.3 s"):
@@ -112,6 +114,7 @@ def test_a_load_that_hangs_on_the_engine_thread_ends_the_engine(
     path: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch, cancelled: bool
 ) -> None:
     monkeypatch.setattr(loads, "NOTICE_SECONDS_ON_ENGINE", 0.3)
+    monkeypatch.setattr(loads, "LEAST_PATIENCE_SECONDS", 0)
     watchdog_s = None if cancelled else 0.3
 
     async def body(handle: EngineHandle) -> None:
@@ -122,14 +125,19 @@ def test_a_load_that_hangs_on_the_engine_thread_ends_the_engine(
         assert not handle.alive
         started = time.monotonic()
         await handle.close()
-        assert time.monotonic() - started < 2.5
+        assert time.monotonic() - started < 1
+        # Whoever waits for the engine is told, while it hangs.
+        outcomes = await asyncio.wait_for(asyncio.gather(load, *filter(None, [freeing]), return_exceptions=True), 2)
+        assert isinstance(outcomes[0], WorkerUnavailable)
+        assert outcomes[1:] in ([], [None])
         hang.gate.set()
-        await asyncio.gather(load, *filter(None, [freeing]), return_exceptions=True)
 
     with_engine(None, body, load=hang)
 
 
-def test_a_load_that_goes_on_is_not_taken_for_one_that_hangs(path: Path) -> None:
+def test_a_load_that_goes_on_is_not_taken_for_one_that_hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loads, "LEAST_PATIENCE_SECONDS", 0)
+
     def slow(*args: Any, cancelled: Callable[[], bool], **options: Any) -> Any:
         for _ in range(12):
             assert not cancelled()
@@ -138,11 +146,85 @@ def test_a_load_that_goes_on_is_not_taken_for_one_that_hangs(path: Path) -> None
 
     async def body(handle: EngineHandle) -> None:
         dying = asyncio.create_task(handle.died())
-        await handle.load(model_config(path, engine=EngineConfig(watchdog_s=0.9)))
+        await handle.load(model_config(path, engine=EngineConfig(watchdog_s=1.1)))
         assert not dying.done()
         dying.cancel()
 
     with_engine(None, body, load=slow)
+
+
+def test_a_free_stops_the_loads_that_wait_too(
+    path: Path, own: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loads, "open_files", hang)
+
+    async def body(handle: EngineHandle) -> None:
+        waiting = [asyncio.create_task(handle.load(model_config(place))) for place in (path, own, path)]
+        await asyncio.to_thread(hang.begun.wait, 20)
+        await asyncio.wait_for(handle.free(), 5)
+        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(outcome, ModelLoadFailed), outcome
+        assert handle.loaded_identity() is None
+
+    with_engine(None, body)
+
+
+def test_a_slow_trial_notices_that_it_is_not_wanted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlx_lm.models.qwen3 import Model
+
+    passes: list[int] = []
+    original = Model.__call__
+
+    def slow(self: Any, *inputs: Any, **more: Any) -> Any:
+        passes.append(1)
+        time.sleep(0.3)
+        return original(self, *inputs, **more)
+
+    monkeypatch.setattr(Model, "__call__", slow)
+
+    async def body(handle: EngineHandle) -> None:
+        load = asyncio.create_task(handle.load(model_config(path)))
+        while not passes:
+            await asyncio.sleep(0.01)
+        started = time.monotonic()
+        await handle.free()
+        assert time.monotonic() - started < 4
+        assert isinstance((await asyncio.gather(load, return_exceptions=True))[0], ModelLoadFailed)
+        assert handle.alive
+
+    with_engine(None, body)
+
+
+def test_what_prepares_requests_is_closed_even_when_its_threads_hang(path: Path) -> None:
+    async def body(handle: EngineHandle) -> None:
+        model = handle._loads.current
+        assert model is not None
+        gate = threading.Event()
+        before = psutil.Process().children()
+        hanging = [asyncio.ensure_future(model.prep.run(gate.wait, 30)) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        await asyncio.wait_for(handle.free(), 5)
+        # The processes that rendered and tried grammars out.
+        assert before
+        _, alive = psutil.wait_procs(before, 5)
+        assert not alive
+        gate.set()
+        await asyncio.gather(*hanging, return_exceptions=True)
+
+    with_engine(model_config(path), body)
+
+
+def test_whatever_reading_files_raises_is_a_load_that_failed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> Any:
+        raise PermissionError("no entry")
+
+    monkeypatch.setattr(loads, "open_files", broken)
+
+    async def body(handle: EngineHandle) -> None:
+        with pytest.raises(ModelLoadFailed, match="files: PermissionError: no entry"):
+            await handle.load(model_config(path))
+
+    with_engine(None, body)
 
 
 def test_a_dead_engine_looks_for_no_files(path: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +265,7 @@ def test_a_template_elsewhere_on_the_machine_is_not_read(own: Path, place: str) 
 
 def test_what_the_system_shows_as_files_is_never_allowed(own: Path) -> None:
     refused(own, "chat_template_file", chat_template_file="/proc/self/environ", file_roots=("/", "/proc/self"))
+    refused(own, "chat_template_file", chat_template_file="/etc/hostname", file_roots=("/",))
 
 
 def test_an_operator_allows_further_directories(own: Path, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from backend.pb import backend_pb2 as pb
 from backend.translate.options import OPTIONS, LoadDefaults, LoadRequest, load_request
 
 
-def load(*options: str, defaults: LoadDefaults | None = None, existing: tuple[str, ...] = (), **fields) -> LoadRequest:
+def load(*options: str, defaults: LoadDefaults | None = None, **fields) -> LoadRequest:
     wire = pb.ModelOptions(**{"Model": "m", **fields}, Options=options)
-    return load_request(wire, defaults or LoadDefaults(), exists=lambda path: path in existing)
+    return load_request(wire, defaults or LoadDefaults())
 
 
 def config(*options: str, **fields) -> ModelConfig:
@@ -191,10 +191,9 @@ def test_a_draft_model_is_a_warning() -> None:
     assert "DraftModel" in load(DraftModel="/models/x").warnings[0]
 
 
-def test_an_adapter_and_a_tokenizer_lie_in_the_models_directory_or_where_they_say() -> None:
-    existing = ("/models/lora", "/models/tok")
-    loaded = load(LoraAdapter="lora", Tokenizer="tok", ModelPath="/models", existing=existing).config
-    assert (loaded.adapter, loaded.tokenizer) == ("/models/lora", "/models/tok")
+def test_an_adapter_and_a_tokenizer_go_on_as_named_with_the_places_to_look_in() -> None:
+    loaded = config(LoraAdapter="lora", Tokenizer="tok", ModelPath="/models", defaults=LoadDefaults(file_roots=("/x",)))
+    assert (loaded.adapter, loaded.tokenizer, loaded.file_roots) == ("lora", "tok", ("/models", "/x"))
     assert config(LoraAdapters=["/x/lora"], ModelPath="/models").adapter == "/x/lora"
     assert config(LoraAdapter="a", LoraAdapters=["a"]).adapter == "a"
     assert config(Tokenizer="own/name", ModelPath="/models").tokenizer == "own/name"

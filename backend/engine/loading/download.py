@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from backend.config import TOKEN_VARIABLES
 from backend.core.errors import ModelLoadFailed
 from backend.core.logline import logline
 from backend.engine.loading.progress import Progress, ProgressLog
@@ -69,7 +70,10 @@ def download(
 def _started(repository: str, revision: str, patterns: Sequence[str]) -> subprocess.Popen[bytes]:
     # -P: the program's own directory must not shadow packages.
     command = [sys.executable, "-P", str(_PROGRAM), repository, revision, *patterns]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    environment = {name: value for name, value in os.environ.items() if name not in TOKEN_VARIABLES}
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    )
 
 
 def _lines(stream: IO[bytes], cancelled: Callable[[], bool]) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ or a tokenizer that does not come to an end costs that one load.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,11 @@ def open_files(
     checkpoint.check_config(directory, trust_remote_code=config.trust_remote_code)
     checkpoint.check_weights(directory)
     check_cancelled(cancelled)
-    adapter = _extra(config.adapter, "LoraAdapter", directory, permitted, progress, cancelled)
+    look = partial(_extra, config, directory, permitted, progress, cancelled)
+    adapter = look("LoraAdapter", config.adapter)
     if adapter is not None:
         _check_adapter(adapter)
-    tokenizer_directory = _extra(config.tokenizer, "Tokenizer", directory, permitted, progress, cancelled) or directory
+    tokenizer_directory = look("Tokenizer", config.tokenizer) or directory
     check_cancelled(cancelled)
     return ModelFiles(
         directory=directory,
@@ -67,16 +69,17 @@ def open_files(
 
 
 def _extra(
-    name: str,
-    field: str,
+    config: ModelConfig,
     model: Path,
     permitted: PermittedFiles,
     progress: Progress | None,
     cancelled: Callable[[], bool],
+    field: str,
+    name: str,
 ) -> Path | None:
     if not name:
         return None
-    place = resolve_extra(field, name, model)
+    place = resolve_extra(field, name, model, config.file_roots)
     if isinstance(place, Local):
         directory = place.path
         permitted.check(field, directory)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed
-from backend.core.model_source import FILE_PREFIX, file_path, hub_path
+from backend.core.model_source import file_path, hub_path
 from backend.engine.loading.download import MODEL_FILES, TOKENIZER_FILES, download
 from backend.engine.loading.progress import Progress
 
@@ -47,13 +47,14 @@ def locate_model(
     )
 
 
-def resolve_extra(field: str, name: str, model: Path) -> Local | Hub:
-    """Where an adapter or a tokenizer is: a path, one below the model's directory, or a repository.
+def resolve_extra(field: str, name: str, model: Path, roots: Sequence[str]) -> Local | Hub:
+    """Where an adapter or a tokenizer is: a path, one below the model's directory or `roots`, or a repository.
 
     Raises:
         ModelLoadFailed: Naming the field.
     """
-    candidates = (name,) if name.startswith(("/", FILE_PREFIX)) else (str(model / name), name)
+    plain = hub_path(name) or file_path(name)
+    candidates = (plain,) if plain.startswith("/") else (*(str(Path(root) / plain) for root in (model, *roots)), plain)
     try:
         return resolve(candidates)
     except ModelLoadFailed as error:

@@ -69,7 +69,7 @@ def _load(
         _cast(model, DTYPES[wanted])
     _evaluate(model, directory, ProgressLog("weights", directory.name, progress), cancelled)
     new_cache = _cache_maker(model, config.max_kv_size)
-    result = _probed(model, new_cache, settings, directory)
+    result = _probed(_asking(model, cancelled), model, new_cache, settings, directory)
     check_vocabulary(files, model, result.vocab_size)
     check_cancelled(cancelled)
     dtype = main_dtype(_parameters(model))
@@ -144,11 +144,25 @@ def _cache_maker(model: Any, max_kv_size: int | None) -> Callable[[], list[Any]]
     return lambda: make_prompt_cache(model, max_kv_size)
 
 
+def _asking(model: Any, cancelled: Callable[[], bool]) -> Callable[..., mx.array]:
+    """The model, asking before each pass whether it is still wanted: a slow machine has minutes of them."""
+
+    def forward(*args: Any, **options: Any) -> mx.array:
+        check_cancelled(cancelled)
+        return model(*args, **options)
+
+    return forward
+
+
 def _probed(
-    model: Any, new_cache: Callable[[], list[Any]], settings: Mapping[str, Any], directory: Path
+    forward: Callable[..., mx.array],
+    model: Any,
+    new_cache: Callable[[], list[Any]],
+    settings: Mapping[str, Any],
+    directory: Path,
 ) -> ProbeResult:
     def tried() -> ProbeResult:
-        return probe(model, new_cache, reach=reach_of(settings), weight_bytes=_weight_bytes(model))
+        return probe(forward, new_cache, reach=reach_of(settings), weight_bytes=_weight_bytes(model))
 
     try:
         return tried()

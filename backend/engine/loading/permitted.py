@@ -17,6 +17,7 @@ from backend.engine.loading.download import MODEL_FILES
 _WEIGHTS = "*.safetensors"
 _OPENED = (*MODEL_FILES, "*.py", _WEIGHTS)
 # What these hold is the system's, whatever lies above them.
+_ALL = Path("/")
 _NEVER = tuple(Path(root) for root in ("/proc", "/sys", "/dev"))
 
 
@@ -29,7 +30,8 @@ class PermittedFiles:
     @classmethod
     def below(cls, directories: Iterable[Path | str]) -> "PermittedFiles":
         """Those below any of the directories; of a snapshot in the hub's cache, its blobs too."""
-        roots = [Path(directory).resolve() for directory in directories if str(directory)]
+        # A host that names the whole machine as its models directory has named none.
+        roots = [root for directory in directories if str(directory) and (root := Path(directory).resolve()) != _ALL]
         blobs = [root.parents[1] / "blobs" for root in roots if root.parent.name == "snapshots"]
         return cls((*roots, *blobs))
 

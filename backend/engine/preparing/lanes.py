@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
+from backend.core.errors import RequestAborted
 from backend.core.request import Conversation
 
 T = TypeVar("T")
@@ -19,6 +20,7 @@ class Lanes:
     """Runs preparation by the size of what is prepared. Event loop only."""
 
     def __init__(self) -> None:
+        self._closed = False
         self._lanes = [
             (limit, ThreadPoolExecutor(threads, thread_name_prefix=f"prep-{index}"))
             for index, (limit, threads) in enumerate(LANES)
@@ -34,10 +36,20 @@ class Lanes:
 
     async def _on(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         lane = next(lane for limit, lane in self._lanes if limit is None or size <= limit)
-        return await asyncio.get_running_loop().run_in_executor(lane, lambda: work(*args, **kwargs))
+        if self._closed:
+            raise RequestAborted("the model was unloaded")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(lane, lambda: work(*args, **kwargs))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and not (task and task.cancelling()):
+                # It waited for its thread and will not get it; nobody has cancelled the caller.
+                raise RequestAborted("the model was unloaded") from None
+            raise
 
     def shutdown(self) -> None:
-        """Begin nothing more; what runs is not waited for."""
+        """Begin nothing more; what runs is not waited for, and what waits ends with `RequestAborted`."""
+        self._closed = True
         for _, lane in self._lanes:
             lane.shutdown(wait=False, cancel_futures=True)
 

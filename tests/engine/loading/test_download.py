@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from backend.config import ModelConfig
@@ -51,10 +52,16 @@ def test_code_is_downloaded_only_where_it_is_trusted(hub: HubStub) -> None:
 
 
 @pytest.mark.slow
-def test_a_cancelled_download_ends_at_once_and_the_next_one_continues_it(hub: HubStub, tmp_path: Path) -> None:
+def test_a_cancelled_download_ends_at_once_and_the_next_one_continues_it(
+    hub: HubStub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.stall_after = len(LARGE) - 1000
 
+    monkeypatch.setenv("MLX_WORKER_TOKEN", "secret")
+    environments: list[dict[str, str]] = []
+
     def part_is_on_disk() -> bool:
+        environments.extend(child.environ() for child in psutil.Process().children() if child.is_running())
         # The connection waits for a minute: only a part of the file can be there when this is true.
         return any(part.stat().st_size >= 10 << 20 for part in tmp_path.rglob("*.part"))
 
@@ -62,6 +69,8 @@ def test_a_cancelled_download_ends_at_once_and_the_next_one_continues_it(hub: Hu
     with pytest.raises(ModelLoadFailed, match="the download was cancelled"):
         locate_model(CONFIG, cancelled=part_is_on_disk)
     assert time.monotonic() - started < 30
+    downloads = [environment for environment in environments if "HF_ENDPOINT" in environment]
+    assert downloads and not any("MLX_WORKER_TOKEN" in environment for environment in downloads)
 
     hub.stall_after = None
     seen: list[int] = []

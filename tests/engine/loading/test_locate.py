@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from backend.core.errors import ModelLoadFailed
-from backend.engine.loading.locate import Hub, Local, resolve
+from backend.engine.loading.locate import Hub, Local, resolve, resolve_extra
 
 
 def test_the_first_candidate_that_exists_wins(tmp_path: Path) -> None:
@@ -29,6 +29,20 @@ def test_another_kind_of_file_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_file_url_is_a_path(tmp_path: Path) -> None:
     (tmp_path / "a b").mkdir()
     assert resolve([f"file://{tmp_path}/a%20b"]) == Local(tmp_path / "a b")
+
+
+def test_an_extra_lies_beside_the_model_in_a_root_or_is_a_repository(tmp_path: Path) -> None:
+    model, models = tmp_path / "models" / "m", tmp_path / "models"
+    model.mkdir(parents=True)
+    roots = (str(models),)
+    assert resolve_extra("Tokenizer", "own/name", model, roots) == Hub("own/name")
+    (models / "tok").mkdir()
+    assert resolve_extra("Tokenizer", "tok", model, roots) == Local(models / "tok")
+    assert resolve_extra("Tokenizer", f"file://{models}/tok", model, ()) == Local(models / "tok")
+    (model / "tok").mkdir()
+    assert resolve_extra("Tokenizer", "tok", model, roots) == Local(model / "tok")
+    with pytest.raises(ModelLoadFailed, match="Tokenizer: model path does not exist"):
+        resolve_extra("Tokenizer", "/nonexistent/tok", model, roots)
 
 
 def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

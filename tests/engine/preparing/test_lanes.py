@@ -3,6 +3,9 @@
 import asyncio
 import threading
 
+import pytest
+
+from backend.core.errors import RequestAborted
 from backend.core.request import Conversation, Message
 from backend.engine.preparing.lanes import LANES, Lanes, characters
 
@@ -25,6 +28,24 @@ def test_a_prompt_waits_for_none_of_another_order() -> None:
             assert all(await asyncio.gather(*blocked))
         finally:
             lanes.shutdown()
+
+    asyncio.run(run())
+
+
+def test_what_waits_for_a_thread_at_the_shutdown_is_aborted_and_what_comes_later_too() -> None:
+    async def run() -> None:
+        lanes, go_on = Lanes(), threading.Event()
+        running = asyncio.ensure_future(lanes.run_for(HUGE, go_on.wait, 10))
+        await asyncio.sleep(0)
+        waiting = [asyncio.ensure_future(lanes.run_for(HUGE, lambda: "never")) for _ in range(2)]
+        await asyncio.sleep(0)
+        lanes.shutdown()
+        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(outcome, RequestAborted)
+        with pytest.raises(RequestAborted):
+            await lanes.run(lambda: "late")
+        go_on.set()
+        assert await running
 
     asyncio.run(run())
 
