@@ -15,14 +15,19 @@ PYTEST_ARGS ?=
 PYTEST_PROCESSES ?= 2
 BENCH_ARGS ?=
 
-.PHONY: help setup setup-dev proto lock demo run test test-pythons check format lint types imports proto-fresh coverage bench models-table clean
+.PHONY: help setup setup-dev setup-cuda proto lock demo run test test-pythons check format lint types imports proto-fresh coverage bench models-table clean
 
 help:  ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.installed  ## Make .venv with what the worker needs to run
+# One environment holds one MLX: where setup-cuda has been, nothing else is added.
+HAS_CUDA := $(wildcard $(VENV)/.installed-cuda)
 
-setup-dev: $(VENV)/.installed-dev  ## Add what tests and checks need
+setup: $(if $(HAS_CUDA),,$(VENV)/.installed)  ## Make .venv with what the worker needs to run
+
+setup-dev: $(if $(HAS_CUDA),,$(VENV)/.installed-dev)  ## Add what tests and checks need
+
+setup-cuda: $(VENV)/.installed-cuda  ## Make .venv with MLX for NVIDIA GPUs (CUDA 13, Linux), tests' needs included
 
 demo: setup  ## Start a worker with the model of this repository and stream answers from it
 	$(BIN)/python examples/demo.py
@@ -81,19 +86,23 @@ proto-fresh: setup-dev
 
 # One list for every supported system and Python: markers say what only some need, and there are hashes of every
 # wheel, and no address of an index. `make lock` keeps what is pinned as far as it can.
-LOCK := build/lock/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --extra cpu \
+LOCK := build/lock/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 # Writes nothing: fails where a pin has no wheel. mlx-metal has none for the macOS that uv assumes.
 LOCK_CHECK := MACOSX_DEPLOYMENT_TARGET=14.0 build/lock/bin/uv pip install --quiet --dry-run --target build/lock/none \
-	--no-deps --only-binary :all: --requirements requirements/dev.txt
+	--no-deps --only-binary :all:
 
 lock: $(VENV)/bin/python  ## Compile requirements/ from pyproject.toml
 	$(BIN)/python -m venv build/lock
 	build/lock/bin/pip install --quiet uv==0.13.8
-	$(LOCK) --group dev --output-file requirements/dev.txt
-	$(LOCK) --constraints requirements/dev.txt --output-file requirements/worker.txt
-	for version in 3.11 3.12 3.13; do for platform in x86_64-manylinux_2_35 aarch64-apple-darwin; do \
-		$(LOCK_CHECK) --python-version $$version --python-platform $$platform || exit 1; done; done
+	$(LOCK) --extra cpu --group dev --output-file requirements/dev.txt
+	$(LOCK) --extra cpu --constraints requirements/dev.txt --output-file requirements/worker.txt
+	$(LOCK) --extra cuda13 --group dev --constraints requirements/dev.txt --output-file requirements/cuda.txt
+	for version in 3.11 3.12 3.13; do \
+		for list in dev cuda; do $(LOCK_CHECK) --requirements requirements/$$list.txt --python-version $$version \
+			--python-platform x86_64-manylinux_2_35 || exit 1; done; \
+		$(LOCK_CHECK) --requirements requirements/dev.txt --python-version $$version \
+			--python-platform aarch64-apple-darwin || exit 1; done
 
 $(VENV)/bin/python:
 	@$(if $(SUPPORTED),,echo "no MLX for $(SYSTEM) in the pinned requirements: they are for Linux-x86_64 and Darwin-arm64" >&2; exit 1)
@@ -105,6 +114,13 @@ $(VENV)/.installed: requirements/worker.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-dev: requirements/dev.txt $(VENV)/.installed
+	$(PIP_INSTALL) -r $<
+	$(PIP) check
+	@touch $@
+
+$(VENV)/.installed-cuda: requirements/cuda.txt | $(VENV)/bin/python
+	@if [ -e $(VENV)/.installed ]; then \
+		echo "$(VENV) holds another MLX: run make clean first, or add VENV=.venv-cuda" >&2; exit 1; fi
 	$(PIP_INSTALL) -r $<
 	$(PIP) check
 	@touch $@

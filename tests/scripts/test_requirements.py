@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 FOLDER = Path(__file__).parents[2] / "requirements"
-LISTS = ("worker", "dev")
+LISTS = ("worker", "dev")  # of this machine; cuda is for others
 
 
 def entries(name: str) -> dict[str, tuple[Requirement, int]]:
@@ -23,7 +23,7 @@ def entries(name: str) -> dict[str, tuple[Requirement, int]]:
     return found
 
 
-@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("name", (*LISTS, "cuda"))
 def test_each_line_is_one_exact_version_with_hashes_and_no_address(name: str) -> None:
     assert "://" not in (FOLDER / f"{name}.txt").read_text()
     for requirement, hashes in entries(name).values():
@@ -34,6 +34,12 @@ def test_each_line_is_one_exact_version_with_hashes_and_no_address(name: str) ->
 def test_the_worker_runs_on_the_versions_that_the_tests_ran_on() -> None:
     worker, dev = entries("worker"), entries("dev")
     assert {name: dev[name] for name in worker} == worker
+
+
+def test_a_gpu_runs_the_same_versions_with_one_mlx_of_its_own() -> None:
+    dev, cuda = entries("dev"), entries("cuda")
+    assert {name: cuda[name] for name in dev if name != "mlx-cpu"} == {n: d for n, d in dev.items() if n != "mlx-cpu"}
+    assert "mlx-cpu" not in cuda and "mlx-cuda-13" in cuda
 
 
 @pytest.mark.parametrize("name", LISTS)
