@@ -15,6 +15,7 @@ from pathlib import Path
 
 from backend.core.errors import ModelLoadFailed
 from backend.engine.loading.checkpoint import read_json
+from backend.engine.loading.failures import guarded
 
 _WEIGHTS = ".safetensors"
 # transformers reads every `.jinja` in it as a template that has the file's name.
@@ -44,9 +45,10 @@ class PermittedFiles:
         """A file, or a directory, that a load names.
 
         Raises:
-            ModelLoadFailed: It lies elsewhere; names the field.
+            ModelLoadFailed: It lies elsewhere, or cannot be a file's name; names the field.
         """
-        real = path.resolve()
+        # A NUL and, until Python 3.13, a link to itself are no OSErrors.
+        real = guarded(field, path.resolve)
         if not self._holds(real):
             raise ModelLoadFailed(
                 f"{field}: {path} is neither in the model's directory nor in ModelPath; "

@@ -80,3 +80,34 @@ def test_a_tokenizer_for_another_version_is_found_beside_this_one(own_model: Pat
     settings["fast_tokenizer_files"] = ["tokenizer.4.0.0.json"]
     (own_model / "tokenizer_config.json").write_text(json.dumps(settings))
     assert open_files(model_config(own_model)).tokenizer.encode("a") == [97]
+
+
+LONG_NAME = "n" * 5000
+
+
+@pytest.mark.parametrize("name", [LONG_NAME, f"sub/{LONG_NAME}", "a\0b", "/a\0b", "sub/loop", "sub/loop/t", "~\0"])
+@pytest.mark.parametrize("field", ["chat_template_file", "tokenizer", "adapter"])
+def test_a_name_that_no_file_can_have_is_an_answer_in_one_line(own_model: Path, field: str, name: str) -> None:
+    (own_model / "sub").mkdir()
+    (own_model / "sub" / "loop").symlink_to("loop")
+    refused(own_model, r"\S", **{field: name})
+
+
+def test_a_link_to_itself_in_the_model_is_an_answer_in_one_line(own_model: Path) -> None:
+    (own_model / "spiece.model").symlink_to("spiece.model")
+    refused(own_model, "spiece.model")
+
+
+def test_what_may_not_be_looked_at_is_an_answer_in_one_line(own_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Root may look at everything, so the system is made to refuse.
+    real = os.stat
+
+    def stat(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if "closed" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **options)
+
+    (own_model / "sub").mkdir()
+    (own_model / "sub" / "closed").write_text("x")
+    monkeypatch.setattr(os, "stat", stat)
+    refused(own_model, "chat_template_file.*Permission denied", chat_template_file="sub/closed")
