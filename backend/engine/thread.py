@@ -120,7 +120,7 @@ class EngineThread:
             return
         try:
             self.session.submit(command)
-        except Exception as error:
+        except FOREIGN as error:
             log.exception("event=submit_failed request_id=%s", command.request.request_id)
             self.outbox.post(command.stream, Failed(error=InternalFault(f"not admitted: {type(error).__name__}")))
 
@@ -175,7 +175,7 @@ class EngineThread:
             try:
                 session.abort(unavailable)
                 session.close()
-            except Exception:  # the ends below must still go out
+            except FOREIGN:  # the ends below must still go out
                 log.exception("event=session_close_failed")
         self.outbox.flush()
 
