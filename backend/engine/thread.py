@@ -69,7 +69,7 @@ class EngineThread:
         try:
             while not self._stopping:
                 self._round()
-        except BaseException as error:  # the last frame of the thread: whatever it was, waiters learn of it
+        except BaseException as error:  # noqa: BLE001  the thread's last frame: whatever it was, waiters learn of it
             cause = error
             _say_fault(logging.CRITICAL, "engine_died", error)
         finally:

@@ -15,7 +15,7 @@ from tests.engine.harness import model_config
 
 
 def loaded(folder: Path, module: str) -> LoadedModel:
-    """The module's small model as a CPU computes it in bfloat16: experts have no kernel of it unless they are packed."""
+    """The module's small model in bfloat16; experts are packed, since a CPU has no other kernel for them in it."""
     path = catalogue.write(folder / module, module, dtype="bfloat16")
     model, config = load_checkpoint(path)
 
