@@ -1,4 +1,4 @@
-"""Whether a tokenizer and a model speak of the same tokens.
+"""The check that a tokenizer and a model speak of the same tokens.
 
 An id beyond the embedding's rows reads whatever lies behind them in memory, or ends the process: MLX does not check.
 """
