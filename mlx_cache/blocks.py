@@ -1,4 +1,4 @@
-"""What the index knows of the data it keeps: groups of layers, blocks of tokens, and states. No mlx here.
+"""The index's view of the data it keeps: groups of layers, blocks of tokens, and states. No mlx here.
 
 Positions are absolute token positions, ranges are half-open.
 """

@@ -1,4 +1,4 @@
-"""What may go, and in which order. Not thread-safe: called with the cache's lock held. No mlx."""
+"""The eviction of entries, in the policy's order. Not thread-safe: called with the cache's lock held. No mlx."""
 
 from __future__ import annotations
 

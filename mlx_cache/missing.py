@@ -1,4 +1,4 @@
-"""What an insert has to add to a tree: the comparison that is made before copying and again before committing."""
+"""The difference between a tree and an insert: compared before copying and again before committing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What passes between the index and the cache: plans for inserts, lookups, pins."""
+"""The plans that pass between the index and the cache: for inserts, lookups, pins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is worth keeping: the eviction policy, pure and replaceable.
+"""The eviction policy: pure and replaceable.
 
 The cache asks for one number per evictable thing and evicts the smallest. The number is set when the thing is made
 or used and does not change until it is used again, so a heap can hold it.

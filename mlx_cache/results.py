@@ -1,4 +1,4 @@
-"""What a fetch and an insert answer."""
+"""The results of a fetch and an insert."""
 
 from __future__ import annotations
 

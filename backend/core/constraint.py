@@ -1,4 +1,4 @@
-"""What the batch needs to know of a grammar: which tokens may come next."""
+"""The batch's view of a grammar: which tokens may come next."""
 
 from typing import TYPE_CHECKING, Protocol
 

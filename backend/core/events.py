@@ -1,4 +1,4 @@
-"""What the engine tells a request's reader: any number of deltas, then exactly one end."""
+"""The events that the engine sends a request's reader: any number of deltas, then exactly one end."""
 
 from dataclasses import dataclass
 from enum import StrEnum

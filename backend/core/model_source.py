@@ -1,4 +1,4 @@
-"""How a model is named: addresses of the hub and of files, as hosts write them."""
+"""The names of models: addresses of the hub and of files, as hosts write them."""
 
 from urllib.parse import unquote
 

@@ -1,4 +1,4 @@
-"""What the worker says about itself: state, memory, speed, and facts of the loaded model."""
+"""The worker's reports on itself: state, memory, speed, and facts of the loaded model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a client may ask for, as frozen values that check themselves.
+"""A client's request, as frozen values that check themselves.
 
 In these types `None` is unset and zero is a value; `backend.translate.requests` holds the table that
 says what the wire's zeros mean. Checks that need the model's vocabulary are in `Sampling.within`.

@@ -1,4 +1,4 @@
-"""What the engine thread lets others see of itself: a frozen picture, renewed between steps."""
+"""The picture of itself that the engine thread lets others see: frozen, renewed between steps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

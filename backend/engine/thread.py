@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.core.errors import InternalFault, RequestAborted, WorkerError, WorkerUnavailable
 from backend.core.events import Failed
+from backend.core.logline import logline
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.inbox import Call, Cancel, Command, Inbox, Stop, Submit
 from backend.engine.loading.failures import FOREIGN, one_line
@@ -68,9 +69,9 @@ class EngineThread:
         try:
             while not self._stopping:
                 self._round()
-        except BaseException as error:  # the last frame of the thread: whatever it was, waiters learn of it
+        except BaseException as error:  # noqa: BLE001  the thread's last frame: whatever it was, waiters learn of it
             cause = error
-            log.critical("event=engine_died error=%r", repr(error)[:300], exc_info=error)
+            _say_fault(logging.CRITICAL, "engine_died", error)
         finally:
             self._close()
             if cause is not None:
@@ -120,8 +121,8 @@ class EngineThread:
             return
         try:
             self.session.submit(command)
-        except Exception as error:
-            log.exception("event=submit_failed request_id=%s", command.request.request_id)
+        except FOREIGN as error:
+            _say_fault(logging.ERROR, "submit_failed", error, request_id=command.request.request_id)
             self.outbox.post(command.stream, Failed(error=InternalFault(f"not admitted: {type(error).__name__}")))
 
     def _call(self, work: Callable[[], Any], done: Callable[[Any, Exception | None], None]) -> None:
@@ -175,9 +176,15 @@ class EngineThread:
             try:
                 session.abort(unavailable)
                 session.close()
-            except Exception:  # the ends below must still go out
-                log.exception("event=session_close_failed")
+            except FOREIGN as error:  # the ends below must still go out
+                _say_fault(logging.ERROR, "session_close_failed", error)
         self.outbox.flush()
+
+
+def _say_fault(level: int, event: str, error: BaseException, **facts: object) -> None:
+    """Name what went wrong. Its text and its frames may hold a client's, so only the debug log has those."""
+    log.log(level, logline(event, error=type(error).__name__, **facts))
+    log.debug(event, exc_info=error)
 
 
 def warm_up(blas: str) -> str:

@@ -1,1 +1,1 @@
-"""What an answer must match: grammars compiled to token masks. llguidance is known to `llguidance_engine` alone."""
+"""Grammars that an answer must match, compiled to token masks. llguidance is known to `llguidance_engine` alone."""

@@ -1,4 +1,4 @@
-"""Which trials run now: quick ones never wait for long ones. Pure."""
+"""The order of grammar trials: quick ones never wait for long ones. Pure."""
 
 from collections import deque
 from dataclasses import dataclass

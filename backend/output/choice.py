@@ -1,4 +1,4 @@
-"""Which markers and which tool-call format a model uses, read from its tokenizer and chat template."""
+"""The choice of a model's markers and tool-call format, read from its tokenizer and chat template."""
 
 from collections.abc import Container, Mapping
 from typing import Any

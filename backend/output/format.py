@@ -1,4 +1,4 @@
-"""What one model's output looks like, and parsers for it."""
+"""The format of one model's output, and parsers for it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Which white space around markers belongs to the answer."""
+"""The trimming of white space around markers that does not belong to the answer."""
 
 BLANK = " \t\r\n"
 

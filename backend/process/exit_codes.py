@@ -1,4 +1,4 @@
-"""Why the process ended, for whoever started it. `docs/protocol.md` has this table too."""
+"""The process's exit codes, for whoever started it. `docs/protocol.md` has this table too."""
 
 from enum import IntEnum
 

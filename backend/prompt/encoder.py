@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from backend.core.errors import InvalidRequest
 from backend.prompt.token_limit import check_token_limit
 
 _LOOK_AHEAD = 4  # characters: some, such as a dropped space, belong to no token
+_MOST_ID = int(np.iinfo(np.int32).max)
 _PROBE = "A probe:\n  na\u00efve \u2603 <n> 12345"
 
 
@@ -58,7 +59,8 @@ class TextEncoder:
             most: A text that surely has more tokens is not encoded whole; one with a few more may be.
 
         Raises:
-            InvalidRequest: The text is not valid Unicode (a lone surrogate), or is too long.
+            InvalidRequest: The text is not valid Unicode (a lone surrogate), is too long, or becomes a token that no
+                vocabulary has.
         """
         try:
             if most is not None:
@@ -80,13 +82,13 @@ class TextEncoder:
             return self._encode_slowly(text, add_special_tokens)
         # A batch of one: `encode` holds the interpreter lock for as long as it works, `encode_batch` does not.
         (encoding,) = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)
-        return Encoded(np.asarray(encoding.ids, dtype=np.int32), encoding.char_to_token)
+        return Encoded(_token_ids(encoding.ids), encoding.char_to_token)
 
     def _encode_slowly(self, text: str, add_special_tokens: bool) -> Encoded:
         def encode(part: str) -> NDArray[np.int32]:
             with self._lock:
                 ids = self._tokenizer.encode(part, add_special_tokens=add_special_tokens)
-            return np.asarray(ids, dtype=np.int32)
+            return _token_ids(ids)
 
         ids = encode(text)
 
@@ -99,6 +101,15 @@ class TextEncoder:
             return int(differs[0]) if differs.size else common
 
         return Encoded(ids, locate)
+
+
+def _token_ids(ids: Sequence[int]) -> NDArray[np.int32]:
+    """Checked before the cast: a tokenizer in Python may say anything, and -1 would read a table from its end."""
+    if len(ids):
+        for extreme in (min(ids), max(ids)):
+            if not 0 <= extreme <= _MOST_ID:
+                raise InvalidRequest("Prompt", f"has token {extreme}, which no vocabulary has")
+    return np.asarray(ids, dtype=np.int32)
 
 
 def _plain_backend(tokenizer: Any) -> Any:

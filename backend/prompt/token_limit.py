@@ -1,4 +1,4 @@
-"""Whether a long text is surely over a number of tokens, told without encoding all of it at once.
+"""The check of a long text against a number of tokens, made without encoding all of it at once.
 
 An encoding takes some four hundred bytes a token, so a text that cannot fit must not be encoded whole to say so.
 Pieces of it are, until there are too many tokens. A cut changes only what is next to it: the tokens of one word,

@@ -1,4 +1,4 @@
-"""Where the server listens, and the care that a unix socket takes."""
+"""The address that the server listens on, and the care that a unix socket takes."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""What the services need of the engine. `backend.engine.handle.EngineHandle` is one; tests write their own."""
+"""The engine as the services see it. `backend.engine.handle.EngineHandle` is one; tests write their own."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Which calls may start, and how many run: what a clean stop waits for."""
+"""The gate that calls pass: it counts those that run, which a clean stop waits for, and can be shut."""
 
 import asyncio
 from collections.abc import Generator

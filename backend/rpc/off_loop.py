@@ -1,4 +1,4 @@
-"""Where the work on one large request is done, so that the event loop goes on answering all others."""
+"""Threads for the work on one large request, so that the event loop goes on answering all others."""
 
 import asyncio
 from collections.abc import Callable

@@ -2,6 +2,8 @@
 
 import functools
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.architectures import catalogue
@@ -33,3 +35,44 @@ def faults(found: Finding) -> list[str]:
     if not found.hit and not found.uncached_reason:
         said.append(f"{found.module}: {found.repeated} of {found.repeatable}, {found.extended} of {found.extendable}")
     return said
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the page says of all modules together.
+
+    Attributes:
+        loading: Modules whose model loads.
+        wrong: Of those, the ones that answer otherwise than mlx-lm.
+        known: Of those, the ones whose layer classes the prompt cache knows.
+        hitting: Of the known, the ones that take all of a repeated prompt that they can from it.
+    """
+
+    count: int
+    loading: int
+    wrong: int
+    known: int
+    hitting: int
+
+    @property
+    def loading_share(self) -> float:
+        """Of all modules."""
+        return self.loading / self.count
+
+    @property
+    def hitting_share(self) -> float:
+        """Of the known."""
+        return self.hitting / self.known
+
+
+def totals_of(found: Sequence[Finding]) -> Totals:
+    """Counts over all findings."""
+    loading = [one for one in found if not one.refusal]
+    known = [one for one in loading if one.known]
+    return Totals(
+        count=len(found),
+        loading=len(loading),
+        wrong=sum(not one.right for one in loading),
+        known=len(known),
+        hitting=sum(one.hit for one in known),
+    )

@@ -61,21 +61,20 @@ def main() -> None:
 
 
 def _page(found: Iterable) -> str:
+    from tests.architectures.findings import totals_of
     from tests.architectures.survey import WITHIN
 
     found = sorted(found, key=lambda one: one.module.lower())
-    loading = [one for one in found if not one.refusal]
-    known = [one for one in loading if one.known]
-    hitting = [one for one in known if one.hit]
+    totals = totals_of(found)
     head = _INTRODUCTION.format(
-        count=len(found),
-        loading=len(loading),
-        loading_share=100 * len(loading) / len(found),
-        wrong=sum(not one.right for one in loading) or "None",
+        count=totals.count,
+        loading=totals.loading,
+        loading_share=100 * totals.loading_share,
+        wrong=totals.wrong or "None",
         within=WITHIN,
-        known=len(known),
-        hitting=len(hitting),
-        hitting_share=100 * len(hitting) / max(1, len(known)),
+        known=totals.known,
+        hitting=totals.hitting,
+        hitting_share=100 * totals.hitting_share,
     )
     return head + "".join(map(_row, found))
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.architectures import catalogue
-from tests.architectures.findings import faults, finding
+from tests.architectures.findings import faults, finding, totals_of
+from tests.architectures.survey import Finding
 from tests.architectures.table import PAGE, rows_of
 
 # One of each way of being served that no other test has: experts over selected latents, states of an unknown class,
@@ -39,6 +40,28 @@ def test_a_representative_architecture_answers_as_mlx_lm_does(module: str) -> No
 @pytest.mark.parametrize("module", [name for name in catalogue.modules() if name not in REPRESENTATIVE])
 def test_an_architecture_answers_as_mlx_lm_does(module: str) -> None:
     assert faults(finding(module)) == []
+
+
+LOADING, HITTING = 0.97, 0.98
+"""Shares that may not be fewer, of all modules and of those whose layer classes the prompt cache knows."""
+
+
+# Each module is surveyed once a process: after the tests above this costs nothing.
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_of_all_modules_nearly_all_load_and_hit_the_cache_and_none_answers_otherwise() -> None:
+    totals = totals_of([finding(module) for module in catalogue.modules()])
+    assert totals.loading_share >= LOADING
+    assert totals.hitting_share >= HITTING
+    assert totals.wrong == 0
+
+
+def test_the_floors_are_told_from_findings_and_not_from_what_was_expected() -> None:
+    sound = Finding(module="a", repeated=9, repeatable=9, extended=12)
+    refused, wrong = Finding(module="b", refusal="no"), Finding(module="c", company=1.0)
+    totals = totals_of([sound, refused, wrong])
+    assert (totals.loading, totals.wrong, totals.known, totals.hitting) == (2, 1, 2, 1)
+    assert (totals.loading_share, totals.hitting_share) == (2 / 3, 1 / 2)
 
 
 @pytest.mark.parametrize("module", ["afm7", "minimax_m3_vl", "gemma2"])

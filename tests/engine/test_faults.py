@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import threading
@@ -164,6 +165,24 @@ def test_a_dead_engine_fails_every_waiter_and_says_so(path: Path) -> None:
         assert isinstance((await read(handle, request("x"))).error, WorkerUnavailable)
 
     run(path, body, max_rows=2)
+
+
+def test_what_the_engine_died_of_is_named_in_the_log_without_its_text(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Fatal(BaseException):
+        pass
+
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        model.arm(lambda: Fatal("a prompt's text"))
+        await read(handle, request("x", n=30))
+        await asyncio.wait_for(handle.died(), 10)
+
+    caplog.set_level(logging.DEBUG, "backend.engine.thread")
+    run(path, body)
+    said = [record for record in caplog.records if record.name == "backend.engine.thread"]
+    assert [record.getMessage() for record in said if record.levelno > logging.DEBUG] == ["engine_died error=Fatal"]
+    assert any(record.exc_info for record in said if record.levelno == logging.DEBUG)
 
 
 def test_a_hanging_step_is_found_by_the_watchdog(path: Path) -> None:

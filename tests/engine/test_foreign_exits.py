@@ -1,16 +1,22 @@
 """Code that is not ours may try to end the process: it ends a load or a request, and the worker goes on."""
 
+import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from backend.config import EngineConfig
+from backend.config import CacheConfig, EngineConfig
 from backend.core.errors import InternalFault, ModelLoadFailed
 from backend.core.request import Sampling
+from backend.engine.batching.batch import DecodeBatch
+from backend.engine.batching.prefills import Prefills
+from backend.engine.batching.session import Session
 from backend.engine.handle import EngineHandle
 from backend.output import TokenTable
 from backend.prompt.encoder import TextEncoder
+from mlx_cache import PromptCache
 from tests.architectures import catalogue
 from tests.engine.faulty import FaultyModel
 from tests.engine.harness import model_config, read, request, with_engine
@@ -64,6 +70,64 @@ def test_a_model_that_ends_its_process_in_a_forward_pass_fails_the_request(path:
         assert (await read(handle, request("a prompt", n=8))).error is None
 
     with_engine(model_config(path, engine=EngineConfig(prefill_chunk=32)), body, load=model.load)
+
+
+def exit_in(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, calls: range) -> list[int]:
+    """Have these calls of a method end the process, as the caches of a model's own may; the calls so far."""
+    sound, made = getattr(owner, name), [0]
+
+    def faulty(self: Any, *args: Any, **kwargs: Any) -> Any:
+        made[0] += 1
+        if made[0] - 1 in calls:
+            raise SystemExit(1)
+        return sound(self, *args, **kwargs)
+
+    monkeypatch.setattr(owner, name, faulty)
+    return made
+
+
+# How many requests may end with an error of their own.
+@pytest.mark.parametrize(
+    ("owner", "name", "calls", "costs"),
+    [
+        (Session, "submit", range(1), 1),
+        (Prefills, "_restore", range(1), 1),
+        (Prefills, "_restore", range(1, 2), 1),
+        (DecodeBatch, "join", range(1), 0),
+        (DecodeBatch, "join", range(3), 1),
+        (DecodeBatch, "leave", range(1), 3),
+        (DecodeBatch, "view", range(1), 0),
+        (PromptCache, "match_length", range(1), 0),
+        (PromptCache, "fetch", range(1), 0),
+        (PromptCache, "insert", range(1), 0),
+        (PromptCache, "stats", range(1), 0),
+        (PromptCache, "trim_to", range(1), 0),
+        (PromptCache, "clear", range(1), 0),
+    ],
+)
+def test_a_models_own_caches_that_end_their_process_cost_requests_and_not_the_engine(
+    path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, calls: range, costs: int
+) -> None:
+    long = "a long prompt that comes three times " * 20
+
+    async def body(handle: EngineHandle) -> None:
+        before = await read(handle, request("the same prompt", n=8))
+        made = exit_in(monkeypatch, owner, name, calls)
+        crowd = await asyncio.gather(*(read(handle, request(long, n=12 + 9 * row)) for row in range(3)))
+        assert sum(answer.error is not None for answer in crowd) <= costs
+        assert all(isinstance(answer.error, InternalFault | None) for answer in crowd)
+        # Small: what was stored must go.
+        for index in range(6):
+            assert (await read(handle, request(f"{index} filler " * 30, n=3))).error is None
+        await handle.free()
+        await handle.load(config)
+        assert made[0] > calls[-1]
+        assert (await read(handle, request("the same prompt", n=8))).logprobs == before.logprobs
+        assert handle.alive
+
+    engine = EngineConfig(prefill_chunk=32, kv_bytes=512 * 2560)
+    config = model_config(path, engine=engine, cache=CacheConfig())
+    with_engine(config, body)
 
 
 class ExitingTokenizer:

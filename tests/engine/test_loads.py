@@ -247,8 +247,9 @@ def test_a_pipe_in_a_model_directory_is_never_opened(own: Path, name: str) -> No
 
 
 def test_a_pipe_as_a_template_or_an_adapter_is_never_opened(own: Path) -> None:
-    os.mkfifo(own / "t")
-    refused(own, "t: is not a regular file", chat_template_file="t")
+    (own / "sub").mkdir()
+    os.mkfifo(own / "sub" / "t")
+    refused(own, "t: is not a regular file", chat_template_file="sub/t")
     (own / "lora").mkdir()
     (own / "lora" / "adapter_config.json").write_text("{}")
     os.mkfifo(own / "lora" / "adapters.safetensors")

@@ -332,3 +332,20 @@ def test_tokenizers_of_python_encode_on_several_threads_as_on_one() -> None:
         assert list(threads.map(encode, texts)) == expected
     # The engine thread decodes with the original, which must not change under it.
     assert tokenizer.backend_tokenizer.truncation is None
+
+
+@pytest.mark.parametrize("token", [-1, -(2**31), 2**31, 2**32 + 5, 2**63, 2**70])
+def test_a_token_that_no_vocabulary_has_is_refused_and_never_taken_for_another(token: int) -> None:
+    original = templates.small_tokenizer()
+
+    class Own(type(original)):
+        """A tokenizer in Python, which may say anything."""
+
+        def encode(self, text, **options):
+            return [1, token, 2]
+
+    preparer = PromptPreparer(Own(tokenizer_object=original.backend_tokenizer, eos_token="<|im_end|>"))
+    with pytest.raises(InvalidRequest, match=f"Prompt: has token {token}"):
+        preparer.prepare("a prompt")
+    with pytest.raises(InvalidRequest, match=f"Prompt: has token {token}"):
+        preparer.encode("a prompt", add_special_tokens=False)

@@ -1,4 +1,4 @@
-"""How a request ends: told to its client once, counted, and said in the log without a word of its text."""
+"""The end of a request: told to its client once, counted, and said in the log without a word of its text."""
 
 import logging
 import secrets

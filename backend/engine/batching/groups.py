@@ -8,6 +8,7 @@ from backend.core.logline import logline
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.row import Row
+from backend.engine.loading.failures import FOREIGN
 
 log = logging.getLogger(__name__)
 
@@ -79,33 +80,33 @@ class DecodeGroups:
         """Bytes that all groups need to run on, padding included."""
         return sum(self._budget.together([row.covered for row in batch.rows]) for batch in self.batches)
 
-    def join(self, rows: Sequence[Row]) -> list[tuple[Row, Exception]]:
+    def join(self, rows: Sequence[Row]) -> list[tuple[Row, BaseException]]:
         """Each row into its group. One whose caches do not go with the others' gets a batch of its own.
 
         Returns:
             The rows that are in no batch, and why.
         """
-        failed: list[tuple[Row, Exception]] = []
+        failed: list[tuple[Row, BaseException]] = []
         for batch, members in self.plan_join(rows):
             try:
                 batch.join(members)
-            except Exception:  # noqa: BLE001  which of them it was is found by trying them one by one
+            except FOREIGN:  # which of them it was is found by trying them one by one
                 for row in members:
                     failed.extend(self._join_one(batch, row))
         self.drop_empty()
         return failed
 
-    def _join_one(self, batch: DecodeBatch, row: Row) -> list[tuple[Row, Exception]]:
+    def _join_one(self, batch: DecodeBatch, row: Row) -> list[tuple[Row, BaseException]]:
         try:
             batch.join([row])
             return []
-        except Exception as error:  # noqa: BLE001  its own shapes
+        except FOREIGN as error:  # its own shapes
             log.info(logline("joins_none", request_id=row.request.request_id, reason=type(error).__name__))
         self.batches.append(self._new_batch())
         try:
             # A lone row's caches are not merged.
             self.batches[-1].join([row])
-        except Exception as error:  # noqa: BLE001  its own failure
+        except FOREIGN as error:  # its own failure
             return [(row, error)]
         return []
 

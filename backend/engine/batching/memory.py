@@ -1,4 +1,4 @@
-"""How much KV may live, and what has to go first. Pure: sizes in, a decision out."""
+"""The budget of live KV: what may run, and what has to go first. Pure: sizes in, a decision out."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass

@@ -110,7 +110,7 @@ class Prefills:
         """As `_start`, for a row that is here already: its failure is its own, not that of the row it waited for."""
         try:
             self._start(row)
-        except Exception as error:  # noqa: BLE001
+        except FOREIGN as error:
             self.rows.remove(row)
             self.on_error(row, error)
 

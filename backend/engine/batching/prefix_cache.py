@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.core.logline import logline
+from backend.engine.loading.failures import FOREIGN
 from mlx_cache import PromptCache
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class PrefixCache:
         """Tokens that `fetch` would restore; touches nothing."""
         try:
             return self._store.match_length(self._key, tokens)
-        except Exception as error:  # noqa: BLE001
+        except FOREIGN as error:
             _say_fault("match", error)
             return 0
 
@@ -65,7 +66,7 @@ class PrefixCache:
             return Reused(None, 0, "off")
         try:
             fetched = self._store.fetch(self._key, tokens)
-        except Exception as error:  # noqa: BLE001
+        except FOREIGN as error:
             _say_fault("fetch", error)
             return Reused(None, 0, "error")
         return Reused(fetched.caches, fetched.length, str(fetched))
@@ -74,7 +75,7 @@ class PrefixCache:
         """Store the KV of exactly `tokens`."""
         try:
             self._store.insert(self._key, tokens, caches)
-        except Exception as error:  # noqa: BLE001
+        except FOREIGN as error:
             _say_fault("insert", error)
 
     def shrink_to(self, n_bytes: int) -> bool:
@@ -83,7 +84,7 @@ class PrefixCache:
             return False
         try:
             self._store.trim_to(n_bytes=n_bytes)
-        except Exception as error:  # noqa: BLE001
+        except FOREIGN as error:
             _say_fault("trim", error)
             self._forget()
         return True
@@ -92,14 +93,14 @@ class PrefixCache:
         # Live rows need the bytes: what cannot be evicted piece by piece goes as a whole.
         try:
             self._store.clear()
-        except Exception as error:  # noqa: BLE001
+        except FOREIGN as error:
             _say_fault("clear", error)
 
     def figures(self) -> Mapping[str, float]:
         """The store's counters by name, nested ones joined by a dot."""
         try:
             return dict(_flat(self._store.stats()))
-        except Exception as error:  # noqa: BLE001
+        except FOREIGN as error:
             _say_fault("figures", error)
             return {}
 
@@ -108,7 +109,7 @@ class PrefixCache:
         self._forget()
 
 
-def _say_fault(what: str, error: Exception) -> None:
+def _say_fault(what: str, error: BaseException) -> None:
     log.error(logline("prompt_cache_failed", what=what, error=type(error).__name__))
     log.debug(logline("prompt_cache_fault", what=what), exc_info=error)
 

@@ -1,4 +1,4 @@
-"""What to prefill in the next step. Pure: it sees sizes and returns a plan, the engine thread carries it out."""
+"""The plan of the next step's prefill. Pure: it sees sizes and returns a plan, the engine thread carries it out."""
 
 from bisect import bisect_right
 from collections.abc import Sequence

@@ -168,7 +168,7 @@ class Session:
             # Before the cache gives way to it: what it evicts could be this row's own prefix.
             try:
                 self.prefills.admit(row)
-            except Exception as error:  # noqa: BLE001  a model makes its caches itself
+            except FOREIGN as error:  # a model makes its caches itself
                 self._fail(row, internal_fault("admission", row, error))
             self._shrink_cache(self._projected())
 
@@ -303,7 +303,7 @@ class Session:
             return
         try:
             caches = row.caches if row.caches is not None else self.groups.view(row)
-        except Exception as error:  # noqa: BLE001
+        except FOREIGN as error:
             internal_fault("store", row, error)
             return
         self.prefix.insert(row.tokens()[: row.covered], caches)
@@ -332,7 +332,7 @@ class Session:
                 continue
             try:
                 group.leave(rows)
-            except Exception as error:  # noqa: BLE001  some layers have dropped them, some have not
+            except FOREIGN as error:  # some layers have dropped them, some have not
                 self._lose_batch(group, staying, error)
         self.groups.drop_empty()
 

@@ -1,4 +1,4 @@
-"""Which BLAS MLX computes with on a CPU of Linux.
+"""The choice of the BLAS that MLX computes with on a CPU of Linux.
 
 MLX's CPU wheel for Linux carries reference BLAS. A library that is loaded before it, with its symbols global,
 answers for those names instead (ELF symbol interposition, ld.so(8)); OpenBLAS is 30 to 60 times faster.

@@ -1,4 +1,4 @@
-"""How many tokens of prompt and answer a model can attend to."""
+"""The number of tokens of prompt and answer that a model can attend to."""
 
 import logging
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How much memory a model and its KV may take on the device, and how much of it the system must keep in place."""
+"""The device's memory: the share for a model and its KV, and the part that the system must keep in place."""
 
 import logging
 from collections.abc import Callable, Mapping

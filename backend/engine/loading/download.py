@@ -7,7 +7,7 @@ they would compete with the event loop for the interpreter lock.
 import json
 import logging
 import os
-import select
+import selectors
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -79,12 +79,14 @@ def _started(repository: str, revision: str, patterns: Sequence[str]) -> subproc
 def _lines(stream: IO[bytes], cancelled: Callable[[], bool]) -> Iterator[bytes]:
     """Whole lines as they come, until the stream ends or `cancelled`."""
     descriptor, rest = stream.fileno(), b""
-    while not cancelled():
-        ready, _, _ = select.select([descriptor], [], [], POLL_S)
-        if not ready:
-            continue
-        chunk = os.read(descriptor, 65536)
-        if not chunk:
-            return
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
+    # Not select(): with a thousand connections open it takes no further descriptor.
+    with selectors.DefaultSelector() as waiting:
+        waiting.register(descriptor, selectors.EVENT_READ)
+        while not cancelled():
+            if not waiting.select(POLL_S):
+                continue
+            chunk = os.read(descriptor, 65536)
+            if not chunk:
+                return
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines

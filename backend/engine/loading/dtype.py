@@ -1,4 +1,4 @@
-"""Which floating type a model computes in."""
+"""The floating type that a model computes in."""
 
 import logging
 from collections.abc import Iterable, Sequence

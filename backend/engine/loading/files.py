@@ -48,6 +48,11 @@ def open_files(
     Raises:
         ModelLoadFailed: One line that names the file or field.
     """
+    # Names and links are a client's and a stranger's: what the system says to one is as foreign as what parsers say.
+    return guarded("files", lambda: _open_files(config, progress, cancelled))
+
+
+def _open_files(config: ModelConfig, progress: Progress | None, cancelled: Callable[[], bool]) -> ModelFiles:
     directory = locate_model(config, progress=progress, cancelled=cancelled)
     permitted = PermittedFiles.below((directory, *config.file_roots))
     guarded(str(directory), lambda: permitted.check_directory(directory))
@@ -115,7 +120,8 @@ def _template_of(config: ModelConfig, model: Path, permitted: PermittedFiles) ->
     if not name:
         return ""
     places = [Path(root) / name for root in (model, *config.file_roots)]
-    path = next((place for place in places if place.exists()), places[0])
+    # A name may be too long for the file system, or lead through a directory that is closed to us.
+    path = guarded("chat_template_file", lambda: next((place for place in places if place.exists()), places[0]))
     permitted.check_regular("chat_template_file", path)
     return guarded(f"chat_template_file: {path}", lambda: path.read_text(encoding="utf-8"))
 

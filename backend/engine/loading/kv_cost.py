@@ -1,4 +1,4 @@
-"""What a row's caches will weigh at a given length, measured once from caches that have run."""
+"""The weight of a row's caches at a given length, measured once from caches that have run."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Where everything is that a load names: the model, an adapter, another tokenizer."""
+"""The way from names to places: of the model, an adapter, another tokenizer."""
 
 import re
 from collections.abc import Callable, Sequence

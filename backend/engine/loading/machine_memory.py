@@ -1,4 +1,4 @@
-"""How much memory the machine has, or the container that it is for this process."""
+"""The memory of the machine, or of the container that it is for this process."""
 
 import os
 from collections.abc import Iterator

@@ -1,21 +1,25 @@
-"""Which files a load may open.
+"""The rule for which files a load may open.
 
 A template or a tokenizer that is read can be read back by clients (ModelMetadata renders it), and a pipe that is
 opened may never answer. So only regular files are opened; and those whose text can come out lie in the model's own
 directory, in the host's models directory, or where the worker's operator allows.
+
+A tokenizer's class chooses the names of its files (`spiece.model`, `bpe.codes`, `merges.txt`), so every file at the
+top of a directory is checked, not those of known names.
 """
 
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 from backend.core.errors import ModelLoadFailed
-from backend.engine.loading.download import MODEL_FILES
+from backend.engine.loading.checkpoint import read_json
+from backend.engine.loading.failures import guarded
 
-_WEIGHTS = "*.safetensors"
-_OPENED = (*MODEL_FILES, "*.py", _WEIGHTS)
+_WEIGHTS = ".safetensors"
+# transformers reads every `.jinja` in it as a template that has the file's name.
+_TEMPLATES = "additional_chat_templates"
 # What these hold is the system's, whatever lies above them.
 _ALL = Path("/")
 _NEVER = tuple(Path(root) for root in ("/proc", "/sys", "/dev"))
@@ -43,9 +47,10 @@ class PermittedFiles:
         """A file, or a directory, that a load names.
 
         Raises:
-            ModelLoadFailed: It lies elsewhere; names the field.
+            ModelLoadFailed: It lies elsewhere, or cannot be a file's name; names the field.
         """
-        real = path.resolve()
+        # A NUL and, until Python 3.13, a link to itself are no OSErrors.
+        real = guarded(field, path.resolve)
         if not self._holds(real):
             raise ModelLoadFailed(
                 f"{field}: {path} is neither in the model's directory nor in ModelPath; "
@@ -61,15 +66,22 @@ class PermittedFiles:
         """Every file of `directory` that a load may open. Weights may be links to anywhere.
 
         Raises:
-            ModelLoadFailed: Names the first that is no regular file, or a link that leads out.
+            ModelLoadFailed: Names the first that is no regular file, or a link that leads out, or says that a
+                tokenizer's file lies elsewhere.
         """
-        for path in sorted(directory.iterdir()):
-            if path.is_dir() or not _matches(path.name, _OPENED):
-                continue
-            _check_regular(path)
-            real = path.resolve()
-            if not self._holds(real) and (not _matches(real.name, (_WEIGHTS,)) or _below(real, _NEVER)):
-                raise ModelLoadFailed(f"{path}: leads out of the model's directory, to {real}")
+        for folder in (directory, directory / _TEMPLATES):
+            if folder.is_dir():
+                for path in sorted(folder.iterdir()):
+                    self._check_member(path)
+        _check_tokenizer_files(directory / "tokenizer_config.json")
+
+    def _check_member(self, path: Path) -> None:
+        if path.is_dir():
+            return
+        _check_regular(path)
+        real = path.resolve()
+        if not self._holds(real) and (real.suffix != _WEIGHTS or _below(real, _NEVER)):
+            raise ModelLoadFailed(f"{path}: leads out of the model's directory, to {real}")
 
     def _holds(self, real: Path) -> bool:
         return _below(real, self.roots) and not _below(real, _NEVER)
@@ -88,5 +100,10 @@ def _check_regular(path: Path) -> None:
         raise ModelLoadFailed(f"{path}: is not a regular file")
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in patterns)
+def _check_tokenizer_files(settings: Path) -> None:
+    """Of `fast_tokenizer_files` transformers opens the one of its own version, whatever path that is."""
+    if not settings.exists():
+        return
+    for name in read_json(settings).get("fast_tokenizer_files") or ():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ModelLoadFailed(f"{settings}: fast_tokenizer_files: {name!r} is not a file of the model's directory")

@@ -1,4 +1,4 @@
-"""How far a download or a load has come, told at a rate that suits a log."""
+"""Progress of a download or a load, told at a rate that suits a log."""
 
 import logging
 import time

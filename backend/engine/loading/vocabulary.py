@@ -1,4 +1,4 @@
-"""Whether a tokenizer and a model speak of the same tokens.
+"""The check that a tokenizer and a model speak of the same tokens.
 
 An id beyond the embedding's rows reads whatever lies behind them in memory, or ends the process: MLX does not check.
 """
@@ -17,19 +17,27 @@ log = logging.getLogger(__name__)
 
 # How mlx-lm's models call the table that token ids are looked up in.
 _INPUT_EMBEDDINGS = frozenset(
-    {"embed_tokens", "wte", "tok_embeddings", "embeddings", "word_embeddings", "embedding", "embed_in", "embed"}
+    {
+        "embed",
+        "embed_in",
+        "embed_tokens",
+        "embedding",
+        "embeddings",
+        "tok_embeddings",
+        "token_embeddings",
+        "word_embeddings",
+        "wte",
+    }
 )
 
 
 def embedding_rows(model: Any) -> int | None:
     """Rows of the smallest table that the model may look token ids up in; None where its name is not known."""
     modules: Any = tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module)
-    rows = [
-        int(module.weight.shape[0])
-        for path, module in modules
-        if isinstance(module, nn.Embedding | nn.QuantizedEmbedding) and path.rpartition(".")[2] in _INPUT_EMBEDDINGS
-    ]
-    return min(rows, default=None)
+    named = [module for path, module in modules if path.rpartition(".")[2] in _INPUT_EMBEDDINGS]
+    # By its shape: some architectures have tables of a class of their own, as wide as it packs them.
+    tables = [module.weight for module in named if getattr(module.get("weight"), "ndim", 0) == 2]
+    return min((int(table.shape[0]) for table in tables), default=None)
 
 
 def check_vocabulary(files: ModelFiles, model: Any, vocab_size: int) -> None:
@@ -45,7 +53,9 @@ def check_vocabulary(files: ModelFiles, model: Any, vocab_size: int) -> None:
         ModelLoadFailed: Naming the directory.
     """
     rows = embedding_rows(model)
-    if rows is not None and rows < vocab_size:
+    if rows is None:
+        log.info(logline("embedding_not_known", path=files.directory, vocab=vocab_size))
+    elif rows < vocab_size:
         raise ModelLoadFailed(f"{files.directory}: draws from {vocab_size} tokens, but its embedding has {rows}")
     base = int(getattr(files.tokenizer, "vocab_size", 0) or 0)
     if base > vocab_size:

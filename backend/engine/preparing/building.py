@@ -4,6 +4,9 @@ import logging
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed, WorkerError
 from backend.engine.loading.failures import FOREIGN
@@ -59,7 +62,7 @@ def _built(config: ModelConfig, facts: LoadedFacts, tokenizer: Any, prep: Lanes,
     compiler = GrammarCompiler(vocabulary)
     undo.callback(compiler.close)
     compiler.start()
-    reasoning_start = prompts.encode(output.reasoning_start, add_special_tokens=False).tolist()
+    reasoning_start = _writable(prompts.encode(output.reasoning_start, add_special_tokens=False), facts.vocab_size)
     return RequestPreparer(
         config=config,
         facts=facts,
@@ -67,6 +70,11 @@ def _built(config: ModelConfig, facts: LoadedFacts, tokenizer: Any, prep: Lanes,
         prompts=prompts,
         table=table,
         format=output,
-        grammars=GrammarChoice(format=output, reasoning_start_ids=tuple(reasoning_start), special=vocabulary.special),
+        grammars=GrammarChoice(format=output, reasoning_start_ids=reasoning_start, special=vocabulary.special),
         compiler=compiler,
     )
+
+
+def _writable(marker: NDArray[np.int32], vocab_size: int) -> tuple[int, ...]:
+    """The marker's ids; none if the model lacks one (added to the tokenizer only), for then it never writes it."""
+    return () if (marker >= vocab_size).any() else tuple(marker.tolist())

@@ -1,4 +1,4 @@
-"""Which grammar a request's answer must match, and from where on. Pure; prep thread."""
+"""The choice of the grammar that a request's answer must match, and from where on. Pure; prep thread."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

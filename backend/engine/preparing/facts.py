@@ -1,4 +1,4 @@
-"""What leaves the engine thread after a load."""
+"""The facts of a load that leave the engine thread."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

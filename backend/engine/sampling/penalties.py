@@ -1,4 +1,4 @@
-"""How often each token occurs in the last part of a row's history, kept up to date token by token."""
+"""Counts of each token in the last part of a row's history, kept up to date token by token."""
 
 from collections import deque
 

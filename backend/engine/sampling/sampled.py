@@ -1,4 +1,4 @@
-"""What a step of sampling gives back."""
+"""The result of a step of sampling."""
 
 from dataclasses import dataclass, field
 

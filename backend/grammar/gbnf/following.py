@@ -1,4 +1,4 @@
-"""Which characters may come next: FIRST and FOLLOW sets of a grammar that is cut into lexemes."""
+"""The characters that may come next: FIRST and FOLLOW sets of a grammar that is cut into lexemes."""
 
 from collections.abc import Callable
 

@@ -1,1 +1,1 @@
-"""What tool-call formats have in common: a call, its readers, its schema, its literals."""
+"""The common parts of tool-call formats: a call, its readers, its schema, its literals."""

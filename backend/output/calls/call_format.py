@@ -1,4 +1,4 @@
-"""What every tool-call format has in common: a call, how one is read, and how it is sent."""
+"""The common shape of tool-call formats: a call, how one is read, and how it is sent."""
 
 import re
 from abc import ABC, abstractmethod

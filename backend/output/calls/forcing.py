@@ -1,4 +1,4 @@
-"""How calls are written, so that an answer can be held to one: in their format, typed by the tool's schema."""
+"""The ways to write a call, for answers that are held to one: in their format, typed by the tool's schema."""
 
 import json
 import re

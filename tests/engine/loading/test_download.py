@@ -1,5 +1,6 @@
 """Hub downloads against a hub on a loopback socket, through the process that does them."""
 
+import os
 import resource
 import socket
 import time
@@ -152,3 +153,15 @@ def test_an_absolute_path_that_does_not_exist_never_reaches_the_hub(hub: HubStub
     with pytest.raises(ModelLoadFailed, match="model path does not exist: /nonexistent/x"):
         locate_model(ModelConfig(identity="m", candidates=("/nonexistent/a", "/nonexistent/x")))
     assert hub.requests == []
+
+
+def test_a_download_beside_a_thousand_connections_is_read(hub: HubStub) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert (locate_model(CONFIG) / "config.json").is_file()
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -18,7 +18,10 @@ FLOAT32_TOLERANCE = 1e-3
 _NOISES = 4.0
 HALF = {mx.float16: 1e-2, mx.bfloat16: 3e-2}
 """What roundings may do at least: some steps of the type, which are 1e-3 and 8e-3."""
-MOST_TOLERANCE = 0.1
+MOST_IN_COMPANY = 3e-2
+"""What they may do at most, however noisy the model: the mildest wrong one that is known is off by 4e-2."""
+MOST_IN_PIECES = 0.1
+"""The same between one pass and several, where kernels differ and a wrong model is off by the whole range."""
 
 FIRST, SECOND, LATE = range(3)
 _ALONE_STEPS = {FIRST: 2 * _STEPS, SECOND: 3 * _STEPS + 1, LATE: 2 * _STEPS}
@@ -45,7 +48,7 @@ class Compared:
         """What roundings may do."""
         if self.dtype not in HALF:
             return FLOAT32_TOLERANCE
-        return min(MOST_TOLERANCE, max(HALF[self.dtype], _NOISES * self.noise))
+        return min(MOST_IN_COMPANY, max(HALF[self.dtype], _NOISES * self.noise))
 
 
 def compare(model: Model, new_cache: NewCache, contexts: Sequence[Context]) -> Compared:

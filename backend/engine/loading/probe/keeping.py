@@ -1,4 +1,4 @@
-"""What the prompt cache may keep of a model: nothing if pieces of a prompt do not add up to it, and which states."""
+"""The trial of what the prompt cache may keep: nothing if pieces of a prompt do not add up to it, and which states."""
 
 from collections.abc import Sequence
 from typing import Any

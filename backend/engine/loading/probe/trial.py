@@ -14,7 +14,7 @@ from backend.engine.loading.probe.company import (
     FLOAT32_TOLERANCE,
     HALF,
     LATE,
-    MOST_TOLERANCE,
+    MOST_IN_PIECES,
     Compared,
     compare,
     decode,
@@ -161,7 +161,7 @@ def _pieces_apart(model: Model, new_cache: NewCache, contexts: Sequence[Context]
         alone = decode(model, read(model, new_cache, context), context, _PIECE)
         apart = pieces(model, new_cache, context, alone)
         if alone.dtype in HALF:
-            worst = max(worst, median(apart) / MOST_TOLERANCE)
+            worst = max(worst, median(apart) / MOST_IN_PIECES)
         else:
             worst = max(worst, max(apart) / FLOAT32_TOLERANCE)
     return worst

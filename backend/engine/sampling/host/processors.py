@@ -1,4 +1,4 @@
-"""What is done to a row's logits before any restriction: bias, penalties, masks. Formulas are mlx-lm's.
+"""The processors of a row's logits before any restriction: bias, penalties, masks. Formulas are mlx-lm's.
 
 They are those of `mlx_lm.sample_utils.make_logits_processors` over one window: repetition divides a positive logit
 and multiplies a negative one, presence subtracts once, frequency once for every occurrence.

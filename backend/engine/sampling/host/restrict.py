@@ -1,4 +1,4 @@
-"""Which tokens a row may draw from: top-p, min-p, typical-p, XTC, top-k, in this order, on untempered logits.
+"""The restrictions of a row's draw: top-p, min-p, typical-p, XTC, top-k, in this order, on untempered logits.
 
 The order and the formulas are those of `mlx_lm.sample_utils.make_sampler`. Typical-p, which mlx-lm lacks, is
 Meister et al., "Locally typical sampling" (2023), on what the first two left.
