@@ -87,7 +87,7 @@ NASTY = (
     Nasty("as many ids as may be", lambda: pb.DetokenizeRequest(tokens=[9] * (1 << 18)), "", "Detokenize"),
     Nasty("16 MiB to tokenize", lambda: prompt(words(16 * MIB)), "tokens", "TokenizeString"),
     Nasty("1 MB to tokenize", lambda: prompt(words(500_000)), "", "TokenizeString"),
-    Nasty("options without end", lambda: pb.ModelOptions(Model="m", Options=["a:b"] * (4 * MIB)), "bytes", "LoadModel"),
+    Nasty("options without end", lambda: pb.ModelOptions(Model="m", Options=["a:b"] * (3 * MIB)), "bytes", "LoadModel"),
     Nasty("24 MiB for a question without fields", lambda: b"\x9a\x3f\x00" * (LARGEST // 3), "bytes", "Status"),
     Nasty(
         "logprobs of 2,000 tokens",

@@ -84,7 +84,7 @@ def test_a_host_that_reads_again_learns_how_many_lines_it_missed_and_hears_the_l
 @pytest.mark.slow
 def test_a_name_of_megabytes_is_cut_in_the_log() -> None:
     with Worker() as worker:
-        assert not worker.load("m" * (20 << 20)).success
+        assert not worker.load("m" * (3 << 20)).success
         worker.signal(signal.SIGTERM)
         worker.wait(30)
         whole = "\n".join(worker.log.whole())

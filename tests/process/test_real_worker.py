@@ -35,7 +35,7 @@ def worker() -> Iterator[Spawned]:
 
 
 def test_nothing_on_the_way_to_the_open_port_imports_mlx_or_a_tokenizer() -> None:
-    modules = "backend.process.settings, backend.process.worker, backend.engine.handle, backend.engine.loader"
+    modules = "backend.process.settings, backend.process.worker, backend.engine.handle, backend.engine.loads"
     code = f"import sys, {modules}; print(*sorted(name.split('.')[0] for name in sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"mlx", "mlx_lm", "transformers", "tokenizers", "jinja2"} & set(run.stdout.split())
