@@ -497,3 +497,21 @@ def test_a_model_that_cannot_make_its_caches_costs_the_request(path: Path, monke
         assert handle.alive
 
     run(path, body)
+
+
+@pytest.mark.parametrize(("owner", "method"), [(Prefills, "admit"), (DecodeBatch, "join")])
+def test_a_death_of_the_engine_between_two_places_of_a_row_ends_its_request(
+    path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
+) -> None:
+    class Death(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise Death
+
+    async def body(handle: EngineHandle, model: FaultyModel) -> None:
+        monkeypatch.setattr(owner, method, die)
+        answer = await asyncio.wait_for(read(handle, request("x")), 10)
+        assert isinstance(answer.error, WorkerUnavailable)
+
+    run(path, body)

@@ -39,7 +39,8 @@ SNAPSHOT_EVERY = 4096
 class Session:
     """Engine thread only.
 
-    Invariant: a row is in exactly one of `waiting`, `prefills` and `groups` exactly while its client is owed an end.
+    Invariant: a row is in exactly one of `waiting`, `prefills` and `groups` exactly while its client is owed an end;
+    while it goes from one to the next it is in `moving`, so that whatever ends the thread finds it.
     """
 
     loaded: LoadedModel
@@ -53,6 +54,7 @@ class Session:
     memory_facts: Mapping[str, str] = field(default_factory=dict[str, str])
     unwire: Callable[[], None] = lambda: None
     waiting: deque[Row] = field(default_factory=deque[Row])
+    moving: list[Row] = field(default_factory=list[Row])
     counters: Counters = field(default_factory=Counters)
     finisher: Finisher = field(init=False)
     prefills: Prefills = field(init=False)
@@ -106,9 +108,10 @@ class Session:
 
     def abort(self, error: Callable[[], WorkerError]) -> None:
         """End every request. The ends come before anything that could fail; nothing is stored."""
-        for row in (*self.waiting, *self.prefills.rows, *self.groups.rows):
+        for row in (*self.waiting, *self.moving, *self.prefills.rows, *self.groups.rows):
             self._fail(row, error())
         self.waiting.clear()
+        self.moving = []
         self.prefills.rows.clear()
         self.groups = self._new_groups()
 
@@ -160,7 +163,7 @@ class Session:
                 self.waiting.popleft()
                 self._fail(row, Overloaded(self.budget.refusal(len(row.feed))))
                 continue
-            self.waiting.popleft()
+            self.moving = [self.waiting.popleft()]
             row.admitted_at = row.admitted_at or self.clock()
             row.last_token = int(row.feed[-1])
             row.snapshot_ends = self._snapshot_ends(row)
@@ -170,6 +173,7 @@ class Session:
                 self.prefills.admit(row)
             except FOREIGN as error:  # a model makes its caches itself
                 self._fail(row, internal_fault("admission", row, error))
+            self.moving = []
             self._shrink_cache(self._projected())
 
     def _snapshot_ends(self, row: Row) -> tuple[int, ...]:
@@ -224,7 +228,7 @@ class Session:
     # Decode
 
     def _join(self) -> None:
-        ready = self.prefills.take_prefilled()
+        self.moving = ready = self.prefills.take_prefilled()
         if not ready:
             return
         now = self.clock()
@@ -234,6 +238,7 @@ class Session:
         for row, error in self.groups.join(ready):
             row.caches = None
             self._fail(row, internal_fault("join", row, error))
+        self.moving = []
 
     def _decode(self) -> None:
         started = self.clock()
