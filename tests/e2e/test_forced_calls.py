@@ -46,7 +46,14 @@ def tools(schemas: dict[str, Any]) -> str:
     return json.dumps(each)
 
 
-@pytest.fixture(scope="module", params=sorted(WAYS))
+# One that has no format of its own and one of tags; the others go through the parsers' and the grammars' tests.
+_QUICK = ("", "qwen3_coder")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in sorted(WAYS)],
+)
 def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """tiny-chat with a template that shows calls in another way, or in none."""
     folder: Path = tmp_path_factory.mktemp("told") / "model"
@@ -63,7 +70,7 @@ def asking(tokens: int = 200, **fields: Any) -> pb.PredictOptions:
     return chat("What's the weather like?", tokens, **{"Tools": tools(SCHEMAS), "ToolChoice": "required", **fields})
 
 
-@pytest.mark.parametrize("choice", ["required", "get_weather", "get_time"])
+@pytest.mark.parametrize("choice", ["required", "get_weather", pytest.param("get_time", marks=pytest.mark.slow)])
 def test_a_forced_call_is_read_as_one_call_that_fits_its_schema(told: Worker, choice: str) -> None:
     for temperature in (0.0, 0.7, 1.0):
         turn = ask(told, asking(300, ToolChoice=choice, Temperature=temperature, Seed=1))
@@ -94,6 +101,7 @@ def test_arguments_come_in_pieces_that_add_up_to_the_whole_answers(told: Worker)
     assert "".join(piece.arguments for piece in deltas) == whole.arguments
 
 
+@pytest.mark.slow
 def test_a_call_cut_by_the_token_limit_leaves_no_markup(told: Worker) -> None:
     request = asking(ToolChoice="get_weather")
     (call,) = ask(told, request).calls

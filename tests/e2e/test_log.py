@@ -49,6 +49,7 @@ def fill_the_log(worker: Worker) -> None:
         assert not worker.load("/absent/" + "m" * 5000).success
 
 
+@pytest.mark.slow
 def test_a_host_that_does_not_read_the_log_stops_neither_health_nor_answers_nor_the_end() -> None:
     worker, log = neglected()
     with worker:

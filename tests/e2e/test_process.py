@@ -64,6 +64,7 @@ def test_every_exit_is_clean_whatever_runs() -> None:
                     assert worker.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_a_watchdog_of_no_seconds_is_off() -> None:
     """It is looked at every second: the answer takes longer."""
     with Worker("--grace", "0") as worker:

@@ -196,11 +196,14 @@ def test_a_slow_trial_notices_that_it_is_not_wanted(path: Path, monkeypatch: pyt
 
 
 def test_what_prepares_requests_is_closed_even_when_its_threads_hang(path: Path) -> None:
+    earlier = {child.pid for child in psutil.Process().children()}
+
     async def body(handle: EngineHandle) -> None:
         model = handle._loads.current
         assert model is not None
         gate = threading.Event()
-        before = psutil.Process().children()
+        # Not those that other tests of this process have left.
+        before = [child for child in psutil.Process().children() if child.pid not in earlier]
         hanging = [asyncio.ensure_future(model.prep.run(gate.wait, 30)) for _ in range(3)]
         await asyncio.sleep(0.1)
         await asyncio.wait_for(handle.free(), 5)

@@ -69,6 +69,7 @@ def test_a_worker_that_dies_at_once_is_told_with_its_last_line(as_python: Callab
         assert sentence(process) == "the worker ended with exit code 7: no room for a worker"
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_slow_to_open_its_port_is_waited_for(as_python: Callable[[str], Path], tmp_path: Path) -> None:
     go = tmp_path / "go"
     slow = as_python(f"while [ ! -e '{go}' ]; do sleep 0.05; done; exec '{sys.executable}' \"$@\"")

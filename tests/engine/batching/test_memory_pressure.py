@@ -21,7 +21,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model") / "qwen3", "qwen3")
 
 
-@pytest.mark.parametrize("sampler", ["host", pytest.param("device", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["host", "device"])
 def test_preempted_rows_come_back_with_the_same_answers(path: Path, sampler: str) -> None:
     wanted = [
         request(
@@ -99,6 +100,7 @@ def test_a_budget_of_nothing_is_refused_with_its_name_and_not_taken_as_none_give
     with_engine(None, body)
 
 
+@pytest.mark.slow
 def test_padding_sends_no_row_back_that_fits_without_it(path: Path) -> None:
     shorter = [chr(ord("a") + index) * 640 for index in range(15)]
 
