@@ -72,7 +72,7 @@ def _strict(schema: str) -> str:
 
 def test_a_grammar_of_too_much_work_is_refused_by_its_time(worker: Worker) -> None:
     started = time.monotonic()
-    answer = predict(worker.stub, held_to(optional_properties(8_000)), 30.0)
+    answer = predict(worker.stub, held_to(optional_properties(5_000)), 30.0)
     answer.refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "took over")
     assert time.monotonic() - started < 6
 

@@ -1,5 +1,6 @@
 """Grammars tried out in a process: what it costs others, how it ends, and that it says what the worker itself would."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -72,7 +73,7 @@ def test_what_leads_too_deep_ends_its_trial_alone(trials: Trials) -> None:
 
 def test_too_much_time_is_named_and_ends(trials: Trials) -> None:
     started = time.monotonic()
-    refused = outcome(trials, Grammar(kind="json_schema", text=optional_properties(8_000)))
+    refused = outcome(trials, Grammar(kind="json_schema", text=optional_properties(5_000)))
     assert isinstance(refused, Refused)
     assert refused.failure in ("dear", "late")  # late where the machine has other work
     assert "took over" in refused.reason
@@ -81,17 +82,19 @@ def test_too_much_time_is_named_and_ends(trials: Trials) -> None:
 
 def test_long_ones_hold_up_nobody(trials: Trials) -> None:
     outcome(trials, Grammar(kind="regex", text="a"))
-    long = [trials.submit(Grammar(kind="json_schema", text=optional_properties(8_000, f"{i}")))[1] for i in range(12)]
+    long = [trials.submit(Grammar(kind="json_schema", text=optional_properties(5_000, f"{i}")))[1] for i in range(12)]
     quick = [trials.submit(Grammar(kind="regex", text=f"a{{{i}}}"))[1] for i in range(1, 6)]
     assert all(isinstance(future.result(30), Passed) for future in quick)
-    assert not all(future.done() for future in long)
+    # In some processes the stack runs out before the time does, and then these are over at once.
+    outcomes = [future.result() for future in long if future.done()]
+    assert len(outcomes) < len(long) or all(isinstance(o, Refused) and "stack" in o.reason for o in outcomes)
 
 
 def test_a_process_that_died_costs_no_grammar_but_one_that_keeps_dying_does(trials: Trials) -> None:
     outcome(trials, Grammar(kind="regex", text="a"))
     os.kill(trials.pid or 0, signal.SIGKILL)
     assert isinstance(outcome(trials, Grammar(kind="regex", text="b")), Passed)
-    _, future = trials.submit(Grammar(kind="json_schema", text=optional_properties(8_000)))
+    _, future = trials.submit(Grammar(kind="json_schema", text=optional_properties(5_000)))
     for _ in range(2):
         before = trials.pid
         os.kill(before or 0, signal.SIGKILL)
@@ -105,13 +108,18 @@ def test_a_process_that_died_costs_no_grammar_but_one_that_keeps_dying_does(tria
 def test_closing_kills_the_process_and_its_trials_and_fails_what_waits(trials: Trials) -> None:
     outcome(trials, Grammar(kind="regex", text="a"))
     server = psutil.Process(trials.pid)
-    futures = [trials.submit(Grammar(kind="json_schema", text=optional_properties(8_000, f"{i}")))[1] for i in range(3)]
+    futures = [trials.submit(Grammar(kind="json_schema", text=doubling(f"{i}")))[1] for i in range(3)]
     deadline = time.monotonic() + 10
     while not (forks := server.children()) and time.monotonic() < deadline:
         time.sleep(0.005)
     assert forks
+    for fork in forks:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            fork.suspend()  # none of them answers before the close
+    pending = [future for future in futures if not future.done()]
+    assert pending
     trials.close()
-    for future in futures:
+    for future in pending:
         with pytest.raises(WorkerUnavailable):
             future.result(1)
     assert not psutil.wait_procs([server, *forks], timeout=5)[1]
@@ -142,7 +150,7 @@ def test_without_its_worker_the_process_ends_with_all_its_trials() -> None:
         "from tests.grammar.vocabularies import BYTE_VOCABULARY\n"
         "trials = Trials(BYTE_VOCABULARY)\n"
         "trials.submit(Grammar(kind='regex', text='a'))[1].result(30)\n"
-        "trials.submit(Grammar(kind='json_schema', text=optional_properties(8_000)))\n"
+        "trials.submit(Grammar(kind='json_schema', text=optional_properties(5_000)))\n"
         "print(trials.pid, flush=True)\n"
         "sys.stdin.read()\n"
     )
