@@ -91,22 +91,24 @@ def test_abort_raises_its_own_error_and_sends_status_details_and_trailing_metada
     details = "\u00e9 and 'quotes' " + "x" * 1000
 
     async def run() -> None:
-        raised: list[BaseException] = []
+        raised: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
         async def handle(_data: bytes, context: Any) -> None:
             context.set_trailing_metadata((("x-request-id", "one"),))
             try:
                 await context.abort(grpc.StatusCode.NOT_FOUND, details)
             except BaseException as error:
-                raised.append(error)
+                raised.set_result(error)
                 raise
 
         async with served(handle, streams=False) as channel:
             error = await failure(channel.unary_unary(METHOD)(b""))
+            # The client may have the status before the handler goes on.
+            cause = await asyncio.wait_for(raised, 10)
         assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, details)
         assert dict(error.trailing_metadata() or ())["x-request-id"] == "one"
-        assert isinstance(raised[0], grpc.aio.AbortError)
-        assert isinstance(raised[0], Exception)  # so `except Exception` meets it, and must let it pass
+        assert isinstance(cause, grpc.aio.AbortError)
+        assert isinstance(cause, Exception)  # so `except Exception` meets it, and must let it pass
 
     asyncio.run(run())
 
