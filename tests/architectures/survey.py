@@ -18,7 +18,7 @@ from backend.core.reports import WorkerInfo
 from backend.core.request import GenerationRequest
 from backend.engine.batching.prefix_cache import needs_snapshots
 from backend.engine.handle import EngineHandle
-from backend.engine.loading.probe.context import leaves
+from backend.engine.loading.kv_cost import leaves
 from backend.engine.loading.tokenizer import load_tokenizer
 from mlx_cache.payload import MlxPayload
 from tests.engine.harness import Answer, model_config, read, request, with_engine

@@ -45,7 +45,6 @@ def make_session(
             "device_memory": f"{memory.total} bytes: {memory.source}",
             "wired_limit": f"{limit} bytes" if limit else "",
         },
-        unwire=wire(limit, mx.set_wired_limit),
         config=config,
         generation=generation,
         prefix=_prefix_cache(config.cache, loaded, budget, generation),
@@ -53,6 +52,8 @@ def make_session(
         budget=budget,
         outbox=outbox,
         clock=clock,
+        # Last: whatever fails above has nothing to restore.
+        unwire=wire(limit, mx.set_wired_limit),
     )
 
 

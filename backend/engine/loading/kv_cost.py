@@ -33,7 +33,7 @@ def measure(short: Sequence[Any], long: Sequence[Any], *, apart: int) -> KVCost:
     """
     per_token = fixed = 0
     windows: list[tuple[int, int]] = []
-    for before, cache in zip(_leaves(short), _leaves(long), strict=True):
+    for before, cache in zip(leaves(short), leaves(long), strict=True):
         keys, values = getattr(cache, "keys", None), getattr(cache, "values", None)
         if keys is None or values is None:
             grown = max(0, int(cache.nbytes) - int(before.nbytes)) // apart
@@ -50,10 +50,11 @@ def measure(short: Sequence[Any], long: Sequence[Any], *, apart: int) -> KVCost:
     return KVCost(per_token, tuple(windows), fixed)
 
 
-def _leaves(caches: Sequence[Any]) -> Iterator[Any]:
+def leaves(caches: Sequence[Any]) -> Iterator[Any]:
+    """The layer caches inside nested lists of them."""
     for cache in caches:
         inner = getattr(cache, "caches", None)
         if inner is None:
             yield cache
         else:
-            yield from _leaves(inner)
+            yield from leaves(inner)

@@ -1,11 +1,13 @@
 """Beginnings of rows to try a model with: a few real tokens, and behind them entries that were never computed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import ArraysCache
+
+from backend.engine.loading.kv_cost import leaves
 
 Model = Callable[..., mx.array]
 NewCache = Callable[[], list[Any]]
@@ -48,16 +50,6 @@ def fillable(caches: Sequence[Any]) -> bool:
 def evaluate(caches: Sequence[Any]) -> None:
     """Compute the caches now."""
     mx.eval([cache.state for cache in caches])
-
-
-def leaves(caches: Sequence[Any]) -> Iterator[Any]:
-    """The layer caches inside nested lists of them."""
-    for cache in caches:
-        inner = getattr(cache, "caches", None)
-        if inner is None:
-            yield cache
-        else:
-            yield from leaves(inner)
 
 
 def _holds_keys(cache: Any) -> bool:

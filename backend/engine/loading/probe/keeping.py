@@ -7,8 +7,9 @@ import mlx.core as mx
 import numpy as np
 
 from backend.engine.loading.failures import FOREIGN, one_line
+from backend.engine.loading.kv_cost import leaves
 from backend.engine.loading.probe.company import decode
-from backend.engine.loading.probe.context import Context, Model, NewCache, leaves, read
+from backend.engine.loading.probe.context import Context, Model, NewCache, read
 from mlx_cache import PromptCache
 from mlx_cache.payload import MlxPayload
 
