@@ -39,6 +39,7 @@ KINDS: dict[str, tuple[Sampling, ...]] = {
     "eight different": MIXED,
 }
 
+
 def table_model(vocab: int = VOCAB) -> Callable[..., mx.array]:
     """A model that looks its logits up by the last token's id modulo 8."""
     values = np.random.default_rng(0).standard_normal((8, vocab)).astype(np.float32) * 3.0

@@ -1,1 +1,1 @@
-"""`mlx-worker check`: whether the worker is right and fast on this machine, with a model of its user's or a random one."""
+"""`mlx-worker check`: whether the worker is right and fast on this machine, beside mlx-lm itself."""

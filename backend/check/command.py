@@ -25,6 +25,7 @@ from backend.engine.loading.failures import FOREIGN, one_line
 # A section that takes this much longer than it was given hangs.
 _PATIENCE, _LEAST_PATIENCE_S, _UNBOUNDED_S = 5.0, 120.0, 3600.0
 EXIT_WRONG: Final = 1
+EXIT_INTERRUPTED: Final = 130
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def check(arguments: Sequence[str], *, load: Callable[..., LoadedModel] = load_m
     options = parse_options(arguments)
     logging.basicConfig(level=options.log_level.upper(), stream=sys.stderr)
     report = Report(out=sys.stdout, progress=sys.stderr, file=options.json)
-    began = time.monotonic()
+    began, interrupted = time.monotonic(), False
     try:
         with ExitStack() as stack:
             path = options.model or _random_model(options, report, stack)
@@ -46,11 +47,14 @@ def check(arguments: Sequence[str], *, load: Callable[..., LoadedModel] = load_m
     except FOREIGN as error:
         _wrong(report, "load", error)
     except KeyboardInterrupt:
+        interrupted = True
         report.add(Row(section="all", name="interrupted", mark=Mark.NOT_APPLICABLE, note="what comes after is missing"))
     report.ended("all", time.monotonic() - began)
     report.print_table()
     failed = report.has(Mark.WRONG) or (options.strict and report.has(Mark.SLOW))
-    return EXIT_WRONG if failed else 0
+    if failed:
+        return EXIT_WRONG
+    return EXIT_INTERRUPTED if interrupted else 0
 
 
 def _random_model(options: CheckOptions, report: Report, stack: ExitStack) -> Path:

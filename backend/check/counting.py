@@ -1,13 +1,14 @@
 """Launches and waits: the graph that is handed to MLX, counted after MLX has fused what it compiles.
 
 A view is no launch, a concatenation is one an input, a pad is a fill and a copy, all else is one. A wait is an
-evaluation that the host stands still for. Kernels that a device splits in several (sorts, long reductions) count as one.
+evaluation that the host stands still for. Kernels that a device splits in several (sorts, long reductions) are
+one.
 """
 
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,7 +54,7 @@ def _leaves(tree: Any) -> list[mx.array]:
 
 
 @contextmanager
-def counting() -> Iterator[Counts]:
+def counting() -> Generator[Counts]:
     """Count what is evaluated in the body, on any thread."""
     counts = Counts()
     evaluate, put = mx.eval, mx.async_eval

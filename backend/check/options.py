@@ -57,7 +57,8 @@ def parse_options(arguments: Sequence[str]) -> CheckOptions:
     parser = argparse.ArgumentParser(
         prog="mlx-worker check",
         description="Check on this machine that the worker is right and fast, beside mlx-lm itself.",
-        epilog="Exit code 0 when nothing is wrong, 1 when something is (with --strict also when something is slow).",
+        epilog="Exit code 0 when nothing is wrong, 1 when something is (with --strict also when something is slow), "
+        "130 when it was interrupted.",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--model", type=Path, help="a model's directory")

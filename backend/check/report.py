@@ -56,13 +56,12 @@ class Report:
     def add(self, row: Row) -> None:
         """Take a row."""
         self.rows.append(row)
-        self.say(
-            f"{row.section}: {row.name}: {shown(row)} {row.mark if row.mark is not Mark.FIGURE else ''} {row.note}"
-        )
+        mark = "" if row.mark is Mark.FIGURE else f"[{row.mark}]"
+        self.say(" ".join(filter(None, (f"{row.section}:", f"{row.name}:", shown(row), mark, row.note))))
 
     def say(self, text: str) -> None:
         """A line of progress."""
-        print(text.rstrip(), file=self._progress, flush=True)  # noqa: T201  a command's own output
+        print(text.rstrip(), file=self._progress, flush=True)
 
     def ended(self, section: str, seconds: float) -> None:
         """A section is over."""
@@ -94,7 +93,8 @@ class Report:
     def line(self) -> str:
         """Everything that a stranger needs first, to paste into an issue."""
         marks = ", ".join(f"{count} {name}" for name, count in self.counts().items())
-        bad = [f"{row.section}: {row.name} {shown(row)} {row.mark}".strip() for row in self.rows if _is_bad(row)]
+        found = [(f"{row.section}:", row.name, shown(row), row.mark) for row in self.rows if _is_bad(row)]
+        bad = [" ".join(filter(None, words)) for words in found]
         facts = "; ".join(str(value) for value in self.facts.values() if value)
         return "mlx-worker check: " + "; ".join([facts, marks, *bad])
 
@@ -102,7 +102,7 @@ class Report:
         """The table, and the line."""
         cells = [(row.section, row.name, shown(row), str(row.mark), row.note) for row in self.rows]
         for text in (table(("section", "what", "value", "mark", "note"), cells), "", self.line()):
-            print(text, file=self._out)  # noqa: T201  a command's own output
+            print(text, file=self._out)
         self._out.flush()
 
     def has(self, mark: Mark) -> bool:

@@ -78,9 +78,9 @@ class _Tensor:
 def write_checkpoint(folder: Path, shape: Shape, *, seed: int = 0) -> Path:
     """Write config.json, weights and a tokenizer, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(_config(shape), indent=1))
+    (folder / "config.json").write_text(json.dumps(config_of(shape), indent=1))
     write_tokenizer(folder, shape.vocab)
-    parts = [part for tensor in _tensors(shape) for part in _parts(tensor, shape)]
+    parts = parts_of(shape)
     header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
     at = 0
     for part in parts:
@@ -96,7 +96,13 @@ def write_checkpoint(folder: Path, shape: Shape, *, seed: int = 0) -> Path:
     return folder
 
 
-def _config(shape: Shape) -> dict[str, Any]:
+def parts_of(shape: Shape) -> "list[Part]":
+    """Every array of the checkpoint."""
+    return [part for tensor in _tensors(shape) for part in _parts(tensor, shape)]
+
+
+def config_of(shape: Shape) -> dict[str, Any]:
+    """Its config.json."""
     config: dict[str, Any] = {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
@@ -152,7 +158,7 @@ def _tensors(shape: Shape) -> Iterator[_Tensor]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """An array in the file: all one `value`, or random (None) with a standard deviation; `dtype` in the file's words.
 
     `looked_up` is whether its rows are tokens: those of the special ones are zero, so that no answer has them.
@@ -170,21 +176,19 @@ class _Part:
         return int(np.prod(self.dims)) * (2 if self.dtype == "BF16" else 4)
 
 
-def _parts(tensor: _Tensor, shape: Shape) -> Iterator[_Part]:
+def _parts(tensor: _Tensor, shape: Shape) -> Iterator[Part]:
     dtype = {"bfloat16": "BF16", "float32": "F32"}[shape.dtype]
     name = f"{tensor.name}.weight"
     if len(tensor.dims) == 1:
-        yield _Part(name, tensor.dims, dtype, 1.0)
+        yield Part(name, tensor.dims, dtype, 1.0)
     elif not shape.quantised:
-        yield _Part(name, tensor.dims, dtype, None, tensor.std, tensor.looked_up)
+        yield Part(name, tensor.dims, dtype, None, tensor.std, tensor.looked_up)
     else:
         rows, width = tensor.dims
         scale = tensor.std / _SPREAD
-        yield _Part(name, (rows, width * BITS // 32), "U32")
-        yield _Part(f"{tensor.name}.scales", (rows, width // GROUP), dtype, scale, looked_up=tensor.looked_up)
-        yield _Part(
-            f"{tensor.name}.biases", (rows, width // GROUP), dtype, -_MIDDLE * scale, looked_up=tensor.looked_up
-        )
+        yield Part(name, (rows, width * BITS // 32), "U32")
+        yield Part(f"{tensor.name}.scales", (rows, width // GROUP), dtype, scale, looked_up=tensor.looked_up)
+        yield Part(f"{tensor.name}.biases", (rows, width // GROUP), dtype, -_MIDDLE * scale, looked_up=tensor.looked_up)
 
 
 class _Blocks:
@@ -197,7 +201,7 @@ class _Blocks:
         self._cast: dict[tuple[str, float], memoryview] = {}
         self._at = 0
 
-    def write(self, file: BinaryIO, part: _Part) -> None:
+    def write(self, file: BinaryIO, part: Part) -> None:
         began = file.tell()
         if part.value is not None:
             file.write(_as_stored(np.full(part.dims, part.value, np.float32), part.dtype).data.cast("B"))
@@ -209,7 +213,7 @@ class _Blocks:
             file.write(bytes((LEAST_VOCAB - BYTES) * width))
             file.seek(ended)
 
-    def _write_random(self, file: BinaryIO, part: _Part) -> None:
+    def _write_random(self, file: BinaryIO, part: Part) -> None:
         block = self._block(part)
         size = len(block) // _PRIME
         left = part.nbytes // size
@@ -219,7 +223,7 @@ class _Blocks:
             self._at = (self._at + count) % _PRIME
             left -= count
 
-    def _block(self, part: _Part) -> memoryview:
+    def _block(self, part: Part) -> memoryview:
         key = (part.dtype, part.std)
         if key not in self._cast:
             if self._normal is None:

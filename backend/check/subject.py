@@ -26,7 +26,7 @@ _WORDS: Final = (
     "part place case week company system program question work government number night point home water room mother "
     "area money story fact month lot right study book eye job word business issue side kind head house service friend "
     "father power hour game line end member law car city community name president team minute idea body information"
-).split()
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ class Subject:
         await self.handle.load(config)
         self._facts, tokenizer = await self.on_engine(_look)
         self._prompts = PromptPreparer(tokenizer)
-        self._tokens_a_word = len(self.encode(" ".join(_WORDS))) / len(_WORDS)
+        self._tokens_a_word = len(self.encode(_WORDS)) / len(_WORDS.split())
 
     async def on_engine(self, work: "Callable[[Session], T]") -> T:
         """What `work` makes of the session, on the engine thread; see `EngineHandle.with_session`."""
@@ -94,7 +94,10 @@ class Subject:
     def text(self, tokens: int, salt: int | str) -> str:
         """A prompt of about so many tokens; those of unlike salts share no more than a first word."""
         drawn = random.Random(f"text {salt}")
-        words = [str(drawn.randrange(10**6)), *drawn.choices(_WORDS, k=max(1, round(tokens / self._tokens_a_word) - 2))]
+        words = [
+            str(drawn.randrange(10**6)),
+            *drawn.choices(_WORDS.split(), k=max(1, round(tokens / self._tokens_a_word) - 2)),
+        ]
         return " ".join(words)
 
     async def close(self) -> None:

@@ -1,9 +1,8 @@
 """mlx-lm as the judge of answers: the same tokens in one pass through its model, and what two answers may differ by."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +11,9 @@ from numpy.typing import NDArray
 from backend.check.asking import Asked
 from backend.core.events import TokenLogprob
 from backend.engine.batching.session import Session
+
+# Draws that part, over what roundings are expected to explain: more is no chance.
+_UNLIKELY = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +75,21 @@ def teach(session: Session, prompt: NDArray[np.int32], answer: Sequence[TokenLog
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How the answers of a set compare with others to the same requests: by outcome, and the worst step in nats."""
+    """How the answers of a set compare with others to the same requests.
+
+    Attributes:
+        equal, within, beyond: Answers whose tokens are the same; part where that is fair; are wrong.
+        worst: The largest difference of a logprob, in nats.
+        parted: Of those within, the ones that were drawn by noise.
+        chance: How many of those roundings of this size may have made part.
+    """
 
     equal: int = 0
     within: int = 0
     beyond: int = 0
     worst: float = 0.0
+    parted: int = 0
+    chance: float = 0.0
 
     def __add__(self, other: "Agreement") -> "Agreement":
         return Agreement(
@@ -86,27 +97,45 @@ class Agreement:
             self.within + other.within,
             self.beyond + other.beyond,
             max(self.worst, other.worst),
+            self.parted + other.parted,
+            self.chance + other.chance,
         )
+
+    @property
+    def right(self) -> bool:
+        """No answer is wrong, and no more draws part than roundings explain."""
+        return not self.beyond and self.parted <= 1 + _UNLIKELY * self.chance
 
     def told(self, bound: Bound) -> str:
         """In words."""
         text = f"{self.equal} equal, {self.within} with tokens that differ within the bound, {self.beyond} beyond it"
+        if self.parted:
+            text += f" ({self.parted} draws parted, roundings explain {self.chance:.1g})"
         return f"{text}; worst {self.worst:.2g} of {bound.nats:.2g} nats"
 
 
 def agreement(ours: Asked, theirs: Asked, bound: Bound, *, greedy: bool) -> Agreement:
-    """Compare two answers to one request. Where tokens part, what comes after has no measure."""
+    """Compare two answers to one request. Where tokens part, what comes after has no measure.
+
+    A draw by noise may part wherever probabilities differ by a rounding, about as often as they differ; the likeliest
+    token only where another is as likely but for one.
+    """
     apart: list[float] = []
+    parted = False
     for mine, other in zip(ours.logprobs, theirs.logprobs, strict=False):
         apart.append(_apart(mine, other))
-        if mine.id != other.id:
-            # A draw by noise may part anywhere where probabilities differ by a rounding; the likeliest token only
-            # where another is as likely but for one.
-            fair = bound.holds(apart) and (not greedy or _tied(mine, other, bound))
-            return Agreement(within=1, worst=max(apart)) if fair else Agreement(beyond=1, worst=max(apart))
-    found = Agreement(equal=1, worst=max(apart, default=0.0))
-    right = bound.holds(apart) and len(ours.logprobs) == len(theirs.logprobs)
-    return found if right else replace(found, equal=0, beyond=1)
+        parted = mine.id != other.id
+        if parted:
+            break
+    worst, right = max(apart, default=0.0), bound.holds(apart)
+    chance = 0.0 if greedy else min(1.0, 2 * sum(apart))
+    if not parted:
+        whole = right and len(ours.logprobs) == len(theirs.logprobs)
+        return Agreement(equal=int(whole), beyond=int(not whole), worst=worst, chance=chance)
+    fair = right and (not greedy or _tied(ours.logprobs[len(apart) - 1], theirs.logprobs[len(apart) - 1], bound))
+    return Agreement(
+        within=int(fair), beyond=int(not fair), worst=worst, parted=int(fair and not greedy), chance=chance
+    )
 
 
 def _apart(mine: TokenLogprob, other: TokenLogprob) -> float:
@@ -120,5 +149,5 @@ def _known(entry: TokenLogprob) -> dict[int, float]:
 
 
 def _tied(mine: TokenLogprob, other: TokenLogprob, bound: Bound) -> bool:
-    known: dict[int, Any] = _known(other)
+    known = _known(other)
     return mine.id in known and abs(other.logprob - known[mine.id]) <= bound.nats

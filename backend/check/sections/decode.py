@@ -96,13 +96,10 @@ def _sampler(sampling: Sampling | None) -> Any:
 
 def _streamed(session: Session, prompt: list[int], tokens: int, sampling: Sampling | None) -> float:
     loaded = session.loaded
-    times: list[float] = []
     made = stream_generate(
         loaded.model, loaded.tokenizer, mx.array(prompt), max_tokens=tokens, sampler=_sampler(sampling)
     )
-    for _ in made:
-        times.append(time.perf_counter())
-    return _rate(times, 1)
+    return _rate([time.perf_counter() for _ in made], 1)
 
 
 def _batched(session: Session, prompts: list[list[int]], tokens: int, sampling: Sampling | None) -> float:

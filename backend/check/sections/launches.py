@@ -4,8 +4,8 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.generate import GenerationBatch, StopSequences, greedy_sampler
-from mlx_lm.sample_utils import make_sampler
+from mlx_lm.generate import GenerationBatch, StopSequences
+from mlx_lm.sample_utils import greedy_sampler, make_sampler
 
 from backend.check.asking import SAMPLED
 from backend.check.counting import Counts, counting

@@ -121,9 +121,9 @@ def _lone(session: Session, section: Section) -> list[float]:
     steps([left], 3)
     merged = [layer.merge([layer]) for layer in copied(caches)]
     counts = _interleaved(section, [alone], [left])
-    figures: list[list[float]] = []
-    for _ in section.allowance.rounds(2, _ROUNDS):
-        figures.append([_direct(session, own) for own in (copied(caches), [*merged])])
+    figures = [
+        [_direct(session, own) for own in (copied(caches), merged)] for _ in section.allowance.rounds(2, _ROUNDS)
+    ]
     return [*counts, *medians(figures)]
 
 

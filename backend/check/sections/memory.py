@@ -42,7 +42,8 @@ async def run(section: Section) -> None:
         peak / live,
         "x",
         good=peak < MARK * live,
-        note=f"{_mib(peak)} of {_mib(live)}: weights, live and cached KV; {rows} rows of up to {longest} tokens; mark: under {MARK}",
+        note=f"{_mib(peak)} of {_mib(live)}: weights, live and cached KV; {rows} rows of up to {longest} tokens; "
+        f"mark: under {MARK}",
     )
     section.figure(
         "peak over live, weights aside",

@@ -64,8 +64,7 @@ async def _tokens(section: Section) -> int:
     seconds = await section.subject.on_engine(one)
     affordable = int(_LEAST * min(20.0, section.allowance.part(_PASSES)) / seconds)
     # A whole number of the largest chunk that it has.
-    most = max([size for size in _CHUNKS if size <= min(fits, affordable)], default=_LEAST)
-    return most
+    return max([size for size in _CHUNKS if size <= min(fits, affordable)], default=_LEAST)
 
 
 def _direct(session: Session, tokens: int, chunk: int, clear: bool, seed: int) -> float:
