@@ -15,6 +15,10 @@ SAMPLED = Sampling(temperature=0.8, top_p=0.95, top_k=40, seed=1)
 _LEAST_WINDOW = 8
 
 
+class NotMeasured(Exception):
+    """A figure cannot be had here; the message says why. Nothing is wrong."""
+
+
 @dataclass(slots=True)
 class Asked:
     """One request from its client's side.
@@ -117,13 +121,13 @@ def tokens_a_second(answers: Sequence[Asked]) -> float:
     """Of all streams together, while all of them decoded.
 
     Raises:
-        ValueError: There was no such time to speak of.
+        NotMeasured: There was no such time to speak of.
     """
     began = max(answer.points[0][0] for answer in answers)
     ended = min(answer.points[-1][0] for answer in answers)
     count = sum(_known_at(answer, ended) - _known_at(answer, began) for answer in answers)
     if ended <= began or count < _LEAST_WINDOW * len(answers):
-        raise ValueError("the answers ended too soon to measure a rate")
+        raise NotMeasured("the answers ended too soon to measure a rate")
     return count / (ended - began)
 
 

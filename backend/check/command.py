@@ -24,6 +24,8 @@ from backend.engine.loading.failures import FOREIGN, one_line
 
 # A section that takes this much longer than it was given hangs.
 _PATIENCE, _LEAST_PATIENCE_S, _UNBOUNDED_S = 5.0, 120.0, 3600.0
+# Too little for more than the least rounds of anything.
+_QUICK_S = 1.0
 EXIT_WRONG: Final = 1
 EXIT_INTERRUPTED: Final = 130
 
@@ -87,6 +89,8 @@ async def _run(
 
 def _allotted(options: CheckOptions, place: int, passed: float) -> float | None:
     """Seconds for section number `place`: its share of what is left, with those that come after it."""
+    if options.quick:
+        return _QUICK_S
     if options.budget_s is None:
         return None
     shares = [SECTIONS[name] for name in options.sections[place:]]

@@ -34,6 +34,7 @@ class CheckOptions:
         model: A model's directory; None makes one of `shape`.
         sections: Names of those that run, in order.
         budget_s: Seconds for everything, loading included; None takes what a good measurement takes.
+        quick: The least of every section, however long it takes: right or wrong, but little about speed.
         churn_s: Seconds of the last section's streams.
         strict: Whether a slow row is a failure too.
         scratch: Where the random model is written and then removed; None is the system's place.
@@ -43,6 +44,7 @@ class CheckOptions:
     shape: str
     sections: tuple[str, ...]
     budget_s: float | None
+    quick: bool
     churn_s: float
     strict: bool
     json: Path | None
@@ -68,7 +70,9 @@ def parse_options(arguments: Sequence[str]) -> CheckOptions:
     parser.add_argument("--only", type=_names, default=tuple(SECTIONS), help=f"of {','.join(SECTIONS)}")
     parser.add_argument("--skip", type=_names, default=(), help="sections to leave out")
     parser.add_argument("--seconds", type=float, default=120.0, help="of the streams of section churn (default: 120)")
-    parser.add_argument("--budget-seconds", type=float, help="bound for everything; sections share it")
+    time = parser.add_mutually_exclusive_group()
+    time.add_argument("--budget-seconds", type=float, help="bound for everything; sections share it")
+    time.add_argument("--quick", action="store_true", help="the least of every section: right or wrong, not how fast")
     parser.add_argument("--json", type=Path, help="also write everything here, after each section")
     parser.add_argument("--strict", action="store_true", help="slow is a failure too")
     parser.add_argument("--scratch", type=Path, help="where the random model is written, and removed afterwards")
@@ -81,6 +85,7 @@ def parse_options(arguments: Sequence[str]) -> CheckOptions:
         shape=given.shape,
         sections=tuple(name for name in SECTIONS if name in given.only and name not in given.skip),
         budget_s=given.budget_seconds,
+        quick=given.quick,
         churn_s=given.seconds,
         strict=given.strict,
         json=given.json,

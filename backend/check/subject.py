@@ -1,7 +1,9 @@
 """The model that is checked: loaded by the engine as a worker does it, and the prompts for it."""
 
+import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -9,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.config import ModelConfig
+from backend.core.errors import WorkerError
 from backend.engine.handle import EngineHandle
 from backend.engine.loading import LoadedModel, load_model
 from backend.prompt.preparer import PromptPreparer
@@ -21,6 +24,7 @@ T = TypeVar("T")
 
 # A model smaller than this does so little work a step that Python is all that is measured.
 LEAST_WEIGHTS: Final = 32 << 20
+_FREE_SECONDS: Final = 20.0
 _WORDS: Final = (
     "time year people way day man thing woman life child world school state family student group country problem hand "
     "part place case week company system program question work government number night point home water room mother "
@@ -101,7 +105,9 @@ class Subject:
         return " ".join(words)
 
     async def close(self) -> None:
-        """Stop the engine."""
+        """Stop the engine; first drop the model, which may take longer than the end of a worker waits."""
+        with suppress(TimeoutError, WorkerError):
+            await asyncio.wait_for(self.handle.free(), _FREE_SECONDS)
         await self.handle.close()
 
 

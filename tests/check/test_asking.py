@@ -2,7 +2,7 @@
 
 import pytest
 
-from backend.check.asking import Asked, tokens_a_second
+from backend.check.asking import Asked, NotMeasured, tokens_a_second
 
 
 def stream(began: float, step: float, tokens: int, *, every: int = 1) -> Asked:
@@ -26,7 +26,7 @@ def test_tokens_that_are_seen_together_are_spread_between() -> None:
 
 
 def test_answers_that_end_too_soon_have_no_rate() -> None:
-    with pytest.raises(ValueError, match="too soon"):
+    with pytest.raises(NotMeasured, match="too soon"):
         tokens_a_second([stream(0.0, 0.1, 5)])
-    with pytest.raises(ValueError, match="too soon"):
+    with pytest.raises(NotMeasured, match="too soon"):
         tokens_a_second([stream(0.0, 0.1, 20), stream(5.0, 0.1, 20)])

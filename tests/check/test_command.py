@@ -32,7 +32,7 @@ def command(file: Path, scratch: Path, *arguments: str) -> list[str]:
 @pytest.mark.parametrize("sampler", ["host", "device"])
 def test_the_command_runs_every_section_and_finds_nothing_wrong(sampler: str, tmp_path: Path) -> None:
     file = tmp_path / "sub" / "check.json"
-    bounds = ["--seconds", "4", "--budget-seconds", "25", "--sampler", sampler]
+    bounds = ["--quick", "--seconds", "5", "--sampler", sampler]
     run = subprocess.run(command(file, tmp_path, *bounds), cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert run.returncode == 0, run.stderr[-2000:]
     told = json.loads(file.read_text())
@@ -102,7 +102,7 @@ def test_a_model_that_decodes_otherwise_in_company_is_found_wrong(tmp_path: Path
 
         return replace(loaded, model=in_company)
 
-    code, rows = checked(tmp_path, "exactness", load=load)
+    code, rows = checked(tmp_path, "exactness", "--quick", load=load)
     assert code == EXIT_WRONG
     assert wrong(rows) == {"exactness: crowd against alone", "exactness: crowd against mlx-lm"}
 
@@ -111,7 +111,7 @@ def test_a_model_that_decodes_otherwise_in_company_is_found_wrong(tmp_path: Path
     ("section", "expected"),
     [
         ("exactness", {"after a cache hit against alone", "after a cache hit against mlx-lm"}),
-        pytest.param("prompt_cache", {f"what {n} tokens come back as" for n in (1000, 8000)}, marks=pytest.mark.slow),
+        pytest.param("prompt_cache", {"what 1000 tokens come back as"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_prompt_cache_that_restores_something_else_is_found_wrong(
@@ -126,9 +126,10 @@ def test_a_prompt_cache_that_restores_something_else_is_found_wrong(
         return reused
 
     monkeypatch.setattr(PrefixCache, "fetch", fetch)
-    code, rows = checked(tmp_path, section, "--budget-seconds", "15")
+    code, rows = checked(tmp_path, section, "--quick")
     assert code == EXIT_WRONG
-    assert wrong(rows) == {f"{section}: {name}" for name in expected}
+    assert {f"{section}: {name}" for name in expected} <= wrong(rows)
+    assert "exactness: crowd against alone" not in wrong(rows)
 
 
 def test_a_sampler_that_does_not_keep_to_the_seed_is_found_wrong(
@@ -145,7 +146,7 @@ def test_a_sampler_that_does_not_keep_to_the_seed_is_found_wrong(
             self.step -= asked[0]
 
     monkeypatch.setattr(RowSampling, "key", key)
-    code, rows = checked(tmp_path, "exactness")
+    code, rows = checked(tmp_path, "exactness", "--quick")
     assert code == EXIT_WRONG
     assert "exactness: alone once more against alone" in wrong(rows)
     # What was drawn is likely enough: only that it is something else is wrong.
@@ -159,7 +160,7 @@ def test_a_section_that_fails_is_one_row_and_the_others_run(
         raise ValueError("it broke\nin two lines")
 
     monkeypatch.setattr(launches, "run", fails)
-    code, rows = checked(tmp_path, "device,launches,leaving")
+    code, rows = checked(tmp_path, "device,launches,leaving", "--quick")
     assert code == EXIT_WRONG
     assert wrong(rows) == {"launches: failed"}
     assert rows["launches: failed"]["note"] == "ValueError: it broke in two lines"

@@ -25,6 +25,7 @@ _PREFIX, _OWN = 200, 120
 _TOKENS = (8, 32)
 # Conversations that the cache has room for.
 _KEPT = 4
+_LEAST_SECONDS = 3.0
 _LEAST_GROWTH, _SHARE = 16 << 20, 0.02
 
 
@@ -46,8 +47,8 @@ async def run(section: Section) -> None:
     wanted = [_wanted(section, index) for index in range(_PROMPTS)]
     alone = [(await ask_all(subject.handle, [one]))[0] for one in wanted]
     bound = await _bound(section, wanted, alone)
-    left = section.allowance.left
-    seconds = min(section.churn_seconds, max(2.0, left))
+    # What is left of the time would be nothing where the load was slow.
+    seconds = min(section.churn_seconds, max(_LEAST_SECONDS, section.allowance.left))
     section.say(f"{_CLIENTS} clients for {seconds:.0f} s")
     seen = _Seen()
     await _churn(section, wanted, alone, bound, seconds / 2, seen, salt=0)

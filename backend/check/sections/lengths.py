@@ -31,6 +31,8 @@ _LONG, _SHORT, _SHORT_ROWS = 8192, 256, 7
 _MOST_STEPS, _SECONDS = 48, 1.0
 _ROUNDS = 5
 _MEASUREMENTS = 30
+# Seconds of the long row's prefill at most, and what a token of it may cost over one of a shorter prompt.
+_MOST_PREFILL_S, _GROWTH = 120.0, 2.0
 _MERGE_LENGTH = 1024
 
 
@@ -73,7 +75,7 @@ async def _long(section: Section) -> int:
     facts = section.subject.facts
     fits = min(_LONG, facts.context_length // 2, facts.budget_bytes // 16 // facts.kv_bytes_a_token)
     seconds = await section.subject.on_engine(_prefill_seconds)
-    affordable = int(_MERGE_LENGTH * min(120.0, section.allowance.part(3)) / seconds)
+    affordable = int(_MERGE_LENGTH * min(_MOST_PREFILL_S, section.allowance.part(3)) / seconds / _GROWTH)
     return min(fits, affordable) // _SHORT * _SHORT
 
 

@@ -13,8 +13,9 @@ from backend.engine.batching.session import Session
 
 MARK = 0.9
 _CHUNKS = (256, 512, 1024, 2048, 4096)
-_MOST, _LEAST = 4096, 256
 _ROUNDS = 3
+# Seconds of one pass at most, and what one of twice the tokens may take over one: attention is quadratic.
+_MOST_PASS_S, _GROWTH = 20.0, 3.0
 # Passes over the prompt that one round makes, and some for kernels that are used the first time.
 _PASSES = 2 * len(_CHUNKS) + 6
 
@@ -27,8 +28,6 @@ async def run(section: Section) -> None:
     direct: dict[tuple[int, bool], list[float]] = {way: [] for way in ways}
     engine: list[float] = []
     theirs: list[float] = []
-    for chunk in sorted({chunk for chunk, _ in ways}):  # kernels of each size, once
-        await subject.on_engine(partial(_direct, tokens=chunk, chunk=chunk, clear=False, seed=chunk))
     for round_ in section.allowance.rounds(1, _ROUNDS):
         for chunk, clear in ways:
             one = partial(_direct, tokens=tokens, chunk=chunk, clear=clear, seed=round_)
@@ -56,15 +55,20 @@ def _ratio(section: Section, name: str, ours: float, theirs: float) -> None:
 
 
 async def _tokens(section: Section) -> int:
-    """The length of the prompt: as much as time and memory allow."""
+    """The length of the prompt: as much as time and memory allow. Each chunk size has run once then."""
     facts = section.subject.facts
-    fits = min(_MOST, facts.context_length // 2, facts.budget_bytes // 4 // facts.kv_bytes_a_token)
-    one = partial(_direct, tokens=_LEAST, chunk=_LEAST, clear=False, seed=0)
-    await section.subject.on_engine(one)
-    seconds = await section.subject.on_engine(one)
-    affordable = int(_LEAST * min(20.0, section.allowance.part(_PASSES)) / seconds)
-    # A whole number of the largest chunk that it has.
-    return max([size for size in _CHUNKS if size <= min(fits, affordable)], default=_LEAST)
+    fits = min(facts.context_length // 2, facts.budget_bytes // 4 // facts.kv_bytes_a_token)
+    allowed = min(_MOST_PASS_S, section.allowance.part(_PASSES))
+    chosen = _CHUNKS[0]
+    for size in _CHUNKS:
+        if size > fits and size > chosen:
+            break
+        one = partial(_direct, tokens=size, chunk=size, clear=False, seed=size)
+        await section.subject.on_engine(one)  # compiles what this size needs
+        chosen = size
+        if _GROWTH * await section.subject.on_engine(one) > allowed:
+            break
+    return chosen
 
 
 def _direct(session: Session, tokens: int, chunk: int, clear: bool, seed: int) -> float:

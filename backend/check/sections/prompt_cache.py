@@ -13,6 +13,8 @@ from backend.engine.batching.session import Session
 
 _LENGTHS = (1000, 8000)
 _ROUNDS = 5
+# What a token of the long prompt may cost over one of the short, and seconds that its prefill may take.
+_MOST_GROWTH, _MOST_PREFILL_S = 2.0, 120.0
 
 
 async def run(section: Section) -> None:
@@ -21,14 +23,19 @@ async def run(section: Section) -> None:
     if facts.uncached_reason:
         section.skip("prompt cache", facts.uncached_reason)
         return
+    shortest = 0.0
     for length in _LENGTHS:
         size = length * facts.kv_bytes_a_token
         if length >= facts.context_length or 4 * size > facts.budget_bytes:
             section.skip(f"{length} tokens", "no room in the context or in the KV budget")
             continue
+        if shortest and _MOST_GROWTH * shortest * length / _LENGTHS[0] > min(_MOST_PREFILL_S, section.allowance.left):
+            section.skip(f"{length} tokens", "no time for their prefill")
+            continue
         prefill, inserts, fetches, right = await section.subject.on_engine(
             partial(_measure, section=section, length=length)
         )
+        shortest = shortest or prefill
         insert, fetch = median(inserts), median(fetches)
         mib = size / (1 << 20)
         section.figure(f"insert of {length} tokens", insert * 1e3, "ms", f"{mib:.0f} MiB", rounds=inserts)
