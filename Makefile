@@ -14,8 +14,10 @@ PYTEST_ARGS ?=
 # Two, whatever the machine has: tests that hold times are written for two cores. 0 runs all in one process.
 PYTEST_PROCESSES ?= 2
 BENCH_ARGS ?=
+CHECK_ARGS ?=
 
-.PHONY: help setup setup-dev setup-cuda proto lock demo run test test-pythons check format lint types imports proto-fresh coverage slow device-batch bench models-table clean
+.PHONY: help setup setup-dev setup-cuda proto lock demo run device-check test test-pythons check format lint types imports \
+	proto-fresh coverage slow device-batch bench models-table clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +36,9 @@ demo: setup  ## Start a worker with the model of this repository and stream answ
 
 run: setup  ## Start a worker at ADDRESS
 	$(BIN)/python -m backend --addr $(ADDRESS)
+
+device-check: setup  ## Check that the worker is right and fast on this machine; CHECK_ARGS are added
+	$(BIN)/python -m backend check $(CHECK_ARGS)
 
 test: setup-dev  ## Run the tests but for the slow ones; PYTEST_ARGS are added
 	$(BIN)/python -m pytest -m "not slow" -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)

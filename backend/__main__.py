@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Never
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
 def main(
     arguments: Sequence[str] | None = None, make_engine: "Callable[[Settings], StartableEngine] | None" = None
 ) -> Never:
-    """Run the worker and leave the process."""
+    """Run the worker, or with `check` first its check of this machine, and leave the process."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["check"]:
+        from backend.check.command import check
+
+        # It removes what it has written, and tells what it has found so far.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        leave(check(given[1:]))
     parent = first_parent(os.environ)
     fill_standard_streams()
     os.umask(0o077)
@@ -30,7 +38,7 @@ def main(
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from backend.process.settings import parse_settings
 
-    settings = parse_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
+    settings = parse_settings(given, os.environ)
     log = start_log(settings.log_level)
     try:
         ending = asyncio.run(_run(settings, make_engine or engine_of, parent))
@@ -66,7 +74,7 @@ def fill_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
-def leave(code: ExitCode) -> Never:
+def leave(code: int) -> Never:
     """End the process without Python's own clean-up, in which a thread that holds MLX objects can abort it."""
     os._exit(code)
 

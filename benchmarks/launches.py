@@ -3,20 +3,14 @@
     python -m benchmarks.launches
 
 Both drive the same model, a table of logits that is looked up; its own launches are taken off.
-Counted is the graph that each hands to MLX, after MLX has fused what it compiles: a view is no launch, a
-concatenation is one an input, a pad is a fill and a copy, all else is one. A wait is an evaluation that the host
-stands still for. Kernels that a device splits in several (sorts, long reductions) count as one on both sides.
+`backend.check.counting` says what counts as a launch and what as a wait; `mlx-worker check` counts both with a real
+model.
 
 mlx-lm has no typical-p and no seeds a row, and does less there; a batch in which rows differ calls its samplers row
 by row. On a CPU MLX fuses with a C++ compiler, which takes seconds the first time.
 """
 
-import io
-import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -24,8 +18,8 @@ import numpy as np
 from mlx_lm.generate import GenerationBatch, StopSequences
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
+from backend.check.counting import Counts, counting, launches_of
 from backend.core.request import Sampling
-from backend.engine import waits
 from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.row import Row
 from backend.engine.inbox import Submit
@@ -44,63 +38,6 @@ KINDS: dict[str, tuple[Sampling, ...]] = {
     "repetition penalty": (Sampling(temperature=0.8, repetition_penalty=1.1, seed=1),),
     "eight different": MIXED,
 }
-
-# Operations that make a view of what is there, or nothing at all.
-_VIEWS = frozenset({
-    "AsStrided", "Broadcast", "BroadcastAxes", "Depends", "ExpandDims", "Flatten", "Reshape", "Slice", "Squeeze",
-    "Split", "StopGradient", "Transpose", "Unflatten", "View",
-})  # fmt: skip
-_NODE = re.compile(r'\{ (\d+) \[label ="(\w+)", shape=rectangle\]; \}')
-
-
-@dataclass(slots=True)
-class Counts:
-    """What was handed to MLX while `counting`."""
-
-    launches: Counter[str] = field(default_factory=Counter[str])
-    waits: int = 0
-
-
-def launches_of(*arrays: Any) -> Counter[str]:
-    """Launches that evaluating these (trees of) arrays takes, by operation."""
-    text = io.StringIO()
-    mx.export_to_dot(text, *_leaves(arrays))
-    found: Counter[str] = Counter()
-    inputs = Counter(re.findall(r"-> (\d+)", text.getvalue()))
-    for node, name in _NODE.findall(text.getvalue()):
-        if name == "Concatenate":
-            found[name] += inputs[node]
-        elif name not in _VIEWS:
-            found[name] += 2 if name == "Pad" else 1
-    return found
-
-
-def _leaves(tree: Any) -> list[mx.array]:
-    if isinstance(tree, mx.array):
-        return [tree]
-    return [leaf for branch in tree for leaf in _leaves(branch)] if isinstance(tree, list | tuple) else []
-
-
-@contextmanager
-def counting() -> Iterator[Counts]:
-    """Count what is evaluated in the body."""
-    counts = Counts()
-    evaluate, put = mx.eval, mx.async_eval
-
-    def waiting(*arrays: Any) -> None:
-        counts.launches += launches_of(*arrays)
-        counts.waits += 1
-        evaluate(*arrays)
-
-    def putting(*arrays: Any) -> None:
-        counts.launches += launches_of(*arrays)
-        put(*arrays)
-
-    mx.eval, mx.async_eval, waits.evaluate = waiting, putting, waiting
-    try:
-        yield counts
-    finally:
-        mx.eval, mx.async_eval, waits.evaluate = evaluate, put, evaluate
 
 
 def table_model(vocab: int = VOCAB) -> Callable[..., mx.array]:

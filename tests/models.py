@@ -10,26 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-BYTES = 256
-SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
-IM_END = BYTES + SPECIALS.index("<|im_end|>")
-LEAST_VOCAB = BYTES + len(SPECIALS) + len(MARKERS)
-LOGIT_SCALE = 3.0
+from backend.check.random_tokenizer import IM_END, write_tokenizer
 
-CHAT_TEMPLATE = """\
-{%- if tools %}{{ '<|im_start|>system\\n' }}
-{%- for tool in tools %}{{ tool | tojson }}{{ '\\n' }}{%- endfor %}{{ '<|im_end|>\\n' }}{%- endif %}
-{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}
-{%- if message.content %}{{ message.content }}{%- endif %}
-{%- for tool_call in message.tool_calls or [] %}
-{%- if tool_call.function %}{%- set tool_call = tool_call.function %}{%- endif %}
-{{- '<tool_call>\\n{"name": "' + tool_call.name + '", "arguments": ' }}{{ tool_call.arguments | tojson }}
-{{- '}\\n</tool_call>' }}
-{%- endfor %}{{ '<|im_end|>\\n' }}{%- endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}
-{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
-{%- endif %}"""
+LOGIT_SCALE = 3.0
 
 # Families by what their caches are; the value is what the family adds to or changes in `_plain`.
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
@@ -205,68 +188,3 @@ def _drawn(name: str, array: Any, key: Any) -> Any:
 def plain_kv_model(folder: Path, *, vocab: int = 32_000, hidden: int = 512, layers: int = 8, seed: int = 0) -> Path:
     """A Llama of about 3 million parameters a layer at the default width, with a 16k context, for benchmarks."""
     return write_model(folder, "llama", vocab=vocab, hidden=hidden, layers=layers, context=16_384, seed=seed)
-
-
-def byte_characters() -> list[str]:
-    """The printable character that stands for each byte in byte-level BPE, as GPT-2 defined it."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    names = {byte: chr(byte) for byte in printable}
-    for index, byte in enumerate(byte for byte in range(BYTES) if byte not in names):
-        names[byte] = chr(BYTES + index)
-    return [names[byte] for byte in range(BYTES)]
-
-
-def write_tokenizer(folder: Path, vocab: int = 272, *, chat_template: str = CHAT_TEMPLATE) -> None:
-    """Write a byte-level tokenizer of exactly `vocab` tokens: byte b is token b, then specials, markers, fillers."""
-    if vocab < LEAST_VOCAB:
-        raise ValueError(f"vocab must be at least {LEAST_VOCAB}, is {vocab}")
-    pieces = byte_characters()
-    added = [
-        {
-            "id": BYTES + index,
-            "content": content,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": content in SPECIALS,
-        }
-        for index, content in enumerate(SPECIALS + MARKERS)
-    ]
-    # Never encoded (there are no merges); a model may still say them: "\u0120" is the space.
-    fillers = {f"\u0120w{index}": index for index in range(LEAST_VOCAB, vocab)}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    tokenizer = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": byte_level,
-        "post_processor": None,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {piece: index for index, piece in enumerate(pieces)}
-            | {content: BYTES + index for index, content in enumerate(SPECIALS + MARKERS)}
-            | fillers,
-            "merges": [],
-        },
-    }
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 1_000_000,
-        "chat_template": chat_template,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from backend.config import ModelConfig
 from backend.core.errors import DeadlineExceeded, ModelNotLoaded, Overloaded, WorkerUnavailable
@@ -21,6 +21,8 @@ from backend.engine.preparing.requests import RequestPreparer
 from backend.engine.thread import EngineThread, warm_up
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # A thread that computes ends with the process; one that waits has nothing to lose.
 CLOSE_SECONDS = 0.3
@@ -232,6 +234,14 @@ class EngineHandle:
         return "busy" if self._in_flight else "ready"
 
     # Crossing
+
+    async def with_session(self, work: Callable[[Any], T]) -> T:
+        """What `work` makes of the engine thread's session, there and between two steps: for measurements.
+
+        Nothing else runs meanwhile, and no MLX object may leave in the result.
+        """
+        self._require()
+        return await self._on_engine(lambda: work(self._thread.session))
 
     async def _on_engine(self, work: Callable[[], Any]) -> Any:
         future: asyncio.Future[Any] = self._loop.create_future()

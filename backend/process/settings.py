@@ -120,7 +120,8 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         prog="mlx-worker",
         allow_abbrev=False,
         description="A gRPC worker that serves a language model with MLX.",
-        epilog="The bearer token may also come from LOCALAI_GRPC_AUTH_TOKEN or MLX_WORKER_TOKEN.",
+        epilog="mlx-worker check --help: try the worker out on this machine. "
+        "The bearer token may also come from LOCALAI_GRPC_AUTH_TOKEN or MLX_WORKER_TOKEN.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     for setting in SETTINGS:

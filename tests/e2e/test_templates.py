@@ -9,10 +9,10 @@ from pathlib import Path
 import grpc
 import pytest
 
+from backend.check.random_tokenizer import CHAT_TEMPLATE, write_tokenizer
 from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import chat, finish, predict, prompt, running, stream
 from tests.e2e.worker import Worker
-from tests.models import CHAT_TEMPLATE, write_tokenizer
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 

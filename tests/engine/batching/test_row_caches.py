@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import ArraysCache, BatchKVCache, CacheList, KVCache, RotatingKVCache
 
+from backend.check.counting import launches_of
 from backend.engine.batching.row_caches import keep_rows, row_caches, separable
-from benchmarks.launches import launches_of
 
 LENGTHS = [7, 3, 5]
 

@@ -3,8 +3,9 @@
 import mlx.core as mx
 import pytest
 
+from backend.check.counting import launches_of
 from backend.engine.sampling.device.sampler import DeviceSampler
-from benchmarks.launches import KINDS, counts_of, launches_of, mlx_lm_step, our_step, table_model
+from benchmarks.launches import KINDS, counts_of, mlx_lm_step, our_step, table_model
 from tests.engine.sampling.building import random_logits, row
 
 VOCAB = 4096

@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from backend.check.counting import launches_of
 from backend.engine.sampling import noise
 from backend.engine.sampling.device import noise as device_noise
 from backend.engine.sampling.device.kernels import Kernels
@@ -19,7 +20,6 @@ from backend.engine.sampling.noise import Purpose, key_of
 from backend.engine.sampling.row_sampling import RowSampling
 from backend.engine.sampling.sampled import NO_TOKEN, NOT_FINITE, NOTHING_ALLOWED
 from backend.engine.waits import on_host
-from benchmarks.launches import launches_of
 from tests.engine.sampling.building import EOS, MIXED, OnlyThese, lazy, random_logits, row
 from tests.engine.sampling.host.test_restrict import ids_of
 from tests.engine.sampling.reference import by_rank

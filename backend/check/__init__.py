@@ -1,0 +1,1 @@
+"""`mlx-worker check`: whether the worker is right and fast on this machine, beside mlx-lm itself."""

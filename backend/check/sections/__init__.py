@@ -1,0 +1,1 @@
+"""What is checked, one module a section; each has `async def run(section)`."""

@@ -1,0 +1,30 @@
+"""The engine's own thread, lent to whoever measures."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from backend.core.errors import ModelNotLoaded
+from backend.engine.handle import EngineHandle
+from tests.engine.harness import model_config, read, request, with_engine
+from tests.models import write_model
+
+
+def test_work_gets_the_session_on_its_thread_and_its_errors_come_back(tmp_path: Path) -> None:
+    async def body(engine: EngineHandle) -> None:
+        there = await engine.with_session(lambda session: (threading.current_thread().name, session.loaded.vocab_size))
+        assert there == ("engine", 272)
+        with pytest.raises(ZeroDivisionError):
+            await engine.with_session(lambda session: 1 / 0)
+        assert (await read(engine, request("still there"))).end is not None
+
+    with_engine(model_config(write_model(tmp_path / "model")), body)
+
+
+def test_without_a_model_there_is_no_session() -> None:
+    async def body(engine: EngineHandle) -> None:
+        with pytest.raises(ModelNotLoaded):
+            await engine.with_session(lambda session: session)
+
+    with_engine(None, body)
