@@ -31,7 +31,13 @@ CACHE_SHARE = 0.5
 
 
 def make_session(
-    config: ModelConfig, generation: int, *, loaded: LoadedModel, outbox: Outbox, clock: Callable[[], float]
+    config: ModelConfig,
+    generation: int,
+    *,
+    loaded: LoadedModel,
+    outbox: Outbox,
+    tell: Callable[[], None],
+    clock: Callable[[], float],
 ) -> Session:
     """Everything that serves a loaded model.
 
@@ -52,6 +58,7 @@ def make_session(
         new_batch=_batch_maker(config.engine.sampler, loaded),
         budget=budget,
         outbox=outbox,
+        tell=tell,
         clock=clock,
         # Last: whatever fails above has nothing to restore.
         unwire=wire(limit, mx.set_wired_limit),

@@ -40,8 +40,12 @@ SNAPSHOT_EVERY = 4096
 class Session:
     """Engine thread only.
 
-    Invariant: a row is in exactly one of `waiting`, `prefills` and `groups` exactly while its client is owed an end;
-    while it goes from one to the next it is in `moving`, so that whatever ends the thread finds it.
+    Invariant: a row is in exactly one of `waiting`, `prefills` and `groups` while its client is owed an end, and after
+    it only until what it leaves is stored; while it goes from one to the next it is in `moving`, so that whatever ends
+    the thread finds it.
+
+    Args:
+        tell: Lets clients have what was posted, before work that they need not wait for.
     """
 
     loaded: LoadedModel
@@ -51,11 +55,13 @@ class Session:
     new_batch: Callable[[], DecodeBatch]
     budget: MemoryBudget
     outbox: Outbox
+    tell: Callable[[], None]
     clock: Callable[[], float]
     memory_facts: Mapping[str, str] = field(default_factory=dict[str, str])
     unwire: Callable[[], None] = lambda: None
     waiting: deque[Row] = field(default_factory=deque[Row])
     moving: list[Row] = field(default_factory=list[Row])
+    storing: list[Row] = field(default_factory=list[Row])
     counters: Counters = field(default_factory=Counters)
     finisher: Finisher = field(init=False)
     prefills: Prefills = field(init=False)
@@ -113,7 +119,7 @@ class Session:
         for row in (*self.waiting, *self.moving, *self.prefills.rows, *self.groups.rows):
             self._fail(row, error())
         self.waiting.clear()
-        self.moving = []
+        self.moving, self.storing = [], []
         self.prefills.rows.clear()
         self.groups = self._new_groups()
 
@@ -150,7 +156,8 @@ class Session:
             budget=self.budget.total,
             waiting=len(self.waiting),
             prefilling=len(self.prefills.rows),
-            decoding=len(self.groups),
+            decoding=sum(not row.stream.ended for row in self.groups.rows),
+            storing=len(self.storing),
             counters=replace(self.counters),
             cache=self.prefix.figures(),
         )
@@ -269,7 +276,9 @@ class Session:
             self._lose_batch(group, rows, error)
             return
         now = self.clock()
-        self._leave([item.row for item in emitted if self._take_token(item, now)])
+        ended = [item.row for item in emitted if self._take_token(item, now)]
+        self._store_all()
+        self._leave(ended)
 
     def _take_token(self, item: Emitted, now: float) -> bool:
         """Turn a token into what its client sees; whether that was the row's end."""
@@ -310,15 +319,28 @@ class Session:
     # Ends
 
     def _finish(self, row: Row, reason: FinishReason, piece: Piece, now: float) -> None:
-        self._store(row)
         self.finisher.finish(row, reason, piece, now)
+        self.storing.append(row)
 
     def _fail(self, row: Row, error: WorkerError) -> None:
         self.finisher.fail(row, error)
 
+    def _store_all(self) -> None:
+        """Store what the rows of `storing` leave; their clients go on meanwhile, and so do those of their batch."""
+        self.storing = [row for row in self.storing if self._leaves_kv(row)]
+        if self.storing:
+            self.tell()
+        for row in self.storing:
+            self._store(row)
+        self.storing = []
+
+    def _leaves_kv(self, row: Row) -> bool:
+        wanted = row.stores and (row.request.cache_answer or not row.generated)
+        return self.prefix.enabled and wanted and row.covered > 0
+
     def _store(self, row: Row) -> None:
         """Keep what the row's KV proves: its tokens up to the last one fed. A fault here costs a hit, no request."""
-        if not row.stores or not row.covered or (row.generated and not row.request.cache_answer):
+        if not self._leaves_kv(row):
             return
         self._settle()
         if row.caches is None and row not in self.groups.rows:
@@ -331,22 +353,19 @@ class Session:
         self.prefix.insert(row.tokens()[: row.covered], caches)
 
     def _end_where(self, which: Callable[[Row], bool], error: Callable[[], WorkerError]) -> None:
-        if any(which(row) for row in (*self.prefills.rows, *self.groups.rows)):
-            self._settle()  # first: rows of a lost batch are nowhere any more
-        for row in [r for r in self.waiting if which(r)]:
+        waiting = [row for row in self.waiting if which(row)]
+        prefilling = [row for row in self.prefills.rows if which(row)]
+        decoding = [row for row in self.groups.rows if which(row)]
+        for row in (*waiting, *prefilling, *decoding):
+            self._fail(row, error())
+        self.storing = [*prefilling, *decoding]
+        self._store_all()
+        for row in waiting:
             self.waiting.remove(row)
-            self._fail(row, error())
-        for row in [r for r in self.prefills.rows if which(r)]:
-            if row not in self.prefills.rows:  # it waited for the one before, and failed on its own
-                continue
-            self._store(row)
-            self._fail(row, error())
-            self.prefills.remove(row)
-        leaving = [r for r in self.groups.rows if which(r)]
-        for row in leaving:
-            self._store(row)
-            self._fail(row, error())
-        self._leave(leaving)
+        for row in prefilling:
+            if row in self.prefills.rows:  # else it waited for the one before, and failed on its own
+                self.prefills.remove(row)
+        self._leave(decoding)
 
     def _leave(self, rows: Sequence[Row]) -> None:
         """Drop rows from their batches; one that fails at it is lost, and with it the rows that stayed."""
