@@ -217,6 +217,7 @@ class Loads:
                     generation,
                     loaded=self._load_model(config, files, cancelled=is_cancelled),
                     outbox=self._thread.outbox,
+                    tell=self._thread.tell,
                     clock=self._clock,
                 )
             )

@@ -26,6 +26,7 @@ class EnginePicture:
     """Bytes and counts at one moment between two steps.
 
     Attributes:
+        storing: Rows that have ended, of which the prompt cache still takes copies.
         buffer_pool: Bytes of freed buffers that MLX keeps for reuse.
         cache: The prompt cache's own figures by name.
     """
@@ -40,5 +41,6 @@ class EnginePicture:
     waiting: int = 0
     prefilling: int = 0
     decoding: int = 0
+    storing: int = 0
     counters: Counters = field(default_factory=Counters)
     cache: Mapping[str, float] = field(default_factory=dict)

@@ -104,6 +104,7 @@ def _queue(picture: EnginePicture, in_flight: int) -> dict[str, float]:
         "waiting": picture.waiting,
         "prefilling": picture.prefilling,
         "decoding": picture.decoding,
+        "storing": picture.storing,
         "requests": counters.requests,
         "failed": counters.failed,
         "cancelled": counters.cancelled,

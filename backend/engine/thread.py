@@ -100,6 +100,12 @@ class EngineThread:
         self._take_picture()
         self.outbox.flush()
 
+    def tell(self) -> None:
+        """Engine thread only: let clients have what was posted so far; the step goes on."""
+        if self.session is not None:
+            self.picture = self.session.picture(self._clock())
+        self.outbox.flush()
+
     def _take_picture(self) -> None:
         now = self._clock()
         idle = self.session is None or not self.session.busy

@@ -225,6 +225,7 @@ def test_a_prompt_that_can_never_fit_is_refused_and_others_wait(worker: Worker) 
     answers = at_once(worker, requests)
     assert {answer.code for answer in answers} == {grpc.StatusCode.OK}
     assert [answer.last.tokens for answer in answers] == [30] * 12
+    worker.rest()
     queue = worker.queue()
     assert queue["cached_kv_bytes"] <= queue["kv_budget_bytes"] == 4 << 20
 

@@ -178,6 +178,7 @@ def test_memory_comes_back_load_after_load(worker: Worker, random_model: Callabl
         stream(worker.stub, chat("hello", 2))
         worker.must_load()
         stream(worker.stub, prompt(STORY, 4))
+        worker.rest()
         sizes.append(mlx_bytes(worker))
     assert max(sizes[1:]) <= sizes[0] + 65_536
 
@@ -185,7 +186,7 @@ def test_memory_comes_back_load_after_load(worker: Worker, random_model: Callabl
 def test_status_metrics_and_info_tell_of_the_loaded_model(worker: Worker) -> None:
     worker.must_load(TINY_CHAT, "max_rows:4")
     answer: Answer = stream(worker.stub, prompt(STORY, 16, IgnoreEOS=True))
-    worker.wait_for_queue(lambda queue: queue["in_flight"] == 0)
+    worker.rest()
     status = worker.stub.Status(EMPTY, timeout=5)
     assert status.state == pb.StatusResponse.READY
     weights = (TINY_CHAT / "model.safetensors").stat().st_size

@@ -248,6 +248,7 @@ def test_bytes_are_told_and_kept_within_the_limit(empty: Worker, random_model: M
     empty.must_load(random_model(), f"prompt_cache_bytes:{limit}")
     predict(empty.stub, letters(QUESTION))
     used = (len(QUESTION) + answer_kv()) * TOKEN_BYTES
+    empty.rest()
     status = empty.stub.Status(pb.HealthMessage(), timeout=10)
     assert status.memory.breakdown["cached_kv"] == used
     assert figures(empty)["nbytes"] == empty.queue()["cached_kv_bytes"] == used

@@ -173,6 +173,10 @@ class Worker:
         """Wait until the queue figures are so."""
         wait_until(lambda: holds(self.queue()), "queue figures", seconds)
 
+    def rest(self) -> None:
+        """Wait until no request is there, and what they leave is stored."""
+        self.wait_for_queue(lambda queue: queue["in_flight"] == queue["storing"] == 0)
+
     def threads(self) -> Counter[str]:
         """Threads by the name that the system has for them."""
         return observed.threads(self.pid)

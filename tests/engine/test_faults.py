@@ -74,7 +74,7 @@ async def settled(handle: EngineHandle) -> dict[str, float]:
     """The queue's figures once nothing runs."""
     for _ in range(2000):
         queue = dict(handle.info().queue)
-        if not (queue["in_flight"] or queue["decoding"] or queue["prefilling"] or queue["waiting"]):
+        if not (queue["in_flight"] or queue["decoding"] or queue["prefilling"] or queue["waiting"] or queue["storing"]):
             return queue
         await asyncio.sleep(0.002)
     raise AssertionError(queue)

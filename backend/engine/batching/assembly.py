@@ -19,6 +19,7 @@ from backend.engine.loading.device_memory import DeviceMemory, device_memory, wi
 from backend.engine.sampling.device.sampler import DeviceSampler
 from backend.engine.sampling.device.warm_up import warm_up
 from backend.engine.sampling.host.sampler import HostSampler
+from backend.engine.waits import wait
 from mlx_cache import PromptCache
 from mlx_cache.payload import MlxPayload
 
@@ -30,7 +31,13 @@ CACHE_SHARE = 0.5
 
 
 def make_session(
-    config: ModelConfig, generation: int, *, loaded: LoadedModel, outbox: Outbox, clock: Callable[[], float]
+    config: ModelConfig,
+    generation: int,
+    *,
+    loaded: LoadedModel,
+    outbox: Outbox,
+    tell: Callable[[], None],
+    clock: Callable[[], float],
 ) -> Session:
     """Everything that serves a loaded model.
 
@@ -51,6 +58,7 @@ def make_session(
         new_batch=_batch_maker(config.engine.sampler, loaded),
         budget=budget,
         outbox=outbox,
+        tell=tell,
         clock=clock,
         # Last: whatever fails above has nothing to restore.
         unwire=wire(limit, mx.set_wired_limit),
@@ -73,7 +81,9 @@ def _prefix_cache(cache: CacheConfig, loaded: LoadedModel, budget: MemoryBudget,
     max_sequences = 0 if loaded.uncached_reason else cache.max_sequences
     # The generation is in the key too: nothing of a model that was replaced can ever be found.
     key = (loaded.namespace, generation)
-    store = PromptCache(max_sequences, min(max_bytes, budget.total), payload=MlxPayload(loaded.kept_whole))
+    store = PromptCache(
+        max_sequences, min(max_bytes, budget.total), payload=MlxPayload(loaded.kept_whole, evaluate=wait)
+    )
     return PrefixCache(store, key, snapshots=needs_snapshots(loaded.new_cache()))
 
 

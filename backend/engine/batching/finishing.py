@@ -44,7 +44,9 @@ class Finisher:
         self.outbox.post(row.stream, end)
 
     def fail(self, row: Row, error: WorkerError) -> None:
-        """The request ends without a complete answer."""
+        """The request ends without a complete answer, unless it has ended already."""
+        if row.stream.ended:
+            return
         if isinstance(error, RequestCancelled | RequestAborted):
             self.counters.cancelled += 1
         else:

@@ -28,6 +28,7 @@ from backend.engine.loading import LoadedModel
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.picture import Counters, EnginePicture
 from backend.engine.sampling.row_sampling import RowSampling
+from backend.engine.waits import drain
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,12 @@ SNAPSHOT_EVERY = 4096
 class Session:
     """Engine thread only.
 
-    Invariant: a row is in exactly one of `waiting`, `prefills` and `groups` exactly while its client is owed an end;
-    while it goes from one to the next it is in `moving`, so that whatever ends the thread finds it.
+    Invariant: a row is in exactly one of `waiting`, `prefills` and `groups` while its client is owed an end, and after
+    it only until what it leaves is stored; while it goes from one to the next it is in `moving`, so that whatever ends
+    the thread finds it.
+
+    Args:
+        tell: Lets clients have what was posted, before work that they need not wait for.
     """
 
     loaded: LoadedModel
@@ -50,11 +55,13 @@ class Session:
     new_batch: Callable[[], DecodeBatch]
     budget: MemoryBudget
     outbox: Outbox
+    tell: Callable[[], None]
     clock: Callable[[], float]
     memory_facts: Mapping[str, str] = field(default_factory=dict[str, str])
     unwire: Callable[[], None] = lambda: None
     waiting: deque[Row] = field(default_factory=deque[Row])
     moving: list[Row] = field(default_factory=list[Row])
+    storing: list[Row] = field(default_factory=list[Row])
     counters: Counters = field(default_factory=Counters)
     finisher: Finisher = field(init=False)
     prefills: Prefills = field(init=False)
@@ -71,6 +78,7 @@ class Session:
             counters=self.counters,
             clock=self.clock,
             on_error=lambda row, error: self._fail(row, internal_fault("prefill", row, error)),
+            settle=self._settle,
         )
 
     def _new_groups(self) -> DecodeGroups:
@@ -111,7 +119,7 @@ class Session:
         for row in (*self.waiting, *self.moving, *self.prefills.rows, *self.groups.rows):
             self._fail(row, error())
         self.waiting.clear()
-        self.moving = []
+        self.moving, self.storing = [], []
         self.prefills.rows.clear()
         self.groups = self._new_groups()
 
@@ -129,6 +137,7 @@ class Session:
     def close(self) -> None:
         """Drop every MLX object, here on the thread that made them, and return their memory."""
         self.prefills.rows.clear()
+        drain()
         self.prefix.close()
         del self.loaded, self.prefills, self.groups, self.prefix, self.new_batch
         gc.collect()
@@ -147,7 +156,8 @@ class Session:
             budget=self.budget.total,
             waiting=len(self.waiting),
             prefilling=len(self.prefills.rows),
-            decoding=len(self.groups),
+            decoding=sum(not row.stream.ended for row in self.groups.rows),
+            storing=len(self.storing),
             counters=replace(self.counters),
             cache=self.prefix.figures(),
         )
@@ -212,18 +222,27 @@ class Session:
             self._preempt(max(rows, key=lambda row: row.submit.accepted_at))
 
     def _preempt(self, row: Row) -> None:
+        self._settle()
+        if row not in self.prefills.rows and row not in self.groups.rows:
+            return  # its batch was lost
         self.counters.preemptions += 1
-        row.preemptions += 1
         self._store(row)
         if row in self.prefills.rows:
             self.prefills.remove(row)
         else:
             self._leave([row])
+        self._requeue(row)
+        log.info(logline("preempted", request_id=row.request.request_id, tokens=len(row.feed)))
+
+    def _requeue(self, row: Row) -> None:
+        """Back to the head of the queue, to begin with what the prompt cache has of its tokens."""
+        if row.stream.ended:
+            return
+        row.preemptions += 1
         row.caches, row.leader = None, None
         row.feed = row.tokens()
         row.covered = 0
         self.waiting.appendleft(row)
-        log.info(logline("preempted", request_id=row.request.request_id, tokens=len(row.feed)))
 
     # Decode
 
@@ -231,6 +250,7 @@ class Session:
         self.moving = ready = self.prefills.take_prefilled()
         if not ready:
             return
+        self._settle()
         now = self.clock()
         for row in ready:
             row.decoding_at = row.decoding_at or now
@@ -243,7 +263,8 @@ class Session:
     def _decode(self) -> None:
         started = self.clock()
         for group in list(self.groups.batches):
-            self._decode_group(group)
+            if group in self.groups.batches:  # not restarted since, for another was lost
+                self._decode_group(group)
         self.counters.decode_steps += 1
         self.counters.decode_seconds += self.clock() - started
 
@@ -255,7 +276,9 @@ class Session:
             self._lose_batch(group, rows, error)
             return
         now = self.clock()
-        self._leave([item.row for item in emitted if self._take_token(item, now)])
+        ended = [item.row for item in emitted if self._take_token(item, now)]
+        self._store_all()
+        self._leave(ended)
 
     def _take_token(self, item: Emitted, now: float) -> bool:
         """Turn a token into what its client sees; whether that was the row's end."""
@@ -296,16 +319,32 @@ class Session:
     # Ends
 
     def _finish(self, row: Row, reason: FinishReason, piece: Piece, now: float) -> None:
-        self._store(row)
         self.finisher.finish(row, reason, piece, now)
+        self.storing.append(row)
 
     def _fail(self, row: Row, error: WorkerError) -> None:
         self.finisher.fail(row, error)
 
+    def _store_all(self) -> None:
+        """Store what the rows of `storing` leave; their clients go on meanwhile, and so do those of their batch."""
+        self.storing = [row for row in self.storing if self._leaves_kv(row)]
+        if self.storing:
+            self.tell()
+        for row in self.storing:
+            self._store(row)
+        self.storing = []
+
+    def _leaves_kv(self, row: Row) -> bool:
+        wanted = row.stores and (row.request.cache_answer or not row.generated)
+        return self.prefix.enabled and wanted and row.covered > 0
+
     def _store(self, row: Row) -> None:
         """Keep what the row's KV proves: its tokens up to the last one fed. A fault here costs a hit, no request."""
-        if not row.stores or not row.covered or (row.generated and not row.request.cache_answer):
+        if not self._leaves_kv(row):
             return
+        self._settle()
+        if row.caches is None and row not in self.groups.rows:
+            return  # its batch was lost
         try:
             caches = row.caches if row.caches is not None else self.groups.view(row)
         except FOREIGN as error:
@@ -314,32 +353,41 @@ class Session:
         self.prefix.insert(row.tokens()[: row.covered], caches)
 
     def _end_where(self, which: Callable[[Row], bool], error: Callable[[], WorkerError]) -> None:
-        for row in [r for r in self.waiting if which(r)]:
+        waiting = [row for row in self.waiting if which(row)]
+        prefilling = [row for row in self.prefills.rows if which(row)]
+        decoding = [row for row in self.groups.rows if which(row)]
+        for row in (*waiting, *prefilling, *decoding):
+            self._fail(row, error())
+        self.storing = [*prefilling, *decoding]
+        self._store_all()
+        for row in waiting:
             self.waiting.remove(row)
-            self._fail(row, error())
-        for row in [r for r in self.prefills.rows if which(r)]:
-            if row not in self.prefills.rows:  # it waited for the one before, and failed on its own
-                continue
-            self._store(row)
-            self._fail(row, error())
-            self.prefills.remove(row)
-        leaving = [r for r in self.groups.rows if which(r)]
-        for row in leaving:
-            self._store(row)
-            self._fail(row, error())
-        self._leave(leaving)
+        for row in prefilling:
+            if row in self.prefills.rows:  # else it waited for the one before, and failed on its own
+                self.prefills.remove(row)
+        self._leave(decoding)
 
     def _leave(self, rows: Sequence[Row]) -> None:
         """Drop rows from their batches; one that fails at it is lost, and with it the rows that stayed."""
         for group in list(self.groups.batches):
             staying = [row for row in group.rows if row not in rows]
-            if len(staying) == len(group):
+            if len(staying) == len(group) or group not in self.groups.batches:
                 continue
             try:
                 group.leave(rows)
             except FOREIGN as error:  # some layers have dropped them, some have not
                 self._lose_batch(group, staying, error)
         self.groups.drop_empty()
+
+    def _settle(self) -> None:
+        """Wait for what the batches have on the device, each under its own guard, before somebody else waits."""
+        for group in list(self.groups.batches):
+            if group not in self.groups.batches:  # another was lost while this one ran
+                continue
+            try:
+                group.settle()
+            except FOREIGN as error:
+                self._lose_batch(group, group.rows, error)
 
     def _lose_batch(self, group: DecodeBatch, rows: list[Row], error: BaseException) -> None:
         """A failed step leaves keys and KV out of step: nothing of the batch is used again."""
@@ -348,6 +396,17 @@ class Session:
         for row in rows:
             row.caches = None
             self._fail(row, fault)
+        for other in [batch for batch in self.groups.batches if batch.in_flight]:
+            self._restart_batch(other)
+        drain()
         mx.clear_cache()
         # An exception inside a compiled function can leave this thread's random state broken.
         mx.random.seed(secrets.randbits(32))
+
+    def _restart_batch(self, group: DecodeBatch) -> None:
+        """It may have been this one's step that failed: what it computed since its last wait is not to be trusted."""
+        self.groups.lose(group)
+        for row in sorted(group.rows, key=lambda row: row.submit.accepted_at, reverse=True):
+            row.sampling.drawn_ahead.clear()
+            self._requeue(row)
+            log.info(logline("restarted", request_id=row.request.request_id, tokens=len(row.feed)))
