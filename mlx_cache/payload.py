@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +58,13 @@ class MlxPayload:
     """The payload of a cache of mlx-lm's layer caches. Any thread may use it.
 
     `kept_whole` are classes beyond the allow-list that the caller has tried: a copy of all their attributes goes on as
-    the original does. They are restored where they were stored, as other states are.
+    the original does. They are restored where they were stored, as other states are. `evaluate` is how copies are
+    waited for; what it raises goes to the caller of the cache, and nothing is stored.
     """
 
-    def __init__(self, kept_whole: Iterable[type] = ()) -> None:
+    def __init__(self, kept_whole: Iterable[type] = (), *, evaluate: Callable[..., None] = mx.eval) -> None:
         self._kept_whole = frozenset(kept_whole)
+        self._evaluate = evaluate
 
     def unknown(self, prompt_cache: Sequence[Any]) -> set[type]:
         """The layer classes that would be refused."""
@@ -133,7 +135,7 @@ class MlxPayload:
                 blocks.append(Block(start, end, data.nbytes, data))
             out.append(blocks)
         # Evaluate here: an unevaluated array belongs to this thread's stream and keeps its inputs alive.
-        mx.eval([block.data for blocks in out for block in blocks])
+        self._evaluate([block.data for blocks in out for block in blocks])
         return out
 
     def copy_state(self, prompt_cache: Sequence[Any], layout: Layout) -> State:
@@ -151,7 +153,7 @@ class MlxPayload:
                 stack = list(members).index((array.shape, array.dtype))
                 places[-1].append((stack, len(members[array.shape, array.dtype]) - 1))
         stacks = [_joined([array[None] for array in arrays], axis=0) for arrays in members.values()]
-        mx.eval(stacks)
+        self._evaluate(stacks)
         return State(
             sum(stack.nbytes for stack in stacks),
             len(stacks),
@@ -165,7 +167,7 @@ class MlxPayload:
             k = at - block.start
             left, right = _copy_tokens(block.data[..., :k, :]), _copy_tokens(block.data[..., k:, :])
             out.append((Block(block.start, at, left.nbytes, left), Block(at, block.end, right.nbytes, right)))
-        mx.eval([side.data for pair in out for side in pair])
+        self._evaluate([side.data for pair in out for side in pair])
         return out
 
     def restore(self, layout: Layout, restorable: Restorable, room: int) -> list[Any]:
@@ -191,7 +193,7 @@ class MlxPayload:
                 rows.append(_joined(parts, axis=2))
             fresh.extend(rows)
             leaves.append((place.path, build_tokens(place.kind, restorable.length, first, rows)))
-        mx.eval(fresh)
+        self._evaluate(fresh)
         return nest(leaves)
 
     @staticmethod

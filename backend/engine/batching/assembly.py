@@ -20,6 +20,7 @@ from backend.engine.loading.kv_cost import leaves
 from backend.engine.sampling.device.sampler import DeviceSampler
 from backend.engine.sampling.device.warm_up import warm_up
 from backend.engine.sampling.host.sampler import HostSampler
+from backend.engine.waits import wait
 from mlx_cache import PromptCache
 from mlx_cache.payload import MlxPayload
 
@@ -81,7 +82,9 @@ def _prefix_cache(cache: CacheConfig, loaded: LoadedModel, budget: MemoryBudget,
     max_sequences = 0 if loaded.uncached_reason else cache.max_sequences
     # The generation is in the key too: nothing of a model that was replaced can ever be found.
     key = (loaded.namespace, generation)
-    store = PromptCache(max_sequences, min(max_bytes, budget.total), payload=MlxPayload(loaded.kept_whole))
+    store = PromptCache(
+        max_sequences, min(max_bytes, budget.total), payload=MlxPayload(loaded.kept_whole, evaluate=wait)
+    )
     return PrefixCache(store, key, snapshots=needs_snapshots(loaded.new_cache()))
 
 

@@ -64,6 +64,9 @@ class DecodeBatch(ABC):
 
     Invariant: `rows[i]` is index i of every cache's batch axis. A lone row keeps its unmerged caches: that is
     mlx-lm's single-stream path, and the only one for models whose caches cannot be merged.
+
+    Attributes:
+        in_flight: The device works for the batch: any wait, whosever it is, may be told that this failed.
     """
 
     def __init__(self, model: Model, *, mergeable: bool) -> None:
@@ -72,6 +75,8 @@ class DecodeBatch(ABC):
         self._caches: list[Any] = []
         self._merged = False
         self._steps = 0
+        self._settled = True
+        self.in_flight = False
         self.rows: list[Row] = []
 
     def __len__(self) -> int:
@@ -93,6 +98,7 @@ class DecodeBatch(ABC):
         for row in rows:
             row.caches = None
         self.rows.extend(rows)
+        self._settled = False
 
     def _joined(self, caches: list[list[Any]]) -> list[Any]:
         if not self._mergeable:
@@ -111,8 +117,9 @@ class DecodeBatch(ABC):
 
     def _forward(self, inputs: mx.array) -> mx.array:
         """Put one step of `inputs` `[rows]` on the device; logits `[rows, vocab]`, not waited for."""
+        self._settled, self.in_flight = False, True
         logits = self._model(inputs[:, None], cache=self._caches)[:, -1, :]
-        mx.async_eval(logits, [c.state for c in self._caches])
+        mx.async_eval(logits, self._states())
         for row in self.rows:
             row.covered += 1
         self._steps += 1
@@ -120,8 +127,24 @@ class DecodeBatch(ABC):
             mx.clear_cache()
         return logits
 
+    def _states(self) -> list[Any]:
+        return [cache.state for cache in self._caches]
+
+    def settle(self) -> None:
+        """Wait for everything of the batch, merged arrays too, so that no later wait is told of its failures.
+
+        An exception loses the batch.
+        """
+        if self._settled:
+            return
+        self._wait()
+        self._settled, self.in_flight = True, False
+
+    def _wait(self) -> None:
+        wait(self._states())
+
     def view(self, row: Row) -> list[Any]:
-        """The row's caches as lazy views of the batch, valid until the next change of the batch."""
+        """The row's caches as lazy views of the settled batch, valid until the next change of the batch."""
         if not self._merged:
             return self._caches
         return row_caches(self._caches, self.rows.index(row), [other.covered for other in self.rows])
@@ -134,6 +157,7 @@ class DecodeBatch(ABC):
             return
         lengths = [row.covered for row in self.rows]
         self.rows = [self.rows[index] for index in keep]
+        self._settled = False
         if not keep:
             self._caches, self._merged = [], False
         elif len(keep) == 1 and separable(self._caches):

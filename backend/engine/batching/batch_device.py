@@ -7,6 +7,7 @@ import mlx.core as mx
 from backend.engine.batching.batch import DecodeBatch, Emitted, Model, accept_sampled
 from backend.engine.batching.row import Row
 from backend.engine.sampling.device.sampler import DeviceSampler, LazySample
+from backend.engine.waits import wait
 
 
 class DeviceBatch(DecodeBatch):
@@ -54,6 +55,9 @@ class DeviceBatch(DecodeBatch):
         if joined:
             parts.append(mx.array(joined, dtype=mx.uint32))
         return parts[0] if len(parts) == 1 else mx.concatenate(parts)
+
+    def _wait(self) -> None:
+        wait(self._drawn.arrays() if self._drawn is not None else [], self._states())
 
     def _collect(self) -> list[Emitted]:
         if self._drawn is None:

@@ -4,6 +4,7 @@ import mlx.core as mx
 
 from backend.engine.batching.batch import DecodeBatch, Emitted, Model, accept_sampled
 from backend.engine.sampling.host.sampler import HostSampler
+from backend.engine.waits import wait
 
 
 class HostBatch(DecodeBatch):
@@ -18,5 +19,7 @@ class HostBatch(DecodeBatch):
         logits = self._forward(mx.array([row.last_token for row in self.rows]))
         for row in self.rows:
             row.sampling.allowed()  # grammars work out their masks while the device computes; the sampler asks again
+        wait(logits, self._states())
+        self._settled, self.in_flight = True, False
         sampled = self._sampler.sample(logits, [row.sampling for row in self.rows])
         return [accept_sampled(row, index, sampled) for index, row in enumerate(self.rows)]

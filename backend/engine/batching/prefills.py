@@ -17,6 +17,7 @@ from backend.engine.batching.row import Row
 from backend.engine.batching.scheduler import Prefilling, next_end, plan_chunks
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.picture import Counters
+from backend.engine.waits import drain
 
 # Waiting for another row's prefill pays once it saves at least this many tokens.
 SHARE_AT_LEAST = 64
@@ -27,7 +28,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, kw_only=True)
 class Prefills:
-    """Engine thread only. Invariant: a row either has caches and runs, or has a leader in `rows` and waits."""
+    """Engine thread only. Invariant: a row either has caches and runs, or has a leader in `rows` and waits.
+
+    Args:
+        settle: Waits for what the batches have on the device; called before each wait here.
+    """
 
     model: Model
     new_cache: Callable[[], list[Any]]
@@ -36,6 +41,7 @@ class Prefills:
     counters: Counters
     clock: Callable[[], float]
     on_error: Callable[[Row, BaseException], None]
+    settle: Callable[[], None]
     rows: list[Row] = field(default_factory=list[Row])
 
     def admit(self, row: Row) -> None:
@@ -77,9 +83,11 @@ class Prefills:
     def _run_chunk(self, row: Row) -> None:
         end = next_end(row.chunk_ends, row.covered)
         assert row.caches is not None
+        self.settle()
         try:
             prefill(self.model, row.caches, row.feed[row.covered : end])
         except FOREIGN as error:  # a prompt has its own caches, so its failure is its own
+            drain()
             row.caches, row.covered = None, 0
             self.remove(row)
             self.on_error(row, error)
@@ -101,8 +109,7 @@ class Prefills:
         followers = [other for other in self.rows if other.leader is row]
         served = [other for other in followers if row.covered >= self._sharable(other, row)]
         if row.stores and (served or row.prefilled or row.covered in row.snapshot_ends):
-            assert row.caches is not None
-            self.prefix.insert(row.feed[: row.covered], row.caches)
+            self._insert(row)
         for other in served:
             self._start_again(other)
 
@@ -124,8 +131,13 @@ class Prefills:
             return
         if leader is not None and not self.prefix.snapshots:
             # It is past what both share and has stored nothing yet: it would at its prompt's end.
-            self.prefix.insert(leader.feed[: leader.covered], leader.caches or [])
+            self._insert(leader)
         self._restore(row)
+
+    def _insert(self, row: Row) -> None:
+        assert row.caches is not None
+        self.settle()
+        self.prefix.insert(row.feed[: row.covered], row.caches)
 
     def _leader_for(self, row: Row) -> Row | None:
         """The running prefill that has the longest part of this prompt, if that is worth more than the cache's."""
@@ -144,6 +156,7 @@ class Prefills:
         return max((end for end in leader.chunk_ends if end <= usable), default=0)
 
     def _restore(self, row: Row) -> None:
+        self.settle()
         reused = self.prefix.fetch(row.feed)
         row.caches = reused.caches or self.new_cache()
         row.covered = reused.length

@@ -28,6 +28,7 @@ from backend.engine.loading import LoadedModel
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.picture import Counters, EnginePicture
 from backend.engine.sampling.row_sampling import RowSampling
+from backend.engine.waits import drain
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class Session:
             counters=self.counters,
             clock=self.clock,
             on_error=lambda row, error: self._fail(row, internal_fault("prefill", row, error)),
+            settle=self._settle,
         )
 
     def _new_groups(self) -> DecodeGroups:
@@ -135,6 +137,7 @@ class Session:
     def close(self) -> None:
         """Drop every MLX object, here on the thread that made them, and return their memory."""
         self.prefills.rows.clear()
+        drain()
         self.prefix.close()
         del self.loaded, self.prefills, self.groups, self.prefix, self.new_batch
         gc.collect()
@@ -226,8 +229,10 @@ class Session:
             self._preempt(max(rows, key=lambda row: row.submit.accepted_at))
 
     def _preempt(self, row: Row) -> None:
+        self._settle()
+        if row not in self.prefills.rows and row not in self.groups.rows:
+            return  # its batch was lost
         self.counters.preemptions += 1
-        row.preemptions += 1
         # Kept where the copy fits beside the row itself; else it is prefilled again.
         self._limit_cache(self._live())
         self._store(row)
@@ -235,11 +240,18 @@ class Session:
             self.prefills.remove(row)
         else:
             self._leave([row])
+        self._requeue(row)
+        log.info(logline("preempted", request_id=row.request.request_id, tokens=len(row.feed)))
+
+    def _requeue(self, row: Row) -> None:
+        """Back to the head of the queue, to begin with what the prompt cache has of its tokens."""
+        if row.stream.ended:
+            return
+        row.preemptions += 1
         row.caches, row.leader = None, None
         row.feed = row.tokens()
         row.covered = 0
         self.waiting.appendleft(row)
-        log.info(logline("preempted", request_id=row.request.request_id, tokens=len(row.feed)))
 
     # Decode
 
@@ -247,6 +259,7 @@ class Session:
         self.moving = ready = self.prefills.take_prefilled()
         if not ready:
             return
+        self._settle()
         now = self.clock()
         for row in ready:
             row.decoding_at = row.decoding_at or now
@@ -259,7 +272,8 @@ class Session:
     def _decode(self) -> None:
         started = self.clock()
         for group in list(self.groups.batches):
-            self._decode_group(group)
+            if group in self.groups.batches:  # not restarted since, for another was lost
+                self._decode_group(group)
         self.counters.decode_steps += 1
         self.counters.decode_seconds += self.clock() - started
 
@@ -338,6 +352,9 @@ class Session:
         """Keep what the row's KV proves: its tokens up to the last one fed. A fault here costs a hit, no request."""
         if not self._leaves_kv(row):
             return
+        self._settle()
+        if row.caches is None and row not in self.groups.rows:
+            return  # its batch was lost
         try:
             caches = row.caches if row.caches is not None else self.groups.view(row)
         except FOREIGN as error:
@@ -364,13 +381,23 @@ class Session:
         """Drop rows from their batches; one that fails at it is lost, and with it the rows that stayed."""
         for group in list(self.groups.batches):
             staying = [row for row in group.rows if row not in rows]
-            if len(staying) == len(group):
+            if len(staying) == len(group) or group not in self.groups.batches:
                 continue
             try:
                 group.leave(rows)
             except FOREIGN as error:  # some layers have dropped them, some have not
                 self._lose_batch(group, staying, error)
         self.groups.drop_empty()
+
+    def _settle(self) -> None:
+        """Wait for what the batches have on the device, each under its own guard, before somebody else waits."""
+        for group in list(self.groups.batches):
+            if group not in self.groups.batches:  # another was lost while this one ran
+                continue
+            try:
+                group.settle()
+            except FOREIGN as error:
+                self._lose_batch(group, group.rows, error)
 
     def _lose_batch(self, group: DecodeBatch, rows: list[Row], error: BaseException) -> None:
         """A failed step leaves keys and KV out of step: nothing of the batch is used again."""
@@ -379,6 +406,17 @@ class Session:
         for row in rows:
             row.caches = None
             self._fail(row, fault)
+        for other in [batch for batch in self.groups.batches if batch.in_flight]:
+            self._restart_batch(other)
+        drain()
         mx.clear_cache()
         # An exception inside a compiled function can leave this thread's random state broken.
         mx.random.seed(secrets.randbits(32))
+
+    def _restart_batch(self, group: DecodeBatch) -> None:
+        """It may have been this one's step that failed: what it computed since its last wait is not to be trusted."""
+        self.groups.lose(group)
+        for row in sorted(group.rows, key=lambda row: row.submit.accepted_at, reverse=True):
+            row.sampling.drawn_ahead.clear()
+            self._requeue(row)
+            log.info(logline("restarted", request_id=row.request.request_id, tokens=len(row.feed)))
