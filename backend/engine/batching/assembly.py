@@ -10,12 +10,13 @@ from backend.core.errors import ModelLoadFailed
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.batch_host import HostBatch
-from backend.engine.batching.memory import MemoryBudget
+from backend.engine.batching.memory import MemoryBudget, copied_share
 from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
 from backend.engine.channel import Outbox
 from backend.engine.loading import LoadedModel
 from backend.engine.loading.device_memory import DeviceMemory, device_memory, wire, wired_limit
+from backend.engine.loading.kv_cost import leaves
 from backend.engine.sampling.device.sampler import DeviceSampler
 from backend.engine.sampling.device.warm_up import warm_up
 from backend.engine.sampling.host.sampler import HostSampler
@@ -93,11 +94,15 @@ def _memory(engine: EngineConfig, loaded: LoadedModel) -> tuple[DeviceMemory, Me
     if not memory.total and engine.kv_bytes is None:
         raise ModelLoadFailed("kv_bytes: must be given, for the device does not say how much memory it has")
     left = max(0, memory.total - loaded.weight_bytes)
-    budget = MemoryBudget(int(KV_SHARE * left) if engine.kv_bytes is None else engine.kv_bytes, loaded.kv_cost)
+    budget = MemoryBudget(
+        int(KV_SHARE * left) if engine.kv_bytes is None else engine.kv_bytes,
+        loaded.kv_cost,
+        copied=copied_share(len(list(leaves(loaded.new_cache())))),
+    )
     if not budget.fits(budget.projected(1)):
         what = f"weights of {loaded.weight_bytes} bytes leave" if engine.kv_bytes is None else "kv_bytes gives"
         raise ModelLoadFailed(
             f"{loaded.path}: {what} {budget.total} bytes for KV of {memory.total} bytes ({memory.source}), "
-            f"one short prompt needs {budget.projected(1)}"
+            f"one short prompt needs {budget.with_copies(budget.projected(1))}"
         )
     return memory, budget

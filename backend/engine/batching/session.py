@@ -151,7 +151,7 @@ class Session:
             active_bytes=mx.get_active_memory(),
             buffer_pool=mx.get_cache_memory(),
             weights=self.loaded.weight_bytes,
-            live_kv=self.groups.nbytes() + self.prefills.nbytes(),
+            live_kv=self._live(),
             cached_kv=self.prefix.nbytes,
             budget=self.budget.total,
             waiting=len(self.waiting),
@@ -178,13 +178,13 @@ class Session:
             row.last_token = int(row.feed[-1])
             row.snapshot_ends = self._snapshot_ends(row)
             row.chunk_ends = chunk_ends(len(row.feed), self.config.engine.prefill_chunk, row.snapshot_ends)
-            # Before the cache gives way to it: what it evicts could be this row's own prefix.
+            # The cache gives way before the row takes anything, this row's own prefix last.
+            self._limit_cache(self._projected() + self.budget.projected(len(row.feed)), sparing=row)
             try:
                 self.prefills.admit(row)
             except FOREIGN as error:  # a model makes its caches itself
                 self._fail(row, internal_fault("admission", row, error))
             self.moving = []
-            self._shrink_cache(self._projected())
 
     def _snapshot_ends(self, row: Row) -> tuple[int, ...]:
         if not self.prefix.snapshots:
@@ -196,22 +196,29 @@ class Session:
         return self.groups.projected() + self.budget.apart(len(row.feed) for row in self.prefills.rows)
 
     def _spare(self) -> int:
-        return self.budget.total - self._projected()
+        return self.budget.most - self._projected()
+
+    def _live(self) -> int:
+        return self.groups.nbytes() + self.prefills.nbytes()
 
     def _has_room(self, row: Row) -> bool:
         running = len(self.prefills.rows) + len(self.groups)
         return self.budget.admits(len(row.feed), beside=self._projected(), rows=running, returning=row.preemptions > 0)
 
-    def _shrink_cache(self, live: int) -> None:
-        if self.prefix.shrink_to(self.budget.room_for_cache(live)):
+    def _limit_cache(self, live: int, *, sparing: Row | None = None) -> None:
+        room = self.budget.room_for_cache(live)
+        if self.prefix.limit_to(room, sparing=None if sparing is None else sparing.feed):
             # What was evicted goes back to the system, not into MLX's pool of buffers for later.
             mx.clear_cache()
 
     def _relieve(self) -> None:
-        """Keep live rows and cache within the budget: the cache gives way, then the youngest row goes back."""
+        """Keep live rows, copies and cache within the budget: the cache gives way, then the youngest row goes back.
+
+        By what the rows are going to need, which is a block ahead of what they have: there is room when they grow.
+        """
         while True:
-            live = self.groups.nbytes() + self.prefills.nbytes()
-            self._shrink_cache(live)
+            live = max(self._projected(), self._live())
+            self._limit_cache(live)
             rows = [*self.groups.rows, *self.prefills.rows]
             if self.budget.fits(live) or not rows:
                 return
@@ -226,6 +233,8 @@ class Session:
         if row not in self.prefills.rows and row not in self.groups.rows:
             return  # its batch was lost
         self.counters.preemptions += 1
+        # Kept where the copy fits beside the row itself; else it is prefilled again.
+        self._limit_cache(self._live())
         self._store(row)
         if row in self.prefills.rows:
             self.prefills.remove(row)
@@ -330,6 +339,7 @@ class Session:
         self.storing = [row for row in self.storing if self._leaves_kv(row)]
         if self.storing:
             self.tell()
+            self._limit_cache(self._live())
         for row in self.storing:
             self._store(row)
         self.storing = []
