@@ -59,7 +59,7 @@ def test_all_messages_together_have_one_limit_of_bytes() -> None:
 def test_a_field_of_a_newer_client_is_passed_over_and_counts() -> None:
     unknown = b"\x9a\x3f\x03abc"
     check_size(pb.PredictOptions, unknown + pb.PredictOptions(Prompt="a").SerializeToString())
-    assert refusal(pb.PredictOptions(), unknown * (wire_limits.MAX_FIELDS + 1)).endswith("has over 65536 fields")
+    assert refusal(pb.PredictOptions(), unknown * (wire_limits.MAX_FIELDS + 1)).endswith("has over 32768 fields")
 
 
 def test_what_a_group_holds_is_not_taken_for_fields_of_the_message() -> None:
