@@ -151,7 +151,7 @@ class BackendService:
 
 
 def _text_to_tokenize(wire: pb.PredictOptions, model: ModelConfig) -> str | Conversation:
-    if not wire.Prompt and wire.Messages:
+    if wire.Messages and not wire.Prompt:
         wire.UseTokenizerTemplate = True
     return prompt_of(wire, model)
 
