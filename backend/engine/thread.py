@@ -1,5 +1,6 @@
 """The one thread that owns every MLX object: it takes commands, steps the session, and answers for both."""
 
+import gc
 import importlib
 import logging
 import sys
@@ -197,6 +198,8 @@ def warm_up(blas: str) -> str:
 
     running = load_blas(blas)
     importlib.import_module("backend.engine.batching.assembly")
+    # A full collection looks at all objects there are, with the interpreter lock held: not at those that stay.
+    gc.freeze()
     return running
 
 
