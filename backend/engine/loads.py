@@ -1,7 +1,6 @@
 """The one model of this process and how it changes: find, drop, load, serve; and free."""
 
 import asyncio
-import gc
 import logging
 import threading
 import time
@@ -194,7 +193,6 @@ class Loads:
         try:
             facts = await self._on_engine(partial(self._install, attempt, files))
             self.current = await _preparer(attempt, facts, files)
-            gc.freeze()  # as after the imports; closing the session undoes it
         finally:
             if self.current is None:
                 await self._on_engine(self._thread.drop_session)

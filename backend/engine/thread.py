@@ -198,7 +198,7 @@ def warm_up(blas: str) -> str:
 
     running = load_blas(blas)
     importlib.import_module("backend.engine.batching.assembly")
-    # A full collection looks at all objects there are, with the interpreter lock held: not at those that stay.
+    # A full collection looks at every object, 40 ms with the interpreter lock held. Nearly all are the libraries'.
     gc.freeze()
     return running
 

@@ -1,8 +1,8 @@
 """The limits of a request's size, checked on its bytes before anything is made of them.
 
-Parsing makes an object of every part: 24 MiB of tiny parts take a second and half a gigabyte. The tags and lengths of
-the outermost fields say how many parts there are, and skipping from one to the next costs nothing else. The inner
-messages of what this worker reads have no repeated fields, so they need no look inside.
+Parsing makes an object of every part: 12 MiB of tiny parts take half a second and hundreds of megabytes. The tags and
+lengths of the outermost fields say how many parts there are, and skipping from one to the next costs nothing else. The
+inner messages of what this worker reads have no repeated fields, so they need no look inside.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from backend.core.errors import InvalidRequest
 from backend.core.request import MAX_STOP_BYTES, MAX_STOPS
 from backend.pb import backend_pb2 as pb
 
-MAX_REQUEST_BYTES: Final = 24 << 20  # text and all else; copying 50 MiB alone holds the event loop for 0.1 s
-MAX_FIELDS: Final = 1 << 15  # of any message, repeated ones counted each time; a look at so many takes 20 ms
-MAX_TEXT_BYTES: Final = 16 << 20  # as much as a template may print: some four million tokens
-MAX_MESSAGES: Final = 1 << 14
+MAX_REQUEST_BYTES: Final = 12 << 20  # all that follows together; gRPC copies it three times on the event loop
+MAX_FIELDS: Final = 1 << 14  # of any message, repeated ones counted each time; a look at so many takes 15 ms
+MAX_TEXT_BYTES: Final = 8 << 20  # some two million tokens; decoding it is one call, 10 ms
+MAX_MESSAGES: Final = 1 << 13
 MAX_METADATA: Final = 1 << 10
 MAX_METADATA_BYTES: Final = 2 << 20
 MAX_TOOLS_BYTES: Final = 1 << 20

@@ -131,9 +131,7 @@ class Session:
         self.prefills.rows.clear()
         self.prefix.close()
         del self.loaded, self.prefills, self.groups, self.prefix, self.new_batch
-        gc.unfreeze()
         gc.collect()
-        gc.freeze()
         self.unwire()
         mx.clear_cache()
 
