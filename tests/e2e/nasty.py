@@ -72,7 +72,7 @@ class Nasty:
 
 FULL_OF_CALLS = pb.Message(role="assistant", tool_calls=calls(MIB - 4096))
 NASTY = (
-    Nasty("messages without end", lambda: full_of(chat(pb.Message(role="u"))), "8192 entries"),
+    Nasty("messages without end", lambda: full_of(pb.PredictOptions(Messages=[USER])), "8192 entries"),
     Nasty("as many messages as may be", lambda: chat(*[pb.Message(role="user", content="a")] * MAX_MESSAGES), "over"),
     Nasty("7 MiB of calls", lambda: chat(*[FULL_OF_CALLS] * 7), "bytes of tool_calls"),
     Nasty("calls of a million values", lambda: chat(USER, *[FULL_OF_CALLS] * 3, USER), "values"),
@@ -96,10 +96,10 @@ NASTY = (
     Nasty("as many ids as may be", lambda: pb.DetokenizeRequest(tokens=[9] * (1 << 18)), "", "Detokenize"),
     Nasty("8 MiB to tokenize", lambda: prompt(words(TEXT)), "tokens", "TokenizeString"),
     Nasty("1 MB to tokenize", lambda: prompt(words(500_000)), "", "TokenizeString"),
-    Nasty("options without end", lambda: pb.ModelOptions(Model="m", Options=["a:b"] * (3 * MIB)), "bytes", "LoadModel"),
+    Nasty("options without end", lambda: pb.ModelOptions(Model="m", Options=["a:b"] * MIB), "bytes", "LoadModel"),
     Nasty("12 MiB for a question without fields", lambda: b"\x9a\x3f\x00" * (LARGEST // 3), "bytes", "Status"),
     Nasty(
-        "logprobs of 2,000 tokens",
-        lambda: pb.PredictOptions(Prompt="Once", Tokens=2000, IgnoreEOS=True, TopLogprobs=20, Temperature=1),
+        "logprobs of 1,000 tokens",
+        lambda: pb.PredictOptions(Prompt="Once", Tokens=1000, IgnoreEOS=True, TopLogprobs=20, Temperature=1),
     ),
 )
