@@ -33,8 +33,8 @@ def job_from(body: bytes) -> RenderJob:
                 message[key] = text[at : at + length]
                 at += length
         messages.append(message)
-    probes = [Probe(**probe) for probe in value["probes"]]
-    return RenderJob(**{**value, "messages": messages, "probes": probes})
+    value |= {"messages": messages, "probes": [Probe(**probe) for probe in value["probes"]]}
+    return RenderJob(**value)
 
 
 def rendered_frame(rendered: Rendered) -> bytes:
