@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from backend.process.settings import Settings
     from backend.process.worker import Ending, StartableEngine
 
+SWITCH_SECONDS = 0.001
+
 
 def main(
     arguments: Sequence[str] | None = None, make_engine: "Callable[[Settings], StartableEngine] | None" = None
@@ -34,10 +36,14 @@ def main(
     os.umask(0o077)
     # A core would hold prompts.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A Health takes the interpreter lock a few times; by default each may wait 5 ms for a thread at work.
+    sys.setswitchinterval(SWITCH_SECONDS)
     # Before grpc is imported: its own lines would come last on standard error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from backend.process.settings import parse_settings
+    from backend.rpc.freed_memory import share_arenas
 
+    share_arenas()
     settings = parse_settings(given, os.environ)
     log = start_log(settings.log_level)
     try:

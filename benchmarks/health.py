@@ -3,66 +3,99 @@
     python -m benchmarks.health [--seconds 6] [--starts 10]
 
 A process of its own asks every 5 ms, and counts from when it meant to ask, so that a stall of the worker shows in
-every question that fell into it. The model is a Llama of 51 million random parameters, except for texts and large
-requests, which tiny-chat takes (byte pairs): a row each for requests that are the worst of their kind, repeated.
+every question that fell into it. Then the same again while that process also reads a stream: the longest pause of this
+neighbour stands beside the time of two prefill chunks. The last column is what a second of rest leaves of the memory
+that the work took. The model is a Llama of 51 million random parameters, except for texts and large requests, which
+tiny-chat takes (byte pairs): a row each for requests that are the worst of their kind, repeated.
 """
 
 import argparse
 import asyncio
 import contextlib
-import json
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import psutil
 
+from backend.config import EngineConfig
 from backend.pb import backend_pb2 as pb
 from backend.pb import backend_pb2_grpc as rpc
+from backend.translate.wire_limits import MAX_MESSAGES, MAX_REQUEST_BYTES, MAX_TEXT_BYTES
 from benchmarks.report import Report, arguments, parse
 from benchmarks.serving import ROOT, Worker, model, worker
+from tests.e2e.watching import Seen, Watch
 
-EVERY_SECONDS = 0.005
 TINY_CHAT = ROOT / "examples" / "tiny-chat" / "model"
 MEGABYTE = "word and " * (1_000_000 // 9)
 Work = Callable[[Worker], Awaitable[None]]
 
 
-def ask(address: str) -> None:
-    """The asking process: until its input ends; prints the milliseconds of every answer as JSON."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one kind of work did to others.
+
+    Attributes:
+        health: Milliseconds of every Health.
+        beside: The same with a neighbour who reads a stream.
+        gap: The longest pause of that stream, in milliseconds.
+        chunks: What the neighbour's model takes for two prefill chunks, in milliseconds.
+        left: MiB of resident memory more than before, a second after the work.
+    """
+
+    health: list[float]
+    beside: list[float] | None = None
+    gap: float | None = None
+    chunks: float | None = None
+    left: float | None = None
+
+    def cells(self) -> list[object]:
+        health = [len(self.health), share(self.health, 0.5), share(self.health, 0.99), max(self.health)]
+        beside = self.beside and share(self.beside, 0.99)
+        return [*health, *("" if value is None else value for value in (beside, self.gap, self.chunks, self.left))]
+
+
+async def while_busy(server: Worker, work: Work, seconds: float, chunks: float | None = None) -> Row:
+    """What others see while `work` is done again and again, for `seconds` at least; with a neighbour if `chunks`."""
+    process = psutil.Process(server.process.pid)
+    before = process.memory_info().rss
+    alone = await seen_of(server, work, seconds, neighbour=False)
+    with_neighbour = await seen_of(server, work, seconds, neighbour=True) if chunks is not None else None
+    await asyncio.sleep(1)
+    left = (process.memory_info().rss - before) / (1 << 20)
+    health = [1e3 * s for s in alone.health]
+    if with_neighbour is None:
+        return Row(health, left=left)
+    beside = [1e3 * s for s in with_neighbour.health]
+    return Row(health, beside, 1e3 * max(with_neighbour.gaps), chunks, left)
+
+
+async def seen_of(server: Worker, work: Work, seconds: float, *, neighbour: bool) -> Seen:
+    """What another process sees of the worker meanwhile."""
+    with Watch(server.address, neighbour=neighbour) as watch:
+        ends = time.perf_counter() + seconds
+        while time.perf_counter() < ends:
+            await work(server)
+    return watch.seen
+
+
+async def two_chunks(server: Worker) -> float:
+    """Milliseconds to the first piece of a prompt of two prefill chunks, with nobody else there."""
+    wanted = 2 * EngineConfig().prefill_chunk
     took: list[float] = []
-    with grpc.insecure_channel(address) as channel:
-        stub = rpc.BackendStub(channel)
-        stub.Health(pb.HealthMessage(), wait_for_ready=True)
-        print("asking", flush=True)
-        over = asyncio.new_event_loop()
-        ended = over.run_in_executor(None, sys.stdin.read)
-        due = time.perf_counter()
-        while not ended.done():
-            over.run_until_complete(asyncio.sleep(max(0.0, due - time.perf_counter())))
-            stub.Health(pb.HealthMessage())
-            took.append((time.perf_counter() - due) * 1e3)
-            due += EVERY_SECONDS
-    print(json.dumps(took))
-
-
-async def while_busy(server: Worker, work: Work, seconds: float) -> list[float]:
-    """Milliseconds of Health while `work` is done again and again, for `seconds` at least."""
-    command = [sys.executable, "-m", "benchmarks.health", "--ask", server.address]
-    asking = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 26
-    )
-    assert asking.stdout is not None
-    await asking.stdout.readline()
-    ends = time.perf_counter() + seconds
-    while time.perf_counter() < ends:
-        await work(server)
-    output, _ = await asking.communicate(b"")
-    return json.loads(output)
+    for _ in range(5):
+        # Letters that seldom stand together are seldom one token.
+        text = "".join(random.choices("qxzjkvw", k=wanted))
+        line = await server.stream(pb.PredictOptions(Prompt=text, Tokens=1, IgnoreEOS=True, PromptCacheRO=True))
+        took.append(1e3 * line.first * wanted / line.prompt_tokens)
+    return share(took, 0.5)
 
 
 async def nothing(_: Worker) -> None:
@@ -92,8 +125,8 @@ def prefilling(tokens: int) -> Work:
 
 
 async def full_batch(server: Worker) -> None:
-    """As many streams as run together by default."""
-    requests = [pb.PredictOptions(Prompt=f"{index}", Tokens=64, IgnoreEOS=True, Temperature=1) for index in range(32)]
+    """With the neighbour, as many streams as run together by default."""
+    requests = [pb.PredictOptions(Prompt=f"{index}", Tokens=64, IgnoreEOS=True, Temperature=1) for index in range(31)]
     await asyncio.gather(*(server.stream(request) for request in requests))
 
 
@@ -123,13 +156,15 @@ def conversation(count: int, content: str) -> pb.PredictOptions:
 def requests() -> dict[str, bytes]:
     """Requests that are the worst of their kind, by name."""
     empty = conversation(1, "").SerializeToString()
+    third = MAX_TEXT_BYTES // 3 - 16
     logprobs = pb.PredictOptions(Prompt="a", Tokens=1000, IgnoreEOS=True, TopLogprobs=20)
     return {
         "50 MiB": pb.PredictOptions(Prompt="a" * (50 << 20)).SerializeToString(),
-        "24 MiB of empty messages": empty * ((24 << 20) // len(empty)),
-        "16,384 messages": conversation(16_384, "a").SerializeToString(),
-        "16 MiB of words": pb.PredictOptions(Prompt=MEGABYTE * 16).SerializeToString(),
-        "15 MiB of snow": conversation(1, "\u2603" * (5 << 20)).SerializeToString(),
+        "12 MiB of empty messages": empty * (MAX_REQUEST_BYTES // len(empty)),
+        "8,192 messages": conversation(MAX_MESSAGES, "a").SerializeToString(),
+        "8 MiB of words": pb.PredictOptions(Prompt=MEGABYTE * 8).SerializeToString(),
+        "8 MiB of snow": conversation(1, "\u2603" * third).SerializeToString(),
+        "8 MiB of line ends": conversation(1, "x\n\n" * third).SerializeToString(),
         "1,000 x 20 logprobs": logprobs.SerializeToString(),
     }
 
@@ -164,21 +199,24 @@ def share(values: list[float], part: float) -> float:
     return sorted(values)[min(len(values) - 1, int(part * len(values)))]
 
 
-async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
-    """Milliseconds of every Health, by what the worker did meanwhile."""
+async def measure(options: argparse.Namespace) -> dict[str, Row]:
+    """What the worker did, and what others saw of it."""
     path = model("plain-32000-512", vocab=32_000, hidden=512, layers=8)
-    took: dict[str, list[float]] = {}
+    rows: dict[str, Row] = {}
     async with worker() as server:
-        took["before a load"] = await while_busy(server, nothing, 1)
-        took["loading"] = await while_busy(server, loading(path), options.seconds)
+        rows["before a load"] = await while_busy(server, nothing, 1)
+        rows["loading"] = await while_busy(server, loading(path), options.seconds)
         await server.load(path)
-        took[f"{options.prompt}-token prefill"] = await while_busy(server, prefilling(options.prompt), options.seconds)
-        took["32 rows decoding"] = await while_busy(server, full_batch, options.seconds)
+        chunks = await two_chunks(server)
+        prefill = prefilling(options.prompt)
+        rows[f"{options.prompt}-token prefill"] = await while_busy(server, prefill, options.seconds, chunks)
+        rows["32 rows decoding"] = await while_busy(server, full_batch, options.seconds, chunks)
         await server.load(TINY_CHAT)
-        took["encoding 1 MB"] = await while_busy(server, encoding, options.seconds)
+        chunks = await two_chunks(server)
+        rows["encoding 1 MB"] = await while_busy(server, encoding, options.seconds, chunks)
         for name, request in requests().items():
-            took[name] = await while_busy(server, large(request), options.seconds)
-    return took
+            rows[name] = await while_busy(server, large(request), options.seconds, chunks)
+    return rows
 
 
 def main() -> None:
@@ -186,16 +224,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="of each kind of work")
     parser.add_argument("--starts", type=int, default=10)
     parser.add_argument("--prompt", type=int, default=8192, help="tokens of the prompts that are prefilled")
-    parser.add_argument("--ask", help=argparse.SUPPRESS)
     options = parse(parser, seconds=1.0, starts=2, prompt=1024)
-    if options.ask:
-        ask(options.ask)
-        return
     starts = [start_seconds() * 1e3 for _ in range(options.starts)]
-    took = asyncio.run(measure(options))
-    figures = {"exec to first OK": starts, **took}
-    rows = [[name, len(ms), share(ms, 0.5), share(ms, 0.99), max(ms)] for name, ms in figures.items()]
-    Report(options).table(["Health in ms while", "asked", "p50", "p99", "worst"], rows)
+    rows = {"exec to first OK": Row(starts), **asyncio.run(measure(options))}
+    columns = ["p50", "p99", "worst", "p99 beside a stream", "its gap", "two chunks", "MiB left"]
+    headings = ["Health in ms while", "asked", *columns]
+    Report(options).table(headings, [[name, *row.cells()] for name, row in rows.items()])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from backend.core.errors import InvalidRequest
-from backend.core.text_size import utf8_size
+from backend.core.utf8 import utf8_size
 
 MAX_STOPS = 64
 MAX_STOP_BYTES = 16 << 10

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from backend.core.errors import Overloaded
 from backend.core.events import Delta, Event, Failed, Finished, Piece
-from backend.core.text_size import utf8_size
+from backend.core.utf8 import utf8_size
 
 
 def _joined(deltas: list[Delta]) -> Delta:

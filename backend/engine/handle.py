@@ -174,7 +174,7 @@ class EngineHandle:
                     prompt=prepared.prompt,
                     max_tokens=prepared.max_tokens,
                     output=prepared.output,
-                    token_bytes=model.table.bytes_of,
+                    bytes_of=model.table.bytes_of,
                     constraint=constraint,
                     stream=stream,
                     generation=model.facts.generation,

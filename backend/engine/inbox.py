@@ -28,7 +28,7 @@ class Submit:
     prompt: EncodedPrompt
     max_tokens: int
     output: "OutputStream"
-    token_bytes: Callable[[int], bytes]
+    bytes_of: Callable[[int], bytes]
     constraint: Constraint | None
     stream: AnswerStream
     generation: int

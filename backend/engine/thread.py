@@ -1,5 +1,6 @@
 """The one thread that owns every MLX object: it takes commands, steps the session, and answers for both."""
 
+import gc
 import importlib
 import logging
 import sys
@@ -203,6 +204,8 @@ def warm_up(blas: str) -> str:
 
     running = load_blas(blas)
     importlib.import_module("backend.engine.batching.assembly")
+    # A full collection looks at every object, 40 ms with the interpreter lock held. Nearly all are the libraries'.
+    gc.freeze()
     return running
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from backend.core.errors import InvalidRequest
 from backend.core.request import Conversation, Json, Message, ToolCall
+from backend.core.utf8 import is_unicode
 from backend.prompt.messages import (
     continues_final,
     last_user,
@@ -99,7 +100,7 @@ class ChatTemplate:
         as_text = any(m.tool_calls for m in conversation.messages) and self._wants_text(source)
         job = self._job(source, conversation, as_text)
         rendered = self._renderer.render(replace(job, probes=_probes(job)))
-        if not _is_unicode(rendered.text):
+        if not is_unicode(rendered.text):
             raise InvalidRequest("Messages", "the chat template makes text of them that is not valid Unicode")
         return _chat(rendered)
 
@@ -158,13 +159,6 @@ class ChatTemplate:
         except InvalidRequest:
             return False  # it takes neither, and the conversation itself shall say why
         return True
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def _tools(conversation: Conversation) -> list[dict[str, Json]] | None:

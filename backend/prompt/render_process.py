@@ -7,11 +7,10 @@ Reads jobs from standard input and writes results to standard output until the i
 
 import signal
 import sys
-from typing import Any
 
-from backend.confined.frames import pack, read_frame
+from backend.confined.frames import read_body
 from backend.confined.memory import limit_address_space, no_core, watched_memory
-from backend.prompt.frames import job_from
+from backend.prompt.frames import failure_frame, job_from, rendered_frame
 from backend.prompt.rendering import render_job
 from backend.prompt.template_environment import failure_reason, template_render
 
@@ -19,18 +18,18 @@ MEMORY_BYTES = 1 << 30
 OVERTIME_S = 1.0
 
 
-def _answer(value: dict[str, Any]) -> dict[str, Any]:
-    job = job_from(value)
+def _answer(body: bytes) -> bytes:
+    job = job_from(body)
     # The worker kills a process that is late. If the worker is gone itself, this alarm does.
     signal.setitimer(signal.ITIMER_REAL, job.seconds + OVERTIME_S)
     try:
         with watched_memory(MEMORY_BYTES):
             rendered = render_job(template_render(job.template, job.variables, job.max_bytes), job)
     except Exception as error:  # noqa: BLE001  templates can raise anything; all of it is an answer
-        return {"error": failure_reason(error)}
+        return failure_frame(failure_reason(error))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    return {"text": rendered.text, "shared": rendered.shared}
+    return rendered_frame(rendered)
 
 
 def main() -> None:
@@ -39,8 +38,8 @@ def main() -> None:
     limit_address_space(MEMORY_BYTES)
     no_core()
     source, sink = sys.stdin.buffer, sys.stdout.buffer
-    while (value := read_frame(source)) is not None:
-        sink.write(pack(_answer(value)))
+    while (body := read_body(source)) is not None:
+        sink.write(_answer(body))
         sink.flush()
 
 

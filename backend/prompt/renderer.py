@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from backend.confined.frames import LENGTH, unpack
+from backend.confined.frames import LENGTH
 from backend.confined.spawning import close_pipes, kill, spawn
 from backend.core.errors import InvalidRequest
-from backend.core.text_size import utf8_size
+from backend.core.utf8 import utf8_size
 from backend.prompt.frames import job_frame, rendered_from
 from backend.prompt.rendering import Rendered, RenderJob, render_job
 
@@ -79,7 +79,7 @@ class ProcessRenderer:
         deadline = time.monotonic() + seconds
         answered = False
         try:
-            answer = unpack(_exchange(self._process, frame, deadline))
+            answer = rendered_from(_exchange(self._process, frame, deadline))
             answered = True
         except TimeoutError as error:
             raise InvalidRequest("Messages", f"the chat template took over {seconds:g} s") from error
@@ -87,9 +87,9 @@ class ProcessRenderer:
             if not answered:
                 self._kill()
                 self.start()
-        if "error" in answer:
-            raise InvalidRequest("Messages", answer["error"])
-        return rendered_from(answer)
+        if isinstance(answer, str):
+            raise InvalidRequest("Messages", answer)
+        return answer
 
     def _kill(self) -> None:
         process, self._process = self._process, None
@@ -117,8 +117,8 @@ def _spawn() -> subprocess.Popen[bytes]:
     return process
 
 
-def _exchange(process: subprocess.Popen[bytes], frame: bytes, deadline: float) -> bytes:
-    """Write a frame and read one back.
+def _exchange(process: subprocess.Popen[bytes], frame: bytes, deadline: float) -> memoryview:
+    """Write a frame and read one's body back.
 
     Raises:
         TimeoutError: The deadline passed.
@@ -144,7 +144,7 @@ def _exchange(process: subprocess.Popen[bytes], frame: bytes, deadline: float) -
                 unsent = unsent[_write_some(sink, unsent) :]
                 if not unsent:
                     selector.unregister(sink)
-    return bytes(memoryview(received)[LENGTH.size :])
+    return memoryview(received)[LENGTH.size :]
 
 
 def _read_some(source: int) -> bytes:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Generic, Never, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -73,10 +73,13 @@ class Handlers:
             try:
                 with self.gate.call():
                     return await method(await receive(self.off_loop, kind, data), context)
-            except Exception as error:  # noqa: BLE001 (the edge: `fail` answers every error)
-                await fail(context, error)
+            except Exception as error:  # noqa: BLE001 (the edge: every error is answered)
+                code, details = answer_to(error, context)
             finally:
                 self.off_loop.give_back_memory(len(data))
+            # gRPC keeps what abort raises, and with it this frame, in a cycle: out here, and without the request.
+            del data
+            await context.abort(code, details)
 
         return grpc.unary_unary_rpc_method_handler(handle, response_serializer=serialize)
 
@@ -88,32 +91,39 @@ class Handlers:
         async def handle(data: bytes, context: Context) -> None:
             try:
                 with self.gate.call():
-                    request = await receive(self.off_loop, kind, data)
-                    async with aclosing(method(request, context)) as replies:
-                        async for reply in replies:
-                            await context.write(reply)
+                    await write_all(method(await receive(self.off_loop, kind, data), context), context)
+                return
             except Exception as error:  # noqa: BLE001
-                await fail(context, error)
+                code, details = answer_to(error, context)
             finally:
                 self.off_loop.give_back_memory(len(data))
+            del data
+            await context.abort(code, details)
 
         return grpc.unary_stream_rpc_method_handler(handle, response_serializer=serialize)
 
 
-async def fail(context: Context, error: Exception) -> Never:
-    """End the call with the status of an error."""
-    # abort() itself raises one of these; it has answered already.
-    if isinstance(error, grpc.aio.AbortError):
-        raise error
+async def write_all(replies: AsyncGenerator[Message], context: Context) -> None:
+    """Write replies as they come; the generator is closed whichever way it ends."""
+    async with aclosing(replies):
+        async for reply in replies:
+            await context.write(reply)
+
+
+def answer_to(error: Exception, context: Context) -> tuple[grpc.StatusCode, str]:
+    """The status that ends a call with this error.
+
+    Raises:
+        asyncio.CancelledError: Nobody is left to be told.
+    """
     if context.cancelled():
-        # A write that a leaving client ended may raise gRPC's own error; nobody is left to answer.
+        # A write that a leaving client ended may raise gRPC's own error.
         raise asyncio.CancelledError
     if not isinstance(error, WorkerError):
         fault = uuid.uuid4().hex
         log.error(logline("internal_fault", id=fault), exc_info=error)
         error = InternalFault(f"internal error {fault}")
-    code, details = status_of(error)
-    await context.abort(code, details)
+    return status_of(error)
 
 
 def serialize(message: Message) -> bytes:

@@ -32,6 +32,8 @@ _STATES: Final[Mapping[EngineState, pb.StatusResponse.State.ValueType]] = {
     "error": pb.StatusResponse.ERROR,
 }
 
+_ID_BYTES = 4
+
 log = logging.getLogger(__name__)
 
 
@@ -101,7 +103,8 @@ class BackendService:
         check_identity(request.message.ModelIdentity, self._engine.loaded_identity())
         prompt = await self._off_loop.run(request.size, _text_to_tokenize, request.message, model)
         tokens = await self._engine.tokenize(prompt)
-        return pb.TokenizationResponse(length=len(tokens), tokens=tokens)
+        size = len(tokens) * _ID_BYTES
+        return await self._off_loop.run(size, pb.TokenizationResponse, length=len(tokens), tokens=tokens)
 
     async def detokenize(self, request: Received[pb.DetokenizeRequest], context: Context) -> pb.DetokenizeResponse:
         """The text of token ids."""
@@ -151,7 +154,7 @@ class BackendService:
 
 
 def _text_to_tokenize(wire: pb.PredictOptions, model: ModelConfig) -> str | Conversation:
-    if not wire.Prompt and wire.Messages:
+    if wire.Messages and not wire.Prompt:
         wire.UseTokenizerTemplate = True
     return prompt_of(wire, model)
 

@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 from backend.core.errors import InvalidRequest
 from backend.core.request import Conversation, Json, Message, ToolCall, ToolChoice
-from backend.core.text_size import utf8_size
+from backend.core.utf8 import utf8_size
 from backend.pb import backend_pb2 as pb
 from backend.translate.strict_json import JsonBudget, parse_json, parse_object
 from backend.translate.wire_limits import MAX_ARGUMENTS_BYTES, MAX_TOOLS_BYTES

@@ -1,4 +1,4 @@
-"""Where a model, its tokenizer and its adapter may lie, from what the host says."""
+"""The places where a model, its tokenizer and its adapter may lie, from what the host says."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Where an answer's text goes: `message`, `chat_deltas`, or both.
+"""The form of a request's replies: whether its text goes into `message`, `chat_deltas`, or both.
 
 Hosts parse `message` again with parsers of their own, which cut answers and invent calls where tools are
 offered, while other clients read nothing but `message`. Which of them asks shows in the request.

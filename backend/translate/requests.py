@@ -7,7 +7,7 @@ from typing import Literal
 from backend.config import ModelConfig
 from backend.core.errors import InvalidRequest
 from backend.core.request import Conversation, GenerationRequest, Grammar
-from backend.core.text_size import utf8_size
+from backend.core.utf8 import utf8_size
 from backend.pb import backend_pb2 as pb
 from backend.translate.conversation import conversation_of, tool_choice_of, tools_of
 from backend.translate.sampling import max_tokens_of, sampling_of
@@ -64,10 +64,11 @@ def prompt_of(wire: pb.PredictOptions, model: ModelConfig) -> str | Conversation
     if uses_template(wire):
         return conversation_of(wire, model.template_kwargs)
     tool_choice_of(wire.ToolChoice, tools_of(wire.Tools))
-    if not wire.Prompt:
+    prompt = wire.Prompt  # read once: each time it is decoded anew
+    if not prompt:
         hint = "; Messages need UseTokenizerTemplate" if wire.Messages else ""
         raise InvalidRequest("Prompt", f"prompt is empty{hint}")
-    return wire.Prompt
+    return prompt
 
 
 def deadline_of(time_remaining: float | None, now: float) -> float | None:

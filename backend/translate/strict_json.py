@@ -8,7 +8,7 @@ from typing import Never
 
 from backend.core.errors import InvalidRequest
 from backend.core.request import Json
-from backend.core.text_size import utf8_size
+from backend.core.utf8 import is_unicode, utf8_size
 
 MAX_DEPTH = 64
 # A value of two characters, such as [], becomes an object of a hundred bytes, which is copied and written again.
@@ -95,10 +95,5 @@ def _check(field: str, value: Json, depth: int) -> None:
 
 
 def _check_text(field: str, text: str) -> None:
-    # isascii is one flag of the string; only the rest is worth encoding.
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequest(field, "has an unpaired surrogate in a JSON string") from None
+    if not is_unicode(text):
+        raise InvalidRequest(field, "has an unpaired surrogate in a JSON string")

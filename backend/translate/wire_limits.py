@@ -1,8 +1,8 @@
-"""How large a request's message may be, checked on its bytes before anything is made of them.
+"""The limits of a request's size, checked on its bytes before anything is made of them.
 
-Parsing makes an object of every part: 24 MiB of tiny parts take a second and half a gigabyte. The tags and lengths of
-the outermost fields say how many parts there are, and skipping from one to the next costs nothing else. The inner
-messages of what this worker reads have no repeated fields, so they need no look inside.
+Parsing makes an object of every part: 12 MiB of tiny parts take half a second and hundreds of megabytes. The tags and
+lengths of the outermost fields say how many parts there are, and skipping from one to the next costs nothing else. The
+inner messages of what this worker reads have no repeated fields, so they need no look inside.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from backend.core.errors import InvalidRequest
 from backend.core.request import MAX_STOP_BYTES, MAX_STOPS
 from backend.pb import backend_pb2 as pb
 
-MAX_REQUEST_BYTES: Final = 24 << 20  # text and all else; copying 50 MiB alone holds the event loop for 0.1 s
-MAX_FIELDS: Final = 1 << 16  # of any message, repeated ones counted each time
-MAX_TEXT_BYTES: Final = 16 << 20  # as much as a template may print: some four million tokens
-MAX_MESSAGES: Final = 1 << 14
+MAX_REQUEST_BYTES: Final = 12 << 20  # all that follows together; gRPC copies it three times on the event loop
+MAX_FIELDS: Final = 1 << 14  # of any message, repeated ones counted each time; a look at so many takes 15 ms
+MAX_TEXT_BYTES: Final = 8 << 20  # some two million tokens; decoding it is one call, 10 ms
+MAX_MESSAGES: Final = 1 << 13
 MAX_METADATA: Final = 1 << 10
 MAX_METADATA_BYTES: Final = 2 << 20
 MAX_TOOLS_BYTES: Final = 1 << 20
@@ -95,10 +95,26 @@ def check_size(kind: type[Message], data: bytes) -> None:
     _check_fields(kind, limits, data)
 
 
+@dataclass(slots=True)
+class _Use:
+    """What all occurrences of one field take so far."""
+
+    name: str
+    limit: FieldLimit
+    count: int = 0
+    size: int = 0
+
+    def add(self, size: int) -> None:
+        self.count += 1
+        self.size += size
+        if self.count > self.limit.max_count:
+            raise InvalidRequest(self.name, f"has over {self.limit.max_count} entries")
+        if self.size > self.limit.max_bytes:
+            raise InvalidRequest(self.name, f"has over {self.limit.max_bytes} bytes")
+
+
 def _check_fields(kind: type[Message], limits: MessageLimits, data: bytes) -> None:
-    counts: dict[int, int] = {}
-    sizes: dict[int, int] = {}
-    by_number = {kind.DESCRIPTOR.fields_by_name[name].number: (name, limit) for name, limit in limits.fields.items()}
+    uses: dict[int, _Use] = {}
     at, seen, depth = 0, 0, 0
     while at < len(data):
         seen += 1
@@ -111,17 +127,10 @@ def _check_fields(kind: type[Message], limits: MessageLimits, data: bytes) -> No
         depth += (wire_type == _GROUP) - (wire_type == _END_GROUP)
         if depth > 0:
             continue
-        counts[number] = counts.get(number, 0) + 1
-        sizes[number] = sizes.get(number, 0) + at - start
-        name, limit = by_number.get(number, ("", limits.others))
-        if counts[number] > limit.max_count or sizes[number] > limit.max_bytes:
-            raise _too_large(name or _name_of(kind, number), limit, counts[number])
-
-
-def _too_large(name: str, limit: FieldLimit, count: int) -> InvalidRequest:
-    if count > limit.max_count:
-        return InvalidRequest(name, f"has over {limit.max_count} entries")
-    return InvalidRequest(name, f"has over {limit.max_bytes} bytes")
+        if number not in uses:
+            name = _name_of(kind, number)
+            uses[number] = _Use(name, limits.fields.get(name, limits.others))
+        uses[number].add(at - start)
 
 
 def _name_of(kind: type[Message], number: int) -> str:
@@ -134,21 +143,22 @@ def _next_field(data: bytes, at: int) -> tuple[int, int, int, int]:
 
     A value that goes on past the end of the data ends there: the parser will say that it is cut.
     """
-    tag, at = _varint(data, at)
-    kind = tag & 7
-    start = at
+    tag, start = _varint(data, at)
+    kind, end = tag & 7, start
     if kind == _LENGTH:
-        length, start = _varint(data, at)
-        at = start + length
+        length, start = _varint(data, start)
+        end = start + length
     elif kind == _VARINT:
-        _, at = _varint(data, at)
+        _, end = _varint(data, start)
     elif kind in (_FIXED64, _FIXED32):
-        at += 8 if kind == _FIXED64 else 4
-    return tag >> 3, kind, start, min(at, len(data))
+        end += 8 if kind == _FIXED64 else 4
+    return tag >> 3, kind, start, min(end, len(data))
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     """A base-128 number, least significant group first, and where it ends."""
+    if at < len(data) and data[at] < 0x80:  # nearly always
+        return data[at], at + 1
     value = shift = 0
     while at < len(data):
         byte = data[at]

@@ -23,4 +23,11 @@ MODEL = frozenset({
 
 def fields_without_effect(wire: Message, names: frozenset[str]) -> tuple[str, ...]:
     """Those of `names` that the message sets to something, in the order of their numbers."""
-    return tuple(field.name for field, _ in wire.ListFields() if field.name in names)
+    numbers = type(wire).DESCRIPTOR.fields_by_name
+    return tuple(sorted((name for name in names if _is_set(wire, name)), key=lambda name: numbers[name].number))
+
+
+def _is_set(wire: Message, name: str) -> bool:
+    # Field by field, for ListFields would decode the prompt.
+    value = getattr(wire, name)
+    return wire.HasField(name) if isinstance(value, Message) else bool(value)

@@ -1,9 +1,9 @@
 """A process of its own that watches a worker: how long Health takes, and how long a neighbour's stream pauses.
 
-    python -m tests.e2e.watching ADDRESS
+    python -m tests.e2e.watching ADDRESS [alone]
 
 It runs until its input ends, then prints what it saw as JSON. Health is asked every 5 ms, and the time counts from
-when it was meant to be asked, so that a stall shows in every question that fell into it.
+when it was meant to be asked, so that a stall shows in every question that fell into it. Alone it has no neighbour.
 """
 
 import json
@@ -25,7 +25,7 @@ EVERY_SECONDS = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Seconds of each Health, and between each two pieces of the neighbour's stream."""
+    """Seconds of each Health, and between each two pieces of the neighbour's stream, if there is one."""
 
     health: list[float]
     gaps: list[float]
@@ -38,8 +38,8 @@ class Seen:
 class Watch:
     """Watches from entering to leaving; `seen` is there afterwards."""
 
-    def __init__(self, address: str) -> None:
-        self._command = [sys.executable, "-m", "tests.e2e.watching", address]
+    def __init__(self, address: str, *, neighbour: bool = True) -> None:
+        self._command = [sys.executable, "-m", "tests.e2e.watching", address, *([] if neighbour else ["alone"])]
         self.seen = Seen([], [])
 
     def __enter__(self) -> "Watch":
@@ -57,7 +57,7 @@ class Watch:
         self.seen = Seen(**json.loads(output))
 
 
-def main(address: str) -> None:
+def main(address: str, alone: str = "") -> None:
     """Watch until the input ends."""
     over = threading.Event()
     gaps: list[float] = []
@@ -65,13 +65,15 @@ def main(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
         stub = rpc.BackendStub(channel)
         neighbour = threading.Thread(target=_read, args=(stub, over, gaps, began))
-        neighbour.start()
-        began.wait(60)
+        if not alone:
+            neighbour.start()
+            began.wait(60)
         threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
         sys.stdout.write("watching\n")
         sys.stdout.flush()
         health = _ask(stub, over)
-        neighbour.join()
+        if not alone:
+            neighbour.join()
     sys.stdout.write(json.dumps({"health": health, "gaps": gaps}))
 
 
@@ -86,14 +88,14 @@ def _ask(stub: rpc.BackendStub, over: threading.Event) -> list[float]:
 
 
 def _read(stub: rpc.BackendStub, over: threading.Event, gaps: list[float], began: threading.Event) -> None:
-    request = pb.PredictOptions(Prompt="Once upon a time", Tokens=400, IgnoreEOS=True, PromptCacheRO=True)
+    request = pb.PredictOptions(Prompt="Once upon a time", Tokens=4000, IgnoreEOS=True, PromptCacheRO=True)
     while not over.is_set():
         call = stub.PredictStream(request, timeout=120)
-        last = time.perf_counter()
+        last: float | None = None  # until the first piece: before it are the queue and the prefill
         for _ in call:
             now = time.perf_counter()
-            # The first is the queue's and the prefill's, which a crowd may share.
-            gaps.append(now - last)
+            if last is not None:
+                gaps.append(now - last)
             last = now
             began.set()
             if over.is_set():
@@ -102,4 +104,4 @@ def _read(stub: rpc.BackendStub, over: threading.Event, gaps: list[float], began
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

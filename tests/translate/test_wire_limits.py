@@ -41,7 +41,7 @@ def test_entries_of_metadata_are_counted() -> None:
     assert refusal(pb.PredictOptions(), data * (wire_limits.MAX_METADATA + 1)).startswith("Metadata: has over")
 
 
-BYTES = [("Prompt", 16 * MIB), ("Tools", MIB), ("Grammar", MIB), ("ToolChoice", MIB // 4), ("LogitBias", MIB // 4)]
+BYTES = [("Prompt", 8 * MIB), ("Tools", MIB), ("Grammar", MIB), ("ToolChoice", MIB // 4), ("LogitBias", MIB // 4)]
 
 
 @pytest.mark.parametrize(("field", "limit"), BYTES)
@@ -52,14 +52,14 @@ def test_one_byte_over_the_limit_is_refused_by_name(field: str, limit: int) -> N
 
 def test_all_messages_together_have_one_limit_of_bytes() -> None:
     large = [pb.Message(role="user", content="\u2603" * MIB)]
-    check_size(pb.PredictOptions, pb.PredictOptions(Messages=large * 5).SerializeToString())
-    assert refusal(pb.PredictOptions(Messages=large * 6)).startswith("Messages: has over 16777216 bytes")
+    check_size(pb.PredictOptions, pb.PredictOptions(Messages=large * 2).SerializeToString())
+    assert refusal(pb.PredictOptions(Messages=large * 3)).startswith("Messages: has over 8388608 bytes")
 
 
 def test_a_field_of_a_newer_client_is_passed_over_and_counts() -> None:
     unknown = b"\x9a\x3f\x03abc"
     check_size(pb.PredictOptions, unknown + pb.PredictOptions(Prompt="a").SerializeToString())
-    assert refusal(pb.PredictOptions(), unknown * (wire_limits.MAX_FIELDS + 1)).endswith("has over 65536 fields")
+    assert refusal(pb.PredictOptions(), unknown * (wire_limits.MAX_FIELDS + 1)).endswith("has over 16384 fields")
 
 
 def test_what_a_group_holds_is_not_taken_for_fields_of_the_message() -> None:
@@ -75,7 +75,7 @@ def test_other_messages_are_small() -> None:
 
 
 def test_twenty_million_parts_are_refused_in_no_time() -> None:
-    data = pb.PredictOptions(StopPrompts=[""]).SerializeToString() * (10 * MIB)
+    data = pb.PredictOptions(StopPrompts=[""]).SerializeToString() * (8 * MIB)
     began = time.perf_counter()
     refusal(pb.PredictOptions(), data)
     assert time.perf_counter() - began < 0.5

@@ -314,7 +314,7 @@ class Session:
         row.completion_tokens += 1
         self.counters.generated_tokens += 1
         if item.logprobs is not None:
-            row.logprobs.append(token_logprob(item.token, item.logprobs, row.submit.token_bytes))
+            row.logprobs.append(token_logprob(item.token, item.logprobs, row.submit.bytes_of))
         piece = output.push(item.token)
         if output.stopped:
             return FinishReason.STOP_STRING, piece + output.finish()

@@ -1,16 +1,25 @@
 """Token ids to text, one token at a time: complete characters only, and never U+FFFD."""
 
 import codecs
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from backend.output.text.token_table import TokenTable
+from typing import Protocol
 
 REPLACEMENT = "\ufffd"
 # A character has at most four bytes; tokens that stay undecodable for longer than this are not becoming one.
 _MAX_UNDECODED = 16
 
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class Tokens(Protocol):
+    """What a decoder needs of a model's tokens; `TokenTable` has it."""
+
+    def bytes_of(self, token: int) -> bytes: ...
+
+    def text_of(self, token: int) -> str | None: ...
+
+    def is_hidden(self, token: int) -> bool: ...
+
+    def decode(self, tokens: list[int]) -> str: ...
 
 
 class TokenDecoder(Protocol):
@@ -35,7 +44,7 @@ class TableDecoder:
         strip_leading_space: Drop one space at the very start, as SentencePiece decoders do.
     """
 
-    def __init__(self, table: "TokenTable", *, strip_leading_space: bool = False) -> None:
+    def __init__(self, table: Tokens, *, strip_leading_space: bool = False) -> None:
         self._table = table
         self._utf8 = _Utf8Decoder("ignore")
         self._partial = False
@@ -69,7 +78,7 @@ class WindowDecoder:
     does not grow with the answer.
     """
 
-    def __init__(self, table: "TokenTable") -> None:
+    def __init__(self, table: Tokens) -> None:
         self._table = table
         self._context: list[int] = []
         self._new: list[int] = []

@@ -1,4 +1,4 @@
-"""Token strings to bytes, by the rules of the tokenizer's decoder."""
+"""Token strings to bytes, by the spelling that the tokenizer's decoder undoes."""
 
 import json
 import re
@@ -11,8 +11,8 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 @dataclass(frozen=True, slots=True)
-class Decoding:
-    """How a tokenizer's token strings become bytes.
+class Spelling:
+    """How a tokenizer's token strings spell bytes.
 
     Attributes:
         byte_level: Token strings are in GPT-2's byte alphabet.
@@ -27,18 +27,18 @@ class Decoding:
     strip_leading_space: bool = False
 
 
-def token_bytes(token: str, decoding: Decoding, *, literal: bool = False) -> bytes:
+def token_bytes(token: str, spelling: Spelling, *, literal: bool = False) -> bytes:
     """Bytes of a token string; `literal` ones (added tokens) are written as they are unless they decode."""
-    if decoding.byte_level:
+    if spelling.byte_level:
         alphabet = byte_alphabet()
         try:
             data = bytes([alphabet[char] for char in token])
         except KeyError:
             return token.encode()
         return token.encode() if literal and not _is_utf8(data) else data
-    if decoding.byte_fallback and (match := _BYTE_TOKEN.fullmatch(token)):
+    if spelling.byte_fallback and (match := _BYTE_TOKEN.fullmatch(token)):
         return bytes([int(match[1], 16)])
-    for written, meant in decoding.replace:
+    for written, meant in spelling.replace:
         token = token.replace(written, meant)
     return token.encode()
 
@@ -53,8 +53,8 @@ def byte_alphabet() -> dict[str, int]:
     return alphabet
 
 
-def describe_decoder(decoder: Any) -> Decoding | None:
-    """A `tokenizers` decoder as a `Decoding`, or None if its tokens have no bytes of their own."""
+def spelling_of(decoder: Any) -> Spelling | None:
+    """A `tokenizers` decoder as a `Spelling`, or None if its tokens have no bytes of their own."""
     if decoder is None:
         return None
     state = json.loads(decoder.__getstate__())
@@ -62,7 +62,7 @@ def describe_decoder(decoder: Any) -> Decoding | None:
     return _combine(parts)
 
 
-def _combine(parts: Iterable[dict[str, Any]]) -> Decoding | None:
+def _combine(parts: Iterable[dict[str, Any]]) -> Spelling | None:
     byte_level = byte_fallback = strip = False
     replace: list[tuple[str, str]] = []
     for part in parts:
@@ -84,7 +84,7 @@ def _combine(parts: Iterable[dict[str, Any]]) -> Decoding | None:
                 return None
     if byte_level and (replace or byte_fallback or strip):
         return None
-    return Decoding(
+    return Spelling(
         byte_level=byte_level,
         byte_fallback=byte_fallback,
         replace=tuple(replace),

@@ -1,10 +1,10 @@
-"""A model's vocabulary as bytes: what each token adds to the answer's text."""
+"""The bytes of a model's tokens: what each adds to the answer's text."""
 
 from collections.abc import Callable, Collection
 from typing import Any
 
 from backend.output.text.decoding import REPLACEMENT, TableDecoder, TokenDecoder, WindowDecoder
-from backend.output.text.token_bytes import Decoding, describe_decoder, token_bytes
+from backend.output.text.token_bytes import Spelling, spelling_of, token_bytes
 
 
 class TokenTable:
@@ -26,14 +26,14 @@ class TokenTable:
         size: int,
         token_of: Callable[[int], str | None],
         *,
-        decoding: Decoding | None,
+        spelling: Spelling | None,
         decode: Callable[[list[int]], str] | None = None,
         added: dict[int, str] | None = None,
         hidden: Collection[int] = (),
     ) -> None:
         self.size = size
         self._token_of = token_of
-        self._decoding = decoding
+        self._spelling = spelling
         self._decode = decode
         self._added = added or {}
         self._hidden = frozenset(hidden)
@@ -59,14 +59,14 @@ class TokenTable:
         hidden = {i for i, token in added.items() if token.special and token.content not in visible}
         hidden.update(_end_ids(tokenizer))
         backend = getattr(inner, "backend_tokenizer", None)
-        decoding = None
+        spelling = None
         if backend is not None and _decodes_plainly(inner):
-            decoding = describe_decoder(backend.decoder)
+            spelling = spelling_of(backend.decoder)
         size = max(len(inner), max(added, default=-1) + 1)
         return cls(
             size,
             backend.id_to_token if backend is not None else inner.convert_ids_to_tokens,
-            decoding=decoding,
+            spelling=spelling,
             decode=lambda ids: inner.decode(ids, skip_special_tokens=False),
             added={i: token.content for i, token in added.items()},
             hidden=hidden,
@@ -74,9 +74,9 @@ class TokenTable:
 
     def decoder(self) -> TokenDecoder:
         """A decoder for one answer."""
-        if self._decoding is None:
+        if self._spelling is None:
             return WindowDecoder(self)
-        return TableDecoder(self, strip_leading_space=self._decoding.strip_leading_space)
+        return TableDecoder(self, strip_leading_space=self._spelling.strip_leading_space)
 
     def bytes_of(self, token: int) -> bytes:
         """What `token` adds to the text: empty for control tokens and unknown ids, maybe part of a character."""
@@ -105,9 +105,9 @@ class TokenTable:
         text = self._token_of(token) if 0 <= token < self.size else None
         if text is None:
             return b""
-        if self._decoding is None:
+        if self._spelling is None:
             return self.decode([token]).replace(REPLACEMENT, "").encode(errors="ignore")
-        return token_bytes(text, self._decoding, literal=token in self._added)
+        return token_bytes(text, self._spelling, literal=token in self._added)
 
     def is_hidden(self, token: int) -> bool:
         """Whether `token` adds nothing to the text."""

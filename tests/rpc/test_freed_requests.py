@@ -1,0 +1,54 @@
+"""A request's memory is free when its answer is sent, without a collection of garbage."""
+
+import asyncio
+import gc
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+
+from backend.pb import backend_pb2 as pb
+from tests.rpc.conftest import Worker, status_of
+
+Run = Callable[..., None]
+MIB = 1 << 20
+LARGE = "a" * (2 * MIB)
+REFUSED = {
+    "before it is parsed": pb.PredictOptions(Prompt=LARGE, Tools=LARGE),
+    "after it is parsed": pb.PredictOptions(Prompt=LARGE, Temperature=-1),
+}
+
+
+async def kept_bytes(refuse: Callable[[], object], times: int) -> int:
+    """Traced bytes that so many calls leave behind."""
+    await refuse()  # type: ignore[misc]
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(times):
+        await refuse()  # type: ignore[misc]
+    await asyncio.sleep(0)
+    return tracemalloc.get_traced_memory()[0] - before
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["unary", "stream"])
+@pytest.mark.parametrize("request_", REFUSED.values(), ids=REFUSED.keys())
+def test_a_refused_request_leaves_nothing(scenario: Run, request_: pb.PredictOptions, streamed: bool) -> None:
+    data = request_.SerializeToString()
+
+    async def test(worker: Worker) -> None:
+        async def refuse() -> None:
+            if streamed:
+                call = worker.channel.unary_stream("/backend.Backend/PredictStream")(data)
+                await status_of(anext(aiter(call)))
+            else:
+                await status_of(worker.raw("/backend.Backend/Predict", data))
+
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            assert await kept_bytes(refuse, 5) < MIB
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+
+    scenario(test)
