@@ -61,7 +61,7 @@ async def _watch(section: Section, lives: list[float]) -> None:
 
 
 def _begin(session: Session) -> None:
-    session.prefix.shrink_to(0)
+    session.prefix.forget()
     mx.clear_cache()
     mx.reset_peak_memory()
 

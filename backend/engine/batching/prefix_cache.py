@@ -103,7 +103,8 @@ class PrefixCache:
             self._store.max_bytes = limit
         except FOREIGN as error:
             _say_fault("trim", error)
-            self._forget()
+            # Live rows need the bytes: what cannot be evicted piece by piece goes as a whole.
+            self.forget()
         return evicts
 
     def _forget(self) -> None:
@@ -123,7 +124,7 @@ class PrefixCache:
 
     def close(self) -> None:
         """Drop what this model stored."""
-        self._forget()
+        self.forget()
 
 
 def _say_fault(what: str, error: BaseException) -> None:
