@@ -107,8 +107,8 @@ class PrefixCache:
             self.forget()
         return evicts
 
-    def _forget(self) -> None:
-        # Live rows need the bytes: what cannot be evicted piece by piece goes as a whole.
+    def forget(self) -> None:
+        """Drop all that is stored."""
         try:
             self._store.clear()
         except FOREIGN as error:
