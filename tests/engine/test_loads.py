@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -270,6 +271,13 @@ def test_a_template_elsewhere_on_the_machine_is_not_read(own: Path, place: str) 
 def test_what_the_system_shows_as_files_is_never_allowed(own: Path) -> None:
     refused(own, "chat_template_file", chat_template_file="/proc/self/environ", file_roots=("/", "/proc/self"))
     refused(own, "chat_template_file", chat_template_file="/etc/hostname", file_roots=("/",))
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="this system has no /dev/shm")
+def test_a_model_in_shared_memory_is_a_model(own: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        copytree(own, Path(folder) / "model")
+        assert open_files(model_config(Path(folder) / "model")).tokenizer is not None
 
 
 def test_an_operator_allows_further_directories(own: Path, tmp_path: Path) -> None:

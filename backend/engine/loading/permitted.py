@@ -23,6 +23,7 @@ _TEMPLATES = "additional_chat_templates"
 # What these hold is the system's, whatever lies above them.
 _ALL = Path("/")
 _NEVER = tuple(Path(root) for root in ("/proc", "/sys", "/dev"))
+_SHARED_MEMORY = Path("/dev/shm")  # ordinary files, a model's among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,15 @@ class PermittedFiles:
             return
         _check_regular(path)
         real = path.resolve()
-        if not self._holds(real) and (real.suffix != _WEIGHTS or _below(real, _NEVER)):
+        if not self._holds(real) and (real.suffix != _WEIGHTS or _is_systems(real)):
             raise ModelLoadFailed(f"{path}: leads out of the model's directory, to {real}")
 
     def _holds(self, real: Path) -> bool:
-        return _below(real, self.roots) and not _below(real, _NEVER)
+        return _below(real, self.roots) and not _is_systems(real)
+
+
+def _is_systems(path: Path) -> bool:
+    return _below(path, _NEVER) and not path.is_relative_to(_SHARED_MEMORY)
 
 
 def _below(path: Path, roots: Sequence[Path]) -> bool:
