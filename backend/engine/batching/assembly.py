@@ -10,6 +10,7 @@ from backend.core.errors import ModelLoadFailed
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.batch_host import HostBatch
+from backend.engine.batching.group_cost import DeviceKind, PaddingBounds, padding_bounds
 from backend.engine.batching.memory import MemoryBudget, copied_share
 from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
@@ -58,6 +59,7 @@ def make_session(
         prefix=_prefix_cache(config.cache, loaded, budget, generation),
         new_batch=_batch_maker(config.engine.sampler, loaded),
         budget=budget,
+        padding=_padding_bounds(loaded, budget),
         outbox=outbox,
         tell=tell,
         clock=clock,
@@ -75,6 +77,18 @@ def _batch_maker(choice: SamplerBackend, loaded: LoadedModel) -> Callable[[], De
     sampler = DeviceSampler(fused=not on_cpu)
     warm_up(sampler, loaded.vocab_size, getattr(mx, loaded.dtype))
     return lambda: DeviceBatch(model, sampler, mergeable=mergeable)
+
+
+def _padding_bounds(loaded: LoadedModel, budget: MemoryBudget) -> PaddingBounds:
+    layers = len(list(leaves(loaded.new_cache())))
+    return padding_bounds(device_kind(), step_bytes=loaded.step_bytes, layers=layers, budget=budget.total)
+
+
+def device_kind() -> DeviceKind:
+    """What MLX computes on by default."""
+    if mx.default_device() == mx.Device(mx.cpu):
+        return "cpu"
+    return "metal" if mx.metal.is_available() else "cuda"
 
 
 def _prefix_cache(cache: CacheConfig, loaded: LoadedModel, budget: MemoryBudget, generation: int) -> PrefixCache:
