@@ -10,6 +10,9 @@ from backend.confined.frames import LENGTH, pack, unpack
 from backend.core.utf8 import text_of, utf8_slices
 from backend.prompt.rendering import Probe, Rendered, RenderJob
 
+# That the process which renders may take; both ends of the frames hold to it.
+MEMORY_BYTES = 1 << 30
+
 
 def job_frame(job: RenderJob) -> bytes:
     """A job, packed."""

@@ -10,11 +10,10 @@ import sys
 
 from backend.confined.frames import read_body
 from backend.confined.memory import limit_address_space, no_core, watched_memory
-from backend.prompt.frames import failure_frame, job_from, rendered_frame
+from backend.prompt.frames import MEMORY_BYTES, failure_frame, job_from, rendered_frame
 from backend.prompt.rendering import render_job
 from backend.prompt.template_environment import failure_reason, template_render
 
-MEMORY_BYTES = 1 << 30
 OVERTIME_S = 1.0
 
 

@@ -115,6 +115,10 @@ class DecodeBatch(ABC):
     def step(self) -> list[Emitted]:
         """Feed every row's newest token and return the tokens that became known. An exception loses the batch."""
 
+    def collect(self) -> list[Emitted]:
+        """Tokens that were drawn and are not emitted yet. An exception loses the batch."""
+        return []
+
     def _forward(self, inputs: mx.array) -> mx.array:
         """Put one step of `inputs` `[rows]` on the device; logits `[rows, vocab]`, not waited for."""
         self._settled, self.in_flight = False, True
@@ -142,6 +146,11 @@ class DecodeBatch(ABC):
 
     def _wait(self) -> None:
         wait(self._states())
+
+    @property
+    def can_part(self) -> bool:
+        """Whether a row can go on in another batch with what `view` gives."""
+        return not self._merged or separable(self._caches)
 
     def view(self, row: Row) -> list[Any]:
         """The row's caches as lazy views of the settled batch, valid until the next change of the batch."""

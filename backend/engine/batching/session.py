@@ -16,6 +16,7 @@ from backend.core.events import Delta, FinishReason, Piece
 from backend.core.logline import logline
 from backend.engine.batching.batch import DecodeBatch, Emitted
 from backend.engine.batching.finishing import Finisher, internal_fault, row_fault
+from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.prefills import Prefills
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 # A state that cannot be cut by token is stored this often along a prompt.
 SNAPSHOT_EVERY = 4096
+# Which groups are alike changes only as rows leave; what it costs to look grows with the square of the groups.
+MERGE_EVERY_STEPS = 64
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -54,6 +57,7 @@ class Session:
     prefix: PrefixCache
     new_batch: Callable[[], DecodeBatch]
     budget: MemoryBudget
+    padding: PaddingBounds
     outbox: Outbox
     tell: Callable[[], None]
     clock: Callable[[], float]
@@ -82,9 +86,7 @@ class Session:
         )
 
     def _new_groups(self) -> DecodeGroups:
-        # A group of its own reads the weights once more; padding may cost as much, but no large part of the budget.
-        waste = min(self.loaded.weight_bytes, self.budget.total // 32)
-        return DecodeGroups(self.new_batch, self.budget, max_waste=waste, spare=self._spare)
+        return DecodeGroups(self.new_batch, self.budget, self.padding, spare=self._spare)
 
     @property
     def busy(self) -> bool:
@@ -264,23 +266,48 @@ class Session:
         for row in ready:
             row.decoding_at = row.decoding_at or now
             self.counters.cached_tokens += row.cached_tokens if not row.preemptions else 0
-        for row, error in self.groups.join(ready):
+        self._join_rows(ready)
+        self.moving = []
+
+    def _join_rows(self, rows: Sequence[Row]) -> None:
+        for row, error in self.groups.join(rows):
             row.caches = None
             self._fail(row, internal_fault("join", row, error))
-        self.moving = []
 
     def _decode(self) -> None:
         started = self.clock()
         for group in list(self.groups.batches):
             if group in self.groups.batches:  # not restarted since, for another was lost
-                self._decode_group(group)
+                self._emit(group, group.step)
         self.counters.decode_steps += 1
+        if self.counters.decode_steps % MERGE_EVERY_STEPS == 0:
+            self._merge_groups()
         self.counters.decode_seconds += self.clock() - started
 
-    def _decode_group(self, group: DecodeBatch) -> None:
+    def _merge_groups(self) -> None:
+        """Put a group's rows into another whose length they have come to share."""
+        group = self.groups.plan_merge()
+        if group is None:
+            return
+        self._emit(group, group.collect)
+        self._settle()
+        if group not in self.groups.batches:
+            return  # its last row has ended, or it was lost
+        self.moving = list(group.rows)
+        try:
+            rows = self.groups.dissolve(group)
+        except FOREIGN as error:
+            self._lose_batch(group, self.moving, error)
+        else:
+            self._join_rows(rows)
+            log.info(logline("groups_merged", rows=len(rows), groups=len(self.groups.batches)))
+        self.moving = []
+
+    def _emit(self, group: DecodeBatch, tokens: Callable[[], list[Emitted]]) -> None:
+        """Hand out what a group emits; rows that have come to their end leave it."""
         rows = list(group.rows)
         try:
-            emitted = group.step()
+            emitted = tokens()
         except FOREIGN as error:  # keys and KV may be out of step: the batch is lost
             self._lose_batch(group, rows, error)
             return
