@@ -23,7 +23,7 @@ from backend.engine.loading import LoadedModel, load_model
 from backend.engine.loading.failures import FOREIGN, one_line
 
 # A section that takes this much longer than it was given hangs.
-_PATIENCE, _LEAST_PATIENCE_S, _UNBOUNDED_S = 5.0, 120.0, 3600.0
+_PATIENCE, _LEAST_PATIENCE_S, _UNBOUNDED_S = 5.0, 600.0, 3600.0
 # Too little for more than the least rounds of anything.
 _QUICK_S = 1.0
 EXIT_WRONG: Final = 1
