@@ -16,7 +16,7 @@ PYTEST_PROCESSES ?= 2
 BENCH_ARGS ?=
 CHECK_ARGS ?=
 
-.PHONY: help setup setup-dev setup-cuda proto lock demo run device-check test test-pythons check format lint types imports proto-fresh coverage slow bench models-table clean
+.PHONY: help setup setup-dev setup-cuda proto lock demo run device-check test test-pythons check format lint types imports proto-fresh coverage slow device-batch bench models-table clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +49,7 @@ test-pythons:  ## Run demo and tests with each of Python 3.11, 3.12 and 3.13 tha
 		$(MAKE) --no-print-directory VENV=build/pythons/$$version PYTHON="$$python" demo test; \
 	done 3< build/pythons.txt
 
-check: lint types imports proto-fresh coverage slow  ## The gate: format, lint, types, imports, proto, all tests, coverage
+check: lint types imports proto-fresh coverage slow device-batch  ## The gate: format, lint, types, imports, proto, all tests, coverage
 
 # Benchmarks are the modules that report; BENCH_ARGS=--quick shows in minutes that each of them runs.
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(shell grep -l '^from benchmarks.report import' benchmarks/*.py))
@@ -84,6 +84,10 @@ coverage: setup-dev
 
 slow: setup-dev
 	$(BIN)/python -m pytest -m slow -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+
+# The batch for GPUs on this machine's processor, in everything that runs a model.
+device-batch: setup-dev
+	$(BIN)/python -m pytest --sampler device -m "not slow" -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS) tests/e2e tests/engine
 
 proto: setup-dev  ## Generate backend/pb from backend.proto
 	$(BIN)/python scripts/generate_proto.py

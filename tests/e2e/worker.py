@@ -17,7 +17,7 @@ import grpc
 
 from backend.pb import backend_pb2 as pb
 from backend.pb import backend_pb2_grpc as rpc
-from tests import observed
+from tests import chosen, observed
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY_CHAT = ROOT / "examples" / "tiny-chat" / "model"
@@ -156,6 +156,8 @@ class Worker:
 
     def load(self, model: Path | str = TINY_CHAT, *options: str, **fields: Any) -> pb.Result:
         """LoadModel as it answers; `options` are `key:value`."""
+        if chosen.sampler != "auto" and not any(option.startswith("sampler:") for option in options):
+            options = (*options, f"sampler:{chosen.sampler}")
         return self.stub.LoadModel(pb.ModelOptions(Model=str(model), Options=options, **fields), timeout=120)
 
     def must_load(self, model: Path | str = TINY_CHAT, *options: str, **fields: Any) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from backend.core.events import Delta, Failed, Finished, TokenLogprob
 from backend.core.request import Conversation, GenerationRequest, Sampling
 from backend.engine.handle import EngineHandle
 from backend.engine.loading import LoadedModel, load_model
+from tests import chosen
 
 T = TypeVar("T")
 NO_CACHE = CacheConfig(max_sequences=0)
@@ -73,8 +74,11 @@ def model_config(
     path: Path, *, engine: EngineConfig | None = None, cache: CacheConfig = NO_CACHE, **options: object
 ) -> ModelConfig:
     """A configuration for a directory, without prompt cache unless one is given."""
+    engine = engine or EngineConfig()
+    if engine.sampler == "auto":
+        engine = replace(engine, sampler=chosen.sampler)
     return ModelConfig(  # type: ignore[arg-type]
-        identity=path.name, candidates=(str(path),), engine=engine or EngineConfig(), cache=cache, **options
+        identity=path.name, candidates=(str(path),), engine=engine, cache=cache, **options
     )
 
 

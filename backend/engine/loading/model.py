@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ from backend.engine.loading.dtype import main_dtype, preferred_dtype
 from backend.engine.loading.failures import check_cancelled, guarded
 from backend.engine.loading.files import ModelFiles
 from backend.engine.loading.fingerprint import namespace
+from backend.engine.loading.kernel_cache import keep_kernels
 from backend.engine.loading.loaded import LoadedModel
 from backend.engine.loading.probe import ProbeFailed, ProbeResult, probe, reach_of
 from backend.engine.loading.progress import Progress, ProgressLog
@@ -56,6 +58,7 @@ def _load(
     config: ModelConfig, files: ModelFiles, *, progress: Progress | None, cancelled: Callable[[], bool]
 ) -> LoadedModel:
     _check_options(config)
+    keep_kernels(mx.device_info(), os.environ)
     directory, adapter, tokenizer = files.directory, files.adapter, files.tokenizer
     check_cancelled(cancelled)
     model, settings = guarded(

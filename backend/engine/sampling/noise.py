@@ -27,6 +27,8 @@ BLOCK_BITS = 8
 BLOCK = 1 << BLOCK_BITS
 
 Key = tuple[int, int]
+# The same words, `[n]` each.
+Keys = tuple[NDArray[np.uint32], NDArray[np.uint32]]
 
 
 class Purpose(IntEnum):
@@ -65,18 +67,19 @@ def _finalise(value: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return value
 
 
-def hashed(indices: NDArray[np.integer], key: Key) -> NDArray[np.uint32]:
-    """32 random bits for each index, `[n]`."""
+def hashed(indices: NDArray[np.integer], key: Key | Keys) -> NDArray[np.uint32]:
+    """32 random bits for each index, `[n]`, by one key or by each index' own."""
+    low, high = key
     value = indices.astype(np.uint32)
     value *= _SPREAD
-    value += np.uint32(key[0])
+    value += np.uint32(low) if isinstance(low, int) else low
     value = _finalise(value)
-    value ^= np.uint32(key[1])
+    value ^= np.uint32(high) if isinstance(high, int) else high
     return _finalise(value)
 
 
-def gumbel(indices: NDArray[np.integer], key: Key) -> NDArray[np.float64]:
-    """Standard Gumbel noise for each index, `[n]`: finite, at most 22.9."""
+def gumbel(indices: NDArray[np.integer], key: Key | Keys) -> NDArray[np.float64]:
+    """Standard Gumbel noise for each index, `[n]`: finite, at most 22.9. Keys as `hashed` takes them."""
     # The fraction's fine end is the one that makes large noise: rare tokens are drawn at their true rate.
     noise = hashed(indices, key) + 0.5
     noise *= -(2.0**-32)

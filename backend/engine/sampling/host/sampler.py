@@ -1,6 +1,6 @@
 """Sampling on the host, in numpy: what a CPU backend uses (MLX's CPU sort of 16 x 150k takes 166 ms)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -8,13 +8,12 @@ from numpy.typing import NDArray
 
 from backend.engine.sampling.host.draw import drawn
 from backend.engine.sampling.host.processors import processed
-from backend.engine.sampling.host.restrict import restricted
+from backend.engine.sampling.host.restrict import Candidates, restricted
 from backend.engine.sampling.row_sampling import RowSampling
 from backend.engine.sampling.sampled import (
     NO_TOKEN,
     NOT_FINITE,
     NOTHING_ALLOWED,
-    RowLogprobs,
     Sampled,
     logprobs_of,
 )
@@ -35,18 +34,44 @@ class HostSampler:
         values = _on_host(logits)
         assert values.shape[:-1] == (len(rows),), (values.shape, len(rows))
         sampled = Sampled(tokens=[NO_TOKEN] * len(rows), logprobs=[None] * len(rows))
+        to_draw: dict[int, tuple[Candidates, RowSampling]] = {}
         for index, row in enumerate(rows):
             try:
-                sampled.tokens[index], sampled.logprobs[index] = _sample_row(values[index], row)
-            except _NoTokenError as error:
-                sampled.errors[index] = str(error)
+                choice = _choice(values[index], row)
             except Exception as error:  # noqa: BLE001 - one row's fault must not end the batch
-                sampled.errors[index] = f"sampling failed: {type(error).__name__}: {error}"
+                sampled.errors[index] = _reason(error)
+                continue
+            if isinstance(choice, Candidates):
+                to_draw[index] = choice, row
+            else:
+                sampled.tokens[index] = choice
+        _draw(to_draw, sampled)
+        for index, row in enumerate(rows):
+            if row.top_logprobs is not None and index not in sampled.errors:
+                sampled.logprobs[index] = logprobs_of(values[index], sampled.tokens[index], row.top_logprobs)
         return sampled
 
 
 class _NoTokenError(Exception):
     """This row has no token to draw; the message says why."""
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, _NoTokenError) else f"sampling failed: {type(error).__name__}: {error}"
+
+
+def _draw(rows: Mapping[int, tuple[Candidates, RowSampling]], sampled: Sampled) -> None:
+    try:
+        tokens = drawn(list(rows.values()))
+    except Exception:  # noqa: BLE001 - whose it is is found by drawing one by one
+        for index, row in rows.items():
+            try:
+                sampled.tokens[index] = drawn([row])[0]
+            except Exception as error:  # noqa: BLE001 - as above
+                sampled.errors[index] = _reason(error)
+        return
+    for index, token in zip(rows, tokens, strict=True):
+        sampled.tokens[index] = token
 
 
 def _on_host(logits: mx.array) -> NDArray[np.float32]:
@@ -55,7 +80,8 @@ def _on_host(logits: mx.array) -> NDArray[np.float32]:
     return on_host(logits.astype(mx.float32))
 
 
-def _sample_row(logits: NDArray[np.float32], row: RowSampling) -> tuple[int, RowLogprobs | None]:
+def _choice(logits: NDArray[np.float32], row: RowSampling) -> int | Candidates:
+    """The row's token, or what to draw it from."""
     values = processed(logits, row)
     if row.error is not None:
         raise _NoTokenError(row.error)
@@ -68,6 +94,4 @@ def _sample_row(logits: NDArray[np.float32], row: RowSampling) -> tuple[int, Row
         raise _NoTokenError(NOTHING_ALLOWED)
     if not np.isfinite(peak):
         raise _NoTokenError(NOT_FINITE)
-    token = best if row.sampling.temperature == 0.0 else drawn(restricted(values, peak, row), row)
-    wanted = row.top_logprobs
-    return token, None if wanted is None else logprobs_of(logits, token, wanted)
+    return best if row.sampling.temperature == 0.0 else restricted(values, peak, row)
