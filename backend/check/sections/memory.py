@@ -61,7 +61,7 @@ async def _watch(section: Section, lives: list[float]) -> None:
 
 
 def _begin(session: Session) -> None:
-    session.prefix.shrink_to(0)
+    session.prefix.close()  # drops what is stored, and no more
     mx.clear_cache()
     mx.reset_peak_memory()
 

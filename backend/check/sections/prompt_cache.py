@@ -73,7 +73,7 @@ def _measure(session: Session, section: Section, length: int) -> tuple[float, li
         fetches.append(seconds_of(fetch))
         reused = session.prefix.fetch(np.append(named, named[:1]))
         right = right and reused.length == length and reused.caches is not None and _same(caches, reused.caches)
-    session.prefix.shrink_to(0)
+    session.prefix.close()  # drops what is stored, and no more
     return prefill, inserts, fetches, right
 
 
