@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backend import __version__
+from backend.check.asking import NotMeasured
 from backend.check.options import SECTIONS, CheckOptions, parse_options
 from backend.check.report import Mark, Report, Row
 from backend.check.section import Allowance, Section
@@ -107,6 +108,8 @@ async def _guarded(section: Section) -> bool:
         # Here, not above: a section imports MLX, which the engine thread has done by now, after its BLAS.
         module: Any = importlib.import_module(f"backend.check.sections.{section.name}")
         await asyncio.wait_for(module.run(section), patience)
+    except NotMeasured as why:
+        section.skip("not measured", str(why))
     except TimeoutError:
         _wrong(section.report, section.name, TimeoutError(f"it has not ended within {patience:.0f} s"))
         goes_on = False

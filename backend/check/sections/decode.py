@@ -1,5 +1,6 @@
 """Tokens a second of 1 and 8 rows, greedy and sampled, beside mlx-lm's generators, in turn, in one run."""
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,7 +118,8 @@ async def _ours(section: Section, sampling: Sampling | None, rows: int, tokens: 
         request(f"decode-{row}", subject.text(_PROMPT, f"{salt} {row}"), tokens, sampling=sampling, stored=False)
         for row in range(rows)
     ]
-    return tokens_a_second(await ask_all(subject.handle, wanted))
+    async with subject.endless():
+        return tokens_a_second(await ask_all(subject.handle, wanted))
 
 
 def _sampler(sampling: Sampling | None) -> Any:
@@ -128,9 +130,9 @@ def _sampler(sampling: Sampling | None) -> Any:
 
 def _streamed(session: Session, prompt: list[int], tokens: int, sampling: Sampling | None) -> float:
     loaded = session.loaded
-    made = stream_generate(
-        loaded.model, loaded.tokenizer, mx.array(prompt), max_tokens=tokens, sampler=_sampler(sampling)
-    )
+    tokenizer = copy.copy(loaded.tokenizer)
+    tokenizer.eos_token_ids = ()
+    made = stream_generate(loaded.model, tokenizer, mx.array(prompt), max_tokens=tokens, sampler=_sampler(sampling))
     return _rate([time.perf_counter() for _ in made], 1)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from statistics import median
 
-from backend.check.asking import SAMPLED, Asked, ask, ask_all, request
+from backend.check.asking import SAMPLED, Asked, NotMeasured, ask, ask_all, request
 from backend.check.section import Section
 from backend.check.teacher import Agreement, Bound, Taught, agreement, teach
 from backend.core.request import GenerationRequest
@@ -48,6 +48,8 @@ def bound_of(section: Section, taught: Sequence[Taught]) -> Bound:
     """The bound in nats, from the range of the logits of these answers."""
     facts = section.subject.facts
     ranges = [value for one in taught for value in one.ranges]
+    if not ranges:
+        raise NotMeasured("every answer was empty")
     return Bound(facts.relative_bound * median(ranges), facts.experts)
 
 
