@@ -50,12 +50,11 @@ def test_the_command_runs_every_section_and_finds_nothing_wrong(sampler: str, tm
 
 @pytest.mark.slow
 @pytest.mark.skipif(not MODEL.exists(), reason="needs examples/tiny-chat/model")
-def test_a_real_model_whose_answers_end_early_is_measured_all_the_same(tmp_path: Path) -> None:
+def test_a_real_model_whose_answers_end_early_is_found_right(tmp_path: Path) -> None:
     file = tmp_path / "check.json"
     where = ["--model", str(MODEL), "--json", str(file), "--blas", "reference"]
-    assert check(["--quick", "--only", "exactness,decode,overhead,churn", "--seconds", "3", *where]) == 0
+    assert check(["--quick", "--only", "exactness,churn", "--seconds", "3", *where]) == 0
     rows = json.loads(file.read_text())["rows"]
-    assert any(row["section"] == "decode" and row["unit"] == "tok/s" for row in rows)
     assert any(row["name"] == "answers against alone" and row["mark"] == "ok" for row in rows)
 
 
