@@ -25,13 +25,6 @@ def main(
     arguments: Sequence[str] | None = None, make_engine: "Callable[[Settings], StartableEngine] | None" = None
 ) -> Never:
     """Run the worker, or with `check` first its check of this machine, and leave the process."""
-    given = sys.argv[1:] if arguments is None else arguments
-    if given[:1] == ["check"]:
-        from backend.check.command import check
-
-        # It removes what it has written, and tells what it has found so far.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        leave(check(given[1:]))
     parent = first_parent(os.environ)
     fill_standard_streams()
     os.umask(0o077)
@@ -39,6 +32,14 @@ def main(
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # A Health takes the interpreter lock a few times; by default each may wait 5 ms for a thread at work.
     sys.setswitchinterval(SWITCH_SECONDS)
+    given = sys.argv[1:] if arguments is None else arguments
+    # After what is set for the process: a check measures what a worker has.
+    if given[:1] == ["check"]:
+        from backend.check.command import check
+
+        # It removes what it has written, and tells what it has found so far.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        leave(check(given[1:]))
     # Before grpc is imported: its own lines would come last on standard error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from backend.process.settings import parse_settings

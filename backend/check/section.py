@@ -26,6 +26,11 @@ class Allowance:
         """Seconds that are left, infinite without a bound."""
         return self._end - self._clock()
 
+    @property
+    def overdrawn(self) -> bool:
+        """Whether it has taken three times what it was given: what is not done by then stays undone."""
+        return self.seconds is not None and self.left < -2 * self.seconds
+
     def part(self, count: int) -> float:
         """Seconds for each of so many equal pieces of work, infinite without a bound."""
         return float("inf") if self.seconds is None else self.seconds / count

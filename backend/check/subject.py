@@ -2,9 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
@@ -90,6 +91,15 @@ class Subject:
         """What `work` makes of the session, on the engine thread; see `EngineHandle.with_session`."""
         return await self.handle.with_session(work)
 
+    @asynccontextmanager
+    async def endless(self) -> AsyncGenerator[None]:
+        """No token ends an answer in the body: a figure needs so many tokens, and to forbid one would cost a kernel."""
+        ends = await self.on_engine(partial(_end_at, frozenset()))
+        try:
+            yield
+        finally:
+            await self.on_engine(partial(_end_at, ends))
+
     def encode(self, text: str) -> NDArray[np.int32]:
         """Token ids of a raw prompt, as Predict feeds it, `[n]`."""
         assert self._prompts is not None
@@ -109,6 +119,13 @@ class Subject:
         with suppress(TimeoutError, WorkerError):
             await asyncio.wait_for(self.handle.free(), _FREE_SECONDS)
         await self.handle.close()
+
+
+def _end_at(ids: frozenset[int], session: "Session") -> frozenset[int]:
+    """Let these tokens end answers; the ones that did."""
+    before = session.loaded.eos_ids
+    session.loaded = replace(session.loaded, eos_ids=ids)
+    return before
 
 
 def _look(session: "Session") -> tuple[SubjectFacts, Any]:

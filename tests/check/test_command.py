@@ -21,6 +21,7 @@ from backend.engine.loading import LoadedModel, load_model
 from backend.engine.sampling.row_sampling import RowSampling
 
 ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "examples" / "tiny-chat" / "model"
 
 
 def command(file: Path, scratch: Path, *arguments: str) -> list[str]:
@@ -45,6 +46,16 @@ def test_the_command_runs_every_section_and_finds_nothing_wrong(sampler: str, tm
     assert run.stdout.splitlines()[-1] == told["line"]
     assert told["line"].startswith("mlx-worker check: mlx-worker ")
     assert [path.name for path in tmp_path.iterdir()] == ["sub"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MODEL.exists(), reason="needs examples/tiny-chat/model")
+def test_a_real_model_whose_answers_end_early_is_found_right(tmp_path: Path) -> None:
+    file = tmp_path / "check.json"
+    where = ["--model", str(MODEL), "--json", str(file), "--blas", "reference"]
+    assert check(["--quick", "--only", "exactness,churn", "--seconds", "3", *where]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert any(row["name"] == "answers against alone" and row["mark"] == "ok" for row in rows)
 
 
 @pytest.mark.slow

@@ -42,3 +42,13 @@ def test_the_longest_round_says_what_another_would_take() -> None:
 def test_parts_share_the_seconds() -> None:
     assert Allowance(8.0).part(4) == 2.0
     assert Allowance(None).part(4) == float("inf")
+
+
+def test_what_takes_three_times_its_seconds_is_overdrawn() -> None:
+    clock = Clock()
+    allowance = Allowance(2.0, clock)
+    clock.now += 5.9
+    assert not allowance.overdrawn
+    clock.now += 0.2
+    assert allowance.overdrawn
+    assert not Allowance(None, clock).overdrawn

@@ -119,11 +119,12 @@ def _wanted(section: Section, index: int) -> GenerationRequest:
 
 
 async def _bound(section: Section, wanted: Sequence[GenerationRequest], alone: Sequence[Asked]) -> Bound:
-    first = wanted[0]
-    assert isinstance(first.prompt, str)
-    prompt = section.subject.encode(first.prompt)
-    taught = await section.subject.on_engine(partial(teach, prompt=prompt, answer=alone[0].logprobs))
-    return bound_of(section, [taught])
+    """From the logits of the longest answer."""
+    index = max(range(len(alone)), key=lambda index: len(alone[index].logprobs))
+    prompt = wanted[index].prompt
+    assert isinstance(prompt, str)
+    taught = partial(teach, prompt=section.subject.encode(prompt), answer=alone[index].logprobs)
+    return bound_of(section, [await section.subject.on_engine(taught)])
 
 
 async def _churn(

@@ -1,7 +1,9 @@
 """Tokens a second of 1 and 8 rows, greedy and sampled, beside mlx-lm's generators, in turn, in one run."""
 
+import copy
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Any
@@ -18,53 +20,74 @@ from backend.engine.batching.session import Session
 MARK = 0.95
 _PROMPT = 64
 _LEAST_TOKENS, _MOST_TOKENS, _SECONDS = 48, 192, 1.5
-# Measurements in the two rounds that there must be, and some more.
-_MEASUREMENTS = 40
+# Measurements in the round that there must be, and in two more.
+_MEASUREMENTS = 30
+_WARM_TOKENS = 16
 _ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What is measured: so many rows, drawn so."""
+
+    kind: str
+    sampling: Sampling | None
+    rows: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} row{'s' * (self.rows > 1)}, {self.kind}"
 
 
 async def run(section: Section) -> None:
     """Measure in rounds; the first warms everything up and is not counted."""
     together = not section.subject.facts.serial_reason
     counts = (1, 8) if together else (1,)
+    ways = [
+        _Way(kind, sampling, rows) for kind, sampling in (("greedy", None), ("sampled", SAMPLED)) for rows in counts
+    ]
     tokens = await _tokens(section)
-    figures: dict[tuple[str, int, str], list[float]] = {}
+    figures: dict[_Way, dict[str, list[float]]] = {way: {} for way in ways}
     for round_ in section.allowance.rounds(2, _ROUNDS + 1):
-        for kind, sampling in (("greedy", None), ("sampled", SAMPLED)):
-            for rows in counts:
-                try:
-                    rates = await _round(section, sampling, rows, tokens, f"{kind} {rows} {round_}")
-                except NotMeasured as why:
-                    section.say(str(why))
-                    continue
-                for side, rate in rates.items() if round_ else ():
-                    figures.setdefault((kind, rows, side), []).append(rate)
+        for way in ways:
+            if section.allowance.overdrawn:
+                break
+            rates = await _rates(section, way, tokens if round_ else _WARM_TOKENS, round_)
+            for side, rate in rates.items() if round_ else ():
+                figures[way].setdefault(side, []).append(rate)
         section.say(f"round {round_} of at most {_ROUNDS}, {tokens} tokens a row")
-    for kind in ("greedy", "sampled"):
-        for rows in counts:
-            _tell(section, kind, rows, {s: v for (k, r, s), v in figures.items() if (k, r) == (kind, rows)})
+    for way, sides in figures.items():
+        _tell(section, way, sides)
     if not together:
         section.skip("8 rows", "rows do not decode together")
 
 
-def _tell(section: Section, kind: str, rows: int, sides: dict[str, list[float]]) -> None:
+def _tell(section: Section, way: _Way, sides: dict[str, list[float]]) -> None:
     if not sides:
-        section.skip(f"{rows} row{'s' * (rows > 1)}, {kind}", "the answers ended too soon in every round")
+        section.skip(str(way), "no time was left, or the answers ended too soon")
         return
     ours = median(sides["worker"])
-    note = f"median of {len(sides['worker'])}, {1e3 * rows / ours:.3g} ms a step"
-    section.figure(f"{rows} row{'s' * (rows > 1)}, {kind}: worker", ours, "tok/s", note, rounds=sides["worker"])
+    note = f"median of {len(sides['worker'])}, {1e3 * way.rows / ours:.3g} ms a step"
+    section.figure(f"{way}: worker", ours, "tok/s", note, rounds=sides["worker"])
     for side, rates in sides.items():
         if side != "worker":
             theirs = median(rates)
             section.judge(
-                f"{rows} row{'s' * (rows > 1)}, {kind}: worker over mlx-lm's {side}",
+                f"{way}: worker over mlx-lm's {side}",
                 ours / theirs,
                 "x",
                 good=ours / theirs >= MARK,
                 note=f"{side} {theirs:.4g} tok/s; mark: at least {MARK}",
                 rounds=rates,
             )
+
+
+async def _rates(section: Section, way: _Way, tokens: int, round_: int) -> dict[str, float]:
+    """Tokens a second of each side, one after the other; nothing where answers are too short for it."""
+    try:
+        return await _round(section, way.sampling, way.rows, tokens, f"{way} {round_}")
+    except NotMeasured as why:
+        section.say(f"round {round_}, {way}: {why}")
+        return {}
 
 
 async def _tokens(section: Section) -> int:
@@ -95,7 +118,8 @@ async def _ours(section: Section, sampling: Sampling | None, rows: int, tokens: 
         request(f"decode-{row}", subject.text(_PROMPT, f"{salt} {row}"), tokens, sampling=sampling, stored=False)
         for row in range(rows)
     ]
-    return tokens_a_second(await ask_all(subject.handle, wanted))
+    async with subject.endless():
+        return tokens_a_second(await ask_all(subject.handle, wanted))
 
 
 def _sampler(sampling: Sampling | None) -> Any:
@@ -106,9 +130,9 @@ def _sampler(sampling: Sampling | None) -> Any:
 
 def _streamed(session: Session, prompt: list[int], tokens: int, sampling: Sampling | None) -> float:
     loaded = session.loaded
-    made = stream_generate(
-        loaded.model, loaded.tokenizer, mx.array(prompt), max_tokens=tokens, sampler=_sampler(sampling)
-    )
+    tokenizer = copy.copy(loaded.tokenizer)
+    tokenizer.eos_token_ids = ()
+    made = stream_generate(loaded.model, tokenizer, mx.array(prompt), max_tokens=tokens, sampler=_sampler(sampling))
     return _rate([time.perf_counter() for _ in made], 1)
 
 

@@ -31,5 +31,6 @@ async def _seconds(section: Section, sampling: Sampling | None, rows: int, salt:
         request(f"{salt}-{row}", subject.text(_PROMPT, f"{salt} {row}"), _TOKENS, sampling=sampling)
         for row in range(rows)
     ]
-    answers = await ask_all(subject.handle, wanted)
+    async with subject.endless():
+        answers = await ask_all(subject.handle, wanted)
     return max(answer.seconds for answer in answers)

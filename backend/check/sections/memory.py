@@ -29,7 +29,8 @@ async def run(section: Section) -> None:
             )
             for row in range(rows)
         ]
-        answers = await asyncio.gather(*(ask(subject.handle, one) for one in wanted))
+        async with subject.endless():
+            answers = await asyncio.gather(*(ask(subject.handle, one) for one in wanted))
     finally:
         watching.cancel()
     failed = [answer.error for answer in answers if answer.error is not None]

@@ -60,7 +60,8 @@ async def _served(section: Section, count: int, tokens: int, round_: int) -> _Sp
         request(f"overhead-{row}", subject.text(_PROMPT, f"overhead {count} {round_} {row}"), tokens, stored=False)
         for row in range(count)
     ]
-    await ask_all(subject.handle, wanted)
+    async with subject.endless():
+        await ask_all(subject.handle, wanted)
     ended = await subject.on_engine(_spent_so_far)
     # A prompt of 64 tokens is about one step; it is part of both figures' noise, not of the model's share.
     steps = max(1.0, ended[2] - began[2])
