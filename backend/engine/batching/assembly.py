@@ -11,6 +11,7 @@ from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.batch_host import HostBatch
 from backend.engine.batching.memory import MemoryBudget
+from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
 from backend.engine.channel import Outbox
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 # Of what the device has left after the weights: activations, the buffer pool and the rest of the machine need some.
 KV_SHARE = 0.7
 CACHE_SHARE = 0.5
+# A GPU needs many tokens at a time to be busy. It draws a token in some hundredths of a second, a CPU in tenths.
+CHUNK = {"cpu": 512, "gpu": 2048}
+SLICE_SECONDS = {"cpu": 0.15, "gpu": 0.05}
 
 
 def make_session(
@@ -44,6 +48,7 @@ def make_session(
     Raises:
         ModelLoadFailed: The device has no room for a prompt beside the weights.
     """
+    device = "cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu"
     memory, budget = _memory(config.engine, loaded)
     limit = wired_limit(config.engine.wired_bytes, memory=memory, wanted=loaded.weight_bytes + budget.total)
     return Session(
@@ -59,6 +64,8 @@ def make_session(
         budget=budget,
         outbox=outbox,
         tell=tell,
+        chunk=config.engine.prefill_chunk or CHUNK[device],
+        pace=Pace(SLICE_SECONDS[device]),
         clock=clock,
         # Last: whatever fails above has nothing to restore.
         unwire=wire(limit, mx.set_wired_limit),

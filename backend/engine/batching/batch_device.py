@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from backend.engine.batching.batch import DecodeBatch, Emitted, Model, accept_sampled
+from backend.engine.batching.batch import DecodeBatch, Emitted, accept_sampled
+from backend.engine.batching.chunk import Model
 from backend.engine.batching.row import Row
 from backend.engine.sampling.device.sampler import DeviceSampler, LazySample
 from backend.engine.waits import wait
@@ -28,7 +29,7 @@ class DeviceBatch(DecodeBatch):
     def step(self) -> list[Emitted]:
         """Feed every row's newest token and emit those of the step before; none for rows that just joined."""
         logits = self._forward(self._inputs())
-        known = self._collect()
+        known = self._read()
         self._drawn = self._sampler.sample_lazy(logits, [row.sampling for row in self.rows])
         self._drawn_rows = list(self.rows)
         mx.async_eval(self._drawn.arrays())
@@ -59,7 +60,14 @@ class DeviceBatch(DecodeBatch):
     def _wait(self) -> None:
         wait(self._drawn.arrays() if self._drawn is not None else [], self._states())
 
-    def _collect(self) -> list[Emitted]:
+    def collect(self) -> list[Emitted]:
+        """Tokens that were drawn and are not emitted yet; the next step is fed them by the host."""
+        self.settle()
+        known = self._read()
+        self._drawn, self._drawn_rows = None, []
+        return known
+
+    def _read(self) -> list[Emitted]:
         if self._drawn is None:
             return []
         sampled = self._drawn.collect()

@@ -18,6 +18,7 @@ from backend.engine.batching.batch import DecodeBatch, Emitted
 from backend.engine.batching.finishing import Finisher, internal_fault, row_fault
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.memory import MemoryBudget
+from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.row import Row, token_logprob
@@ -45,6 +46,7 @@ class Session:
     the thread finds it.
 
     Args:
+        chunk: Tokens of a prefill chunk at most.
         tell: Lets clients have what was posted, before work that they need not wait for.
     """
 
@@ -56,6 +58,8 @@ class Session:
     budget: MemoryBudget
     outbox: Outbox
     tell: Callable[[], None]
+    chunk: int
+    pace: Pace
     clock: Callable[[], float]
     memory_facts: Mapping[str, str] = field(default_factory=dict[str, str])
     unwire: Callable[[], None] = lambda: None
@@ -74,11 +78,13 @@ class Session:
             model=self.loaded.model,
             new_cache=self.loaded.new_cache,
             prefix=self.prefix,
-            chunk=self.config.engine.prefill_chunk,
+            chunk=self.chunk,
+            pace=self.pace,
             counters=self.counters,
             clock=self.clock,
             on_error=lambda row, error: self._fail(row, internal_fault("prefill", row, error)),
             settle=self._settle,
+            meanwhile=self._hand_out,
         )
 
     def _new_groups(self) -> DecodeGroups:
@@ -121,14 +127,15 @@ class Session:
         self.waiting.clear()
         self.moving, self.storing = [], []
         self.prefills.rows.clear()
+        self.prefills.running = None
         self.groups = self._new_groups()
 
     def step(self) -> None:
-        """One round: end what is overdue, admit, prefill within the budget, then one token for every row."""
+        """One round: end what is overdue, admit, prefill for a while, then one token for every row."""
         now = self.clock()
         self._end_where(lambda r: r.request.deadline is not None and r.request.deadline <= now, DeadlineExceeded)
         self._admit()
-        self.prefills.run()
+        self.prefills.run(streams=bool(self.groups))
         self._join()
         if self.groups:
             self._decode()
@@ -177,7 +184,7 @@ class Session:
             row.admitted_at = row.admitted_at or self.clock()
             row.last_token = int(row.feed[-1])
             row.snapshot_ends = self._snapshot_ends(row)
-            row.chunk_ends = chunk_ends(len(row.feed), self.config.engine.prefill_chunk, row.snapshot_ends)
+            row.chunk_ends = chunk_ends(len(row.feed), self.chunk, row.snapshot_ends)
             # Before the cache gives way to it: what it evicts could be this row's own prefix.
             try:
                 self.prefills.admit(row)
@@ -239,7 +246,7 @@ class Session:
         if row.stream.ended:
             return
         row.preemptions += 1
-        row.caches, row.leader = None, None
+        row.caches, row.chunk, row.leader = None, None, None
         row.feed = row.tokens()
         row.covered = 0
         self.waiting.appendleft(row)
@@ -263,22 +270,32 @@ class Session:
     def _decode(self) -> None:
         started = self.clock()
         for group in list(self.groups.batches):
-            if group in self.groups.batches:  # not restarted since, for another was lost
-                self._decode_group(group)
+            ended = self._take_tokens(group, group.step)
+            self._store_all()
+            self._leave(ended)
         self.counters.decode_steps += 1
         self.counters.decode_seconds += self.clock() - started
 
-    def _decode_group(self, group: DecodeBatch) -> None:
-        rows = list(group.rows)
-        try:
-            emitted = group.step()
-        except FOREIGN as error:  # keys and KV may be out of step: the batch is lost
-            self._lose_batch(group, rows, error)
-            return
-        now = self.clock()
-        ended = [item.row for item in emitted if self._take_token(item, now)]
+    def _hand_out(self) -> None:
+        """Let clients have what has been drawn, while a prompt's slice runs or before it does."""
+        ended = [row for group in list(self.groups.batches) for row in self._take_tokens(group, group.collect)]
+        if self.outbox:
+            self.tell()
         self._store_all()
         self._leave(ended)
+
+    def _take_tokens(self, group: DecodeBatch, tokens: Callable[[], list[Emitted]]) -> list[Row]:
+        """Turn what a batch gives into what clients see; the rows that have come to their end."""
+        if group not in self.groups.batches:  # restarted since, for another was lost
+            return []
+        rows = list(group.rows)
+        try:
+            emitted = tokens()
+        except FOREIGN as error:  # keys and KV may be out of step: the batch is lost
+            self._lose_batch(group, rows, error)
+            return []
+        now = self.clock()
+        return [item.row for item in emitted if self._take_token(item, now)]
 
     def _take_token(self, item: Emitted, now: float) -> bool:
         """Turn a token into what its client sees; whether that was the row's end."""
@@ -346,11 +363,12 @@ class Session:
         if row.caches is None and row not in self.groups.rows:
             return  # its batch was lost
         try:
-            caches = row.caches if row.caches is not None else self.groups.view(row)
+            caches = row.proven if row.caches is not None else self.groups.view(row)
         except FOREIGN as error:
             internal_fault("store", row, error)
             return
-        self.prefix.insert(row.tokens()[: row.covered], caches)
+        if caches is not None:
+            self.prefix.insert(row.tokens()[: row.covered], caches)
 
     def _end_where(self, which: Callable[[Row], bool], error: Callable[[], WorkerError]) -> None:
         waiting = [row for row in self.waiting if which(row)]
@@ -380,7 +398,7 @@ class Session:
         self.groups.drop_empty()
 
     def _settle(self) -> None:
-        """Wait for what the batches have on the device, each under its own guard, before somebody else waits."""
+        """Wait for all that is on the device, each under the guard of its owner, before somebody else waits."""
         for group in list(self.groups.batches):
             if group not in self.groups.batches:  # another was lost while this one ran
                 continue
@@ -388,6 +406,7 @@ class Session:
                 group.settle()
             except FOREIGN as error:
                 self._lose_batch(group, group.rows, error)
+        self.prefills.wait()
 
     def _lose_batch(self, group: DecodeBatch, rows: list[Row], error: BaseException) -> None:
         """A failed step leaves keys and KV out of step: nothing of the batch is used again."""
@@ -396,9 +415,10 @@ class Session:
         for row in rows:
             row.caches = None
             self._fail(row, fault)
+        drain()
         for other in [batch for batch in self.groups.batches if batch.in_flight]:
             self._restart_batch(other)
-        drain()
+        self.prefills.restart()
         mx.clear_cache()
         # An exception inside a compiled function can leave this thread's random state broken.
         mx.random.seed(secrets.randbits(32))
