@@ -16,7 +16,7 @@ from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
 from backend.engine.channel import Outbox
 from backend.engine.loading import LoadedModel
-from backend.engine.loading.device_memory import DeviceMemory, device_memory, wire, wired_limit
+from backend.engine.loading.device_memory import DeviceMemory, bound_pool, device_memory, wire, wired_limit
 from backend.engine.sampling.device.sampler import DeviceSampler
 from backend.engine.sampling.device.warm_up import warm_up
 from backend.engine.sampling.host.sampler import HostSampler
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 # Of what the device has left after the weights: activations, the buffer pool and the rest of the machine need some.
 KV_SHARE = 0.7
 CACHE_SHARE = 0.5
+# What MLX may keep of freed buffers: those of a chunk and a step are asked for again, those of grown KV are not.
+POOL_SHARE = 0.05
 # A GPU needs many tokens at a time to be busy. It draws a token in some hundredths of a second, a CPU in tenths.
 CHUNK = {"cpu": 512, "gpu": 2048}
 SLICE_SECONDS = {"cpu": 0.15, "gpu": 0.05}
@@ -68,8 +70,19 @@ def make_session(
         pace=Pace(SLICE_SECONDS[device]),
         clock=clock,
         # Last: whatever fails above has nothing to restore.
-        unwire=wire(limit, mx.set_wired_limit),
+        restore_limits=_set_limits(limit, memory),
     )
+
+
+def _set_limits(wired: int, memory: DeviceMemory) -> Callable[[], None]:
+    unwire = wire(wired, mx.set_wired_limit)
+    unbound = bound_pool(int(POOL_SHARE * memory.total), mx.set_cache_limit)
+
+    def restore() -> None:
+        unwire()
+        unbound()
+
+    return restore
 
 
 def _batch_maker(choice: SamplerBackend, loaded: LoadedModel) -> Callable[[], DecodeBatch]:

@@ -59,7 +59,7 @@ class Prefills:
         self.rows.append(row)
 
     def run(self, *, streams: bool) -> None:
-        """Prefill one slice or more, for as long as those that stream, or may arrive, can wait; about a chunk at most."""
+        """Prefill one slice or more, as long as those that stream, or may arrive, can wait; about a chunk at most."""
         spent, self.ran = 0.0, 0.0
         while self.ran < self.chunk and (row := self._next()) is not None:
             bound = self.pace.bound(streams=streams or any(other.prefilled for other in self.rows))

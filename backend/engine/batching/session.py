@@ -62,7 +62,7 @@ class Session:
     pace: Pace
     clock: Callable[[], float]
     memory_facts: Mapping[str, str] = field(default_factory=dict[str, str])
-    unwire: Callable[[], None] = lambda: None
+    restore_limits: Callable[[], None] = lambda: None
     waiting: deque[Row] = field(default_factory=deque[Row])
     moving: list[Row] = field(default_factory=list[Row])
     storing: list[Row] = field(default_factory=list[Row])
@@ -148,7 +148,7 @@ class Session:
         self.prefix.close()
         del self.loaded, self.prefills, self.groups, self.prefix, self.new_batch
         gc.collect()
-        self.unwire()
+        self.restore_limits()
         mx.clear_cache()
 
     def picture(self, now: float) -> EnginePicture:
