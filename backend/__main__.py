@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Never
 
 from backend.process.exit_codes import ExitCode
 from backend.process.log import start_log
+from backend.process.open_files import raise_open_files
 from backend.process.parent_watch import first_parent
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def main(
 
     settings = parse_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
     log = start_log(settings.log_level)
+    raise_open_files()
     try:
         ending = asyncio.run(_run(settings, make_engine or engine_of, parent))
         code, sentence = ending.code, ending.sentence

@@ -45,7 +45,7 @@ class EngineConfig:
         queue_size: Requests that may wait for a row; one more is refused.
         prefill_chunk: Tokens of a prefill chunk; chunks end at multiples of it in the prompt. None takes what is fast
             on the device.
-        kv_bytes: Bytes of live and cached KV at most; None takes a share of what the device has left.
+        kv_bytes: Bytes of live and cached KV, copies included, at most; None takes a share of what the device has left.
         memory_share: Of the device's memory, what is this worker's, where several live on one device.
         wired_bytes: Bytes that the system must not page out, where the device has such a thing; None takes weights
             and KV, 0 wires nothing.

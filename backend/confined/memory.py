@@ -1,8 +1,9 @@
-"""Bounds on the memory of this process, for the programs that are confined."""
+"""Bounds on memory for the programs that are confined: of this process, and of one that it has started."""
 
 import contextlib
 import os
 import resource
+import subprocess
 import sys
 import threading
 from collections.abc import Generator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 EXIT_CODE = 77  # of a process that went over its memory
 _EVERY_S = 0.01
+_PS_SECONDS = 1.0
 _PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -18,8 +20,28 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _PEAK_UNIT
 
 
+def resident_bytes(pid: int) -> int | None:
+    """Memory that a process of ours has resident; None where the system does not say, or it has ended.
+
+    Where there is no /proc, by ps(1), which takes some milliseconds.
+    """
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return None if sys.platform == "linux" else _resident_by_ps(pid)
+
+
+def _resident_by_ps(pid: int) -> int | None:
+    command = ["ps", "-o", "rss=", "-p", str(pid)]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=_PS_SECONDS, check=True)
+        return int(told.stdout) << 10
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
 def limit_address_space(size: int) -> None:
-    """Let no allocation go beyond this size, where the system enforces it (Linux; macOS does not)."""
+    """Let no allocation go beyond this size, where the system enforces it (Linux; macOS refuses such a limit)."""
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
 

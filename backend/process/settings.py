@@ -94,7 +94,7 @@ SETTINGS: Final = (
         "auto",
         "tokens of a prefill chunk; auto: 512 on a CPU, 2048 on a GPU",
     ),
-    _Setting("--kv-bytes", _size_or_auto, "auto", "live and cached KV at most; auto: a share of what is left"),
+    _Setting("--kv-bytes", _size_or_auto, "auto", "KV (live, cached, copies) at most; auto: a share of what is left"),
     _Setting("--memory-share", read.number(0.01, 1), "1", "of the device's memory, where workers share a device"),
     _Setting(
         "--wired",

@@ -6,6 +6,9 @@ from typing import Any
 from backend.confined.frames import pack
 from backend.prompt.rendering import Probe, Rendered, RenderJob
 
+# That the process which renders may take; both ends of the frames hold to it.
+MEMORY_BYTES = 1 << 30
+
 
 def job_frame(job: RenderJob) -> bytes:
     """A job, packed."""

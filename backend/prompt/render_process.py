@@ -11,11 +11,10 @@ from typing import Any
 
 from backend.confined.frames import pack, read_frame
 from backend.confined.memory import limit_address_space, no_core, watched_memory
-from backend.prompt.frames import job_from
+from backend.prompt.frames import MEMORY_BYTES, job_from
 from backend.prompt.rendering import render_job
 from backend.prompt.template_environment import failure_reason, template_render
 
-MEMORY_BYTES = 1 << 30
 OVERTIME_S = 1.0
 
 

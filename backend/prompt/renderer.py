@@ -9,14 +9,19 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from backend.confined.frames import LENGTH, unpack
+from backend.confined.memory import resident_bytes
 from backend.confined.spawning import close_pipes, kill, spawn
 from backend.core.errors import InvalidRequest
 from backend.core.text_size import utf8_size
-from backend.prompt.frames import job_frame, rendered_from
+from backend.prompt.frames import MEMORY_BYTES, job_frame, rendered_from
 from backend.prompt.rendering import Rendered, RenderJob, render_job
 
 _CHUNK = 1 << 16
 _CLOSE_S = 1.0
+# Above what the process itself watches, which can say more.
+_MARGIN = 64 << 20
+# How often a job that takes so long is looked at.
+_WATCH_S = 0.05
 
 
 class Renderer(Protocol):
@@ -43,13 +48,28 @@ class _ProcessDied(Exception):
     """The render process ended, or was killed, before it answered."""
 
 
+class _TooLarge(Exception):
+    """The render process took more memory than it may."""
+
+
 class ProcessRenderer:
     """Owns one render process. `prep` thread only.
 
+    The process bounds its own memory where the system lets it (Linux). It is watched from here too: macOS enforces no
+    limit, and what a thread of the process itself sees may come too late.
+
     Invariant: between calls the process is waiting for a job, or there is none.
+
+    Args:
+        program: The module that the process runs.
+        memory_bytes: What it may have resident.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, program: str = "backend.prompt.render_process", *, memory_bytes: int = MEMORY_BYTES + _MARGIN
+    ) -> None:
+        self._program = program
+        self._memory_bytes = memory_bytes
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -60,7 +80,7 @@ class ProcessRenderer:
     def start(self) -> None:
         """Start the process without waiting until it is up (it takes about 0.1 s)."""
         if self._process is None:
-            self._process = _spawn()
+            self._process = _spawn(self._program)
 
     def render(self, job: RenderJob) -> Rendered:
         try:
@@ -79,10 +99,13 @@ class ProcessRenderer:
         deadline = time.monotonic() + seconds
         answered = False
         try:
-            answer = unpack(_exchange(self._process, frame, deadline))
+            answer = unpack(_exchange(self._process, frame, deadline, self._memory_bytes))
             answered = True
         except TimeoutError as error:
             raise InvalidRequest("Messages", f"the chat template took over {seconds:g} s") from error
+        except _TooLarge as error:
+            size = self._memory_bytes >> 20
+            raise InvalidRequest("Messages", f"the chat template took over {size} MiB of memory") from error
         finally:
             if not answered:
                 self._kill()
@@ -109,19 +132,20 @@ class ProcessRenderer:
             kill(process)
 
 
-def _spawn() -> subprocess.Popen[bytes]:
-    process = spawn("backend.prompt.render_process")
+def _spawn(program: str) -> subprocess.Popen[bytes]:
+    process = spawn(program)
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None
         os.set_blocking(pipe.fileno(), False)
     return process
 
 
-def _exchange(process: subprocess.Popen[bytes], frame: bytes, deadline: float) -> bytes:
+def _exchange(process: subprocess.Popen[bytes], frame: bytes, deadline: float, memory_bytes: int) -> bytes:
     """Write a frame and read one back.
 
     Raises:
         TimeoutError: The deadline passed.
+        _TooLarge: More than `memory_bytes` were resident.
         _ProcessDied: A pipe closed.
     """
     assert process.stdin is not None
@@ -134,9 +158,11 @@ def _exchange(process: subprocess.Popen[bytes], frame: bytes, deadline: float) -
         selector.register(sink, selectors.EVENT_WRITE)
         while len(received) < LENGTH.size or len(received) < LENGTH.size + LENGTH.unpack_from(received)[0]:
             left = deadline - time.monotonic()
-            ready = selector.select(left) if left > 0 else []
-            if not ready:
+            if left <= 0:
                 raise TimeoutError
+            ready = selector.select(min(left, _WATCH_S))
+            if not ready and (resident_bytes(process.pid) or 0) > memory_bytes:
+                raise _TooLarge
             for key, _ in ready:
                 if key.fd == source:
                     received += _read_some(source)

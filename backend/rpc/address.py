@@ -6,10 +6,17 @@ import ipaddress
 import os
 import socket
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-MAX_SOCKET_PATH = 107  # bytes in sockaddr_un, less the closing zero
+
+def max_socket_path(platform: str) -> int:
+    """Bytes of a unix socket's path at most: those in `sockaddr_un` less the closing zero."""
+    return 107 if platform == "linux" else 103
+
+
+MAX_SOCKET_PATH = max_socket_path(sys.platform)
 
 
 class AddressError(Exception):

@@ -218,7 +218,7 @@ def test_requests_start_in_the_order_they_came(worker: Worker) -> None:
 @pytest.mark.slow
 def test_a_prompt_that_can_never_fit_is_refused_and_others_wait(worker: Worker) -> None:
     """The cache gives way, then requests wait, and what is alone too large is refused by its size."""
-    worker.must_load(TINY_CHAT, "kv_bytes:4MiB")
+    worker.must_load(TINY_CHAT, "kv_bytes:8MiB")
     too_long = stream(worker.stub, prompt(LONG, 4))
     too_long.refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "bytes of KV")
     requests = [prompt(f"{index} {LONG[:1500]}", 30, IgnoreEOS=True, Seed=index) for index in range(12)]
@@ -227,7 +227,7 @@ def test_a_prompt_that_can_never_fit_is_refused_and_others_wait(worker: Worker) 
     assert [answer.last.tokens for answer in answers] == [30] * 12
     worker.rest()
     queue = worker.queue()
-    assert queue["cached_kv_bytes"] <= queue["kv_budget_bytes"] == 4 << 20
+    assert queue["cached_kv_bytes"] <= queue["kv_budget_bytes"] == 8 << 20
 
 
 def at_once(worker: Worker, requests: list[pb.PredictOptions], seconds: float = 100.0) -> list[Answer]:

@@ -69,6 +69,16 @@ async def read(engine: EngineHandle, wanted: GenerationRequest, *, cancel_after:
     return answer
 
 
+async def settled(handle: EngineHandle) -> dict[str, float]:
+    """The queue's figures once nothing runs."""
+    for _ in range(2000):
+        queue = dict(handle.info().queue)
+        if not (queue["in_flight"] or queue["decoding"] or queue["prefilling"] or queue["waiting"] or queue["storing"]):
+            return queue
+        await asyncio.sleep(0.002)
+    raise AssertionError(queue)
+
+
 def model_config(
     path: Path, *, engine: EngineConfig | None = None, cache: CacheConfig = NO_CACHE, **options: object
 ) -> ModelConfig:

@@ -192,3 +192,24 @@ def test_whatever_is_computed_wrongly_nobody_is_sent_it_and_others_go_on(
             raise AssertionError("no run came to its end without a failure")
 
     run(path, sampler, monkeypatch, trial)
+
+
+def test_a_step_that_nobody_waits_for_any_more_fails_nobody_who_comes_after(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = FaultyDevice()
+    monkeypatch.setattr(waits, "evaluate", device.evaluate)
+
+    async def body(handle: EngineHandle) -> None:
+        device.session = handle._thread.session
+        wanted = request("runs a step ahead, which is in vain at its end", n=5)
+        device.arm()
+        right = await read(handle, wanted)
+        for call in range(device.calls, 0, -1):
+            device.arm(call=call)
+            first = await read(handle, wanted)
+            assert isinstance(first.error, InternalFault) or (first.logprobs == right.logprobs and call > 5)
+            assert (await read(handle, wanted)).logprobs == right.logprobs
+
+    config = model_config(path, engine=EngineConfig(prefill_chunk=32, sampler="device"))
+    with_engine(config, body, load=device.load)

@@ -125,7 +125,7 @@ def test_a_models_own_caches_that_end_their_process_cost_requests_and_not_the_en
         assert (await read(handle, request("the same prompt", n=8))).logprobs == before.logprobs
         assert handle.alive
 
-    engine = EngineConfig(prefill_chunk=32, kv_bytes=512 * 2560)
+    engine = EngineConfig(prefill_chunk=32, kv_bytes=2 * 512 * 2560)
     config = model_config(path, engine=engine, cache=CacheConfig())
     with_engine(config, body)
 

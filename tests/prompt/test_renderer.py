@@ -1,12 +1,14 @@
 """Templates that misbehave, and render processes that die."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from backend.confined.memory import _resident_by_ps, resident_bytes
 from backend.core.errors import InvalidRequest
 from backend.prompt.renderer import ProcessRenderer
 from backend.prompt.rendering import Probe, RenderJob, shared_prefix
@@ -66,6 +68,36 @@ def test_a_template_that_swells_is_refused(renderer: ProcessRenderer, template: 
     with pytest.raises(InvalidRequest):
         renderer.render(RenderJob(template, MESSAGES))
     assert renderer.render(GOOD).text == "hello"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% set x = 'a' * 900000 %}{{ ([x] * 2000) | join }}",
+        "{% set ns = namespace(all=[]) %}{% for i in range(99999) %}{% set ns.all = ns.all + ['%09d' % i * 9000] %}{% endfor %}",
+    ],
+)
+def test_a_template_that_swells_where_the_system_enforces_no_limit_is_killed_from_outside(template: str) -> None:
+    renderer = ProcessRenderer("tests.prompt.unbounded_render_process", memory_bytes=200 << 20)
+    try:
+        assert renderer.render(GOOD).text == "hello"
+        first = renderer.pid
+        with pytest.raises(InvalidRequest, match="took over 200 MiB of memory"):
+            renderer.render(RenderJob(template, MESSAGES, seconds=20))
+        with pytest.raises(ProcessLookupError):
+            os.kill(first or 0, 0)
+        assert renderer.render(GOOD).text == "hello"
+    finally:
+        renderer.close()
+
+
+@pytest.mark.skipif(shutil.which("ps") is None, reason="there is no ps")
+def test_ps_tells_what_a_process_has_resident_as_the_system_does() -> None:
+    told = resident_bytes(os.getpid())
+    by_ps = _resident_by_ps(os.getpid())
+    assert told is not None and by_ps is not None
+    assert 0.5 * told < by_ps < 2 * told
+    assert resident_bytes(2**22 + 1) is None
 
 
 @pytest.mark.parametrize(

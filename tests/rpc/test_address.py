@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.rpc.address import MAX_SOCKET_PATH, Address, AddressError, SocketClaim
+from backend.rpc.address import MAX_SOCKET_PATH, Address, AddressError, SocketClaim, max_socket_path
 from tests import observed
 
 
@@ -102,6 +102,7 @@ def test_a_lock_file_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
+    assert (max_socket_path("linux"), max_socket_path("darwin")) == (107, 103)
     with pytest.raises(AddressError, match="longer than"):
         SocketClaim(tmp_path / ("x" * MAX_SOCKET_PATH)).take()
 

@@ -10,13 +10,15 @@ from backend.core.errors import ModelLoadFailed
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.batch_host import HostBatch
-from backend.engine.batching.memory import MemoryBudget
+from backend.engine.batching.group_cost import DeviceKind, PaddingBounds, padding_bounds
+from backend.engine.batching.memory import MemoryBudget, copied_share
 from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
 from backend.engine.channel import Outbox
 from backend.engine.loading import LoadedModel
 from backend.engine.loading.device_memory import DeviceMemory, bound_pool, device_memory, wire, wired_limit
+from backend.engine.loading.kv_cost import leaves
 from backend.engine.sampling.device.sampler import DeviceSampler
 from backend.engine.sampling.device.warm_up import warm_up
 from backend.engine.sampling.host.sampler import HostSampler
@@ -64,6 +66,7 @@ def make_session(
         prefix=_prefix_cache(config.cache, loaded, budget, generation),
         new_batch=_batch_maker(config.engine.sampler, loaded),
         budget=budget,
+        padding=_padding_bounds(loaded, budget),
         outbox=outbox,
         tell=tell,
         chunk=config.engine.prefill_chunk or CHUNK[device],
@@ -96,6 +99,18 @@ def _batch_maker(choice: SamplerBackend, loaded: LoadedModel) -> Callable[[], De
     return lambda: DeviceBatch(model, sampler, mergeable=mergeable)
 
 
+def _padding_bounds(loaded: LoadedModel, budget: MemoryBudget) -> PaddingBounds:
+    layers = len(list(leaves(loaded.new_cache())))
+    return padding_bounds(device_kind(), step_bytes=loaded.step_bytes, layers=layers, budget=budget.total)
+
+
+def device_kind() -> DeviceKind:
+    """What MLX computes on by default."""
+    if mx.default_device() == mx.Device(mx.cpu):
+        return "cpu"
+    return "metal" if mx.metal.is_available() else "cuda"
+
+
 def _prefix_cache(cache: CacheConfig, loaded: LoadedModel, budget: MemoryBudget, generation: int) -> PrefixCache:
     max_bytes = cache.max_bytes if cache.max_bytes is not None else int(CACHE_SHARE * budget.total)
     max_sequences = 0 if loaded.uncached_reason else cache.max_sequences
@@ -113,11 +128,15 @@ def _memory(engine: EngineConfig, loaded: LoadedModel) -> tuple[DeviceMemory, Me
     if not memory.total and engine.kv_bytes is None:
         raise ModelLoadFailed("kv_bytes: must be given, for the device does not say how much memory it has")
     left = max(0, memory.total - loaded.weight_bytes)
-    budget = MemoryBudget(int(KV_SHARE * left) if engine.kv_bytes is None else engine.kv_bytes, loaded.kv_cost)
+    budget = MemoryBudget(
+        int(KV_SHARE * left) if engine.kv_bytes is None else engine.kv_bytes,
+        loaded.kv_cost,
+        copied=copied_share(len(list(leaves(loaded.new_cache())))),
+    )
     if not budget.fits(budget.projected(1)):
         what = f"weights of {loaded.weight_bytes} bytes leave" if engine.kv_bytes is None else "kv_bytes gives"
         raise ModelLoadFailed(
             f"{loaded.path}: {what} {budget.total} bytes for KV of {memory.total} bytes ({memory.source}), "
-            f"one short prompt needs {budget.projected(1)}"
+            f"one short prompt needs {budget.with_copies(budget.projected(1))}"
         )
     return memory, budget

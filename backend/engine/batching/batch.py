@@ -128,6 +128,11 @@ class DecodeBatch(ABC):
     def _wait(self) -> None:
         wait(self._states())
 
+    @property
+    def can_part(self) -> bool:
+        """Whether a row can go on in another batch with what `view` gives."""
+        return not self._merged or separable(self._caches)
+
     def view(self, row: Row) -> list[Any]:
         """The row's caches as lazy views of the settled batch, valid until the next change of the batch."""
         if not self._merged:

@@ -6,9 +6,13 @@ from typing import Any
 
 from backend.core.logline import logline
 from backend.engine.batching.batch import DecodeBatch
+from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.row import Row
 from backend.engine.loading.failures import FOREIGN
+
+# Two groups are one again for less than this part of what would have opened the second: rows must not come and go.
+MERGE_BELOW = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -18,12 +22,12 @@ class DecodeGroups:
 
     A batch pads its rows to the longest: one long row among short ones makes every step, and every copy when a row
     joins or leaves, as dear as if all were long. A group of its own costs another pass over the weights instead. So
-    a row joins the group where it wastes the fewest bytes, unless that is over `max_waste` or more than is spare;
-    then it opens one. Padding is therefore never what takes the rows over their budget.
+    a row joins the group where it wastes the fewest bytes, unless that is over the bounds or more than is spare;
+    then it opens one. Padding is therefore never what takes the rows over their budget. Groups whose rows have come
+    to be of like length, since the longest have left, are put together again.
 
     Args:
-        max_waste: Bytes of padding that a row may cause; about what the weights take, since those are what a
-            further group reads again.
+        bounds: Padding that is cheaper than another group.
         spare: Bytes of the budget that no row is going to need; rows about to join are not counted in it.
     """
 
@@ -31,14 +35,15 @@ class DecodeGroups:
         self,
         new_batch: Callable[[], DecodeBatch],
         budget: MemoryBudget,
+        bounds: PaddingBounds,
         *,
-        max_waste: int,
         spare: Callable[[], int],
     ) -> None:
         self._new_batch = new_batch
         self._budget = budget
-        self._max_waste = max_waste
+        self._bounds = bounds
         self._spare = spare
+        self._loners: list[DecodeBatch] = []  # whose caches go with no others'
         self.batches: list[DecodeBatch] = []
 
     def __len__(self) -> int:
@@ -55,7 +60,9 @@ class DecodeGroups:
         Rows of one call are placed longest first, so that they find each other.
         """
         planned: dict[int, list[Row]] = {}
-        spare = self._spare() - self._budget.apart([row.covered for row in rows])
+        spare = min(
+            self._spare() - self._budget.apart([row.covered for row in rows]), self._bounds.total - self.padded()
+        )
         for row in sorted(rows, key=lambda row: -row.covered):
             index, taken = self._place(row, planned, max(0, spare))
             spare -= taken
@@ -64,7 +71,7 @@ class DecodeGroups:
 
     def _place(self, row: Row, planned: dict[int, list[Row]], spare: int) -> tuple[int, int]:
         """The group for a row, and the spare bytes that its padding takes."""
-        best, least, best_taken = -1, self._max_waste, 0
+        best, least, best_taken = -1, self._bounds.row, 0
         for index, batch in enumerate(self.batches):
             lengths = [other.covered for other in (*batch.rows, *planned.get(index, ()))]
             waste = padding(lengths, row.covered) * self._budget.cost.per_token
@@ -75,6 +82,33 @@ class DecodeGroups:
             self.batches.append(self._new_batch())
             best = len(self.batches) - 1
         return best, best_taken
+
+    def plan_merge(self) -> DecodeBatch | None:
+        """A group whose rows go with those of another for less than half of what would have opened it."""
+        room = min(self._spare(), self._bounds.total - self.padded()) * MERGE_BELOW
+        whole = [batch for batch in self.batches if batch.can_part and batch not in self._loners]
+        for batch in sorted(whole, key=len):
+            lengths = [row.covered for row in batch.rows]
+            for other in whole:
+                beside = [row.covered for row in other.rows]
+                both = [*lengths, *beside]
+                waste = _padding_within(both) - _padding_within(lengths) - _padding_within(beside)
+                taken = self._budget.together(both) - self._budget.together(lengths) - self._budget.together(beside)
+                cheap = waste * self._budget.cost.per_token <= self._bounds.row * MERGE_BELOW
+                if other is not batch and cheap and taken <= room:
+                    return batch
+        return None
+
+    def dissolve(self, batch: DecodeBatch) -> list[Row]:
+        """Take the rows out of a group of which nothing is in flight, each with its caches, to join others."""
+        for row in batch.rows:
+            row.caches = batch.view(row)
+        self.lose(batch)
+        return list(batch.rows)
+
+    def padded(self) -> int:
+        """Bytes that all groups need for padding."""
+        return self.projected() - self._budget.apart(row.covered for row in self.rows)
 
     def projected(self) -> int:
         """Bytes that all groups need to run on, padding included."""
@@ -103,6 +137,7 @@ class DecodeGroups:
         except FOREIGN as error:  # its own shapes
             log.info(logline("joins_none", request_id=row.request.request_id, reason=type(error).__name__))
         self.batches.append(self._new_batch())
+        self._loners.append(self.batches[-1])
         try:
             # A lone row's caches are not merged.
             self.batches[-1].join([row])
@@ -113,6 +148,7 @@ class DecodeGroups:
     def drop_empty(self) -> None:
         """Forget the groups that have no rows any more."""
         self.batches = [batch for batch in self.batches if batch]
+        self._loners = [batch for batch in self._loners if batch]
 
     def lose(self, batch: DecodeBatch) -> None:
         """Drop a whole group without touching its arrays."""
@@ -125,6 +161,10 @@ class DecodeGroups:
     def nbytes(self) -> int:
         """Bytes of live KV, padding included."""
         return sum(batch.nbytes() for batch in self.batches)
+
+
+def _padding_within(lengths: Sequence[int]) -> int:
+    return len(lengths) * max(lengths) - sum(lengths)
 
 
 def padding(lengths: Sequence[int], joining: int) -> int:

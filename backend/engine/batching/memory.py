@@ -1,5 +1,6 @@
 """The budget of live KV: what may run, and what has to go first. Pure: sizes in, a decision out."""
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -7,22 +8,42 @@ from backend.engine.loading.kv_cost import KVCost
 
 # mlx-lm's KV caches grow by this many tokens at a time.
 BLOCK_TOKENS = 256
+# A cache that grows, is merged or loses rows is copied layer by layer, and so many layers of copies may be on the
+# device before the first old one is free: 8 on a CPU, of however many (`python -m benchmarks.peaks`). On GPUs it has
+# not been measured.
+LAYERS_IN_FLIGHT = 10
+
+
+def copied_share(layers: int) -> float:
+    """The part of a batch's bytes that may exist twice while it is copied."""
+    return min(1.0, LAYERS_IN_FLIGHT / max(layers, 1))
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
-    """Bytes for live rows and cached KV together.
+    """Bytes for live rows, cached KV, and what of the rows exists twice while a batch is copied.
 
     What is projected for a request is its prompt and one block of growth, never its `max_tokens`: most answers
     end long before, and those that do not can be preempted.
 
     Attributes:
-        total: Bytes of KV, live and cached.
+        total: Bytes of KV: live, cached, and copies on their way.
         cost: What one row weighs at a length.
+        copied: Share of the rows' bytes that may exist twice; see `copied_share`.
     """
 
     total: int
     cost: KVCost
+    copied: float = 0.0
+
+    @property
+    def most(self) -> int:
+        """Bytes that rows may take, copies apart."""
+        return int(self.total / (1 + self.copied))
+
+    def with_copies(self, live: int) -> int:
+        """Bytes of rows that take `live`, with what exists twice while any of them join, leave or grow."""
+        return live + math.ceil(self.copied * live)
 
     def projected(self, tokens: int) -> int:
         """Bytes that a row of `tokens` needs to run."""
@@ -51,13 +72,14 @@ class MemoryBudget:
         return self.fits(beside + self.projected(tokens) + growth)
 
     def room_for_cache(self, live: int) -> int:
-        """Bytes that the prompt cache may keep beside `live` bytes of rows."""
-        return max(0, self.total - live)
+        """Bytes that the prompt cache may keep beside `live` bytes of rows and their copies."""
+        return max(0, self.total - self.with_copies(live))
 
     def fits(self, live: int) -> bool:
         """Whether rows of `live` bytes fit once the cache has given way entirely."""
-        return live <= self.total
+        return live <= self.most
 
     def refusal(self, tokens: int) -> str:
         """The sums, for the client whose prompt can never fit."""
-        return f"prompt of {tokens} tokens needs {self.projected(tokens)} bytes of KV, the budget is {self.total}"
+        needs = self.with_copies(self.projected(tokens))
+        return f"prompt of {tokens} tokens needs {needs} bytes of KV, copies included, the budget is {self.total}"

@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 CUT_BY_TOKEN = frozenset({"KVCache", "QuantizedKVCache", "ConcatenateKVCache"})
 
 
+_SPARED = "spared"
+
+
 @dataclass(frozen=True, slots=True)
 class Reused:
     """What the cache had for a prompt.
@@ -44,6 +47,7 @@ class PrefixCache:
     def __init__(self, store: PromptCache, key: Hashable, *, snapshots: bool) -> None:
         self._store = store
         self._key = key
+        self._most_bytes = store.max_bytes
         self.enabled = store.max_size > 0 and store.max_bytes > 0
         self.snapshots = snapshots and self.enabled
 
@@ -78,16 +82,29 @@ class PrefixCache:
         except FOREIGN as error:
             _say_fault("insert", error)
 
-    def shrink_to(self, n_bytes: int) -> bool:
-        """Evict until at most `n_bytes` are kept; whether there was need to."""
-        if self._store.nbytes <= n_bytes:
+    def limit_to(self, n_bytes: int, *, sparing: NDArray[np.int32] | None = None) -> bool:
+        """Keep at most `n_bytes` from now on, and never more than the cache's own limit; whether it had to evict.
+
+        What is stored later makes its room first.
+
+        Args:
+            sparing: A prompt whose prefix goes last.
+        """
+        # A limit of nothing would turn the store off.
+        limit = max(1, min(self._most_bytes, n_bytes))
+        if not self.enabled or limit == self._store.max_bytes:
             return False
+        evicts = self._store.nbytes > limit
         try:
-            self._store.trim_to(n_bytes=n_bytes)
+            if evicts and sparing is not None:
+                self._store.pin(_SPARED, self._key, sparing)
+                self._store.trim_to(n_bytes=limit)
+                self._store.unpin(_SPARED)
+            self._store.max_bytes = limit
         except FOREIGN as error:
             _say_fault("trim", error)
             self._forget()
-        return True
+        return evicts
 
     def _forget(self) -> None:
         # Live rows need the bytes: what cannot be evicted piece by piece goes as a whole.

@@ -16,6 +16,7 @@ from backend.core.events import Delta, FinishReason, Piece
 from backend.core.logline import logline
 from backend.engine.batching.batch import DecodeBatch, Emitted
 from backend.engine.batching.finishing import Finisher, internal_fault, row_fault
+from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.pace import Pace
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 # A state that cannot be cut by token is stored this often along a prompt.
 SNAPSHOT_EVERY = 4096
+# Which groups are alike changes only as rows leave; what it costs to look grows with the square of the groups.
+MERGE_EVERY_STEPS = 64
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -56,6 +59,7 @@ class Session:
     prefix: PrefixCache
     new_batch: Callable[[], DecodeBatch]
     budget: MemoryBudget
+    padding: PaddingBounds
     outbox: Outbox
     tell: Callable[[], None]
     chunk: int
@@ -88,9 +92,7 @@ class Session:
         )
 
     def _new_groups(self) -> DecodeGroups:
-        # A group of its own reads the weights once more; padding may cost as much, but no large part of the budget.
-        waste = min(self.loaded.weight_bytes, self.budget.total // 32)
-        return DecodeGroups(self.new_batch, self.budget, max_waste=waste, spare=self._spare)
+        return DecodeGroups(self.new_batch, self.budget, self.padding, spare=self._spare)
 
     @property
     def busy(self) -> bool:
@@ -158,7 +160,7 @@ class Session:
             active_bytes=mx.get_active_memory(),
             buffer_pool=mx.get_cache_memory(),
             weights=self.loaded.weight_bytes,
-            live_kv=self.groups.nbytes() + self.prefills.nbytes(),
+            live_kv=self._live(),
             cached_kv=self.prefix.nbytes,
             budget=self.budget.total,
             waiting=len(self.waiting),
@@ -185,13 +187,13 @@ class Session:
             row.last_token = int(row.feed[-1])
             row.snapshot_ends = self._snapshot_ends(row)
             row.chunk_ends = chunk_ends(len(row.feed), self.chunk, row.snapshot_ends)
-            # Before the cache gives way to it: what it evicts could be this row's own prefix.
+            # The cache gives way before the row takes anything, this row's own prefix last.
+            self._limit_cache(self._projected() + self.budget.projected(len(row.feed)), sparing=row)
             try:
                 self.prefills.admit(row)
             except FOREIGN as error:  # a model makes its caches itself
                 self._fail(row, internal_fault("admission", row, error))
             self.moving = []
-            self._shrink_cache(self._projected())
 
     def _snapshot_ends(self, row: Row) -> tuple[int, ...]:
         if not self.prefix.snapshots:
@@ -203,22 +205,29 @@ class Session:
         return self.groups.projected() + self.budget.apart(len(row.feed) for row in self.prefills.rows)
 
     def _spare(self) -> int:
-        return self.budget.total - self._projected()
+        return self.budget.most - self._projected()
+
+    def _live(self) -> int:
+        return self.groups.nbytes() + self.prefills.nbytes()
 
     def _has_room(self, row: Row) -> bool:
         running = len(self.prefills.rows) + len(self.groups)
         return self.budget.admits(len(row.feed), beside=self._projected(), rows=running, returning=row.preemptions > 0)
 
-    def _shrink_cache(self, live: int) -> None:
-        if self.prefix.shrink_to(self.budget.room_for_cache(live)):
+    def _limit_cache(self, live: int, *, sparing: Row | None = None) -> None:
+        room = self.budget.room_for_cache(live)
+        if self.prefix.limit_to(room, sparing=None if sparing is None else sparing.feed):
             # What was evicted goes back to the system, not into MLX's pool of buffers for later.
             mx.clear_cache()
 
     def _relieve(self) -> None:
-        """Keep live rows and cache within the budget: the cache gives way, then the youngest row goes back."""
+        """Keep live rows, copies and cache within the budget: the cache gives way, then the youngest row goes back.
+
+        By what the rows are going to need, which is a block ahead of what they have: there is room when they grow.
+        """
         while True:
-            live = self.groups.nbytes() + self.prefills.nbytes()
-            self._shrink_cache(live)
+            live = max(self._projected(), self._live())
+            self._limit_cache(live)
             rows = [*self.groups.rows, *self.prefills.rows]
             if self.budget.fits(live) or not rows:
                 return
@@ -233,6 +242,8 @@ class Session:
         if row not in self.prefills.rows and row not in self.groups.rows:
             return  # its batch was lost
         self.counters.preemptions += 1
+        # Kept where the copy fits beside the row itself; else it is prefilled again.
+        self._limit_cache(self._live())
         self._store(row)
         if row in self.prefills.rows:
             self.prefills.remove(row)
@@ -262,25 +273,53 @@ class Session:
         for row in ready:
             row.decoding_at = row.decoding_at or now
             self.counters.cached_tokens += row.cached_tokens if not row.preemptions else 0
-        for row, error in self.groups.join(ready):
+        self._join_rows(ready)
+        self.moving = []
+
+    def _join_rows(self, rows: Sequence[Row]) -> None:
+        for row, error in self.groups.join(rows):
             row.caches = None
             self._fail(row, internal_fault("join", row, error))
-        self.moving = []
 
     def _decode(self) -> None:
         started = self.clock()
         for group in list(self.groups.batches):
-            ended = self._take_tokens(group, group.step)
-            self._store_all()
-            self._leave(ended)
+            self._emit(group, group.step)
         self.counters.decode_steps += 1
+        if self.counters.decode_steps % MERGE_EVERY_STEPS == 0:
+            self._merge_groups()
         self.counters.decode_seconds += self.clock() - started
+
+    def _merge_groups(self) -> None:
+        """Put a group's rows into another whose length they have come to share."""
+        group = self.groups.plan_merge()
+        if group is None:
+            return
+        self._emit(group, group.collect)
+        self._settle()
+        if group not in self.groups.batches:
+            return  # its last row has ended, or it was lost
+        self.moving = list(group.rows)
+        try:
+            rows = self.groups.dissolve(group)
+        except FOREIGN as error:
+            self._lose_batch(group, self.moving, error)
+        else:
+            self._join_rows(rows)
+            log.info(logline("groups_merged", rows=len(rows), groups=len(self.groups.batches)))
+        self.moving = []
 
     def _hand_out(self) -> None:
         """Let clients have what has been drawn, while a prompt's slice runs or before it does."""
         ended = [row for group in list(self.groups.batches) for row in self._take_tokens(group, group.collect)]
         if self.outbox:
             self.tell()
+        self._store_all()
+        self._leave(ended)
+
+    def _emit(self, group: DecodeBatch, tokens: Callable[[], list[Emitted]]) -> None:
+        """Hand out what a group emits; rows that have come to their end leave it."""
+        ended = self._take_tokens(group, tokens)
         self._store_all()
         self._leave(ended)
 
@@ -347,6 +386,7 @@ class Session:
         self.storing = [row for row in self.storing if self._leaves_kv(row)]
         if self.storing:
             self.tell()
+            self._limit_cache(self._live())
         for row in self.storing:
             self._store(row)
         self.storing = []
@@ -392,6 +432,8 @@ class Session:
             if len(staying) == len(group) or group not in self.groups.batches:
                 continue
             try:
+                if not staying:
+                    group.settle()  # or the next wait, of somebody else, would be told of its last step
                 group.leave(rows)
             except FOREIGN as error:  # some layers have dropped them, some have not
                 self._lose_batch(group, staying, error)

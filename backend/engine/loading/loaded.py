@@ -22,6 +22,7 @@ class LoadedModel:
         eos_ids: Tokens that end an answer, all below `vocab_size`.
         namespace: Names these weights with this tokenizer and cache layout; KV of another one is of no use here.
         weight_bytes: Of all parameters.
+        step_bytes: Of those that a decode step of one row reads.
         dtype: Of the embedding or the output, such as `float16`.
         batchable: Rows may decode together; otherwise one at a time, and `serial_reason` says why.
         kv_cost: What a row's caches weigh.
@@ -40,6 +41,7 @@ class LoadedModel:
     eos_ids: frozenset[int]
     namespace: str
     weight_bytes: int
+    step_bytes: int
     dtype: str
     batchable: bool
     serial_reason: str

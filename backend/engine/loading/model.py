@@ -24,6 +24,7 @@ from backend.engine.loading.fingerprint import namespace
 from backend.engine.loading.loaded import LoadedModel
 from backend.engine.loading.probe import ProbeFailed, ProbeResult, probe, reach_of
 from backend.engine.loading.progress import Progress, ProgressLog
+from backend.engine.loading.step_bytes import step_bytes
 from backend.engine.loading.vocabulary import check_vocabulary
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ def _load(
             lambda: namespace(config, directory, tokenizer=files.tokenizer_directory, adapter=adapter, facts=facts),
         ),
         weight_bytes=_weight_bytes(model),
+        step_bytes=step_bytes(model, settings),
         dtype=dtype,
         batchable=not _serial_reason(model, config, result),
         serial_reason=_serial_reason(model, config, result),

@@ -6,6 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.memory import BLOCK_TOKENS, MemoryBudget
 from backend.engine.loading.kv_cost import KVCost
@@ -17,8 +18,13 @@ TOTAL = COST.bytes_for(40_000)
 class CountedBatch:
     """Rows of a batch, and the most bytes that mlx-lm's caches take for them: the longest and a block, each."""
 
+    can_part = True
+
     def __init__(self) -> None:
         self.rows: list[Any] = []
+
+    def view(self, row: Any) -> Any:
+        return row
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -33,6 +39,7 @@ class Prompt:
 
     def __init__(self, tokens: int) -> None:
         self.covered = tokens
+        self.caches: Any = None
 
 
 class Rows:
@@ -41,7 +48,8 @@ class Rows:
     def __init__(self) -> None:
         self.budget = MemoryBudget(total=TOTAL, cost=COST)
         self.prefilling: list[Prompt] = []
-        self.groups: Any = DecodeGroups(CountedBatch, self.budget, max_waste=TOTAL // 32, spare=self.spare)  # type: ignore[arg-type]
+        bounds = PaddingBounds(row=TOTAL // 32, total=TOTAL)
+        self.groups: Any = DecodeGroups(CountedBatch, self.budget, bounds, spare=self.spare)  # type: ignore[arg-type]
 
     def projected(self) -> int:
         return self.groups.projected() + self.budget.apart(row.covered for row in self.prefilling)
@@ -55,7 +63,10 @@ class Rows:
 
     def join(self, count: int) -> None:
         ready, self.prefilling = self.prefilling[:count], self.prefilling[count:]
-        for batch, members in self.groups.plan_join(ready):
+        self.join_rows(ready)
+
+    def join_rows(self, rows: list[Prompt]) -> None:
+        for batch, members in self.groups.plan_join(rows):
             batch.rows.extend(members)
 
     def leave(self, index: int) -> None:
@@ -63,6 +74,13 @@ class Rows:
         for batch in self.groups.batches:
             batch.rows = [row for row in batch.rows if row is not rows[index % len(rows)]]
         self.groups.drop_empty()
+
+    def merge(self) -> bool:
+        batch = self.groups.plan_merge()
+        if batch is None:
+            return False
+        self.join_rows(self.groups.dissolve(batch))
+        return True
 
     def real(self) -> int:
         return sum(batch.real() for batch in self.groups.batches)
@@ -74,6 +92,7 @@ EVENTS = st.lists(
         st.tuples(st.just("join"), st.integers(1, 4)),
         st.tuples(st.just("step"), st.integers(1, 300)),
         st.tuples(st.just("leave"), st.integers(0, 9)),
+        st.tuples(st.just("merge"), st.just(0)),
     ),
     max_size=60,
 )
@@ -97,6 +116,11 @@ def test_no_history_of_joins_takes_more_than_was_projected(events: Sequence[tupl
                 for batch in rows.groups.batches:
                     for row in batch.rows:
                         row.covered += amount
+            case "merge":
+                count = len(rows.groups.batches)
+                merged = rows.merge()
+                assert len(rows.groups.batches) == count - merged
+                assert rows.projected() <= max(before, TOTAL)
             case _ if rows.groups.batches:
                 rows.leave(amount)
                 assert rows.projected() <= before
@@ -114,3 +138,31 @@ def test_one_long_row_and_many_that_are_nearly_as_long_stay_within_a_budget_that
         rows.join(1)
     assert rows.real() <= TOTAL
     assert len(rows.groups.batches) == 2
+
+
+def test_groups_are_one_again_when_the_longest_row_has_left_and_not_before() -> None:
+    rows = Rows()
+    bound = TOTAL // 32 // COST.per_token
+    longest = 6000
+    for tokens in (longest, longest - bound + 10, longest - bound - 10):
+        rows.admit(tokens)
+        rows.join(1)
+    assert [len(batch.rows) for batch in rows.groups.batches] == [2, 1]
+    assert not rows.merge()
+    rows.leave(0)
+    assert rows.merge()
+    assert [len(batch.rows) for batch in rows.groups.batches] == [2]
+
+
+def test_groups_that_are_not_much_more_alike_than_what_parts_rows_stay_apart() -> None:
+    rows = Rows()
+    bound = TOTAL // 32 // COST.per_token
+    for tokens in (6000, 6000 - bound - 10):
+        rows.admit(tokens)
+        rows.join(1)
+    for shorter in rows.groups.batches[1].rows:
+        shorter.covered += bound // 3
+    assert len(rows.groups.batches) == 2 and not rows.merge()
+    for shorter in rows.groups.batches[1].rows:
+        shorter.covered += bound // 3
+    assert rows.merge()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backend.engine.batching.memory import BLOCK_TOKENS, MemoryBudget
+from backend.engine.batching.memory import BLOCK_TOKENS, MemoryBudget, copied_share
 from backend.engine.loading.kv_cost import KVCost
 
 
@@ -31,6 +31,23 @@ def test_the_cache_gets_what_live_rows_leave_and_never_less_than_nothing() -> No
     assert budget.room_for_cache(300) == 700
     assert budget.room_for_cache(3000) == 0
     assert budget.fits(1000) and not budget.fits(1001)
+
+
+def test_room_is_kept_for_what_exists_twice_while_a_batch_is_copied() -> None:
+    assert [copied_share(layers) for layers in (0, 1, 10, 40)] == [1.0, 1.0, 1.0, 0.25]
+    budget = MemoryBudget(total=1000, cost=KVCost(per_token=1), copied=0.25)
+    assert budget.most == 800 and budget.fits(800) and not budget.fits(801)
+    assert budget.room_for_cache(800) == 0
+    assert budget.room_for_cache(400) == 500
+    assert budget.room_for_cache(0) == 1000
+    assert str(budget.with_copies(budget.projected(700))) in budget.refusal(700)
+
+
+@pytest.mark.parametrize("copied", [0.0, 0.1, 0.3, 1.0])
+def test_rows_that_fit_leave_room_for_their_copies(copied: float) -> None:
+    for total in range(1, 2000, 7):
+        budget = MemoryBudget(total=total, cost=KVCost(per_token=1), copied=copied)
+        assert budget.with_copies(budget.most) <= total + 1
 
 
 def test_a_refusal_names_the_sums() -> None:

@@ -1,0 +1,26 @@
+"""How much padding is cheaper than another pass over the weights, by device."""
+
+from backend.engine.batching.group_cost import padding_bounds
+
+GIB = 1 << 30
+
+
+def test_a_cpu_allows_what_the_weights_take_and_no_large_part_of_the_budget() -> None:
+    assert padding_bounds("cpu", step_bytes=100, layers=32, budget=32 * GIB).row == 100
+    assert padding_bounds("cpu", step_bytes=4 * GIB, layers=32, budget=32 * GIB).row == GIB
+    assert padding_bounds("cpu", step_bytes=100, layers=32, budget=32 * GIB).total == 32 * GIB
+
+
+def test_metal_skips_what_is_masked_so_only_memory_bounds() -> None:
+    bounds = padding_bounds("metal", step_bytes=100, layers=32, budget=32 * GIB)
+    assert bounds.row == bounds.total == 8 * GIB
+
+
+def test_cuda_allows_what_it_reads_while_the_host_launches_a_group_and_the_weights() -> None:
+    small = padding_bounds("cuda", step_bytes=0, layers=1, budget=1024 * GIB)
+    deep = padding_bounds("cuda", step_bytes=0, layers=33, budget=1024 * GIB)
+    dense = padding_bounds("cuda", step_bytes=5 * GIB, layers=33, budget=1024 * GIB)
+    assert 0 < small.row < deep.row
+    assert dense.row == deep.row + 5 * GIB
+    tight = padding_bounds("cuda", step_bytes=5 * GIB, layers=33, budget=4 * GIB)
+    assert tight.row == tight.total == GIB
