@@ -44,7 +44,8 @@ class EngineConfig:
     Attributes:
         max_rows: Requests that decode together.
         queue_size: Requests that may wait for a row; one more is refused.
-        prefill_chunk: Tokens of a prefill chunk; chunks end at multiples of it in the prompt.
+        prefill_chunk: Tokens of a prefill chunk; chunks end at multiples of it in the prompt. None takes what is fast
+            on the device.
         kv_bytes: Bytes of live and cached KV, copies included, at most; None takes a share of what the device has left.
         memory_share: Of the device's memory, what is this worker's, where several live on one device.
         wired_bytes: Bytes that the system must not page out, where the device has such a thing; None takes weights
@@ -58,7 +59,7 @@ class EngineConfig:
 
     max_rows: int = 32
     queue_size: int = 1024
-    prefill_chunk: int = 512
+    prefill_chunk: int | None = None
     kv_bytes: int | None = None
     memory_share: float = 1.0
     wired_bytes: int | None = None

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,8 +96,10 @@ class Worker:
 
 
 @asynccontextmanager
-async def worker(*arguments: str, threads: int | None = None) -> AsyncIterator[Worker]:
-    """A worker on a free port; `threads` bounds its BLAS."""
+async def worker(
+    *arguments: str, threads: int | None = None, program: Sequence[str] = ("-m", "backend")
+) -> AsyncIterator[Worker]:
+    """A worker on a free port; `threads` bounds its BLAS, `program` is what Python is told to run."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -105,7 +107,7 @@ async def worker(*arguments: str, threads: int | None = None) -> AsyncIterator[W
     if threads is not None:
         environment["OPENBLAS_NUM_THREADS"] = str(threads)
     process = subprocess.Popen(  # noqa: ASYNC220  returns at once
-        [sys.executable, "-m", "backend", "--addr", address, "--log-level", "warning", *arguments],
+        [sys.executable, *program, "--addr", address, "--log-level", "warning", *arguments],
         cwd=ROOT,
         env=environment,
     )

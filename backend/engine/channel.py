@@ -123,6 +123,10 @@ class Outbox:
         self._wake = wake
         self._events: list[tuple[AnswerStream, Event]] = []
 
+    def __len__(self) -> int:
+        """Events that are to be delivered yet."""
+        return len(self._events)
+
     def post(self, stream: AnswerStream, event: Event) -> None:
         """Queue an event; after a stream's terminal event all others are dropped."""
         if stream.ended:

@@ -88,7 +88,12 @@ SETTINGS: Final = (
     _Setting("--blas", str, "auto", "auto (OpenBLAS where installed), reference, or the path of a library"),
     _Setting("--max-rows", read.integer(1, 1024), str(_ENGINE.max_rows), "requests that decode together"),
     _Setting("--queue-size", read.integer(0), str(_ENGINE.queue_size), "requests that may wait for a row"),
-    _Setting("--prefill-chunk", read.integer(1, 1 << 16), str(_ENGINE.prefill_chunk), "tokens of a prefill chunk"),
+    _Setting(
+        "--prefill-chunk",
+        read.auto_or(read.integer(1, 1 << 16)),
+        "auto",
+        "tokens of a prefill chunk; auto: 512 on a CPU, 2048 on a GPU",
+    ),
     _Setting("--kv-bytes", _size_or_auto, "auto", "KV (live, cached, copies) at most; auto: a share of what is left"),
     _Setting("--memory-share", read.number(0.01, 1), "1", "of the device's memory, where workers share a device"),
     _Setting(

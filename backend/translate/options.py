@@ -44,7 +44,7 @@ OPTIONS: Final[Mapping[str, tuple[str, read.Reader]]] = {
     "max_rows": ("engine.max_rows", read.integer(1, 1024)),
     "parallel": ("engine.max_rows", read.integer(1, 1024)),
     "queue_size": ("engine.queue_size", read.integer(0)),
-    "prefill_chunk": ("engine.prefill_chunk", read.integer(1, 1 << 16)),
+    "prefill_chunk": ("engine.prefill_chunk", read.auto_or(read.integer(1, 1 << 16))),
     "kv_bytes": ("engine.kv_bytes", read.auto_or(read.size)),
     "memory_share": ("engine.memory_share", read.number(0.01, 1)),
     "wired": ("engine.wired_bytes", read.auto_or(read.size_or_off)),

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -36,6 +36,7 @@ class FaultyDevice:
     Attributes:
         failed: Whose work became garbage; None while nothing has failed.
         told: Whose wait was told of it.
+        beside: Who has run beside a batch that failed.
     """
 
     session: Session | None = None
@@ -44,15 +45,20 @@ class FaultyDevice:
     calls: int = 0
     failed: Owner | None = None
     told: Owner | None = None
+    beside: set[str] = field(default_factory=set[str])
+    _late: bool = False
     _wait_to_fail: int = 0
     _call_to_fail: int = 0
     _to_report: bool = False
     _step: FrameType | None = None
 
-    def arm(self, *, wait: int = 0, call: int = 0) -> None:
-        """Fail in the n-th wait from now, or in the n-th call of the model; 0 is never."""
+    def arm(self, *, wait: int = 0, call: int = 0, late: bool = False) -> None:
+        """Fail in the n-th wait from now, or in the n-th call of the model; 0 is never.
+
+        A prompt's failure is reported at the next wait of anybody, or (`late`) at that of the prompt.
+        """
         self.waits = self.calls = 0
-        self._wait_to_fail, self._call_to_fail = wait, call
+        self._wait_to_fail, self._call_to_fail, self._late = wait, call, late
         self._to_report, self.failed, self.told, self._step = False, None, None, None
 
     def load(self, *args: Any, **kwargs: Any) -> LoadedModel:
@@ -70,18 +76,36 @@ class FaultyDevice:
         return self.inner(tokens, cache=cache)
 
     def evaluate(self, *arrays: Any) -> None:
-        """The wait: the one that fails leaves garbage in its arrays."""
+        """The wait: the one that fails leaves garbage in its arrays; a batch's, in those of who runs beside it too."""
         mx.eval(*arrays)
         self.waits += 1
         if self.waits == self._wait_to_fail:
             self.failed, self._to_report = _waiting(), True
-            for array in _leaves(arrays):
-                np.array(array, copy=False)[...] = GARBAGE
-        # A step's own wait is for the draw before it: the device has not come to the step yet.
-        if self._to_report and (self._step is None or self._step is not _device_step()):
+            _spoil(arrays)
+            if self.failed.kind == "batch":
+                self._spoil_what_runs_beside()
+        if self._to_report and self._has_come_to_it():
             self._to_report, self._step = False, None
             self.told = _waiting()
             raise RuntimeError("[planted] Command buffer execution failed")
+
+    def _spoil_what_runs_beside(self) -> None:
+        assert self.session is not None
+        running = self.session.prefills.running
+        if running is not None and running.chunk is not None:
+            self.beside.add("prompt")
+            _spoil(running.chunk._states())
+        for batch in self.session.groups.batches:
+            if batch.in_flight and self.failed != _batch(batch.rows):
+                self.beside.add("batch")
+                _spoil(batch._states())
+
+    def _has_come_to_it(self) -> bool:
+        assert self.failed is not None
+        if self._late and self.failed.kind == "prompt":
+            return _waiting() == self.failed
+        # A step's own wait is for the draw before it.
+        return self._step is None or self._step is not _device_step()
 
     def _owner_of(self, caches: list[Any]) -> Owner:
         assert self.session is not None
@@ -119,6 +143,12 @@ def _waiting() -> Owner:
         if isinstance(own, Prefills):
             return Owner("prompt", frozenset([frame.f_locals["row"].request.request_id]))
     raise AssertionError(f"a wait of nobody's, by {waits.__name__}")
+
+
+def _spoil(arrays: Any) -> None:
+    mx.eval(arrays)
+    for array in _leaves(arrays):
+        np.array(array, copy=False)[...] = GARBAGE
 
 
 def _leaves(tree: Any) -> Iterator[mx.array]:

@@ -12,6 +12,7 @@ from backend.config import CacheConfig, EngineConfig
 from backend.core.errors import DeadlineExceeded, InternalFault
 from backend.core.request import GenerationRequest, Sampling
 from backend.engine import waits
+from backend.engine.batching import assembly
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.handle import EngineHandle
 from tests.engine.faulty_device import FaultyDevice
@@ -100,6 +101,8 @@ def run(path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch, trial: Callab
     """`trial(handle, device, fresh, right)`: `fresh` empties the prompt cache and arms what squeezes."""
     device, squeeze = FaultyDevice(), Squeeze(monkeypatch)
     monkeypatch.setattr(waits, "evaluate", device.evaluate)
+    # A chunk in slices of a layer, with steps of the batches between them.
+    monkeypatch.setitem(assembly.SLICE_SECONDS, "cpu", 0.0)
 
     async def body(handle: EngineHandle) -> None:
         session = handle._thread.session
@@ -132,22 +135,22 @@ async def ask_again(handle: EngineHandle, right: dict[str, Answer]) -> None:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model") / "qwen3", "qwen3")
+    return write_model(tmp_path_factory.mktemp("model") / "qwen3", "qwen3", layers=3)
 
 
 SLOW = [pytest.mark.slow, pytest.mark.timeout(400)]
-EVERY = [pytest.param(sampler, 1, marks=SLOW) for sampler in ("host", "device")]
+EVERY_SECOND = [pytest.param(sampler, n, 2, marks=SLOW) for sampler in ("host", "device") for n in (1, 2)]
 
 
-@pytest.mark.parametrize(("sampler", "stride"), [("host", 29), ("device", 29), *EVERY])
+@pytest.mark.parametrize(("sampler", "first", "stride"), [("host", 9, 59), ("device", 5, 59), *EVERY_SECOND])
 def test_whichever_wait_fails_those_end_whose_wait_it_was(
-    path: Path, sampler: str, stride: int, monkeypatch: pytest.MonkeyPatch
+    path: Path, sampler: str, first: int, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def trial(
         handle: EngineHandle, device: FaultyDevice, fresh: Callable[[], None], right: dict[str, Answer]
     ) -> None:
         kinds: set[str] = set()
-        for n in range(1, 1000, stride):
+        for n in range(first, 1000, stride):
             fresh()
             device.arm(wait=n)
             failed = check(await scenario(handle), right)
@@ -159,27 +162,29 @@ def test_whichever_wait_fails_those_end_whose_wait_it_was(
             await ask_again(handle, right)
         else:
             raise AssertionError("no run came to its end without a failure")
-        assert stride > 1 or kinds == {"batch", "prompt", "cache"}
+        if stride == 2:
+            assert kinds == {"batch", "prompt", "cache"}
+            # The host waits for each of its batches' steps.
+            assert sampler == "host" or device.beside == {"batch", "prompt"}
 
     run(path, sampler, monkeypatch, trial)
 
 
-@pytest.mark.parametrize(("sampler", "stride"), [("device", 5), *EVERY])
+@pytest.mark.parametrize(("sampler", "first", "stride"), [("device", 3, 6), *EVERY_SECOND])
 def test_whatever_is_computed_wrongly_nobody_is_sent_it_and_others_go_on(
-    path: Path, sampler: str, stride: int, monkeypatch: pytest.MonkeyPatch
+    path: Path, sampler: str, first: int, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def trial(
         handle: EngineHandle, device: FaultyDevice, fresh: Callable[[], None], right: dict[str, Answer]
     ) -> None:
-        for n in range(1, 1000, stride):
+        for n in range(first, 1000, stride):
             fresh()
-            device.arm(call=n)
+            device.arm(call=n, late=n % 2 == 0)
             failed = check(await scenario(handle), right)
             if device.failed is None:
                 break
             assert device.told is not None
             assert failed - PASSING == device.told.names - PASSING, (n, device.failed, device.told)
-            # A prompt's chunk runs beside what a batch has drawn; else everybody waits for their own.
             assert device.told.kind in {device.failed.kind, "batch"}
             await settled(handle)
             await ask_again(handle, right)

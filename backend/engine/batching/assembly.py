@@ -12,13 +12,14 @@ from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.batch_host import HostBatch
 from backend.engine.batching.group_cost import DeviceKind, PaddingBounds, padding_bounds
 from backend.engine.batching.memory import MemoryBudget, copied_share
+from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
 from backend.engine.batching.warm_up import Discarded
 from backend.engine.batching.warm_up import warm_up as warm_up_session
 from backend.engine.channel import Outbox
 from backend.engine.loading import LoadedModel
-from backend.engine.loading.device_memory import DeviceMemory, device_memory, wire, wired_limit
+from backend.engine.loading.device_memory import DeviceMemory, bound_pool, device_memory, wire, wired_limit
 from backend.engine.loading.failures import check_cancelled
 from backend.engine.loading.kv_cost import leaves
 from backend.engine.sampling.device.sampler import DeviceSampler
@@ -33,6 +34,11 @@ log = logging.getLogger(__name__)
 # Of what the device has left after the weights: activations, the buffer pool and the rest of the machine need some.
 KV_SHARE = 0.7
 CACHE_SHARE = 0.5
+# What MLX may keep of freed buffers: those of a chunk and a step are asked for again, those of grown KV are not.
+POOL_SHARE = 0.05
+# A GPU needs many tokens at a time to be busy. It draws a token in some hundredths of a second, a CPU in tenths.
+CHUNK = {"cpu": 512, "gpu": 2048}
+SLICE_SECONDS = {"cpu": 0.15, "gpu": 0.05}
 
 
 def make_session(
@@ -54,6 +60,8 @@ def make_session(
         ModelLoadFailed: The device has no room for a prompt beside the weights, or the model fails in its warm-up.
     """
     kind = device_kind()
+    device = "cpu" if kind == "cpu" else "gpu"
+    chunk = config.engine.prefill_chunk or CHUNK[device]
     warms = config.engine.warm_up == "on" or (config.engine.warm_up == "auto" and kind != "cpu")
     memory, budget = _memory(config.engine, loaded)
     limit = wired_limit(config.engine.wired_bytes, memory=memory, wanted=loaded.weight_bytes + budget.total)
@@ -74,17 +82,30 @@ def make_session(
             padding=_padding_bounds(kind, loaded, budget),
             outbox=outbox,
             tell=tell,
+            chunk=chunk,
+            pace=Pace(SLICE_SECONDS[device]),
             clock=clock,
         )
 
     if warms:
         nobody = Discarded()
         throwaway = session(nobody, nobody.flush)
-        warm_up_session(throwaway, nobody, chunk=config.engine.prefill_chunk, cancelled=cancelled)
+        warm_up_session(throwaway, nobody, chunk=chunk, cancelled=cancelled)
     made = session(outbox, tell)
     # Last: whatever fails above has nothing to restore.
-    made.unwire = wire(limit, mx.set_wired_limit)
+    made.restore_limits = _set_limits(limit, memory)
     return made
+
+
+def _set_limits(wired: int, memory: DeviceMemory) -> Callable[[], None]:
+    unwire = wire(wired, mx.set_wired_limit)
+    unbound = bound_pool(int(POOL_SHARE * memory.total), mx.set_cache_limit)
+
+    def restore() -> None:
+        unwire()
+        unbound()
+
+    return restore
 
 
 def _batch_maker(

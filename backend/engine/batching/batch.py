@@ -1,29 +1,22 @@
-"""The only user of mlx-lm's models and batch caches: prefill of one prompt, decode of many rows together.
+"""The only user of mlx-lm's batch caches: decode of many rows together.
 
 mlx-lm's own BatchGenerator is made of the same cache operations (merge, extend, filter); docs/decisions
 says why the driver around them is ours.
 """
 
-import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx_lm.models.cache import ArraysCache, CacheList
-from numpy.typing import NDArray
 
+from backend.engine.batching.chunk import Model
 from backend.engine.batching.row import Row
-from backend.engine.batching.row_caches import keep_rows, row_caches, separable
+from backend.engine.batching.row_caches import copied, keep_rows, row_caches, separable
 from backend.engine.sampling.sampled import RowLogprobs, Sampled
 from backend.engine.waits import wait
-
-# MLX keeps freed buffers for reuse; as the batch grows old sizes are never asked for again.
-CLEAR_EVERY_STEPS = 512
-
-Model = Callable[..., mx.array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +44,6 @@ def accept_sampled(row: Row, index: int, sampled: Sampled) -> Emitted:
     return Emitted(row, token, sampled.logprobs[index])
 
 
-def prefill(model: Model, caches: list[Any], tokens: NDArray[np.int32]) -> None:
-    """Run `tokens`, shape `[n]`, through the model and evaluate the grown caches."""
-    model(mx.array(tokens)[None], cache=caches)
-    # Only the caches are evaluated, so the output head over the chunk is never computed.
-    wait([c.state for c in caches])
-    mx.clear_cache()
-
-
 class DecodeBatch(ABC):
     """Rows that take one token each a step. Engine thread only.
 
@@ -74,7 +59,6 @@ class DecodeBatch(ABC):
         self._mergeable = mergeable
         self._caches: list[Any] = []
         self._merged = False
-        self._steps = 0
         self._settled = True
         self.in_flight = False
         self.rows: list[Row] = []
@@ -106,7 +90,7 @@ class DecodeBatch(ABC):
         if not self._merged:
             return _merge([self._caches, *caches] if self.rows else caches)
         # Into copies: where one layer fails, those before it must not have grown.
-        grown = [_shell(cache) for cache in self._caches]
+        grown = [copied(cache) for cache in self._caches]
         for mine, theirs in zip(grown, _merge(caches), strict=True):
             mine.extend(theirs)
         return grown
@@ -126,9 +110,6 @@ class DecodeBatch(ABC):
         mx.async_eval(logits, self._states())
         for row in self.rows:
             row.covered += 1
-        self._steps += 1
-        if self._steps % CLEAR_EVERY_STEPS == 0:
-            mx.clear_cache()
         return logits
 
     def _states(self) -> list[Any]:
@@ -197,10 +178,3 @@ def _check_states(layer: Sequence[Any]) -> None:
         for states in zip(*(cache.cache for cache in layer), strict=True):
             if len({state.shape[1:] for state in states if state is not None}) > 1:
                 raise ValueError("states of unlike shapes cannot be merged")
-
-
-def _shell(cache: Any) -> Any:
-    """Another cache of the same arrays. mlx-lm's `extend` gives a cache new arrays and never writes into one."""
-    if type(cache) is CacheList:
-        return CacheList(*(_shell(inner) for inner in cache.caches))
-    return copy.copy(cache)

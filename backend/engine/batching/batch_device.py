@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from backend.engine.batching.batch import DecodeBatch, Emitted, Model, accept_sampled
+from backend.engine.batching.batch import DecodeBatch, Emitted, accept_sampled
+from backend.engine.batching.chunk import Model
 from backend.engine.batching.row import Row
 from backend.engine.sampling.device.sampler import DeviceSampler, LazySample
 from backend.engine.waits import wait

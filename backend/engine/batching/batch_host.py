@@ -2,7 +2,8 @@
 
 import mlx.core as mx
 
-from backend.engine.batching.batch import DecodeBatch, Emitted, Model, accept_sampled
+from backend.engine.batching.batch import DecodeBatch, Emitted, accept_sampled
+from backend.engine.batching.chunk import Model
 from backend.engine.sampling.host.sampler import HostSampler
 from backend.engine.waits import wait
 

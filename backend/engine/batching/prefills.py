@@ -1,9 +1,8 @@
-"""The prompts on their way into the batch: whose chunk runs next, and who waits for whose prefix."""
+"""The prompts on their way into the batch: whose slice of layers runs next, and who waits for whose prefix."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,11 @@ from numpy.typing import NDArray
 
 from backend.core.logline import logline
 from backend.engine.batching import row_caches
-from backend.engine.batching.batch import Model, prefill
+from backend.engine.batching.chunk import Chunk, Model
+from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.row import Row
-from backend.engine.batching.scheduler import Prefilling, next_end, plan_chunks
+from backend.engine.batching.scheduler import Prefilling, most_urgent, next_end, waited_after
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.picture import Counters
 from backend.engine.waits import drain
@@ -31,36 +31,60 @@ class Prefills:
     """Engine thread only. Invariant: a row either has caches and runs, or has a leader in `rows` and waits.
 
     Args:
-        settle: Waits for what the batches have on the device; called before each wait here.
+        settle: Waits for all that is on the device, each under the guard of its owner; called before each wait here.
+        meanwhile: What can be done while a slice runs.
+
+    Attributes:
+        running: The row whose slice is on the device.
+        ran: Tokens that ran in this step, a part of a chunk by its layers.
     """
 
     model: Model
     new_cache: Callable[[], list[Any]]
     prefix: PrefixCache
     chunk: int
+    pace: Pace
     counters: Counters
     clock: Callable[[], float]
     on_error: Callable[[Row, BaseException], None]
     settle: Callable[[], None]
+    meanwhile: Callable[[], None]
     rows: list[Row] = field(default_factory=list[Row])
+    running: Row | None = None
+    ran: float = 0.0
 
     def admit(self, row: Row) -> None:
         """Take a row: from the cache, from a prompt that is being prefilled now, or from nothing."""
         self._start(row)
         self.rows.append(row)
 
-    def run(self) -> None:
-        """Prefill at most `chunk` tokens, in one chunk or several short ones."""
-        ready = [row for row in self.rows if row.leader is None and not row.prefilled]
-        if not ready:
-            return
-        plan = plan_chunks([Prefilling(_chunks(row), row.waited_steps) for row in ready], self.chunk, self.chunk)
-        for row in ready:
-            row.waited_steps += 1
-        for row in [ready[index] for index in plan]:
-            row.waited_steps = 0
-            if row in self.rows:
-                self._run_chunk(row)
+    def run(self, *, streams: bool) -> None:
+        """Prefill one slice or more, as long as those that stream, or may arrive, can wait; about a chunk at most."""
+        spent, self.ran = 0.0, 0.0
+        while self.ran < self.chunk and (row := self._next()) is not None:
+            bound = self.pace.bound(streams=streams or any(other.prefilled for other in self.rows))
+            layers = self._layers(row, bound - spent)
+            if spent and not layers:
+                return
+            spent += self._run_slice(row, max(1, layers))
+            if spent >= bound:
+                return
+
+    def wait(self) -> None:
+        """Wait for the slice on the device, if there is one; whether that was well shows in its row's chunk."""
+        row, self.running = self.running, None
+        if row is not None and row.chunk is not None:
+            try:
+                row.chunk.wait()
+            except FOREIGN as error:
+                self._lose(row, error)
+
+    def restart(self) -> None:
+        """It may have been the slice on the device that failed: its prompt begins anew."""
+        row, self.running = self.running, None
+        if row is not None:
+            row.caches, row.chunk, row.covered = None, None, 0
+            self._start_again(row)
 
     def take_prefilled(self) -> list[Row]:
         """Remove and return the rows that can decode."""
@@ -80,20 +104,80 @@ class Prefills:
         """Bytes of KV here."""
         return sum(row_caches.nbytes(row.caches) for row in self.rows)
 
-    def _run_chunk(self, row: Row) -> None:
-        end = next_end(row.chunk_ends, row.covered)
+    def _next(self) -> Row | None:
+        ready = [row for row in self.rows if row.leader is None and not row.prefilled]
+        return ready[most_urgent([Prefilling(_remaining(row), row.waited) for row in ready])] if ready else None
+
+    def _layers(self, row: Row, seconds: float) -> int:
+        """How many layers of the row's chunk fit `seconds`."""
         assert row.caches is not None
-        self.settle()
+        tokens = next_end(row.chunk_ends, row.covered) - row.covered
+        left = len(row.caches) - (row.chunk.computed if row.chunk is not None else 0)
+        return self.pace.layers(tokens, seconds, left=left)
+
+    def _run_slice(self, row: Row, layers: int) -> float:
+        """Run the next layers of the row's chunk; the seconds that they took."""
+        if row.chunk is None and not self._begin(row):
+            return 0.0
+        chunk = row.chunk
+        assert chunk is not None
+        before, started = chunk.computed, self.clock()
         try:
-            prefill(self.model, row.caches, row.feed[row.covered : end])
-        except FOREIGN as error:  # a prompt has its own caches, so its failure is its own
-            drain()
-            row.caches, row.covered = None, 0
-            self.remove(row)
-            self.on_error(row, error)
-            return
-        self.counters.prefilled_tokens += end - row.covered
-        row.covered = end
+            chunk.put(layers)
+        except FOREIGN as error:
+            self._lose(row, error)
+            return 0.0
+        self.running = row
+        self.meanwhile()
+        if self.running is row:
+            # What the batches had on the device is done: from here on it is the slice that takes the time.
+            started = self.clock()
+        self.settle()
+        took = self.clock() - started
+        if row.chunk is chunk:  # neither failed nor restarted
+            self._age(row, chunk, chunk.computed - before)
+            # The first layer's cache is there before that layer has computed anything else.
+            if chunk.computed > 1:
+                self.pace.took(chunk.tokens, chunk.computed - max(1, before), took)
+            if chunk.done:
+                self._complete(row)
+        return took
+
+    def _begin(self, row: Row) -> bool:
+        """Build the graph of the row's next chunk; whether that went well."""
+        assert row.caches is not None
+        # Before: a model may wait for something in the middle of its pass.
+        self.meanwhile()
+        self.settle()
+        tokens = row.feed[row.covered : next_end(row.chunk_ends, row.covered)]
+        try:
+            row.chunk = Chunk(
+                self.model, row.caches, tokens, cuttable=self.prefix.enabled and not self.prefix.snapshots
+            )
+        except FOREIGN as error:
+            self._lose(row, error)
+        return row.chunk is not None
+
+    def _lose(self, row: Row, error: BaseException) -> None:
+        """A prompt has its own caches, so its failure is its own; nothing of them is stored."""
+        drain()
+        row.caches, row.chunk, row.covered = None, None, 0
+        self.remove(row)
+        self.on_error(row, error)
+
+    def _age(self, row: Row, chunk: Chunk, layers: int) -> None:
+        ran = chunk.tokens * layers / chunk.layers
+        self.ran += ran
+        for other in self.rows:
+            other.waited += ran
+        left = ran + chunk.tokens * (chunk.layers - chunk.computed) / chunk.layers
+        row.waited = waited_after(row.waited - ran, ran, left)
+
+    def _complete(self, row: Row) -> None:
+        assert row.chunk is not None
+        self.counters.prefilled_tokens += row.chunk.tokens
+        row.covered += row.chunk.tokens
+        row.chunk = None
         self._report(row)
         self._publish(row)
 
@@ -135,9 +219,10 @@ class Prefills:
         self._restore(row)
 
     def _insert(self, row: Row) -> None:
-        assert row.caches is not None
         self.settle()
-        self.prefix.insert(row.feed[: row.covered], row.caches)
+        caches = row.proven
+        if caches is not None:
+            self.prefix.insert(row.feed[: row.covered], caches)
 
     def _leader_for(self, row: Row) -> Row | None:
         """The running prefill that has the longest part of this prompt, if that is worth more than the cache's."""
@@ -171,6 +256,7 @@ def common_prefix(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
     return int(differ[0]) if len(differ) else n
 
 
-def _chunks(row: Row) -> tuple[int, ...]:
-    ends = [row.covered, *(end for end in row.chunk_ends if end > row.covered)]
-    return tuple(b - a for a, b in pairwise(ends))
+def _remaining(row: Row) -> float:
+    chunk = row.chunk
+    computed = chunk.tokens * chunk.computed / chunk.layers if chunk is not None else 0.0
+    return len(row.feed) - 1 - row.covered - computed

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from backend.core.events import TokenLogprob, Usage
 from backend.core.request import GenerationRequest
+from backend.engine.batching.chunk import Chunk
 from backend.engine.channel import AnswerStream
 from backend.engine.inbox import Submit
 from backend.engine.sampling.row_sampling import RowSampling
@@ -17,7 +18,10 @@ from backend.engine.sampling.sampled import RowLogprobs
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """Engine thread only. Invariant: its KV, here in `caches` or in the batch, is that of `tokens()[:covered]`.
+    """Engine thread only.
+
+    Invariant: its KV, here in `caches` or in the batch, is that of `tokens()[:covered]`; that of `proven` is while a
+    chunk runs.
 
     Attributes:
         feed: What must be in the KV before the row can decode, shape `[n]`: the prompt, and after a
@@ -26,6 +30,8 @@ class Row:
         last_token: The token that the next decode step feeds.
         chunk_ends: Positions of `feed`, ascending, at which prefill chunks end; the last is `len(feed) - 1`.
         snapshot_ends: Those at which a state that cannot be cut by token is stored.
+        chunk: What of the prompt runs now; `covered` is where it begins.
+        waited: Tokens that others' prompts ran since this one's last chunk.
         leader: The row whose prefill this one waits for, to take the shared prefix from the cache.
         covered: Tokens whose KV exists.
     """
@@ -43,7 +49,8 @@ class Row:
     last_token: int = 0
     chunk_ends: tuple[int, ...] = ()
     snapshot_ends: tuple[int, ...] = ()
-    waited_steps: int = 0
+    chunk: Chunk | None = None
+    waited: float = 0.0
     leader: "Row | None" = None
     admitted_at: float = 0.0
     decoding_at: float = 0.0
@@ -64,6 +71,11 @@ class Row:
     def prefilled(self) -> bool:
         """Only the last token of `feed` is left, which the first decode step feeds."""
         return self.caches is not None and self.covered == len(self.feed) - 1
+
+    @property
+    def proven(self) -> list[Any] | None:
+        """Caches of exactly `tokens()[:covered]`, where the row has them."""
+        return self.caches if self.chunk is None else self.chunk.before()
 
     @property
     def stores(self) -> bool:

@@ -4,10 +4,12 @@ mlx-lm's `filter` and `extract` read each layer's paddings from the device. The 
 KV layer end together, so a row's padding is what it is shorter by.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_map
 from mlx_lm.models.cache import ArraysCache, BatchKVCache, BatchRotatingKVCache, CacheList, KVCache
 
 
@@ -79,6 +81,21 @@ def _paddings(cache: Any, lengths: Sequence[int]) -> list[int] | None:
     paddings = [end - length for length in lengths]
     # The longest row has none, after every join and every leave; else this layer counts in another way.
     return paddings if min(paddings) == 0 else None
+
+
+def copied(cache: Any) -> Any:
+    """Another cache of the same numbers, which it keeps whatever becomes of the first; nothing is computed."""
+    if type(cache) is CacheList:
+        return CacheList(*(copied(inner) for inner in cache.caches))
+    other = copy.copy(cache)
+    for name, value in vars(cache).items():
+        setattr(other, name, tree_map(_same, value))
+    return other
+
+
+def _same(value: Any) -> Any:
+    # Writing to a part of an array makes the Python object another array; a copy of it stays what it was.
+    return copy.copy(value) if isinstance(value, mx.array) else value
 
 
 def nbytes(caches: list[Any] | None) -> int:

@@ -1,11 +1,11 @@
-"""The plan of the next step's prefill. Pure: it sees sizes and returns a plan, the engine thread carries it out."""
+"""Where chunks end and whose turn it is. Pure: it sees sizes and decides, the engine thread carries it out."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A waiting prompt gains on shorter ones by one chunk of tokens every this many steps, so none starves.
-AGEING_STEPS = 8
+# A waiting prompt gains on shorter ones by one token for every so many that others run, so none starves.
+AGEING = 8
 
 
 def chunk_ends(n_tokens: int, chunk: int, boundaries: Sequence[int]) -> tuple[int, ...]:
@@ -33,31 +33,23 @@ class Prefilling:
     """A prompt as the policy sees it.
 
     Attributes:
-        chunks: Sizes of its remaining chunks, in order.
-        waited_steps: Steps since it last ran a chunk.
+        remaining: Tokens that it has to run yet, a part of a chunk by its layers.
+        waited: Tokens that others ran since its last chunk.
     """
 
-    chunks: tuple[int, ...]
-    waited_steps: int
+    remaining: float
+    waited: float
 
 
-def plan_chunks(prompts: Sequence[Prefilling], budget: int, chunk: int) -> list[int]:
-    """Which prompts run their next chunk in this step, in order; an index may appear several times.
+def most_urgent(prompts: Sequence[Prefilling]) -> int:
+    """Which prompt runs next.
 
     Shortest remaining work first, so that a short question does not sit behind a long document; ageing brings
-    the long one its turn. The sum of the chunks stays within `budget` tokens, except that one chunk always runs.
+    the long one its turn.
     """
+    return min(range(len(prompts)), key=lambda index: prompts[index].remaining - prompts[index].waited / AGEING)
 
-    def urgency(index: int) -> float:
-        prompt = prompts[index]
-        return sum(prompt.chunks) - chunk * prompt.waited_steps / AGEING_STEPS
 
-    plan: list[int] = []
-    spent = 0
-    for index in sorted(range(len(prompts)), key=urgency):
-        for size in prompts[index].chunks:
-            if plan and spent + size > budget:
-                return plan
-            plan.append(index)
-            spent += size
-    return plan
+def waited_after(waited: float, ran: float, left: float) -> float:
+    """What is left of a prompt's waiting once it ran `ran` of the `left` tokens of its chunk: nothing after all."""
+    return waited * (1 - ran / left)

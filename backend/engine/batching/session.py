@@ -19,6 +19,7 @@ from backend.engine.batching.finishing import Finisher, internal_fault, row_faul
 from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.memory import MemoryBudget
+from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.row import Row, token_logprob
@@ -48,6 +49,7 @@ class Session:
     the thread finds it.
 
     Args:
+        chunk: Tokens of a prefill chunk at most.
         tell: Lets clients have what was posted, before work that they need not wait for.
     """
 
@@ -60,9 +62,11 @@ class Session:
     padding: PaddingBounds
     outbox: Outbox
     tell: Callable[[], None]
+    chunk: int
+    pace: Pace
     clock: Callable[[], float]
     memory_facts: Mapping[str, str] = field(default_factory=dict[str, str])
-    unwire: Callable[[], None] = lambda: None
+    restore_limits: Callable[[], None] = lambda: None
     waiting: deque[Row] = field(default_factory=deque[Row])
     moving: list[Row] = field(default_factory=list[Row])
     storing: list[Row] = field(default_factory=list[Row])
@@ -78,11 +82,13 @@ class Session:
             model=self.loaded.model,
             new_cache=self.loaded.new_cache,
             prefix=self.prefix,
-            chunk=self.config.engine.prefill_chunk,
+            chunk=self.chunk,
+            pace=self.pace,
             counters=self.counters,
             clock=self.clock,
             on_error=lambda row, error: self._fail(row, internal_fault("prefill", row, error)),
             settle=self._settle,
+            meanwhile=self._hand_out,
         )
 
     def _new_groups(self) -> DecodeGroups:
@@ -123,14 +129,15 @@ class Session:
         self.waiting.clear()
         self.moving, self.storing = [], []
         self.prefills.rows.clear()
+        self.prefills.running = None
         self.groups = self._new_groups()
 
     def step(self) -> None:
-        """One round: end what is overdue, admit, prefill within the budget, then one token for every row."""
+        """One round: end what is overdue, admit, prefill for a while, then one token for every row."""
         now = self.clock()
         self._end_where(lambda r: r.request.deadline is not None and r.request.deadline <= now, DeadlineExceeded)
         self._admit()
-        self.prefills.run()
+        self.prefills.run(streams=bool(self.groups))
         self._join()
         if self.groups:
             self._decode()
@@ -143,7 +150,7 @@ class Session:
         self.prefix.close()
         del self.loaded, self.prefills, self.groups, self.prefix, self.new_batch
         gc.collect()
-        self.unwire()
+        self.restore_limits()
         mx.clear_cache()
 
     def picture(self, now: float) -> EnginePicture:
@@ -179,7 +186,7 @@ class Session:
             row.admitted_at = row.admitted_at or self.clock()
             row.last_token = int(row.feed[-1])
             row.snapshot_ends = self._snapshot_ends(row)
-            row.chunk_ends = chunk_ends(len(row.feed), self.config.engine.prefill_chunk, row.snapshot_ends)
+            row.chunk_ends = chunk_ends(len(row.feed), self.chunk, row.snapshot_ends)
             # The cache gives way before the row takes anything, this row's own prefix last.
             self._limit_cache(self._projected() + self.budget.projected(len(row.feed)), sparing=row)
             try:
@@ -250,7 +257,7 @@ class Session:
         if row.stream.ended:
             return
         row.preemptions += 1
-        row.caches, row.leader = None, None
+        row.caches, row.chunk, row.leader = None, None, None
         row.feed = row.tokens()
         row.covered = 0
         self.waiting.appendleft(row)
@@ -277,8 +284,7 @@ class Session:
     def _decode(self) -> None:
         started = self.clock()
         for group in list(self.groups.batches):
-            if group in self.groups.batches:  # not restarted since, for another was lost
-                self._emit(group, group.step)
+            self._emit(group, group.step)
         self.counters.decode_steps += 1
         if self.counters.decode_steps % MERGE_EVERY_STEPS == 0:
             self._merge_groups()
@@ -305,16 +311,30 @@ class Session:
 
     def _emit(self, group: DecodeBatch, tokens: Callable[[], list[Emitted]]) -> None:
         """Hand out what a group emits; rows that have come to their end leave it."""
+        ended = self._take_tokens(group, tokens)
+        self._store_all()
+        self._leave(ended)
+
+    def _hand_out(self) -> None:
+        """Let clients have what has been drawn, while a prompt's slice runs or before it does."""
+        ended = [row for group in list(self.groups.batches) for row in self._take_tokens(group, group.collect)]
+        if self.outbox:
+            self.tell()
+        self._store_all()
+        self._leave(ended)
+
+    def _take_tokens(self, group: DecodeBatch, tokens: Callable[[], list[Emitted]]) -> list[Row]:
+        """Turn what a batch gives into what clients see; the rows that have come to their end."""
+        if group not in self.groups.batches:  # restarted since, for another was lost
+            return []
         rows = list(group.rows)
         try:
             emitted = tokens()
         except FOREIGN as error:  # keys and KV may be out of step: the batch is lost
             self._lose_batch(group, rows, error)
-            return
+            return []
         now = self.clock()
-        ended = [item.row for item in emitted if self._take_token(item, now)]
-        self._store_all()
-        self._leave(ended)
+        return [item.row for item in emitted if self._take_token(item, now)]
 
     def _take_token(self, item: Emitted, now: float) -> bool:
         """Turn a token into what its client sees; whether that was the row's end."""
@@ -383,11 +403,12 @@ class Session:
         if row.caches is None and row not in self.groups.rows:
             return  # its batch was lost
         try:
-            caches = row.caches if row.caches is not None else self.groups.view(row)
+            caches = row.proven if row.caches is not None else self.groups.view(row)
         except FOREIGN as error:
             internal_fault("store", row, error)
             return
-        self.prefix.insert(row.tokens()[: row.covered], caches)
+        if caches is not None:
+            self.prefix.insert(row.tokens()[: row.covered], caches)
 
     def _end_where(self, which: Callable[[Row], bool], error: Callable[[], WorkerError]) -> None:
         waiting = [row for row in self.waiting if which(row)]
@@ -417,7 +438,7 @@ class Session:
         self.groups.drop_empty()
 
     def _settle(self) -> None:
-        """Wait for what the batches have on the device, each under its own guard, before somebody else waits."""
+        """Wait for all that is on the device, each under the guard of its owner, before somebody else waits."""
         for group in list(self.groups.batches):
             if group not in self.groups.batches:  # another was lost while this one ran
                 continue
@@ -425,6 +446,7 @@ class Session:
                 group.settle()
             except FOREIGN as error:
                 self._lose_batch(group, group.rows, error)
+        self.prefills.wait()
 
     def _lose_batch(self, group: DecodeBatch, rows: list[Row], error: BaseException) -> None:
         """A failed step leaves keys and KV out of step: nothing of the batch is used again."""
@@ -433,9 +455,10 @@ class Session:
         for row in rows:
             row.caches = None
             self._fail(row, fault)
+        drain()
         for other in [batch for batch in self.groups.batches if batch.in_flight]:
             self._restart_batch(other)
-        drain()
+        self.prefills.restart()
         mx.clear_cache()
         # An exception inside a compiled function can leave this thread's random state broken.
         mx.random.seed(secrets.randbits(32))

@@ -88,3 +88,23 @@ def wire(limit: int, set_limit: Callable[[int], int]) -> Callable[[], None]:
         set_limit(before)
 
     return restore
+
+
+def bound_pool(limit: int, set_limit: Callable[[int], int]) -> Callable[[], None]:
+    """Let MLX keep `limit` bytes of freed buffers, or fewer where it does so; what is returned restores the limit.
+
+    Clearing the pool now and then instead would take from each step the buffers that the next one asks for.
+
+    Args:
+        set_limit: `mx.set_cache_limit`: takes bytes and gives those of before.
+    """
+    if limit <= 0:  # of a device that does not say what it has
+        return lambda: None
+    before = set_limit(limit)
+    if before < limit:
+        set_limit(before)
+
+    def restore() -> None:
+        set_limit(before)
+
+    return restore

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from backend.core.request import Sampling
-from backend.engine.batching.batch import DecodeBatch, prefill
+from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.batch_host import HostBatch
+from backend.engine.batching.chunk import Chunk
 from backend.engine.batching.row import Row
 from backend.engine.inbox import Submit
 from backend.engine.loading import LoadedModel, load_model
@@ -40,7 +41,9 @@ def prefilled(loaded: LoadedModel, index: int) -> Row:
     # Of a submitted request a batch knows the sampling alone.
     row = Row(cast(Submit, None), sampling, tokens, caches=loaded.new_cache())
     assert row.caches is not None
-    prefill(loaded.model, row.caches, tokens[:-1])
+    chunk = Chunk(loaded.model, row.caches, tokens[:-1], cuttable=False)
+    chunk.put(chunk.layers)
+    chunk.wait()
     row.covered, row.last_token = len(tokens) - 1, int(tokens[-1])
     return row
 

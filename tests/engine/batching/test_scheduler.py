@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.engine.batching.scheduler import AGEING_STEPS, Prefilling, chunk_ends, next_end, plan_chunks
+from backend.engine.batching.scheduler import AGEING, Prefilling, chunk_ends, most_urgent, next_end, waited_after
 
 LENGTHS = st.integers(1, 5000)
 CHUNKS = st.integers(1, 700)
@@ -31,25 +31,34 @@ def test_a_hit_anywhere_goes_on_at_the_same_chunk_ends(n: int, chunk: int, bound
     assert seen == [end for end in ends if end > min(hit, n - 1)]
 
 
-def prompts() -> st.SearchStrategy[list[Prefilling]]:
-    sizes = st.lists(st.integers(1, 600), min_size=1, max_size=6).map(tuple)
-    return st.lists(st.builds(Prefilling, sizes, st.integers(0, 50)), min_size=1, max_size=8)
-
-
-@given(prompts(), st.integers(1, 2000))
-def test_a_plan_stays_within_its_budget_but_always_runs_something(waiting: list[Prefilling], budget: int) -> None:
-    plan = plan_chunks(waiting, budget, 512)
-    sizes = [waiting[index].chunks[plan[:place].count(index)] for place, index in enumerate(plan)]
-    assert plan
-    assert len(plan) == 1 or sum(sizes) <= budget
-
-
 def test_a_short_prompt_goes_before_a_long_one_and_the_long_one_gets_its_turn_by_waiting() -> None:
-    long, short = Prefilling((512,) * 16, 0), Prefilling((300,), 0)
-    assert plan_chunks([long, short], 512, 512) == [1]
-    patient = Prefilling((512,) * 16, 16 * AGEING_STEPS)
-    assert plan_chunks([patient, short], 512, 512) == [0]
+    long, short = Prefilling(8192, 0), Prefilling(300, 0)
+    assert most_urgent([long, short]) == 1
+    assert most_urgent([Prefilling(8192, 8192 * AGEING), short]) == 0
 
 
-def test_several_short_prompts_share_one_step() -> None:
-    assert plan_chunks([Prefilling((100,), 0)] * 6, 512, 512) == [0, 1, 2, 3, 4]
+def test_a_prompt_in_the_middle_of_a_chunk_gives_way_to_a_shorter_one() -> None:
+    assert most_urgent([Prefilling(8192 - 256, 0), Prefilling(300, 0)]) == 1
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=12), st.floats(0, 1e6))
+def test_a_chunk_uses_up_what_its_prompt_has_waited_however_it_is_sliced(slices: list[int], waited: float) -> None:
+    left = float(sum(slices))
+    for ran in slices:
+        after = waited_after(waited, ran, left)
+        assert 0 <= after <= waited
+        waited, left = after, left - ran
+    assert waited == 0
+
+
+@given(st.integers(2, 40), st.integers(0, 30))
+def test_none_starves_beside_short_prompts_that_keep_coming(chunks: int, layers: int) -> None:
+    chunk, waited, ran = 512.0, 0.0, 0
+    for _ in range(AGEING * chunks * 2):
+        long = Prefilling(chunks * chunk, waited)
+        if most_urgent([long, Prefilling(100, 0)]) == 0:
+            ran += 1
+            waited = waited_after(waited, chunk / (layers + 1), chunk)
+        else:
+            waited += chunk
+    assert ran

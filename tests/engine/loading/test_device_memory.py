@@ -2,7 +2,7 @@
 
 import pytest
 
-from backend.engine.loading.device_memory import device_memory, wire, wired_limit
+from backend.engine.loading.device_memory import bound_pool, device_memory, wire, wired_limit
 from backend.engine.loading.machine_memory import machine_memory
 
 GIB = 1 << 30
@@ -65,3 +65,18 @@ def test_a_system_that_wires_nothing_costs_no_load() -> None:
         raise ValueError("not on this system")
 
     wire(100, refuse)()
+
+
+def test_the_pool_is_bounded_never_widened_and_restored() -> None:
+    for default, asked, bound in ((1000, 50, 50), (32, 50, 32), (1000, 0, 1000)):
+        limit = default
+
+        def set_limit(new: int) -> int:
+            nonlocal limit
+            limit, before = new, limit
+            return before
+
+        restore = bound_pool(asked, set_limit)
+        assert limit == bound
+        restore()
+        assert limit == default
