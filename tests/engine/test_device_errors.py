@@ -13,6 +13,7 @@ from backend.core.errors import DeadlineExceeded, InternalFault
 from backend.core.request import GenerationRequest, Sampling
 from backend.engine import waits
 from backend.engine.batching import assembly
+from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.handle import EngineHandle
 from tests.engine.faulty_device import FaultyDevice
@@ -109,7 +110,7 @@ def run(path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch, trial: Callab
         assert session is not None
         device.session = session
         # Two groups: the long ones and the short ones.
-        session.groups._max_waste = 40 * session.loaded.kv_cost.per_token
+        session.groups._bounds = PaddingBounds(40 * session.loaded.kv_cost.per_token, session.budget.total)
 
         def fresh() -> None:
             session.prefix._store.clear()
