@@ -13,6 +13,7 @@ from backend.core.errors import DeadlineExceeded, InternalFault
 from backend.core.request import GenerationRequest, Sampling
 from backend.engine import waits
 from backend.engine.batching import assembly
+from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.handle import EngineHandle
 from tests.engine.faulty_device import FaultyDevice
@@ -109,7 +110,7 @@ def run(path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch, trial: Callab
         assert session is not None
         device.session = session
         # Two groups: the long ones and the short ones.
-        session.groups._max_waste = 40 * session.loaded.kv_cost.per_token
+        session.groups._bounds = PaddingBounds(40 * session.loaded.kv_cost.per_token, session.budget.total)
 
         def fresh() -> None:
             session.prefix._store.clear()
@@ -192,3 +193,24 @@ def test_whatever_is_computed_wrongly_nobody_is_sent_it_and_others_go_on(
             raise AssertionError("no run came to its end without a failure")
 
     run(path, sampler, monkeypatch, trial)
+
+
+def test_a_step_that_nobody_waits_for_any_more_fails_nobody_who_comes_after(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = FaultyDevice()
+    monkeypatch.setattr(waits, "evaluate", device.evaluate)
+
+    async def body(handle: EngineHandle) -> None:
+        device.session = handle._thread.session
+        wanted = request("runs a step ahead, which is in vain at its end", n=5)
+        device.arm()
+        right = await read(handle, wanted)
+        for call in range(device.calls, 0, -1):
+            device.arm(call=call)
+            first = await read(handle, wanted)
+            assert isinstance(first.error, InternalFault) or (first.logprobs == right.logprobs and call > 5)
+            assert (await read(handle, wanted)).logprobs == right.logprobs
+
+    config = model_config(path, engine=EngineConfig(prefill_chunk=32, sampler="device"))
+    with_engine(config, body, load=device.load)

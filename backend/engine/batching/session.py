@@ -309,17 +309,17 @@ class Session:
             log.info(logline("groups_merged", rows=len(rows), groups=len(self.groups.batches)))
         self.moving = []
 
-    def _emit(self, group: DecodeBatch, tokens: Callable[[], list[Emitted]]) -> None:
-        """Hand out what a group emits; rows that have come to their end leave it."""
-        ended = self._take_tokens(group, tokens)
-        self._store_all()
-        self._leave(ended)
-
     def _hand_out(self) -> None:
         """Let clients have what has been drawn, while a prompt's slice runs or before it does."""
         ended = [row for group in list(self.groups.batches) for row in self._take_tokens(group, group.collect)]
         if self.outbox:
             self.tell()
+        self._store_all()
+        self._leave(ended)
+
+    def _emit(self, group: DecodeBatch, tokens: Callable[[], list[Emitted]]) -> None:
+        """Hand out what a group emits; rows that have come to their end leave it."""
+        ended = self._take_tokens(group, tokens)
         self._store_all()
         self._leave(ended)
 
@@ -432,6 +432,8 @@ class Session:
             if len(staying) == len(group) or group not in self.groups.batches:
                 continue
             try:
+                if not staying:
+                    group.settle()  # or the next wait, of somebody else, would be told of its last step
                 group.leave(rows)
             except FOREIGN as error:  # some layers have dropped them, some have not
                 self._lose_batch(group, staying, error)
