@@ -10,6 +10,7 @@ from backend.core.request import Json, Sampling
 TOKEN_VARIABLES = ("LOCALAI_GRPC_AUTH_TOKEN", "MLX_WORKER_TOKEN")
 
 SamplerBackend = Literal["auto", "host", "device"]
+WarmUp = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,8 @@ class EngineConfig:
         wired_bytes: Bytes that the system must not page out, where the device has such a thing; None takes weights
             and KV, 0 wires nothing.
         sampler: `host` samples with numpy, `device` with MLX one step ahead; `auto` takes host on a CPU.
+        warm_up: Whether a load runs every kind of step once, so that no first request waits for kernels to be compiled;
+            `auto` does on a GPU.
         watchdog_s: A step that takes longer is a hang and ends the process; None is off.
         reader_buffer_bytes: Unread output of one request at most; a reader over it for `reader_patience_s` fails.
     """
@@ -61,6 +64,7 @@ class EngineConfig:
     memory_share: float = 1.0
     wired_bytes: int | None = None
     sampler: SamplerBackend = "auto"
+    warm_up: WarmUp = "auto"
     watchdog_s: float | None = 600.0
     reader_buffer_bytes: int = 4 << 20
     reader_patience_s: float = 60.0

@@ -219,6 +219,7 @@ class Loads:
                     outbox=self._thread.outbox,
                     tell=self._thread.tell,
                     clock=self._clock,
+                    cancelled=is_cancelled,
                 )
             )
             return LoadedFacts.of(session.loaded, session.generation, session.memory_facts)

@@ -9,11 +9,20 @@ from tests.e2e.oracle import Golden
 from tests.e2e.worker import Worker
 from tests.models import write_model
 
+# As parameters: which decode batch serves, that of a CPU or that of a GPU.
+SAMPLERS = ("host", pytest.param("device", marks=pytest.mark.slow))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module that says `BOTH_BATCHES = True` has its tests run over both decode batches."""
+    if "standing_worker" in metafunc.fixturenames and getattr(metafunc.module, "BOTH_BATCHES", False):
+        metafunc.parametrize("standing_worker", SAMPLERS, indirect=True, scope="package")
+
 
 @pytest.fixture(scope="package")
-def standing_worker() -> Iterator[tuple[Worker, Golden]]:
+def standing_worker(request: pytest.FixtureRequest) -> Iterator[tuple[Worker, Golden]]:
     """The shared worker, and what it was like at first."""
-    with Worker() as worker:
+    with Worker("--sampler", getattr(request, "param", "auto")) as worker:
         worker.must_load()
         yield worker, Golden.of(worker)
 

@@ -12,6 +12,7 @@ from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import Answer, chat, predict, prompt, stream
 from tests.e2e.worker import Worker
 
+BOTH_BATCHES = True
 STORY = "Once upon a time"
 QUESTION = "What is the capital of France?"
 

@@ -20,7 +20,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
 
 def answers(worker: Worker, sampler: str) -> list[Answer]:
     """All at once, of different lengths, so that one after the other leaves and the last is alone."""
-    worker.must_load(TINY_CHAT, f"sampler:{sampler}", "max_rows:4")
+    worker.must_load(TINY_CHAT, f"sampler:{sampler}", "warm_up:on", "max_rows:4")
     wanted = [prompt("Once upon a time", 8 + 6 * index, **one) for index, one in enumerate(SETTINGS)]
     with ThreadPoolExecutor(len(wanted)) as pool:
         return list(pool.map(lambda request: stream(worker.stub, request), wanted))

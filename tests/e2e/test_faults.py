@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import finish, prompt, running, stream
+from tests.e2e.conftest import SAMPLERS
 from tests.e2e.faulty_worker import STOP_STRING
 from tests.e2e.oracle import Golden
 from tests.e2e.worker import TINY_CHAT, Worker, wait_until
@@ -25,9 +26,10 @@ ENGINE_DEAD = 4
 class Faulty:
     """A worker that fails on demand."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sampler: str) -> None:
         self._orders = folder / "orders"
-        self.worker = Worker(command=("-m", "tests.e2e.faulty_worker", str(self._orders)))
+        command = ("-m", "tests.e2e.faulty_worker", str(self._orders))
+        self.worker = Worker("--sampler", sampler, command=command)
 
     def order(self, kind: str, count: int = 1) -> None:
         """Have the next fault happen."""
@@ -40,9 +42,11 @@ class Faulty:
         wait_until(lambda: not self._orders.exists(), "order read")
 
 
-@pytest.fixture(scope="module")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Faulty, Golden]]:
-    faulty = Faulty(tmp_path_factory.mktemp("orders"))
+@pytest.fixture(scope="module", params=SAMPLERS)
+def standing(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[tuple[Faulty, Golden]]:
+    faulty = Faulty(tmp_path_factory.mktemp("orders"), request.param)
     with faulty.worker as worker:
         worker.must_load()
         yield faulty, Golden.of(worker)
@@ -55,10 +59,10 @@ def faulty(standing: tuple[Faulty, Golden]) -> Iterator[Faulty]:
     standing[1].check(standing[0].worker)
 
 
-@pytest.fixture
-def doomed(tmp_path: Path) -> Iterator[Faulty]:
+@pytest.fixture(params=SAMPLERS)
+def doomed(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Faulty]:
     """A worker of its own, which is to die with the code of a dead engine."""
-    faulty = Faulty(tmp_path)
+    faulty = Faulty(tmp_path, request.param)
     faulty.worker.expected_code = ENGINE_DEAD
     with faulty.worker:
         yield faulty

@@ -16,6 +16,7 @@ from tests.e2e.worker import Worker
 from tests.grammar import host_grammars
 from tests.grammar.json_prefix import is_json_prefix
 
+BOTH_BATCHES = True
 ASK_JSON = "Give me a JSON object with name and age."
 NO_SPACE_PERSON = {**PERSON, "x-guidance": {"whitespace_flexible": False}}
 SCHEMA = {"json_schema": json.dumps(NO_SPACE_PERSON)}

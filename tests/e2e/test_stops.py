@@ -10,6 +10,7 @@ from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import predict, prompt, stream
 from tests.e2e.worker import Worker
 
+BOTH_BATCHES = True
 STORY = "Once upon a time"
 
 

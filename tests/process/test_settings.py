@@ -50,6 +50,7 @@ def test_every_setting_has_a_variable_that_does_what_its_flag_does() -> None:
         "--memory-share": "0.5",
         "--wired": "off",
         "--sampler": "host",
+        "--warm-up": "off",
         "--watchdog": "off",
         "--prompt-cache-size": "0",
         "--prompt-cache-bytes": "7",

@@ -154,6 +154,7 @@ def test_every_key_of_options_works_as_an_engine_argument_too() -> None:
         "reasoning_parser": "deepseek-r1",
         "template_kwargs": {},
         "sampler": "auto",
+        "warm_up": "on",
         "dtype": "auto",
     }
     flags = ("use_context_size", "trust_remote_code", "cache.keep_answers", "cache.strip_agent_header")

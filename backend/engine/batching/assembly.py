@@ -15,12 +15,15 @@ from backend.engine.batching.memory import MemoryBudget, copied_share
 from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
+from backend.engine.batching.warm_up import Discarded
+from backend.engine.batching.warm_up import warm_up as warm_up_session
 from backend.engine.channel import Outbox
 from backend.engine.loading import LoadedModel
 from backend.engine.loading.device_memory import DeviceMemory, bound_pool, device_memory, wire, wired_limit
+from backend.engine.loading.failures import check_cancelled
 from backend.engine.loading.kv_cost import leaves
 from backend.engine.sampling.device.sampler import DeviceSampler
-from backend.engine.sampling.device.warm_up import warm_up
+from backend.engine.sampling.device.warm_up import warm_up as warm_up_sampler
 from backend.engine.sampling.host.sampler import HostSampler
 from backend.engine.waits import wait
 from mlx_cache import PromptCache
@@ -46,35 +49,52 @@ def make_session(
     outbox: Outbox,
     tell: Callable[[], None],
     clock: Callable[[], float],
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Session:
     """Everything that serves a loaded model.
 
+    Args:
+        cancelled: Asked while the model warms up; true ends the load.
+
     Raises:
-        ModelLoadFailed: The device has no room for a prompt beside the weights.
+        ModelLoadFailed: The device has no room for a prompt beside the weights, or the model fails in its warm-up.
     """
-    device = "cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu"
+    kind = device_kind()
+    device = "cpu" if kind == "cpu" else "gpu"
+    chunk = config.engine.prefill_chunk or CHUNK[device]
+    warms = config.engine.warm_up == "on" or (config.engine.warm_up == "auto" and kind != "cpu")
     memory, budget = _memory(config.engine, loaded)
     limit = wired_limit(config.engine.wired_bytes, memory=memory, wanted=loaded.weight_bytes + budget.total)
-    return Session(
-        loaded=loaded,
-        memory_facts={
-            "device_memory": f"{memory.total} bytes: {memory.source}",
-            "wired_limit": f"{limit} bytes" if limit else "",
-        },
-        config=config,
-        generation=generation,
-        prefix=_prefix_cache(config.cache, loaded, budget, generation),
-        new_batch=_batch_maker(config.engine.sampler, loaded),
-        budget=budget,
-        padding=_padding_bounds(loaded, budget),
-        outbox=outbox,
-        tell=tell,
-        chunk=config.engine.prefill_chunk or CHUNK[device],
-        pace=Pace(SLICE_SECONDS[device]),
-        clock=clock,
-        # Last: whatever fails above has nothing to restore.
-        restore_limits=_set_limits(limit, memory),
-    )
+    new_batch = _batch_maker(config.engine.sampler, loaded, warms=warms, cancelled=cancelled)
+
+    def session(outbox: Outbox, tell: Callable[[], None]) -> Session:
+        return Session(
+            loaded=loaded,
+            memory_facts={
+                "device_memory": f"{memory.total} bytes: {memory.source}",
+                "wired_limit": f"{limit} bytes" if limit else "",
+            },
+            config=config,
+            generation=generation,
+            prefix=_prefix_cache(config.cache, loaded, budget, generation),
+            new_batch=new_batch,
+            budget=budget,
+            padding=_padding_bounds(kind, loaded, budget),
+            outbox=outbox,
+            tell=tell,
+            chunk=chunk,
+            pace=Pace(SLICE_SECONDS[device]),
+            clock=clock,
+        )
+
+    if warms:
+        nobody = Discarded()
+        throwaway = session(nobody, nobody.flush)
+        warm_up_session(throwaway, nobody, chunk=chunk, cancelled=cancelled)
+    made = session(outbox, tell)
+    # Last: whatever fails above has nothing to restore.
+    made.restore_limits = _set_limits(limit, memory)
+    return made
 
 
 def _set_limits(wired: int, memory: DeviceMemory) -> Callable[[], None]:
@@ -88,20 +108,24 @@ def _set_limits(wired: int, memory: DeviceMemory) -> Callable[[], None]:
     return restore
 
 
-def _batch_maker(choice: SamplerBackend, loaded: LoadedModel) -> Callable[[], DecodeBatch]:
+def _batch_maker(
+    choice: SamplerBackend, loaded: LoadedModel, *, warms: bool, cancelled: Callable[[], bool]
+) -> Callable[[], DecodeBatch]:
     model, mergeable = loaded.model, loaded.batchable
     on_cpu = mx.default_device() == mx.Device(mx.cpu)
     if choice == "host" or (choice == "auto" and on_cpu):
         return lambda: HostBatch(model, HostSampler(), mergeable=mergeable)
     # One for all groups: it keeps constants on the device. A CPU would take a C++ compiler and seconds to fuse.
     sampler = DeviceSampler(fused=not on_cpu)
-    warm_up(sampler, loaded.vocab_size, getattr(mx, loaded.dtype))
+    if warms:
+        dtype = getattr(mx, loaded.dtype)
+        warm_up_sampler(sampler, loaded.vocab_size, dtype, check=lambda: check_cancelled(cancelled))
     return lambda: DeviceBatch(model, sampler, mergeable=mergeable)
 
 
-def _padding_bounds(loaded: LoadedModel, budget: MemoryBudget) -> PaddingBounds:
+def _padding_bounds(kind: DeviceKind, loaded: LoadedModel, budget: MemoryBudget) -> PaddingBounds:
     layers = len(list(leaves(loaded.new_cache())))
-    return padding_bounds(device_kind(), step_bytes=loaded.step_bytes, layers=layers, budget=budget.total)
+    return padding_bounds(kind, step_bytes=loaded.step_bytes, layers=layers, budget=budget.total)
 
 
 def device_kind() -> DeviceKind:

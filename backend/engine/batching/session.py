@@ -168,7 +168,7 @@ class Session:
             waiting=len(self.waiting),
             prefilling=len(self.prefills.rows),
             decoding=sum(not row.stream.ended for row in self.groups.rows),
-            storing=len(self.storing),
+            storing=sum(row.stream.ended for row in (*self.groups.rows, *self.prefills.rows)),
             counters=replace(self.counters),
             cache=self.prefix.figures(),
         )
@@ -397,6 +397,8 @@ class Session:
                 continue
             try:
                 if not staying:
+                    if self.outbox and group.in_flight:
+                        self.tell()
                     group.settle()  # or the next wait, of somebody else, would be told of its last step
                 group.leave(rows)
             except FOREIGN as error:  # some layers have dropped them, some have not

@@ -1,18 +1,22 @@
 """Rows of like length decode together; a long one among short ones gets a batch of its own."""
 
 import asyncio
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 from backend.config import EngineConfig
+from backend.core.errors import InternalFault
 from backend.core.request import Sampling
+from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.groups import padding
 from backend.engine.handle import EngineHandle
 from tests.engine.faulty import FaultyModel
 from tests.engine.harness import Answer, model_config, read, request, with_engine
 from tests.engine.test_exactness import assert_same
+from tests.engine.test_foreign_exits import exit_in
 from tests.models import QUICK_FAMILIES, write_model
 from tests.rounding import tolerance
 
@@ -61,6 +65,34 @@ LENGTHS = (1500, 1150, 1050)
 BUDGET_TOKENS = 32 * 400
 
 
+PLAIN = Sampling(ignore_eos=True)
+VARIED = Sampling(temperature=1.0, repetition_penalty=1.1, seed=3, ignore_eos=True)
+WANTED = [
+    request(letter * length, n=n, sampling=sampling)
+    for letter, length, n, sampling in zip("lms", LENGTHS, (150, 320, 320), (PLAIN, VARIED, PLAIN), strict=True)
+]
+
+
+async def one_after_another(handle: EngineHandle, all_decode: Callable[[], None] = lambda: None) -> list[Answer]:
+    """Each comes when those before it decode, so that they meet in this order; `all_decode` is called when they do."""
+    running: list[asyncio.Task[Answer]] = []
+    for item in WANTED:
+        running.append(asyncio.create_task(read(handle, item)))
+        while handle.info().queue.get("decoding", 0) < len(running):
+            assert not running[0].done(), "the first has ended before the others came"
+            await asyncio.sleep(0.001)
+    all_decode()
+    return list(await asyncio.gather(*running))
+
+
+async def alone(handle: EngineHandle) -> list[Answer]:
+    return [await read(handle, item) for item in WANTED]
+
+
+def engine(family: str, sampler: str) -> EngineConfig:
+    return EngineConfig(prefill_chunk=512, kv_bytes=BUDGET_TOKENS * PER_TOKEN[family], sampler=sampler)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("family", "sampler"),
     [
@@ -74,28 +106,8 @@ def test_groups_that_are_alike_again_decode_as_one_and_no_answer_changes(
     tmp_path: Path, family: str, sampler: str
 ) -> None:
     path = write_model(tmp_path / family, family)
-    varied = Sampling(temperature=1.0, repetition_penalty=1.1, seed=3, ignore_eos=True)
-    plain = Sampling(ignore_eos=True)
     model = FaultyModel()
-
-    async def crowd(handle: EngineHandle) -> list[Answer]:
-        running: list[asyncio.Task[Answer]] = []
-        for item in wanted:
-            running.append(asyncio.create_task(read(handle, item)))
-            while handle.info().queue.get("decoding", 0) < len(running):
-                assert not running[0].done(), "the first has ended before the others came"
-                await asyncio.sleep(0.001)
-        return list(await asyncio.gather(*running))
-
-    async def alone(handle: EngineHandle) -> list[Answer]:
-        return [await read(handle, item) for item in wanted]
-
-    wanted = [
-        request(letter * length, n=n, sampling=sampling)
-        for letter, length, n, sampling in zip("lms", LENGTHS, (150, 320, 320), (plain, varied, plain), strict=True)
-    ]
-    engine = EngineConfig(prefill_chunk=512, kv_bytes=BUDGET_TOKENS * PER_TOKEN[family], sampler=sampler)  # type: ignore[arg-type]
-    together = with_engine(model_config(path, engine=engine), crowd, load=model.load)
+    together = with_engine(model_config(path, engine=engine(family, sampler)), one_after_another, load=model.load)
     steps = [rows for rows, tokens in model.calls if tokens == 1]
     # Two rows and one beside them, then one and one, then two again for the rest.
     assert 3 not in steps
@@ -103,3 +115,27 @@ def test_groups_that_are_alike_again_decode_as_one_and_no_answer_changes(
     roomy = EngineConfig(prefill_chunk=512, sampler=sampler)  # type: ignore[arg-type]
     for ours, theirs in zip(together, with_engine(model_config(path, engine=roomy), alone), strict=True):
         assert_same(ours, theirs, tolerance(family, WITHIN))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["host", "device"])
+@pytest.mark.parametrize(
+    ("name", "calls", "lost"), [("view", range(1), 1), ("join", range(1), 0), ("join", range(2), 0)]
+)
+def test_groups_that_cannot_be_merged_cost_no_more_than_the_one_that_was_to_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, calls: range, lost: int, sampler: str
+) -> None:
+    path = write_model(tmp_path / "qwen3", "qwen3")
+    made: list[list[int]] = []
+
+    async def crowd(handle: EngineHandle) -> list[Answer]:
+        return await one_after_another(handle, lambda: made.append(exit_in(monkeypatch, DecodeBatch, name, calls)))
+
+    together = with_engine(model_config(path, engine=engine("qwen3", sampler)), crowd)
+    monkeypatch.undo()
+    assert made[0][0] > calls[-1], "nothing was merged"
+    assert [type(answer.error) for answer in together if answer.error is not None] == [InternalFault] * lost
+    for ours, theirs in zip(
+        together, with_engine(model_config(path, engine=engine("qwen3", sampler)), alone), strict=True
+    ):
+        assert ours.error is not None or ours.logprobs == theirs.logprobs

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -50,14 +50,25 @@ class _AllowsAll:
         pass
 
 
-def warm_up(sampler: DeviceSampler, vocab: int, dtype: mx.Dtype, *, batch_sizes: tuple[int, ...] = (1, 3)) -> None:
+def warm_up(
+    sampler: DeviceSampler,
+    vocab: int,
+    dtype: mx.Dtype,
+    *,
+    batch_sizes: tuple[int, ...] = (1, 3),
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Draw with settings of each kind, alone and together, from logits `[rows, vocab]` of the model's dtype.
 
     More rows take no further kernels. Raises what a kernel raises that does not compile.
+
+    Args:
+        check: Called before each; what it raises ends the warm-up.
     """
     started = time.monotonic()
     for size in batch_sizes:
         for name, rows in batches(vocab, size):
+            check()
             begun = time.monotonic()
             logits = mx.array(np.linspace(0.0, 1.0, vocab, dtype=np.float32)[None].repeat(size, 0)).astype(dtype)
             sampler.sample_lazy(logits, rows).collect()
