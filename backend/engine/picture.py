@@ -26,7 +26,7 @@ class EnginePicture:
     """Bytes and counts at one moment between two steps.
 
     Attributes:
-        storing: Rows that have ended, of which the prompt cache still takes copies.
+        storing: Rows that have ended and are here yet: the prompt cache takes copies, or their last step runs.
         buffer_pool: Bytes of freed buffers that MLX keeps for reuse.
         cache: The prompt cache's own figures by name.
     """

@@ -12,17 +12,17 @@ import mlx.core as mx
 
 from backend.config import ModelConfig
 from backend.core.errors import DeadlineExceeded, Overloaded, RequestCancelled, WorkerError
-from backend.core.events import Delta, FinishReason, Piece
 from backend.core.logline import logline
 from backend.engine.batching.batch import DecodeBatch, Emitted
-from backend.engine.batching.finishing import Finisher, internal_fault, row_fault
+from backend.engine.batching.emitting import Emitter, Then
+from backend.engine.batching.finishing import Finisher, internal_fault
 from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.prefix_cache import PrefixCache
-from backend.engine.batching.row import Row, token_logprob
+from backend.engine.batching.row import Row
 from backend.engine.batching.scheduler import chunk_ends
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.inbox import Submit
@@ -72,12 +72,14 @@ class Session:
     storing: list[Row] = field(default_factory=list[Row])
     counters: Counters = field(default_factory=Counters)
     finisher: Finisher = field(init=False)
+    emitter: Emitter = field(init=False)
     prefills: Prefills = field(init=False)
     groups: DecodeGroups = field(init=False)
 
     def __post_init__(self) -> None:
         self.groups = self._new_groups()
         self.finisher = Finisher(self.outbox, self.counters)
+        self.emitter = Emitter(self.loaded.eos_ids, self.finisher, self.outbox, self.counters)
         self.prefills = Prefills(
             model=self.loaded.model,
             new_cache=self.loaded.new_cache,
@@ -166,7 +168,7 @@ class Session:
             waiting=len(self.waiting),
             prefilling=len(self.prefills.rows),
             decoding=sum(not row.stream.ended for row in self.groups.rows),
-            storing=len(self.storing),
+            storing=sum(row.stream.ended for row in (*self.groups.rows, *self.prefills.rows)),
             counters=replace(self.counters),
             cache=self.prefix.figures(),
         )
@@ -334,49 +336,11 @@ class Session:
             self._lose_batch(group, rows, error)
             return []
         now = self.clock()
-        return [item.row for item in emitted if self._take_token(item, now)]
-
-    def _take_token(self, item: Emitted, now: float) -> bool:
-        """Turn a token into what its client sees; whether that was the row's end."""
-        row = item.row
-        if item.error is not None:
-            self._fail(row, row_fault(row, item.error))
-            return True
-        try:
-            reason, piece = self._advance(row, item)
-        except FOREIGN as error:  # a parser's failure is its own request's
-            self._fail(row, internal_fault("output", row, error))
-            return True
-        if reason is not None:
-            self._finish(row, reason, piece, now)
-        elif piece:
-            self.outbox.post(row.stream, Delta(piece=piece, usage=row.usage(now)))
-        return reason is not None
-
-    def _advance(self, row: Row, item: Emitted) -> tuple[FinishReason | None, Piece]:
-        row.generated.append(item.token)
-        output = row.submit.output
-        if item.token in self.loaded.eos_ids:
-            return FinishReason.STOP, output.finish()
-        row.completion_tokens += 1
-        self.counters.generated_tokens += 1
-        if item.logprobs is not None:
-            row.logprobs.append(token_logprob(item.token, item.logprobs, row.submit.bytes_of))
-        piece = output.push(item.token)
-        if output.stopped:
-            return FinishReason.STOP_STRING, piece + output.finish()
-        if not self.loaded.eos_ids and row.submit.constraint is not None and row.submit.constraint.finished:
-            # A model with an end token draws that next; this one would have nothing to draw.
-            return FinishReason.STOP, piece + output.finish()
-        if row.completion_tokens >= row.submit.max_tokens:
-            return FinishReason.LENGTH, piece + output.finish(cut=True)
-        return None, piece
+        given = [(item.row, self.emitter.take(item, now)) for item in emitted]
+        self.storing.extend(row for row, then in given if then is Then.FINISHED)
+        return [row for row, then in given if then is not Then.GOES_ON]
 
     # Ends
-
-    def _finish(self, row: Row, reason: FinishReason, piece: Piece, now: float) -> None:
-        self.finisher.finish(row, reason, piece, now)
-        self.storing.append(row)
 
     def _fail(self, row: Row, error: WorkerError) -> None:
         self.finisher.fail(row, error)
@@ -433,6 +397,8 @@ class Session:
                 continue
             try:
                 if not staying:
+                    if self.outbox and group.in_flight:
+                        self.tell()
                     group.settle()  # or the next wait, of somebody else, would be told of its last step
                 group.leave(rows)
             except FOREIGN as error:  # some layers have dropped them, some have not
