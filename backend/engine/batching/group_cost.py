@@ -3,10 +3,10 @@
 Two groups in place of one read the weights once more in every step; one in place of two pads its shorter rows to the
 longest. Which is dearer depends on the device:
 
-- A CPU reads padding like any other KV, and copies it when rows join or leave. A row may cause as much padding as the
-  weights that a further group reads again, but no large part of the budget.
+- A CPU reads padding like any other KV, and copies it when rows join or leave. A group may hold as much padding as
+  the weights that a further group reads again, but no large part of the budget.
 - CUDA reads padding too, and a further group costs the host a launch of every kernel of every layer once more, and
-  the weights again: a row may cause what attention reads in that time.
+  the weights again: a group may hold what attention reads in that time.
 - Metal's attention over one token a row skips the keys that are masked: padding costs memory and nothing else.
 
 On GPUs this allows more than their memory should go to, so all padding together is bound by a share of the budget.
@@ -18,8 +18,8 @@ from typing import Literal
 
 DeviceKind = Literal["cpu", "metal", "cuda"]
 
-# Of the budget, what padding of one row may take on a CPU.
-CPU_ROW_SHARE = 1 / 32
+# Of the budget, what padding of one group may take on a CPU.
+CPU_GROUP_SHARE = 1 / 32
 # Of the budget, what all padding may take on a GPU. Not measured: chosen, so that the prompt cache has room beside it.
 GPU_PADDING_SHARE = 1 / 4
 # On an H100 an 8B model of 4 bits takes 8.8 ms a step for one row, 35.5 ms for eight; one of them with 8,192 tokens
@@ -36,11 +36,11 @@ class PaddingBounds:
     """Bytes of padding.
 
     Attributes:
-        row: What one row may cause in a group of others; more opens a group.
+        group: Of one group; a row that would make it more opens another.
         total: Of all groups together.
     """
 
-    row: int
+    group: int
     total: int
 
 
@@ -53,9 +53,9 @@ def padding_bounds(kind: DeviceKind, *, step_bytes: int, layers: int, budget: in
         budget: Bytes of KV in all.
     """
     if kind == "cpu":
-        return PaddingBounds(row=min(step_bytes, int(budget * CPU_ROW_SHARE)), total=budget)
+        return PaddingBounds(group=min(step_bytes, int(budget * CPU_GROUP_SHARE)), total=budget)
     total = int(budget * GPU_PADDING_SHARE)
     if kind == "metal":
-        return PaddingBounds(row=total, total=total)
+        return PaddingBounds(group=total, total=total)
     seconds = CUDA_GROUP_SECONDS + layers * CUDA_LAYER_SECONDS + step_bytes / CUDA_WEIGHTS_BYTES_PER_SECOND
-    return PaddingBounds(row=min(total, int(seconds * CUDA_PADDING_BYTES_PER_SECOND)), total=total)
+    return PaddingBounds(group=min(total, int(seconds * CUDA_PADDING_BYTES_PER_SECOND)), total=total)

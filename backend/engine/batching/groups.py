@@ -1,6 +1,7 @@
 """Rows that decode together, in groups of like length."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,9 +23,9 @@ class DecodeGroups:
 
     A batch pads its rows to the longest: one long row among short ones makes every step, and every copy when a row
     joins or leaves, as dear as if all were long. A group of its own costs another pass over the weights instead. So
-    a row joins the group where it wastes the fewest bytes, unless that is over the bounds or more than is spare;
-    then it opens one. Padding is therefore never what takes the rows over their budget. Groups whose rows have come
-    to be of like length, since the longest have left, are put together again.
+    a row joins the group where it wastes the fewest bytes, unless the group's padding would be over the bounds or more
+    than is spare; then it opens one. Padding is therefore never what takes the rows over their budget. Groups whose
+    rows have come to be of like length, since the longest have left, are put together again.
 
     Args:
         bounds: Padding that is cheaper than another group.
@@ -71,12 +72,14 @@ class DecodeGroups:
 
     def _place(self, row: Row, planned: dict[int, list[Row]], spare: int) -> tuple[int, int]:
         """The group for a row, and the spare bytes that its padding takes."""
-        best, least, best_taken = -1, self._bounds.row, 0
+        best, least, best_taken = -1, math.inf, 0
         for index, batch in enumerate(self.batches):
             lengths = [other.covered for other in (*batch.rows, *planned.get(index, ()))]
-            waste = padding(lengths, row.covered) * self._budget.cost.per_token
+            within = padding([*lengths, row.covered])
+            waste = within - padding(lengths)
             taken = self._budget.padding(lengths, row.covered)
-            if waste <= least and taken <= spare:
+            cheap = within * self._budget.cost.per_token <= self._bounds.group
+            if cheap and waste <= least and taken <= spare:
                 best, least, best_taken = index, waste, taken
         if best < 0:
             self.batches.append(self._new_batch())
@@ -92,9 +95,8 @@ class DecodeGroups:
             for other in whole:
                 beside = [row.covered for row in other.rows]
                 both = [*lengths, *beside]
-                waste = _padding_within(both) - _padding_within(lengths) - _padding_within(beside)
                 taken = self._budget.together(both) - self._budget.together(lengths) - self._budget.together(beside)
-                cheap = waste * self._budget.cost.per_token <= self._bounds.row * MERGE_BELOW
+                cheap = padding(both) * self._budget.cost.per_token <= self._bounds.group * MERGE_BELOW
                 if other is not batch and cheap and taken <= room:
                     return batch
         return None
@@ -163,11 +165,6 @@ class DecodeGroups:
         return sum(batch.nbytes() for batch in self.batches)
 
 
-def _padding_within(lengths: Sequence[int]) -> int:
-    return len(lengths) * max(lengths) - sum(lengths)
-
-
-def padding(lengths: Sequence[int], joining: int) -> int:
-    """Tokens of padding that a row of length `joining` causes among rows of these lengths."""
-    longest = max(lengths, default=joining)
-    return longest - joining if joining <= longest else (joining - longest) * len(lengths)
+def padding(lengths: Sequence[int]) -> int:
+    """Tokens of padding in a batch of rows of these lengths."""
+    return len(lengths) * max(lengths, default=0) - sum(lengths)

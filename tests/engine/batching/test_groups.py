@@ -23,10 +23,9 @@ from tests.rounding import tolerance
 BYTES_PER_TOKEN = 512
 
 
-def test_padding_is_what_the_newcomer_lacks_or_what_it_makes_the_others_lack() -> None:
-    assert padding([], 100) == 0
-    assert padding([100, 40], 30) == 70
-    assert padding([100, 40], 130) == 60
+def test_padding_is_what_all_rows_lack_to_the_longest() -> None:
+    assert padding([]) == padding([100]) == 0
+    assert padding([100, 40, 30]) == 130
 
 
 def test_a_long_row_does_not_pad_the_short_ones_and_no_answer_changes(tmp_path: Path) -> None:

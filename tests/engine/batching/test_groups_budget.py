@@ -48,7 +48,7 @@ class Rows:
     def __init__(self) -> None:
         self.budget = MemoryBudget(total=TOTAL, cost=COST)
         self.prefilling: list[Prompt] = []
-        bounds = PaddingBounds(row=TOTAL // 32, total=TOTAL)
+        bounds = PaddingBounds(group=TOTAL // 32, total=TOTAL)
         self.groups: Any = DecodeGroups(CountedBatch, self.budget, bounds, spare=self.spare)  # type: ignore[arg-type]
 
     def projected(self) -> int:
@@ -166,3 +166,13 @@ def test_groups_that_are_not_much_more_alike_than_what_parts_rows_stay_apart() -
     for shorter in rows.groups.batches[1].rows:
         shorter.covered += bound // 3
     assert rows.merge()
+
+
+def test_what_rows_waste_together_opens_a_group_though_no_one_of_them_does_alone() -> None:
+    budget = MemoryBudget(total=TOTAL, cost=KVCost(per_token=4, windows=(), fixed=0))
+    bounds = PaddingBounds(group=4 * 1000 * 4, total=TOTAL)
+    groups: Any = DecodeGroups(CountedBatch, budget, bounds, spare=lambda: TOTAL)  # type: ignore[arg-type]
+    for tokens in (1100, *[100] * 7):
+        for batch, members in groups.plan_join([Prompt(tokens)]):
+            batch.rows.extend(members)
+    assert [len(batch) for batch in groups.batches] == [5, 3]
