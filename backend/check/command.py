@@ -46,7 +46,7 @@ def check(arguments: Sequence[str], *, load: Callable[..., LoadedModel] = load_m
     try:
         with ExitStack() as stack:
             path = options.model or _random_model(options, report, stack)
-            asyncio.run(_run(options, path, report, began, load))
+            asyncio.run(_run(options, path, report, load))
     except FOREIGN as error:
         _wrong(report, "load", error)
     except KeyboardInterrupt:
@@ -68,15 +68,15 @@ def _random_model(options: CheckOptions, report: Report, stack: ExitStack) -> Pa
     return path
 
 
-async def _run(
-    options: CheckOptions, path: Path, report: Report, began: float, load: Callable[..., LoadedModel]
-) -> None:
+async def _run(options: CheckOptions, path: Path, report: Report, load: Callable[..., LoadedModel]) -> None:
     subject = Subject(blas=options.blas, load=load)
     subject.handle.start()
     try:
-        loading = time.monotonic()
+        began = time.monotonic()
         await subject.load(ModelConfig(identity=path.name, candidates=(str(path),), engine=options.engine))
-        _say_facts(report, subject, path, time.monotonic() - loading)
+        _say_facts(report, subject, path, time.monotonic() - began)
+        # From here: a GPU may compile for minutes at a model's first load.
+        began = time.monotonic()
         for place, name in enumerate(options.sections):
             allotted = _allotted(options, place, time.monotonic() - began)
             if allotted is not None and allotted <= 0:

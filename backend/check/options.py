@@ -33,7 +33,7 @@ class CheckOptions:
     Attributes:
         model: A model's directory; None makes one of `shape`.
         sections: Names of those that run, in order.
-        budget_s: Seconds for everything, loading included; None takes what a good measurement takes.
+        budget_s: Seconds for all sections together, after the load; None takes what a good measurement takes.
         quick: The least of every section, however long it takes: right or wrong, but little about speed.
         churn_s: Seconds of the last section's streams.
         strict: Whether a slow row is a failure too.
@@ -71,7 +71,7 @@ def parse_options(arguments: Sequence[str]) -> CheckOptions:
     parser.add_argument("--skip", type=_names, default=(), help="sections to leave out")
     parser.add_argument("--seconds", type=float, default=120.0, help="of the streams of section churn (default: 120)")
     time = parser.add_mutually_exclusive_group()
-    time.add_argument("--budget-seconds", type=float, help="bound for everything; sections share it")
+    time.add_argument("--budget-seconds", type=float, help="bound for all sections, after the load; they share it")
     time.add_argument("--quick", action="store_true", help="the least of every section: right or wrong, not how fast")
     parser.add_argument("--json", type=Path, help="also write everything here, after each section")
     parser.add_argument("--strict", action="store_true", help="slow is a failure too")
