@@ -62,7 +62,7 @@ def test_a_slice_is_what_fits_the_time_wherever_the_time_goes(
         counters=Counters(),
         clock=lambda: now,
         on_error=fail,
-        settle=lambda: prefills.wait(),
+        settle=lambda: prefills.wait(),  # noqa: PLW0108  it is not there yet
         meanwhile=lambda: None,
     )
     tokens = np.arange(1, 4 * CHUNK + 2, dtype=np.int32)
