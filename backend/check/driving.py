@@ -1,6 +1,5 @@
 """Engine thread only: rows and batches that are driven by hand, to time one thing at a time."""
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.core.request import Sampling
+from backend.engine.batching import row_caches
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.row import Row
 from backend.engine.batching.session import Session
@@ -46,18 +46,8 @@ def prefilled(session: Session, tokens: NDArray[np.int32]) -> list[Any]:
 
 
 def copied(caches: Sequence[Any]) -> list[Any]:
-    """Caches that may change without those given; they share arrays until then."""
-    return [_copied(cache) for cache in caches]
-
-
-def _copied(cache: Any) -> Any:
-    twin = copy.copy(cache)
-    for name, value in vars(cache).items():
-        if name == "caches":
-            setattr(twin, name, type(value)(copied(value)))
-        elif isinstance(value, list):
-            setattr(twin, name, list(cast("list[Any]", value)))
-    return twin
+    """Caches that may change without those given."""
+    return [row_caches.copied(cache) for cache in caches]
 
 
 def row(session: Session, tokens: NDArray[np.int32], caches: Sequence[Any], sampling: Sampling | None = None) -> Row:

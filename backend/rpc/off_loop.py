@@ -26,6 +26,7 @@ class OffLoop:
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="wire")
         self._trim: asyncio.TimerHandle | None = None
+        self._closed = False
 
     async def run(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of `work`, which grows with `size` in bytes."""
@@ -35,7 +36,7 @@ class OffLoop:
 
     def give_back_memory(self, size: int) -> None:
         """After a request of `size` bytes: return what a large one left free. Nobody waits for it."""
-        if size > freed_memory.LARGE_BYTES and self._trim is None:
+        if size > freed_memory.LARGE_BYTES and self._trim is None and not self._closed:
             # Later: gRPC and the call's own frames still hold the request.
             self._trim = asyncio.get_running_loop().call_later(_TRIM_AFTER_S, self._trim_now)
 
@@ -45,6 +46,7 @@ class OffLoop:
 
     def close(self) -> None:
         """Begin no more work; what runs is not waited for."""
+        self._closed = True
         if self._trim is not None:
             self._trim.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)

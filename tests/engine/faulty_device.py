@@ -81,7 +81,7 @@ class FaultyDevice:
         self.waits += 1
         if self.waits == self._wait_to_fail:
             self.failed, self._to_report = _waiting(), True
-            _spoil(arrays)
+            spoil(arrays)
             if self.failed.kind == "batch":
                 self._spoil_what_runs_beside()
         if self._to_report and self._has_come_to_it():
@@ -94,11 +94,11 @@ class FaultyDevice:
         running = self.session.prefills.running
         if running is not None and running.chunk is not None:
             self.beside.add("prompt")
-            _spoil(running.chunk._states())
+            spoil(running.chunk._states())
         for batch in self.session.groups.batches:
             if batch.in_flight and self.failed != _batch(batch.rows):
                 self.beside.add("batch")
-                _spoil(batch._states())
+                spoil(batch._states())
 
     def _has_come_to_it(self) -> bool:
         assert self.failed is not None
@@ -145,7 +145,7 @@ def _waiting() -> Owner:
     raise AssertionError(f"a wait of nobody's, by {waits.__name__}")
 
 
-def _spoil(arrays: Any) -> None:
+def spoil(arrays: Any) -> None:
     mx.eval(arrays)
     for array in _leaves(arrays):
         np.array(array, copy=False)[...] = GARBAGE

@@ -13,10 +13,11 @@ from backend.core.errors import DeadlineExceeded, InternalFault
 from backend.core.request import GenerationRequest, Sampling
 from backend.engine import waits
 from backend.engine.batching import assembly
+from backend.engine.batching.chunk import Chunk
 from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.handle import EngineHandle
-from tests.engine.faulty_device import FaultyDevice
+from tests.engine.faulty_device import FaultyDevice, spoil
 from tests.engine.harness import Answer, model_config, read, request, with_engine
 from tests.models import write_model
 
@@ -214,3 +215,37 @@ def test_a_step_that_nobody_waits_for_any_more_fails_nobody_who_comes_after(
 
     config = model_config(path, engine=EngineConfig(prefill_chunk=32, sampler="device"))
     with_engine(config, body, load=device.load)
+
+
+def test_a_failure_that_is_told_when_a_slice_is_put_may_be_that_of_a_step_in_flight(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, spoiled = Chunk.put, list[int]()
+
+    async def trial(
+        handle: EngineHandle, device: FaultyDevice, fresh: Callable[[], None], right: dict[str, Answer]
+    ) -> None:
+        session = handle._thread.session
+        assert session is not None
+
+        def failing(chunk: Chunk, layers: int) -> None:
+            in_flight = [batch for batch in session.groups.batches if batch.in_flight]
+            if in_flight and not spoiled:
+                spoiled.append(len(in_flight))
+                for batch in in_flight:
+                    spoil([(cache.keys, cache.values) for cache in batch._caches])
+                raise RuntimeError("planted")
+            put(chunk, layers)
+
+        monkeypatch.setattr(Chunk, "put", failing)
+        for _ in range(20):
+            fresh()
+            failed = check(await scenario(handle), right)
+            await settled(handle)
+            await ask_again(handle, right)
+            if spoiled:
+                assert len(failed) == 1
+                return
+        raise AssertionError("no slice was put beside a step in flight")
+
+    run(path, "device", monkeypatch, trial)

@@ -1,5 +1,6 @@
 """What a drawn token means for its row: text for the client, or the end."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -24,7 +25,7 @@ class Then(Enum):
 class Emitter:
     """Engine thread only. One row's failure, in its draw or its parser, is its own."""
 
-    eos_ids: frozenset[int]
+    eos_ids: Callable[[], frozenset[int]]
     finisher: Finisher
     outbox: Outbox
     counters: Counters
@@ -50,7 +51,8 @@ class Emitter:
     def _advance(self, row: Row, item: Emitted) -> tuple[FinishReason | None, Piece]:
         row.generated.append(item.token)
         output = row.submit.output
-        if item.token in self.eos_ids:
+        eos_ids = self.eos_ids()
+        if item.token in eos_ids:
             return FinishReason.STOP, output.finish()
         row.completion_tokens += 1
         self.counters.generated_tokens += 1
@@ -59,7 +61,7 @@ class Emitter:
         piece = output.push(item.token)
         if output.stopped:
             return FinishReason.STOP_STRING, piece + output.finish()
-        if not self.eos_ids and row.submit.constraint is not None and row.submit.constraint.finished:
+        if not eos_ids and row.submit.constraint is not None and row.submit.constraint.finished:
             # A model with an end token draws that next; this one would have nothing to draw.
             return FinishReason.STOP, piece + output.finish()
         if row.completion_tokens >= row.submit.max_tokens:

@@ -74,6 +74,8 @@ class DecodeGroups:
         """The group for a row, and the spare bytes that its padding takes."""
         best, least, best_taken = -1, math.inf, 0
         for index, batch in enumerate(self.batches):
+            if batch in self._loners:
+                continue
             lengths = [other.covered for other in (*batch.rows, *planned.get(index, ()))]
             within = padding([*lengths, row.covered])
             waste = within - padding(lengths)
@@ -155,6 +157,7 @@ class DecodeGroups:
     def lose(self, batch: DecodeBatch) -> None:
         """Drop a whole group without touching its arrays."""
         self.batches = [other for other in self.batches if other is not batch]
+        self._loners = [other for other in self._loners if other is not batch]
 
     def view(self, row: Row) -> list[Any]:
         """The row's caches as lazy views of its batch, valid until the next change of that batch."""

@@ -22,6 +22,8 @@ from backend.engine.waits import drain
 # Waiting for another row's prefill pays once it saves at least this many tokens.
 SHARE_AT_LEAST = 64
 REPORT_SECONDS = 5.0
+# Chunks that wait in the middle, each with what its layers have computed, which no budget knows.
+MOST_BEGUN = 4
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class Prefills:
     Args:
         settle: Waits for all that is on the device, each under the guard of its owner; called before each wait here.
         meanwhile: What can be done while a slice runs.
+        distrust: Throws away what others have on the device, for it may be theirs that failed.
 
     Attributes:
         running: The row whose slice is on the device.
@@ -49,6 +52,7 @@ class Prefills:
     on_error: Callable[[Row, BaseException], None]
     settle: Callable[[], None]
     meanwhile: Callable[[], None]
+    distrust: Callable[[], None]
     rows: list[Row] = field(default_factory=list[Row])
     running: Row | None = None
     ran: float = 0.0
@@ -91,12 +95,18 @@ class Prefills:
         done = [row for row in self.rows if row.prefilled]
         if done:
             self.rows = [row for row in self.rows if not row.prefilled]
+            # One that began anew, and found all of its prompt stored, has published nothing.
+            self._release(done)
         return done
 
     def remove(self, row: Row) -> None:
         """Let a row go; those that waited for it go on from what it stored."""
         self.rows.remove(row)
-        for other in [other for other in self.rows if other.leader is row]:
+        self._release([row])
+
+    def _release(self, leaders: list[Row]) -> None:
+        gone = set(map(id, leaders))
+        for other in [other for other in self.rows if id(other.leader) in gone]:
             # One of them becomes the leader of the rest.
             self._start_again(other)
 
@@ -106,6 +116,9 @@ class Prefills:
 
     def _next(self) -> Row | None:
         ready = [row for row in self.rows if row.leader is None and not row.prefilled]
+        begun = [row for row in ready if row.chunk is not None]
+        if len(begun) >= MOST_BEGUN:
+            ready = begun
         return ready[most_urgent([Prefilling(_remaining(row), row.waited) for row in ready])] if ready else None
 
     def _layers(self, row: Row, seconds: float) -> int:
@@ -126,12 +139,17 @@ class Prefills:
         try:
             chunk.put(layers)
         except FOREIGN as error:
+            drain()
+            self.distrust()
             self._lose(row, error)
             return 0.0
-        self.running = row
-        self.meanwhile()
-        self.settle()
         took = self.clock() - started
+        self.running = row
+        # What it waits for is the streams' own step, which is no part of this slice.
+        self.meanwhile()
+        started = self.clock()
+        self.settle()
+        took += self.clock() - started
         if row.chunk is chunk:  # neither failed nor restarted
             self._age(row, chunk, chunk.computed - before)
             # The first layer's cache is there before that layer has computed anything else.
@@ -160,8 +178,8 @@ class Prefills:
         """A prompt has its own caches, so its failure is its own; nothing of them is stored."""
         drain()
         row.caches, row.chunk, row.covered = None, None, 0
-        self.remove(row)
         self.on_error(row, error)
+        self.remove(row)
 
     def _age(self, row: Row, chunk: Chunk, layers: int) -> None:
         ran = chunk.tokens * layers / chunk.layers
@@ -200,8 +218,8 @@ class Prefills:
         try:
             self._start(row)
         except FOREIGN as error:
-            self.rows.remove(row)
             self.on_error(row, error)
+            self.remove(row)
 
     def _start(self, row: Row) -> None:
         """Let a row wait for another's prefill where that pays, else take what there is."""

@@ -79,7 +79,7 @@ class Session:
     def __post_init__(self) -> None:
         self.groups = self._new_groups()
         self.finisher = Finisher(self.outbox, self.counters)
-        self.emitter = Emitter(self.loaded.eos_ids, self.finisher, self.outbox, self.counters)
+        self.emitter = Emitter(lambda: self.loaded.eos_ids, self.finisher, self.outbox, self.counters)
         self.prefills = Prefills(
             model=self.loaded.model,
             new_cache=self.loaded.new_cache,
@@ -91,6 +91,7 @@ class Session:
             on_error=lambda row, error: self._fail(row, internal_fault("prefill", row, error)),
             settle=self._settle,
             meanwhile=self._hand_out,
+            distrust=self._restart_in_flight,
         )
 
     def _new_groups(self) -> DecodeGroups:
@@ -247,6 +248,7 @@ class Session:
         # Kept where the copy fits beside the row itself; else it is prefilled again.
         self._limit_cache(self._live())
         self._store(row)
+        self.moving = [*self.moving, row]
         if row in self.prefills.rows:
             self.prefills.remove(row)
         else:
@@ -257,12 +259,14 @@ class Session:
     def _requeue(self, row: Row) -> None:
         """Back to the head of the queue, to begin with what the prompt cache has of its tokens."""
         if row.stream.ended:
+            self.moving = [other for other in self.moving if other is not row]
             return
         row.preemptions += 1
         row.caches, row.chunk, row.leader = None, None, None
         row.feed = row.tokens()
         row.covered = 0
         self.waiting.appendleft(row)
+        self.moving = [other for other in self.moving if other is not row]
 
     # Decode
 
@@ -424,15 +428,19 @@ class Session:
             row.caches = None
             self._fail(row, fault)
         drain()
-        for other in [batch for batch in self.groups.batches if batch.in_flight]:
-            self._restart_batch(other)
+        self._restart_in_flight()
         self.prefills.restart()
         mx.clear_cache()
         # An exception inside a compiled function can leave this thread's random state broken.
         mx.random.seed(secrets.randbits(32))
 
+    def _restart_in_flight(self) -> None:
+        """It may have been their steps that failed: what they computed since their last wait is not to be trusted."""
+        for group in [batch for batch in self.groups.batches if batch.in_flight]:
+            self._restart_batch(group)
+
     def _restart_batch(self, group: DecodeBatch) -> None:
-        """It may have been this one's step that failed: what it computed since its last wait is not to be trusted."""
+        self.moving = [*self.moving, *group.rows]
         self.groups.lose(group)
         for row in sorted(group.rows, key=lambda row: row.submit.accepted_at, reverse=True):
             row.sampling.drawn_ahead.clear()

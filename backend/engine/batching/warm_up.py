@@ -25,8 +25,9 @@ from backend.prompt.preparer import EncodedPrompt
 
 log = logging.getLogger(__name__)
 
-# What is not warm by then is compiled when it is needed; a load must not take minutes for it.
-MOST_SECONDS = 30.0
+# What is not warm by then is compiled when it is needed. On an H100 the kernels of an 8B model in 4 bits take minutes
+# the first time; after that they are on the disk.
+MOST_SECONDS = 240.0
 # Attention and matrix products have kernels of their own for one token, for a few, and for whole tiles.
 TAILS = (1, 6, 31, 64, 200)
 
@@ -73,14 +74,17 @@ def rounds(*, chunk: int, max_rows: int, context: int) -> list[Round]:
     """What is run, in order, as far as the context allows."""
     tails = sorted({tail for tail in (*TAILS, chunk, chunk + TAILS[1]) if tail <= chunk + TAILS[1]})
     made = [Round(f"prefill_{tail}", (Prompted(place, tail + 1, 3),)) for place, tail in enumerate(tails)]
-    # The longest again, which is in the cache now, and one that parts from it on the way.
+    # The longest again, which is in the cache now, and its beginning.
     again = len(tails) - 1
     made.append(Round("from_cache", (Prompted(again, tails[-1] + 9, 3), Prompted(again, tails[-1] // 2 + 9, 3))))
     # They leave one by one, so every number of rows down to one is stepped, and the last is by itself again.
     made.append(Round("rows", tuple(Prompted(100 + row, 10 + row, 2 + row) for row in range(max_rows))))
     grown = tuple(Prompted(200 + row, BLOCK_TOKENS - 4 - row, 12) for row in range(min(2, max_rows)))
     made.append(Round("growth", grown))
-    return [step for step in made if all(item.length + item.answer <= context for item in step.requests)]
+    fitting = (
+        Round(one.name, tuple(item for item in one.requests if item.length + item.answer <= context)) for one in made
+    )
+    return [one for one in fitting if one.requests]
 
 
 def warm_up(session: Session, errors: Discarded, *, chunk: int, cancelled: Callable[[], bool]) -> None:

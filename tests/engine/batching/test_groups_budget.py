@@ -1,6 +1,7 @@
 """What is projected for rows is never less than what their batches take, however they come and go."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given, settings
@@ -34,12 +35,25 @@ class CountedBatch:
         return len(self.rows) * COST.bytes_for(max(row.covered for row in self.rows) + BLOCK_TOKENS)
 
 
+ODD = 100
+
+
+class PickyBatch(CountedBatch):
+    """One that takes a row of `ODD` tokens by itself only."""
+
+    def join(self, rows: list[Any]) -> None:
+        if self.rows and ODD in [row.covered for row in (*self.rows, *rows)]:
+            raise ValueError("shapes")
+        self.rows.extend(rows)
+
+
 class Prompt:
     """A row as far as its length goes."""
 
     def __init__(self, tokens: int) -> None:
         self.covered = tokens
         self.caches: Any = None
+        self.request: Any = SimpleNamespace(request_id="r")
 
 
 class Rows:
@@ -166,6 +180,19 @@ def test_groups_that_are_not_much_more_alike_than_what_parts_rows_stay_apart() -
     for shorter in rows.groups.batches[1].rows:
         shorter.covered += bound // 3
     assert rows.merge()
+
+
+def test_a_row_that_goes_with_no_other_draws_none_to_it_and_is_forgotten_when_it_is_lost() -> None:
+    budget = MemoryBudget(total=TOTAL, cost=KVCost(per_token=4, windows=(), fixed=0))
+    bounds = PaddingBounds(group=TOTAL, total=TOTAL)
+    groups: Any = DecodeGroups(PickyBatch, budget, bounds, spare=lambda: TOTAL)  # type: ignore[arg-type]
+    assert groups.join([Prompt(1000)]) == groups.join([Prompt(ODD)]) == []
+    for tokens in (ODD + 1, ODD + 2, ODD + 3):
+        assert groups.join([Prompt(tokens)]) == []
+    assert sorted(len(batch) for batch in groups.batches) == [1, 4]
+    (loner,) = groups._loners
+    groups.lose(loner)
+    assert groups._loners == []
 
 
 def test_what_rows_waste_together_opens_a_group_though_no_one_of_them_does_alone() -> None:

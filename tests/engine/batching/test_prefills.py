@@ -50,6 +50,10 @@ def test_a_slice_is_what_fits_the_time_wherever_the_time_goes(
     monkeypatch.setattr(Chunk, "put", slow_put)
     monkeypatch.setattr(Chunk, "wait", slow_wait)
 
+    def meanwhile() -> None:
+        nonlocal now
+        now += 10 * A_LAYER  # a step of the streams, which is waited for before the slice
+
     def fail(_: Any, error: BaseException) -> None:
         raise error
 
@@ -63,10 +67,11 @@ def test_a_slice_is_what_fits_the_time_wherever_the_time_goes(
         clock=lambda: now,
         on_error=fail,
         settle=lambda: prefills.wait(),  # noqa: PLW0108 - it is not there yet
-        meanwhile=lambda: None,
+        meanwhile=meanwhile,
+        distrust=lambda: None,
     )
     tokens = np.arange(1, 4 * CHUNK + 2, dtype=np.int32)
-    submit = cast(Submit, SimpleNamespace(request=SimpleNamespace(cache_read_only=True)))
+    submit = cast(Submit, SimpleNamespace(request=SimpleNamespace(cache_read_only=True, request_id="r")))
     row = Row(submit, RowSampling(Sampling(), prompt=tokens, eos_ids=loaded.eos_ids, top_logprobs=None), tokens)
     row.chunk_ends = chunk_ends(len(tokens), CHUNK, ())
     prefills.admit(row)
