@@ -18,7 +18,7 @@ from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.handle import EngineHandle
 from tests.engine.faulty_device import FaultyDevice, spoil
-from tests.engine.harness import Answer, model_config, read, request, with_engine
+from tests.engine.harness import Answer, model_config, read, request, settled, with_engine
 from tests.models import write_model
 
 SHARED = "what two of them begin with, for more than sixty-four characters, that is: two chunks and a half. "
@@ -59,11 +59,6 @@ class Squeeze:
             return fits(budget, live)
 
         monkeypatch.setattr(MemoryBudget, "fits", squeezed)
-
-
-async def settled(handle: EngineHandle) -> None:
-    while handle.info().queue["in_flight"] or handle.info().queue["decoding"] or handle.info().queue["prefilling"]:
-        await asyncio.sleep(0.001)
 
 
 async def scenario(handle: EngineHandle) -> dict[str, Answer]:
@@ -156,11 +151,11 @@ def test_whichever_wait_fails_those_end_whose_wait_it_was(
             fresh()
             device.arm(wait=n)
             failed = check(await scenario(handle), right)
+            await settled(handle)
             if device.failed is None:
                 break
             kinds.add(device.failed.kind)
             assert failed - PASSING == device.failed.names - PASSING, (n, device.failed)
-            await settled(handle)
             await ask_again(handle, right)
         else:
             raise AssertionError("no run came to its end without a failure")
@@ -183,12 +178,12 @@ def test_whatever_is_computed_wrongly_nobody_is_sent_it_and_others_go_on(
             fresh()
             device.arm(call=n, late=n % 2 == 0)
             failed = check(await scenario(handle), right)
+            await settled(handle)
             if device.failed is None:
                 break
             assert device.told is not None
             assert failed - PASSING == device.told.names - PASSING, (n, device.failed, device.told)
             assert device.told.kind in {device.failed.kind, "batch"}
-            await settled(handle)
             await ask_again(handle, right)
         else:
             raise AssertionError("no run came to its end without a failure")
