@@ -38,7 +38,7 @@ CACHE_SHARE = 0.5
 POOL_SHARE = 0.05
 # A GPU needs many tokens at a time to be busy. It draws a token in some hundredths of a second, a CPU in tenths.
 CHUNK: Mapping[DeviceKind, int] = {"cpu": 512, "metal": 2048, "cuda": 2048}
-SLICE_SECONDS: Mapping[DeviceKind, float] = {"cpu": 0.15, "metal": 0.05, "cuda": 0.05}
+SLICE_SECONDS: Mapping[DeviceKind, float] = {"cpu": 0.4, "metal": 0.05, "cuda": 0.05}
 
 
 def make_session(
