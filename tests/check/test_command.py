@@ -48,6 +48,15 @@ def test_the_command_runs_every_section_and_finds_nothing_wrong(sampler: str, tm
     assert [path.name for path in tmp_path.iterdir()] == ["sub"]
 
 
+def test_every_section_says_what_it_found_in_this_process_too(tmp_path: Path) -> None:
+    file = tmp_path / "check.json"
+    where = ["--shape", "tiny", "--scratch", str(tmp_path), "--json", str(file), "--blas", "reference"]
+    assert check(["--quick", "--seconds", "1", *where]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert {row["section"] for row in rows} == {"load", *SECTIONS}
+    assert not [row for row in rows if row["mark"] == "WRONG" or "failed" in row["name"]]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not MODEL.exists(), reason="needs examples/tiny-chat/model")
 def test_a_real_model_whose_answers_end_early_is_found_right(tmp_path: Path) -> None:
