@@ -108,8 +108,8 @@ def test_a_failed_step_fails_its_batch_stores_nothing_of_it_and_the_worker_goes_
 
 def test_a_failed_prefill_fails_its_own_request_and_no_other(path: Path) -> None:
     async def body(handle: EngineHandle, model: FaultyModel) -> None:
-        alone = await read(handle, request("neighbour", n=60))
-        neighbour = asyncio.create_task(read(handle, request("neighbour", n=60)))
+        alone = await read(handle, request("neighbour", n=400, sampling=ENDLESS))
+        neighbour = asyncio.create_task(read(handle, request("neighbour", n=400, sampling=ENDLESS)))
         await decoding(handle, 1)
         model.arm(lambda: RuntimeError("planted"), calls=2, decode=False)
         failed = await read(handle, request(LONG, n=5))
