@@ -15,10 +15,10 @@ from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.generate import GenerationBatch, StopSequences
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 from backend.check.counting import Counts, counting, launches_of
+from backend.check.driving import mlx_lm_batch
 from backend.core.request import Sampling
 from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.row import Row
@@ -72,18 +72,13 @@ def mlx_lm_step(settings: Sequence[Sampling], vocab: int = VOCAB) -> Callable[[]
         )
         for one in settings
     }
-    count = len(settings)
-    batch = GenerationBatch(
-        model=cast(Any, table_model(vocab)),
-        uids=list(range(count)),
-        inputs=mx.zeros(count, mx.uint32),
-        prompt_cache=[],
-        tokens=[list(prompt) for _ in settings],
+    batch = mlx_lm_batch(
+        table_model(vocab),
+        caches=[],
+        inputs=mx.zeros(len(settings), mx.uint32),
+        tokens=prompt,
         samplers=[samplers[one] for one in settings],
-        fallback_sampler=samplers[settings[0]],
-        logits_processors=[_processors(one) for one in settings],
-        stop_sequences=[StopSequences() for _ in settings],
-        max_tokens=[1 << 30] * count,
+        processors=[_processors(one) for one in settings],
     )
     return batch.next
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
+from mlx_lm.generate import GenerationBatch, StopSequences
 from numpy.typing import NDArray
 
 from backend.core.request import Sampling
@@ -50,6 +51,13 @@ def copied(caches: Sequence[Any]) -> list[Any]:
     return [row_caches.copied(cache) for cache in caches]
 
 
+def merged(caches: Sequence[list[Any]]) -> list[Any]:
+    """Caches of several rows as those of one batch; of one row as they are, which is mlx-lm's single-stream path."""
+    if len(caches) == 1:
+        return caches[0]
+    return [layer[0].merge(list(layer)) for layer in zip(*caches, strict=True)]
+
+
 def row(session: Session, tokens: NDArray[np.int32], caches: Sequence[Any], sampling: Sampling | None = None) -> Row:
     """A row that holds all of `tokens` but the last, which its first step feeds; it takes copies of the caches."""
     drawn = RowSampling(sampling or Sampling(), prompt=tokens, eos_ids=session.loaded.eos_ids, top_logprobs=None)
@@ -68,20 +76,12 @@ def rows(session: Session, lengths: Sequence[int], sampling: Sampling | None = N
     return made
 
 
-def twins(originals: Sequence[Row]) -> list[Row]:
+def twins(session: Session, originals: Sequence[Row]) -> list[Row]:
     """The same rows once more, to join another batch; the originals must not have joined any."""
     made: list[Row] = []
     for one in originals:
         assert one.caches is not None
-        sampling = RowSampling(
-            one.sampling.sampling,
-            prompt=one.feed,
-            eos_ids=frozenset(one.sampling.eos_ids.tolist()),
-            top_logprobs=None,
-        )
-        twin = Row(cast(Submit, None), sampling, one.feed, caches=copied(one.caches), covered=one.covered)
-        twin.last_token = one.last_token
-        made.append(twin)
+        made.append(row(session, one.feed, one.caches, one.sampling.sampling))
     return made
 
 
@@ -118,6 +118,37 @@ def seconds_a_step(batches: Sequence[DecodeBatch], count: int) -> float:
 def steps_within(seconds: float, one: float, *, most: int) -> int:
     """How many steps that take `one` second each are worth measuring."""
     return max(4, min(most, int(seconds / max(one, 1e-6))))
+
+
+def mlx_lm_batch(
+    model: Any,
+    *,
+    caches: list[Any],
+    inputs: mx.array,
+    tokens: Sequence[int],
+    samplers: list[Any],
+    processors: list[list[Any]],
+) -> GenerationBatch:
+    """mlx-lm's own batch of rows that have the same history and never end.
+
+    Args:
+        caches: Of all rows, merged; none for a model that needs none.
+        inputs: What the first step feeds, `[rows]`.
+        samplers, processors: Of each row.
+    """
+    count = len(samplers)
+    return GenerationBatch(
+        model=model,
+        uids=list(range(count)),
+        inputs=inputs,
+        prompt_cache=caches,
+        tokens=[list(tokens) for _ in range(count)],
+        samplers=samplers,
+        fallback_sampler=samplers[0],
+        logits_processors=processors,
+        stop_sequences=[StopSequences() for _ in range(count)],
+        max_tokens=[1 << 30] * count,
+    )
 
 
 def medians(figures: Sequence[Sequence[float]]) -> list[float]:

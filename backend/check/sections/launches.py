@@ -4,12 +4,12 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.generate import GenerationBatch, StopSequences
+from mlx_lm.generate import GenerationBatch
 from mlx_lm.sample_utils import greedy_sampler, make_sampler
 
 from backend.check.asking import SAMPLED
 from backend.check.counting import Counts, counting
-from backend.check.driving import batch_of, copied, prefilled, random_tokens, row
+from backend.check.driving import batch_of, copied, merged, mlx_lm_batch, prefilled, random_tokens, row
 from backend.check.section import Section
 from backend.core.request import Sampling
 from backend.engine.batching.session import Session
@@ -63,17 +63,11 @@ def _mlx_lm(
     sampler: Any = greedy_sampler
     if sampling is not None:
         sampler = make_sampler(sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k or 0)
-    own = [copied(caches) for _ in range(count)]
-    merged = own[0] if count == 1 else [layer[0].merge(list(layer)) for layer in zip(*own, strict=True)]
-    return GenerationBatch(
-        model=session.loaded.model,
-        uids=list(range(count)),
+    return mlx_lm_batch(
+        session.loaded.model,
+        caches=merged([copied(caches) for _ in range(count)]),
         inputs=mx.array([tokens[-1]] * count, mx.uint32),
-        prompt_cache=merged,
-        tokens=[list(tokens) for _ in range(count)],
+        tokens=tokens,
         samplers=[sampler] * count,
-        fallback_sampler=sampler,
-        logits_processors=[[] for _ in range(count)],
-        stop_sequences=[StopSequences() for _ in range(count)],
-        max_tokens=[1 << 30] * count,
+        processors=[[] for _ in range(count)],
     )

@@ -2,6 +2,7 @@
 
 from functools import partial
 from statistics import median
+from time import perf_counter
 
 from backend.check.driving import batch_of, prefilled, random_tokens, row, seconds_a_step, twins
 from backend.check.section import Section
@@ -50,7 +51,7 @@ def _measure(session: Session, section: Section) -> tuple[float, list[float], li
         batch.step()
         leaves.append(_call(partial(batch.leave, gone)))
         after.append(seconds_a_step([batch], 1))
-        joins.append(_call(partial(batch.join, twins([spare]))))
+        joins.append(_call(partial(batch.join, twins(session, [spare]))))
         later.append(seconds_a_step([batch], 1))
         batch.step()
     return step, leaves, after, joins, later
@@ -58,8 +59,6 @@ def _measure(session: Session, section: Section) -> tuple[float, list[float], li
 
 def _call(work: partial[None]) -> float:
     """Wall time of a call beside whatever the device still does."""
-    from time import perf_counter
-
     began = perf_counter()
     work()
     return perf_counter() - began

@@ -89,8 +89,8 @@ def _grouped(session: Session, section: Section, long: int) -> tuple[float, floa
     """Seconds a step in one group and in two, and how many the engine would make."""
     members = rows(session, [long, *[_SHORT] * _SHORT_ROWS])
     chosen = _chosen(session, members)
-    together = [batch_of(session, twins(members))]
-    apart = [batch_of(session, twins(members[:1])), batch_of(session, twins(members[1:]))]
+    together = [batch_of(session, twins(session, members))]
+    apart = [batch_of(session, twins(session, members[:1])), batch_of(session, twins(session, members[1:]))]
     one, two = _interleaved(section, together, apart)
     return one, two, chosen
 

@@ -8,7 +8,7 @@ from statistics import median
 import mlx.core as mx
 
 from backend.check.asking import ask_all, request
-from backend.check.driving import evaluate, prefilled, random_tokens
+from backend.check.driving import evaluate, merged, prefilled, random_tokens
 from backend.check.section import Section
 from backend.engine.batching.session import Session
 
@@ -78,7 +78,7 @@ def _bare(session: Session, count: int, tokens: int) -> _Spent:
     """The model and the likeliest token, one step ahead, as the simplest loop would have it."""
     prompt = random_tokens(session, _PROMPT, 41)
     own = [prefilled(session, prompt) for _ in range(count)]
-    caches = own[0] if count == 1 else [layer[0].merge(list(layer)) for layer in zip(*own, strict=True)]
+    caches = merged(own)
     evaluate(caches)
     mx.synchronize()
     fed = mx.array([[1]] * count)
