@@ -10,7 +10,7 @@ from backend.core.errors import ModelLoadFailed
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.batch_host import HostBatch
-from backend.engine.batching.group_cost import DeviceKind, PaddingBounds, padding_bounds
+from backend.engine.batching.group_cost import DeviceKind, padding_bounds
 from backend.engine.batching.memory import MemoryBudget, copied_share
 from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
@@ -62,9 +62,10 @@ def make_session(
     kind = device_kind()
     chunk = config.engine.prefill_chunk or CHUNK[kind]
     warms = config.engine.warm_up == "on" or (config.engine.warm_up == "auto" and kind != "cpu")
-    memory, budget = _memory(config.engine, loaded)
+    layers = len(list(leaves(loaded.new_cache())))
+    memory, budget = _memory(config.engine, loaded, is_cpu=kind == "cpu", layers=layers)
     limit = wired_limit(config.engine.wired_bytes, memory=memory, wanted=loaded.weight_bytes + budget.total)
-    new_batch = _batch_maker(config.engine.sampler, loaded, warms=warms, cancelled=cancelled)
+    new_batch = _batch_maker(config.engine.sampler, loaded, on_cpu=kind == "cpu", warms=warms, cancelled=cancelled)
 
     def session(outbox: Outbox, tell: Callable[[], None]) -> Session:
         return Session(
@@ -78,7 +79,7 @@ def make_session(
             prefix=_prefix_cache(config.cache, loaded, budget, generation),
             new_batch=new_batch,
             budget=budget,
-            padding=_padding_bounds(kind, loaded, budget),
+            padding=padding_bounds(kind, step_bytes=loaded.step_bytes, layers=layers, budget=budget.total),
             outbox=outbox,
             tell=tell,
             chunk=chunk,
@@ -108,10 +109,9 @@ def _set_limits(wired: int, memory: DeviceMemory) -> Callable[[], None]:
 
 
 def _batch_maker(
-    choice: SamplerBackend, loaded: LoadedModel, *, warms: bool, cancelled: Callable[[], bool]
+    choice: SamplerBackend, loaded: LoadedModel, *, on_cpu: bool, warms: bool, cancelled: Callable[[], bool]
 ) -> Callable[[], DecodeBatch]:
     model, mergeable = loaded.model, loaded.batchable
-    on_cpu = mx.default_device() == mx.Device(mx.cpu)
     if choice == "host" or (choice == "auto" and on_cpu):
         return lambda: HostBatch(model, HostSampler(), mergeable=mergeable)
     # One for all groups: it keeps constants on the device. A CPU would take a C++ compiler and seconds to fuse.
@@ -120,11 +120,6 @@ def _batch_maker(
         dtype = getattr(mx, loaded.dtype)
         warm_up_sampler(sampler, loaded.vocab_size, dtype, check=lambda: check_cancelled(cancelled))
     return lambda: DeviceBatch(model, sampler, mergeable=mergeable)
-
-
-def _padding_bounds(kind: DeviceKind, loaded: LoadedModel, budget: MemoryBudget) -> PaddingBounds:
-    layers = len(list(leaves(loaded.new_cache())))
-    return padding_bounds(kind, step_bytes=loaded.step_bytes, layers=layers, budget=budget.total)
 
 
 def device_kind() -> DeviceKind:
@@ -145,8 +140,9 @@ def _prefix_cache(cache: CacheConfig, loaded: LoadedModel, budget: MemoryBudget,
     return PrefixCache(store, key, snapshots=needs_snapshots(loaded.new_cache()))
 
 
-def _memory(engine: EngineConfig, loaded: LoadedModel) -> tuple[DeviceMemory, MemoryBudget]:
-    is_cpu = mx.default_device() == mx.Device(mx.cpu)
+def _memory(
+    engine: EngineConfig, loaded: LoadedModel, *, is_cpu: bool, layers: int
+) -> tuple[DeviceMemory, MemoryBudget]:
     memory = device_memory(mx.device_info(), is_cpu=is_cpu, active=mx.get_active_memory(), share=engine.memory_share)
     if not memory.total and engine.kv_bytes is None:
         raise ModelLoadFailed("kv_bytes: must be given, for the device does not say how much memory it has")
@@ -154,7 +150,7 @@ def _memory(engine: EngineConfig, loaded: LoadedModel) -> tuple[DeviceMemory, Me
     budget = MemoryBudget(
         int(KV_SHARE * left) if engine.kv_bytes is None else engine.kv_bytes,
         loaded.kv_cost,
-        copied=copied_share(len(list(leaves(loaded.new_cache())))),
+        copied=copied_share(layers),
     )
     if not budget.fits(budget.projected(1)):
         what = f"weights of {loaded.weight_bytes} bytes leave" if engine.kv_bytes is None else "kv_bytes gives"

@@ -139,7 +139,6 @@ class Prefills:
         try:
             chunk.put(layers)
         except FOREIGN as error:
-            drain()
             self.distrust()
             self._lose(row, error)
             return 0.0

@@ -122,10 +122,6 @@ class PrefixCache:
             _say_fault("figures", error)
             return {}
 
-    def close(self) -> None:
-        """Drop what this model stored."""
-        self.forget()
-
 
 def _say_fault(what: str, error: BaseException) -> None:
     log.error(logline("prompt_cache_failed", what=what, error=type(error).__name__))

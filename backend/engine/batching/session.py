@@ -150,7 +150,7 @@ class Session:
         """Drop every MLX object, here on the thread that made them, and return their memory."""
         self.prefills.rows.clear()
         drain()
-        self.prefix.close()
+        self.prefix.forget()
         del self.loaded, self.prefills, self.groups, self.prefix, self.new_batch
         gc.collect()
         self.restore_limits()
@@ -258,14 +258,12 @@ class Session:
 
     def _requeue(self, row: Row) -> None:
         """Back to the head of the queue, to begin with what the prompt cache has of its tokens."""
-        if row.stream.ended:
-            self.moving = [other for other in self.moving if other is not row]
-            return
-        row.preemptions += 1
-        row.caches, row.chunk, row.leader = None, None, None
-        row.feed = row.tokens()
-        row.covered = 0
-        self.waiting.appendleft(row)
+        if not row.stream.ended:
+            row.preemptions += 1
+            row.caches, row.chunk, row.leader = None, None, None
+            row.feed = row.tokens()
+            row.covered = 0
+            self.waiting.appendleft(row)
         self.moving = [other for other in self.moving if other is not row]
 
     # Decode

@@ -88,9 +88,8 @@ class _Whole:
         first = chosen * BLOCK
         inside = self.candidates.logits[first : first + BLOCK]
         scaled = (inside - self.peak) / self.temperature
-        return np.where(inside >= self.candidates.cut, scaled, np.float32(-np.inf)), np.arange(
-            first, first + len(inside)
-        )
+        ids = np.arange(first, first + len(inside))
+        return np.where(inside >= self.candidates.cut, scaled, np.float32(-np.inf)), ids
 
 
 def _weighed(candidates: Candidates, row: RowSampling) -> _Listed | _Whole:
