@@ -1,0 +1,184 @@
+"""The rows that decode: they join, get a token a step, leave; and what becomes of them when their batch is lost."""
+
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from backend.core.logline import logline
+from backend.engine.batching.batch import DecodeBatch, Emitted
+from backend.engine.batching.emitting import Emitter, Then
+from backend.engine.batching.finishing import Finisher, internal_fault
+from backend.engine.batching.groups import DecodeGroups
+from backend.engine.batching.prefills import Prefills
+from backend.engine.batching.row import Row
+from backend.engine.batching.storing import Storing
+from backend.engine.channel import Outbox
+from backend.engine.loading.failures import FOREIGN
+from backend.engine.picture import Counters
+from backend.engine.waits import drain
+
+# Which groups are alike changes only as rows leave; what it costs to look grows with the square of the groups.
+MERGE_EVERY_STEPS = 64
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Decoding:
+    """Engine thread only. Invariant: a row is in a group or, while it goes from one place to the next, in `moving`.
+
+    Args:
+        tell: Lets clients have what was posted, before work that they need not wait for.
+        requeue: Puts a row back at the head of the queue, to begin with what the prompt cache has of its tokens.
+    """
+
+    groups: DecodeGroups
+    prefills: Prefills
+    storing: Storing
+    emitter: Emitter
+    finisher: Finisher
+    outbox: Outbox
+    counters: Counters
+    tell: Callable[[], None]
+    requeue: Callable[[Row], None]
+    clock: Callable[[], float]
+    moving: list[Row] = field(default_factory=list[Row])
+
+    def abandon(self) -> None:
+        """Forget every row, without a look at what they have."""
+        self.moving, self.storing.rows = [], []
+        for group in list(self.groups.batches):
+            self.groups.lose(group)
+
+    def join(self) -> None:
+        """Take over the rows whose prompt is prefilled."""
+        self.moving = ready = self.prefills.take_prefilled()
+        if not ready:
+            return
+        self.settle()
+        now = self.clock()
+        for row in ready:
+            row.decoding_at = row.decoding_at or now
+            self.counters.cached_tokens += row.cached_tokens if not row.preemptions else 0
+        self._join_rows(ready)
+        self.moving = []
+
+    def _join_rows(self, rows: Sequence[Row]) -> None:
+        for row, error in self.groups.join(rows):
+            row.caches = None
+            self.finisher.fail(row, internal_fault("join", row, error))
+
+    def step(self) -> None:
+        """One token for every row."""
+        started = self.clock()
+        for group in list(self.groups.batches):
+            self._emit(group, group.step)
+        self.counters.decode_steps += 1
+        if self.counters.decode_steps % MERGE_EVERY_STEPS == 0:
+            self._merge_groups()
+        self.counters.decode_seconds += self.clock() - started
+
+    def _merge_groups(self) -> None:
+        """Put a group's rows into another whose length they have come to share."""
+        group = self.groups.plan_merge()
+        if group is None:
+            return
+        self._emit(group, group.collect)
+        self.settle()
+        if group not in self.groups.batches:
+            return  # its last row has ended, or it was lost
+        self.moving = list(group.rows)
+        try:
+            rows = self.groups.dissolve(group)
+        except FOREIGN as error:
+            self._lose_batch(group, self.moving, error)
+        else:
+            self._join_rows(rows)
+            log.info(logline("groups_merged", rows=len(rows), groups=len(self.groups.batches)))
+        self.moving = []
+
+    def hand_out(self) -> None:
+        """Let clients have what has been drawn, while a prompt's slice runs or before it does."""
+        ended = [row for group in list(self.groups.batches) for row in self._take_tokens(group, group.collect)]
+        if self.outbox:
+            self.tell()
+        self.storing.store_all()
+        self.leave(ended)
+
+    def _emit(self, group: DecodeBatch, tokens: Callable[[], list[Emitted]]) -> None:
+        """Hand out what a group emits; rows that have come to their end leave it."""
+        ended = self._take_tokens(group, tokens)
+        self.storing.store_all()
+        self.leave(ended)
+
+    def _take_tokens(self, group: DecodeBatch, tokens: Callable[[], list[Emitted]]) -> list[Row]:
+        """Turn what a batch gives into what clients see; the rows that have come to their end."""
+        if group not in self.groups.batches:  # restarted since, for another was lost
+            return []
+        rows = list(group.rows)
+        try:
+            emitted = tokens()
+        except FOREIGN as error:  # keys and KV may be out of step: the batch is lost
+            self._lose_batch(group, rows, error)
+            return []
+        now = self.clock()
+        given = [(item.row, self.emitter.take(item, now)) for item in emitted]
+        self.storing.add(row for row, then in given if then is Then.FINISHED)
+        return [row for row, then in given if then is not Then.GOES_ON]
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        """Drop rows from their batches; one that fails at it is lost, and with it the rows that stayed."""
+        for group in list(self.groups.batches):
+            staying = [row for row in group.rows if row not in rows]
+            if len(staying) == len(group) or group not in self.groups.batches:
+                continue
+            try:
+                if not staying:
+                    if self.outbox and group.in_flight:
+                        self.tell()
+                    group.settle()  # or the next wait, of somebody else, would be told of its last step
+                group.leave(rows)
+            except FOREIGN as error:  # some layers have dropped them, some have not
+                self._lose_batch(group, staying, error)
+        self.groups.drop_empty()
+
+    def settle(self) -> None:
+        """Wait for all that is on the device, each under the guard of its owner, before somebody else waits."""
+        for group in list(self.groups.batches):
+            if group not in self.groups.batches:  # another was lost while this one ran
+                continue
+            try:
+                group.settle()
+            except FOREIGN as error:
+                self._lose_batch(group, group.rows, error)
+        self.prefills.wait()
+
+    def _lose_batch(self, group: DecodeBatch, rows: list[Row], error: BaseException) -> None:
+        """A failed step leaves keys and KV out of step: nothing of the batch is used again."""
+        fault = internal_fault("step", None, error)
+        self.groups.lose(group)
+        for row in rows:
+            row.caches = None
+            self.finisher.fail(row, fault)
+        drain()
+        self.restart_in_flight()
+        self.prefills.restart()
+        mx.clear_cache()
+        # An exception inside a compiled function can leave this thread's random state broken.
+        mx.random.seed(secrets.randbits(32))
+
+    def restart_in_flight(self) -> None:
+        """It may have been their steps that failed: what they computed since their last wait is not to be trusted."""
+        for group in [batch for batch in self.groups.batches if batch.in_flight]:
+            self._restart_batch(group)
+
+    def _restart_batch(self, group: DecodeBatch) -> None:
+        self.moving = [*self.moving, *group.rows]
+        self.groups.lose(group)
+        for row in sorted(group.rows, key=lambda row: row.submit.accepted_at, reverse=True):
+            row.sampling.drawn_ahead.clear()
+            self.requeue(row)
+            log.info(logline("restarted", request_id=row.request.request_id, tokens=len(row.feed)))

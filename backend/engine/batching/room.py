@@ -1,0 +1,64 @@
+"""What the rows and the prompt cache take of the budget, and what has to give way."""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from backend.engine.batching.groups import DecodeGroups
+from backend.engine.batching.memory import MemoryBudget
+from backend.engine.batching.prefills import Prefills
+from backend.engine.batching.prefix_cache import PrefixCache
+from backend.engine.batching.row import Row
+
+
+@dataclass(slots=True, kw_only=True)
+class Room:
+    """Engine thread only. The prompt cache gives way to rows, whatever it holds."""
+
+    budget: MemoryBudget
+    prefix: PrefixCache
+    prefills: Prefills
+    groups: DecodeGroups
+
+    @property
+    def rows(self) -> list[Row]:
+        """Every row that has KV or is about to."""
+        return [*self.groups.rows, *self.prefills.rows]
+
+    def live(self) -> int:
+        """Bytes of KV that the rows have now."""
+        return self.groups.nbytes() + self.prefills.nbytes()
+
+    def projected(self) -> int:
+        """Bytes of KV that all rows need to run on: those that decode with their padding, prompts each for itself."""
+        return self.groups.projected() + self.budget.apart(len(row.feed) for row in self.prefills.rows)
+
+    def spare(self) -> int:
+        """Bytes of the budget that no row is going to need."""
+        return self.budget.most - self.projected()
+
+    def admits(self, row: Row) -> bool:
+        """Whether the row may start beside those that run."""
+        return self.budget.admits(
+            len(row.feed), beside=self.projected(), rows=len(self.rows), returning=row.preemptions > 0
+        )
+
+    def make_for(self, row: Row) -> None:
+        """The cache gives way before a row takes anything, this row's own prefix last."""
+        self.limit_cache(self.projected() + self.budget.projected(len(row.feed)), sparing=row)
+
+    def limit_cache(self, live: int, *, sparing: Row | None = None) -> None:
+        """Keep the cache to what rows of `live` bytes leave it."""
+        room = self.budget.room_for_cache(live)
+        if self.prefix.limit_to(room, sparing=None if sparing is None else sparing.feed):
+            # What was evicted goes back to the system, not into MLX's pool of buffers for later.
+            mx.clear_cache()
+
+    def relieved(self) -> bool:
+        """Keep rows, copies and cache within the budget; False if the cache's bytes are not enough.
+
+        By what the rows are going to need, which is a block ahead of what they have: there is room when they grow.
+        """
+        live = max(self.projected(), self.live())
+        self.limit_cache(live)
+        return self.budget.fits(live)

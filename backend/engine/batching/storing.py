@@ -1,0 +1,64 @@
+"""What rows leave in the prompt cache when they end, or go for a while."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from backend.engine.batching.finishing import internal_fault
+from backend.engine.batching.groups import DecodeGroups
+from backend.engine.batching.prefix_cache import PrefixCache
+from backend.engine.batching.room import Room
+from backend.engine.batching.row import Row
+from backend.engine.loading.failures import FOREIGN
+
+
+@dataclass(slots=True, kw_only=True)
+class Storing:
+    """Engine thread only. Clients have their ends before anything of theirs is stored.
+
+    Args:
+        settle: Waits for all that is on the device; it may lose a batch.
+        tell: Lets clients have what was posted.
+
+    Attributes:
+        rows: Rows that have come to their end and whose KV is still to be stored.
+    """
+
+    prefix: PrefixCache
+    groups: DecodeGroups
+    room: Room
+    settle: Callable[[], None]
+    tell: Callable[[], None]
+    rows: list[Row] = field(default_factory=list[Row])
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Rows that have come to their end."""
+        self.rows.extend(rows)
+
+    def store_all(self) -> None:
+        """Store what the rows here leave; their clients go on meanwhile, and so do those of their batch."""
+        self.rows = [row for row in self.rows if self._leaves_kv(row)]
+        if self.rows:
+            self.tell()
+            self.room.limit_cache(self.room.live())
+        for row in self.rows:
+            self.store(row)
+        self.rows = []
+
+    def store(self, row: Row) -> None:
+        """Keep what the row's KV proves: its tokens up to the last one fed. A fault here costs a hit, no request."""
+        if not self._leaves_kv(row):
+            return
+        self.settle()
+        if row.caches is None and row not in self.groups.rows:
+            return  # its batch was lost
+        try:
+            caches = row.proven if row.caches is not None else self.groups.view(row)
+        except FOREIGN as error:
+            internal_fault("store", row, error)
+            return
+        if caches is not None:
+            self.prefix.insert(row.tokens()[: row.covered], caches)
+
+    def _leaves_kv(self, row: Row) -> bool:
+        wanted = row.stores and (row.request.cache_answer or not row.generated)
+        return self.prefix.enabled and wanted and row.covered > 0
