@@ -11,6 +11,10 @@ TOKEN_VARIABLES = ("LOCALAI_GRPC_AUTH_TOKEN", "MLX_WORKER_TOKEN")
 
 SamplerBackend = Literal["auto", "host", "device"]
 WarmUp = Literal["auto", "on", "off"]
+Isolation = Literal["performance", "balanced", "strict"]
+STRICT_CHUNK = 128
+"""Under `strict` prefill chunks, and what is used of a named prefix, end at multiples of this many tokens: so the bits
+of an answer are the same whether there was a name or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +46,9 @@ class EngineConfig:
     """The engine thread.
 
     Attributes:
+        isolation: What requests share. `performance`: batches, the prompt cache inside a tenant, and prefixes that were
+            named without a tenant. `balanced`: the same without those. `strict`: nothing but named prefixes of their
+            tenant; one request at a time, and nothing of it stays.
         max_rows: Requests that decode together.
         queue_size: Requests that may wait for a row; one more is refused.
         prefill_chunk: Tokens of a prefill chunk; chunks end at multiples of it in the prompt. None takes what is fast
@@ -57,6 +64,7 @@ class EngineConfig:
         reader_buffer_bytes: Unread output of one request at most; a reader over it for `reader_patience_s` fails.
     """
 
+    isolation: Isolation = "performance"
     max_rows: int = 32
     queue_size: int = 1024
     prefill_chunk: int | None = None
@@ -78,11 +86,15 @@ class CacheConfig:
         max_sequences: Stored sequences at most; 0 turns the cache off, None is no limit by count.
         max_bytes: KV bytes at most; None takes a share of what the device has left after the weights.
         keep_answers: Keep an answer's KV with its prompt's.
+        conversation_idle_s: Seconds after which what a conversation with an id has left is forgotten; None is never.
+        max_conversations: Conversations with an id that are kept.
     """
 
     max_sequences: int | None = None
     max_bytes: int | None = None
     keep_answers: bool = True
+    conversation_idle_s: float | None = 3600.0
+    max_conversations: int = 100
     strip_agent_header: bool = True
 
 
@@ -95,6 +107,7 @@ class ModelConfig:
         candidates: Where the model may be, best first: paths, then a hub id.
         context: Tokens of prompt and answer at most; None is what the model was trained for.
         max_kv_size: Size of a rotating KV cache; None keeps all.
+        model_path: The host's directory of models; empty where it named none.
         file_roots: Directories besides the model's that templates, tokenizers and adapters may be read from.
         dtype: Cast weights to it; empty keeps the checkpoint's, but takes float32 for half precision on a CPU.
         defaults: Sampling where a request's fields are unset.
@@ -105,6 +118,7 @@ class ModelConfig:
     revision: str = ""
     context: int | None = None
     max_kv_size: int | None = None
+    model_path: str = ""
     file_roots: tuple[str, ...] = ()
     adapter: str = ""
     tokenizer: str = ""

@@ -238,6 +238,27 @@ class PromptCache:
             index.enforce()
         return known
 
+    def named_length(self, model_key: Hashable, tokens: Sequence[int] | Tokens) -> int:
+        """The tokens of this prompt's beginning that are held under a name; a fetch of no more finds nothing else."""
+        asked = as_tokens(tokens)
+        with self._lock:
+            return self._index.named_length(model_key, asked)
+
+    def pinned_length(self, name: str) -> int:
+        """The tokens held under this name; 0 for none of that name."""
+        with self._lock:
+            pin = self._index.pins.get(name)
+            return pin.length if pin is not None else 0
+
+    def forget(self, model_key: Hashable, tokens: Sequence[int] | Tokens, *, keep: int = 0) -> None:
+        """Remove a sequence: what no other goes through, from its end back to position `keep`, and nothing pinned.
+
+        A sequence that is a prefix of this one and of no other goes with it: say with `keep` what must stay.
+        """
+        asked = as_tokens(tokens)
+        with self._changing() as index:
+            index.forget(model_key, asked, keep)
+
     def trim_to(self, *, n_sequences: int | None = None, n_bytes: int | None = None) -> None:
         """Evict down to these limits once, as far as nothing is pinned or being read."""
         with self._changing() as index:

@@ -97,6 +97,14 @@ class Eviction:
             heapq.heappush(self._heap, entry)
         return done
 
+    def drop_tail(self, node: Node, keep: int) -> None:
+        """Remove a leaf, then what is above it and has become one, as long as it begins at `keep` or later."""
+        while node.parent is not None and node.is_leaf and not node.holds and node.start >= keep:
+            self._remove(node)
+            node = node.parent
+        if node.is_leaf:
+            self.offer(node)
+
     def forget(self, node: Node) -> None:
         """Give up a node's buffers without touching the tree, which is being dropped as a whole."""
         self.nbytes -= node.nbytes

@@ -13,7 +13,7 @@ from mlx_cache.missing import find_missing
 from mlx_cache.plans import Found, InsertPlan, Pin
 from mlx_cache.policy import Usage
 from mlx_cache.stats import Reason
-from mlx_cache.tree import Hold, Match, Node, Tokens, Tree
+from mlx_cache.tree import Hold, Match, Node, Tokens, Tree, common_prefix
 
 
 class Index:
@@ -233,7 +233,20 @@ class Index:
         self.unsupported.pop(key, None)
         self.pins = {name: pin for name, pin in self.pins.items() if pin.key != key}
 
+    def forget(self, key: Hashable, tokens: Tokens, keep: int) -> None:
+        """Remove what only this sequence has, from its end back to `keep` at most."""
+        for tree in self.spaces.get(key, {}).values():
+            match = tree.match(tokens)
+            # An edge that goes on where the sequence ends is a longer one's.
+            if match.last is not None and match.last.end == match.length:
+                self.eviction.drop_tail(match.last, keep)
+
     # Pins
+
+    def named_length(self, key: Hashable, tokens: Tokens) -> int:
+        """How much of a prompt is held under a name."""
+        held = (pin.tokens[: pin.length] for pin in self.pins.values() if pin.key == key)
+        return max((common_prefix(one, tokens) for one in held), default=0)
 
     def pin(self, name: str, key: Hashable, tokens: Tokens) -> int:
         """Hold the stored part of a prefix, now and as it grows; returns how many tokens are held."""

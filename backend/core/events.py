@@ -93,7 +93,7 @@ class Finished:
 
     Attributes:
         piece: Text that was held back until now.
-        cache_reason: Why no more of the prompt came from the prompt cache.
+        cache_reason: Why no more of the prompt came from the prompt cache; empty where clients are told nothing of it.
     """
 
     reason: FinishReason

@@ -81,3 +81,36 @@ class WorkerInfo:
     cache: Mapping[str, float] = field(default_factory=dict)
     queue: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixFacts:
+    """A prefix that is kept under a name.
+
+    Attributes:
+        nbytes: Of its key/value state in memory.
+        hits: Requests that took all of it.
+        age_s, idle_s: Seconds since it got its name, and since its last hit; None while there was none.
+        where: `memory`, `disk`, or `memory and disk`.
+    """
+
+    name: str
+    tokens: int
+    nbytes: int
+    hits: int
+    age_s: float
+    idle_s: float | None
+    where: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheReport:
+    """What the prompt cache did since the load, and what it may keep."""
+
+    figures: Mapping[str, float] = field(default_factory=dict)
+    isolation: str
+    keeps: str
+
+    def rate(self, part: str, whole: str) -> float:
+        """One figure as a share of another, 0 where there is nothing to share."""
+        return self.figures.get(part, 0.0) / max(1.0, self.figures.get(whole, 0.0))

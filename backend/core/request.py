@@ -171,6 +171,10 @@ class GenerationRequest:
         grammar: What the answer must match, after any reasoning.
         cache_read_only: Read the prompt cache, store nothing.
         cache_answer: Keep the answer's KV with the prompt's.
+        tenant: Whose request it is, as `tenant_of` has it; what one tenant has cached no other's request is served.
+        conversation_id: The conversation that this is a turn of; its cached state goes when it has been idle.
+        keep_as: Keep what the prompt (and answer) leave in the prompt cache under this name.
+        prefill_only: Nothing is generated; the whole prompt is prefilled.
         deadline: On the monotonic clock, in seconds; None is no deadline.
         streamed: The client takes the answer in pieces, so calls may be sent before they are whole.
     """
@@ -184,6 +188,10 @@ class GenerationRequest:
     grammar: Grammar | None = None
     cache_read_only: bool = False
     cache_answer: bool = True
+    tenant: str = ""
+    conversation_id: str = ""
+    keep_as: str = ""
+    prefill_only: bool = False
     deadline: float | None = None
     streamed: bool = False
 

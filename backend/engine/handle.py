@@ -9,8 +9,17 @@ from typing import Any, TypeVar
 
 from backend.config import ModelConfig
 from backend.core.errors import DeadlineExceeded, ModelNotLoaded, Overloaded, WorkerUnavailable
+from backend.core.events import Failed
 from backend.core.logline import logline
-from backend.core.reports import EngineMetrics, EngineState, EngineStatus, ModelFacts, WorkerInfo
+from backend.core.reports import (
+    CacheReport,
+    EngineMetrics,
+    EngineState,
+    EngineStatus,
+    ModelFacts,
+    PrefixFacts,
+    WorkerInfo,
+)
 from backend.core.request import Conversation, GenerationRequest
 from backend.engine import reports
 from backend.engine.channel import AnswerStream, Outbox
@@ -153,7 +162,7 @@ class EngineHandle:
         if request.deadline is not None and request.deadline <= self._clock():
             raise DeadlineExceeded
         limits = model.config.engine
-        rows = limits.max_rows if model.facts.batchable else 1
+        rows = limits.max_rows if model.facts.batchable and limits.isolation != "strict" else 1
         if self._in_flight >= rows + limits.queue_size:
             raise Overloaded(f"{self._in_flight} requests in flight, limit {rows} + {limits.queue_size}")
         accepted_at = self._clock()
@@ -203,6 +212,40 @@ class EngineHandle:
         """The text of token ids."""
         model = self._require()
         return await model.prep.run(model.detokenize, tokens)
+
+    # The prompt cache
+
+    async def create_prefix(self, request: GenerationRequest) -> None:
+        """Run a request that generates nothing and keeps its prompt under a name.
+
+        Raises:
+            WorkerError: As `submit`, and whatever ended it.
+        """
+        stream = await self.submit(request)
+        try:
+            async for event in stream:
+                if isinstance(event, Failed):
+                    raise event.error
+        finally:
+            stream.cancel()
+
+    async def list_prefixes(self, tenant: str) -> list[PrefixFacts]:
+        """What the tenant has under names, oldest first."""
+        return await self.with_session(lambda session: session.list_prefixes(tenant))
+
+    async def delete_prefix(self, tenant: str, name: str) -> bool:
+        """Let a name go; False if the tenant has none of that name."""
+        return await self.with_session(lambda session: session.prefix.let_go(name, tenant))
+
+    async def clear_cache(self, tenant: str | None) -> None:
+        """Drop what one tenant has cached, names included; None is everybody's."""
+        await self.with_session(lambda session: session.clear_cache(tenant))
+
+    async def cache_report(self) -> CacheReport:
+        """What the prompt cache did since the load."""
+        model = self._require()
+        figures = await self.with_session(lambda session: session.prefix.figures())
+        return reports.cache_report(model, figures)
 
     # Reports
 

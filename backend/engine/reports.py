@@ -2,16 +2,24 @@
 
 import resource
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 import backend
-from backend.core.reports import EngineMetrics, EngineState, EngineStatus, WorkerInfo
+from backend.config import Isolation
+from backend.core.reports import CacheReport, EngineMetrics, EngineState, EngineStatus, WorkerInfo
 from backend.engine.picture import EnginePicture
 from backend.engine.preparing.requests import RequestPreparer
 
 LIBRARIES = ("mlx", "mlx-lm", "grpcio", "llguidance", "transformers")
+KEPT: Mapping[Isolation, str] = {
+    "performance": "the KV of every request for its tenant, and prefixes named without a tenant for everybody; "
+    "requests decode together",
+    "balanced": "the KV of every request, and named prefixes, for their tenant; requests decode together",
+    "strict": "named prefixes for their tenant; requests run one at a time and leave nothing",
+}
 STATUS_FILE = Path("/proc/self/status")
 
 
@@ -73,6 +81,12 @@ def metrics(picture: EnginePicture | None) -> EngineMetrics:
     )
 
 
+def cache_report(model: RequestPreparer, figures: Mapping[str, float]) -> CacheReport:
+    """What the prompt cache did, and the mode it runs in."""
+    isolation = model.config.engine.isolation
+    return CacheReport(figures=figures, isolation=isolation, keeps=KEPT[isolation])
+
+
 def info(
     model: RequestPreparer | None, picture: EnginePicture | None, blas: str, uptime_s: float, in_flight: int
 ) -> WorkerInfo:
@@ -83,13 +97,15 @@ def info(
     facts = model.facts
     details = details | {"architecture": facts.architecture, "path": facts.path, "serial_reason": facts.serial_reason}
     details |= {"uncached_reason": facts.uncached_reason, **facts.memory}
+    isolation = model.config.engine.isolation
+    details |= {"isolation": isolation, "isolation_keeps": KEPT[isolation]}
     return WorkerInfo(
         version=backend.__version__,
         model=model.config.identity,
         context=facts.context_length,
         device=facts.device,
         blas=blas,
-        mode="batched" if facts.batchable else "serial",
+        mode="batched" if facts.batchable and isolation != "strict" else "serial",
         uptime_s=uptime_s,
         cache=picture.cache if picture else {},
         queue=_queue(picture, in_flight) if picture else {},

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from backend.engine.batching.session import Session
 
 PICTURE_SECONDS = 0.1
+# What is due is done no later than this after it; a clock that stands still costs no more than this either.
+LEAST_WAIT_SECONDS = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ class EngineThread:
 
     def _round(self) -> None:
         busy = self.session is not None and self.session.busy
-        self._taken.extend(self._inbox.take(0 if busy else None))
+        self._taken.extend(self._inbox.take(0 if busy else self._wait()))
         cancelled: list[AnswerStream] = []
         while self._taken:
             # It stays first while it is obeyed: whatever happens then, `_close` finds it and ends it.
@@ -93,6 +95,8 @@ class EngineThread:
         if self.session is not None:
             if cancelled:
                 self.session.cancel(cancelled)
+            if not self.session.busy:
+                self.session.tidy()
             if self.session.busy:
                 self.heartbeat = self._clock()
                 self.session.step()
@@ -100,6 +104,11 @@ class EngineThread:
         # First the picture, then the news: who hears that a request has ended may look at once.
         self._take_picture()
         self.outbox.flush()
+
+    def _wait(self) -> float | None:
+        """How long nothing but a command can give this thread something to do; None is for ever."""
+        due = self.session.next_due() if self.session is not None else None
+        return None if due is None else max(LEAST_WAIT_SECONDS, due)
 
     def tell(self) -> None:
         """Engine thread only: let clients have what was posted so far; the step goes on."""

@@ -692,3 +692,256 @@ class Info:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class PromptCacheStub:
+    """Prefixes that stay in the prompt cache under a name, and what else the cache holds. In each request, `metadata` with
+    the key `cache_salt` says which tenant's; a tenant sees and changes its own alone.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Create = channel.unary_unary(
+                '/backend.PromptCache/Create',
+                request_serializer=backend_dot_pb_dot_backend__pb2.CreatePrefixRequest.SerializeToString,
+                response_deserializer=backend_dot_pb_dot_backend__pb2.NamedPrefix.FromString,
+                _registered_method=True)
+        self.List = channel.unary_unary(
+                '/backend.PromptCache/List',
+                request_serializer=backend_dot_pb_dot_backend__pb2.ListPrefixesRequest.SerializeToString,
+                response_deserializer=backend_dot_pb_dot_backend__pb2.ListPrefixesResponse.FromString,
+                _registered_method=True)
+        self.Delete = channel.unary_unary(
+                '/backend.PromptCache/Delete',
+                request_serializer=backend_dot_pb_dot_backend__pb2.DeletePrefixRequest.SerializeToString,
+                response_deserializer=backend_dot_pb_dot_backend__pb2.Result.FromString,
+                _registered_method=True)
+        self.Clear = channel.unary_unary(
+                '/backend.PromptCache/Clear',
+                request_serializer=backend_dot_pb_dot_backend__pb2.ClearPromptCacheRequest.SerializeToString,
+                response_deserializer=backend_dot_pb_dot_backend__pb2.Result.FromString,
+                _registered_method=True)
+        self.Stats = channel.unary_unary(
+                '/backend.PromptCache/Stats',
+                request_serializer=backend_dot_pb_dot_backend__pb2.PromptCacheStatsRequest.SerializeToString,
+                response_deserializer=backend_dot_pb_dot_backend__pb2.PromptCacheStats.FromString,
+                _registered_method=True)
+
+
+class PromptCacheServicer:
+    """Prefixes that stay in the prompt cache under a name, and what else the cache holds. In each request, `metadata` with
+    the key `cache_salt` says which tenant's; a tenant sees and changes its own alone.
+    """
+
+    def Create(self, request, context):
+        """Prefills a prefix, if it is not cached, and keeps it under a name, in place of what had it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def List(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Delete(self, request, context):
+        """The name goes; what it held may be evicted from then on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Clear(self, request, context):
+        """Drops all that the tenant has cached.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Stats(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_PromptCacheServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Create': grpc.unary_unary_rpc_method_handler(
+                    servicer.Create,
+                    request_deserializer=backend_dot_pb_dot_backend__pb2.CreatePrefixRequest.FromString,
+                    response_serializer=backend_dot_pb_dot_backend__pb2.NamedPrefix.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=backend_dot_pb_dot_backend__pb2.ListPrefixesRequest.FromString,
+                    response_serializer=backend_dot_pb_dot_backend__pb2.ListPrefixesResponse.SerializeToString,
+            ),
+            'Delete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Delete,
+                    request_deserializer=backend_dot_pb_dot_backend__pb2.DeletePrefixRequest.FromString,
+                    response_serializer=backend_dot_pb_dot_backend__pb2.Result.SerializeToString,
+            ),
+            'Clear': grpc.unary_unary_rpc_method_handler(
+                    servicer.Clear,
+                    request_deserializer=backend_dot_pb_dot_backend__pb2.ClearPromptCacheRequest.FromString,
+                    response_serializer=backend_dot_pb_dot_backend__pb2.Result.SerializeToString,
+            ),
+            'Stats': grpc.unary_unary_rpc_method_handler(
+                    servicer.Stats,
+                    request_deserializer=backend_dot_pb_dot_backend__pb2.PromptCacheStatsRequest.FromString,
+                    response_serializer=backend_dot_pb_dot_backend__pb2.PromptCacheStats.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'backend.PromptCache', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('backend.PromptCache', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class PromptCache:
+    """Prefixes that stay in the prompt cache under a name, and what else the cache holds. In each request, `metadata` with
+    the key `cache_salt` says which tenant's; a tenant sees and changes its own alone.
+    """
+
+    @staticmethod
+    def Create(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backend.PromptCache/Create',
+            backend_dot_pb_dot_backend__pb2.CreatePrefixRequest.SerializeToString,
+            backend_dot_pb_dot_backend__pb2.NamedPrefix.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backend.PromptCache/List',
+            backend_dot_pb_dot_backend__pb2.ListPrefixesRequest.SerializeToString,
+            backend_dot_pb_dot_backend__pb2.ListPrefixesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Delete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backend.PromptCache/Delete',
+            backend_dot_pb_dot_backend__pb2.DeletePrefixRequest.SerializeToString,
+            backend_dot_pb_dot_backend__pb2.Result.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Clear(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backend.PromptCache/Clear',
+            backend_dot_pb_dot_backend__pb2.ClearPromptCacheRequest.SerializeToString,
+            backend_dot_pb_dot_backend__pb2.Result.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backend.PromptCache/Stats',
+            backend_dot_pb_dot_backend__pb2.PromptCacheStatsRequest.SerializeToString,
+            backend_dot_pb_dot_backend__pb2.PromptCacheStats.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -4,7 +4,7 @@ isort:skip_file
 The wire of this worker.
 
 Service `Backend` is the protocol that LocalAI hosts speak to a language model: the method names, field
-numbers and types below are theirs and never change here. Service `Info` is ours and may grow.
+numbers and types below are theirs and never change here. Services `Info` and `PromptCache` are ours and may grow.
 
 Meaning, range, default and what zero means, field by field: docs/protocol.md.
 """
@@ -193,3 +193,77 @@ class InfoServicer:
     ) -> _typing.Union[_backend_pb2.InfoResponse, _abc.Awaitable[_backend_pb2.InfoResponse]]: ...
 
 def add_InfoServicer_to_server(servicer: InfoServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class PromptCacheStub:
+    """Prefixes that stay in the prompt cache under a name, and what else the cache holds. In each request, `metadata` with
+    the key `cache_salt` says which tenant's; a tenant sees and changes its own alone.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> PromptCacheAsyncStub: ...
+    Create: _grpc.UnaryUnaryMultiCallable[_backend_pb2.CreatePrefixRequest, _backend_pb2.NamedPrefix]
+    """Prefills a prefix, if it is not cached, and keeps it under a name, in place of what had it."""
+    List: _grpc.UnaryUnaryMultiCallable[_backend_pb2.ListPrefixesRequest, _backend_pb2.ListPrefixesResponse]
+    Delete: _grpc.UnaryUnaryMultiCallable[_backend_pb2.DeletePrefixRequest, _backend_pb2.Result]
+    """The name goes; what it held may be evicted from then on."""
+    Clear: _grpc.UnaryUnaryMultiCallable[_backend_pb2.ClearPromptCacheRequest, _backend_pb2.Result]
+    """Drops all that the tenant has cached."""
+    Stats: _grpc.UnaryUnaryMultiCallable[_backend_pb2.PromptCacheStatsRequest, _backend_pb2.PromptCacheStats]
+
+@_typing.type_check_only
+class PromptCacheAsyncStub(PromptCacheStub):
+    """Prefixes that stay in the prompt cache under a name, and what else the cache holds. In each request, `metadata` with
+    the key `cache_salt` says which tenant's; a tenant sees and changes its own alone.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Create: _aio.UnaryUnaryMultiCallable[_backend_pb2.CreatePrefixRequest, _backend_pb2.NamedPrefix]  # type: ignore[assignment]
+    """Prefills a prefix, if it is not cached, and keeps it under a name, in place of what had it."""
+    List: _aio.UnaryUnaryMultiCallable[_backend_pb2.ListPrefixesRequest, _backend_pb2.ListPrefixesResponse]  # type: ignore[assignment]
+    Delete: _aio.UnaryUnaryMultiCallable[_backend_pb2.DeletePrefixRequest, _backend_pb2.Result]  # type: ignore[assignment]
+    """The name goes; what it held may be evicted from then on."""
+    Clear: _aio.UnaryUnaryMultiCallable[_backend_pb2.ClearPromptCacheRequest, _backend_pb2.Result]  # type: ignore[assignment]
+    """Drops all that the tenant has cached."""
+    Stats: _aio.UnaryUnaryMultiCallable[_backend_pb2.PromptCacheStatsRequest, _backend_pb2.PromptCacheStats]  # type: ignore[assignment]
+
+class PromptCacheServicer:
+    """Prefixes that stay in the prompt cache under a name, and what else the cache holds. In each request, `metadata` with
+    the key `cache_salt` says which tenant's; a tenant sees and changes its own alone.
+    """
+
+    def Create(
+        self,
+        request: _backend_pb2.CreatePrefixRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_backend_pb2.NamedPrefix, _abc.Awaitable[_backend_pb2.NamedPrefix]]:
+        """Prefills a prefix, if it is not cached, and keeps it under a name, in place of what had it."""
+
+    def List(
+        self,
+        request: _backend_pb2.ListPrefixesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_backend_pb2.ListPrefixesResponse, _abc.Awaitable[_backend_pb2.ListPrefixesResponse]]: ...
+
+    def Delete(
+        self,
+        request: _backend_pb2.DeletePrefixRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_backend_pb2.Result, _abc.Awaitable[_backend_pb2.Result]]:
+        """The name goes; what it held may be evicted from then on."""
+
+    def Clear(
+        self,
+        request: _backend_pb2.ClearPromptCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_backend_pb2.Result, _abc.Awaitable[_backend_pb2.Result]]:
+        """Drops all that the tenant has cached."""
+
+    def Stats(
+        self,
+        request: _backend_pb2.PromptCacheStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_backend_pb2.PromptCacheStats, _abc.Awaitable[_backend_pb2.PromptCacheStats]]: ...
+
+def add_PromptCacheServicer_to_server(servicer: PromptCacheServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

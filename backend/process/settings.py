@@ -86,6 +86,14 @@ SETTINGS: Final = (
         ("LOCALAI_BACKEND_PARENT_WATCH_INTERVAL",),
     ),
     _Setting("--blas", str, "auto", "auto (OpenBLAS where installed), reference, or the path of a library"),
+    _Setting(
+        "--isolation",
+        read.one_of("performance", "balanced", "strict"),
+        _ENGINE.isolation,
+        "what requests share: performance, balanced (nothing across tenants) or strict (one at a time, nothing kept)",
+    ),
+    _Setting("--conversation-idle", _duration_or_off, "3600s", "time after which a conversation's cache goes, or off"),
+    _Setting("--max-conversations", read.integer(1, 1 << 20), str(_CACHE.max_conversations), "conversations kept"),
     _Setting("--max-rows", read.integer(1, 1024), str(_ENGINE.max_rows), "requests that decode together"),
     _Setting("--queue-size", read.integer(0), str(_ENGINE.queue_size), "requests that may wait for a row"),
     _Setting(
@@ -181,6 +189,7 @@ def _settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Sett
         ),
         loads=LoadDefaults(
             engine=EngineConfig(
+                isolation=values["isolation"],
                 max_rows=values["max_rows"],
                 queue_size=values["queue_size"],
                 prefill_chunk=values["prefill_chunk"],
@@ -191,7 +200,12 @@ def _settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Sett
                 warm_up=values["warm_up"],
                 watchdog_s=values["watchdog"],
             ),
-            cache=CacheConfig(max_sequences=values["prompt_cache_size"], max_bytes=values["prompt_cache_bytes"]),
+            cache=CacheConfig(
+                max_sequences=values["prompt_cache_size"],
+                max_bytes=values["prompt_cache_bytes"],
+                conversation_idle_s=values["conversation_idle"],
+                max_conversations=values["max_conversations"],
+            ),
             allow_remote_code=values["allow_remote_code"],
             file_roots=values["allow_files"],
         ),

@@ -1,14 +1,14 @@
 """Prompts, raw or as conversations, to token ids."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.core.errors import InvalidRequest
-from backend.core.request import Conversation, Json
+from backend.core.request import Conversation, Json, Message
 from backend.prompt.chat_template import ChatTemplate, TemplateSettings
 from backend.prompt.encoder import Encoded, TextEncoder
 
@@ -97,6 +97,26 @@ class PromptPreparer:
         if isinstance(prompt, str):
             return self._prepare_text(prompt, most)
         return self._prepare_conversation(prompt, most)
+
+    def prepare_prefix(self, prompt: str | Conversation, *, most: int | None = None) -> EncodedPrompt:
+        """Token ids of what all prompts begin with that go on from this one; arguments and errors as `prepare`.
+
+        Of a conversation, what two that go on from it have in common: a template closes messages only when it sees the
+        next, and a tokenizer may join what it writes between them.
+        """
+        if isinstance(prompt, str):
+            return self._prepare_text(prompt, most)
+        asks = prompt.messages[-1].role == "user" if prompt.messages else False
+        role = "assistant" if asks else "user"
+        one, other = (
+            self.prepare(replace(prompt, messages=(*prompt.messages, Message(role=role, content=text))), most=most)
+            for text in ("a", "1")
+        )
+        n = min(len(one.tokens), len(other.tokens))
+        differ = np.flatnonzero(one.tokens[:n] != other.tokens[:n])
+        tokens = one.tokens[: int(differ[0]) if len(differ) else n].copy()
+        _check_not_empty(tokens)
+        return EncodedPrompt(tokens)
 
     def render(self, conversation: Conversation) -> str:
         """A conversation as the text that `prepare` encodes."""

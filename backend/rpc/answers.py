@@ -127,9 +127,11 @@ def _end(event: Finished | Failed, context: Context) -> Finished:
         "x-finish-reason": event.reason.value,
         "x-queue-ms": f"{usage.queue_ms:.3f}",
         "x-prefill-ms": f"{usage.prefill_ms:.3f}",
-        "x-prompt-cache-tokens": str(usage.cached_tokens),
-        "x-prompt-cache-reason": _ascii(event.cache_reason),
     }
+    # Without a reason nobody is to know what the cache had.
+    if event.cache_reason:
+        trailing["x-prompt-cache-tokens"] = str(usage.cached_tokens)
+        trailing["x-prompt-cache-reason"] = _ascii(event.cache_reason)
     context.set_trailing_metadata(tuple(trailing.items()))
     log.debug(logline("answered", request_id=request_id, reason=event.reason.value, **_figures(event)))
     return event

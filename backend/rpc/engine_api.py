@@ -5,7 +5,7 @@ from typing import Protocol
 
 from backend.config import ModelConfig
 from backend.core.events import Event
-from backend.core.reports import EngineMetrics, EngineStatus, ModelFacts, WorkerInfo
+from backend.core.reports import CacheReport, EngineMetrics, EngineStatus, ModelFacts, PrefixFacts, WorkerInfo
 from backend.core.request import Conversation, GenerationRequest
 
 
@@ -81,6 +81,26 @@ class EngineApi(Protocol):
         Raises:
             ModelNotLoaded.
         """
+        ...
+
+    async def create_prefix(self, request: GenerationRequest) -> None:
+        """Run a request that generates nothing and keeps its prompt under a name; what `submit` raises, and its end."""
+        ...
+
+    async def list_prefixes(self, tenant: str) -> Sequence[PrefixFacts]:
+        """What the tenant has under names, oldest first."""
+        ...
+
+    async def delete_prefix(self, tenant: str, name: str) -> bool:
+        """Let a name go; False if the tenant has none of that name."""
+        ...
+
+    async def clear_cache(self, tenant: str | None) -> None:
+        """Drop what one tenant has cached, names included; None is everybody's."""
+        ...
+
+    async def cache_report(self) -> CacheReport:
+        """What the prompt cache did since the load."""
         ...
 
     def status(self) -> EngineStatus: ...

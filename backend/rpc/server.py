@@ -17,13 +17,14 @@ from backend.rpc.engine_api import EngineApi
 from backend.rpc.gate import Gate
 from backend.rpc.methods import Handlers
 from backend.rpc.off_loop import OffLoop
+from backend.rpc.prompt_cache import PROMPT_CACHE_SERVICE, PromptCacheService
 from backend.rpc.servicer import BACKEND_SERVICE, INFO_SERVICE, BackendService, InfoService
 from backend.translate.options import LoadDefaults
 from backend.translate.wire_limits import MAX_REQUEST_BYTES
 
 log = logging.getLogger(__name__)
 
-_SERVICES: Final = (BACKEND_SERVICE, INFO_SERVICE)
+_SERVICES: Final = (BACKEND_SERVICE, INFO_SERVICE, PROMPT_CACHE_SERVICE)
 _HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 _WHOLE_SERVER: Final = ""  # the name that grpc.health.v1 gives it
 # What calls may still take to end once the engine has been told; they have a terminal event by then.
@@ -44,6 +45,7 @@ class WorkerServer:
         self._engine = engine
         self._off_loop = OffLoop()
         self._backend = BackendService(engine, load_defaults, self._off_loop)
+        self._prompt_cache = PromptCacheService(engine, self._off_loop)
         self._info = InfoService(engine)
         self._gate = Gate()
         self._claim = SocketClaim(self._address.path) if self._address.path else None
@@ -60,7 +62,9 @@ class WorkerServer:
         interceptors = [TokenInterceptor(self._config.token)] if self._config.token else []
         server = grpc.aio.server(interceptors=interceptors, options=_options(self._config))
         make = Handlers(self._gate, self._off_loop)
-        server.add_generic_rpc_handlers((self._backend.handlers(make), self._info.handlers(make)))
+        server.add_generic_rpc_handlers(
+            (self._backend.handlers(make), self._prompt_cache.handlers(make), self._info.handlers(make))
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._reflects():
             names = (*_SERVICES, _HEALTH_SERVICE, reflection.SERVICE_NAME)

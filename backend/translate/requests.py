@@ -9,6 +9,7 @@ from backend.core.errors import InvalidRequest
 from backend.core.request import Conversation, GenerationRequest, Grammar
 from backend.core.utf8 import utf8_size
 from backend.pb import backend_pb2 as pb
+from backend.translate.cache_scope import conversation_id_of, name_of_path, tenant_of
 from backend.translate.conversation import conversation_of, tool_choice_of, tools_of
 from backend.translate.sampling import max_tokens_of, sampling_of
 from backend.translate.strict_json import parse_json
@@ -45,6 +46,9 @@ def generation_request(
         grammar=_grammar_of(wire.Grammar, wire.Metadata),
         cache_read_only=wire.PromptCacheRO,
         cache_answer=model.cache.keep_answers,
+        tenant=tenant_of(wire.Metadata),
+        conversation_id=conversation_id_of(wire.Metadata),
+        keep_as=name_of_path(wire.PromptCachePath, model.model_path),
         deadline=deadline,
         streamed=streamed,
     )

@@ -72,6 +72,14 @@ LIMITS: Final[Mapping[str, MessageLimits]] = {
             "Audios": _MEDIA,
         }
     ),
+    pb.CreatePrefixRequest.DESCRIPTOR.name: MessageLimits(
+        fields={
+            "prompt": FieldLimit(MAX_TEXT_BYTES),
+            "messages": FieldLimit(MAX_TEXT_BYTES, MAX_MESSAGES),
+            "tools": FieldLimit(MAX_TOOLS_BYTES),
+            "metadata": FieldLimit(MAX_METADATA_BYTES, MAX_METADATA),
+        }
+    ),
     pb.ModelOptions.DESCRIPTOR.name: MessageLimits(
         max_bytes=MAX_MODEL_OPTIONS_BYTES, others=FieldLimit(MAX_MODEL_OPTIONS_BYTES, 1 << 12)
     ),

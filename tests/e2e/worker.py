@@ -103,6 +103,7 @@ class Worker:
         self.channel = grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
         self.stub = rpc.BackendStub(self.channel)
         self.info = rpc.InfoStub(self.channel)
+        self.prompt_cache = rpc.PromptCacheStub(self.channel)
         return self
 
     def spawn(self) -> None:

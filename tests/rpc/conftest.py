@@ -10,7 +10,7 @@ import pytest
 
 from backend.config import ServerConfig
 from backend.pb import backend_pb2 as pb
-from backend.pb.backend_pb2_grpc import BackendStub, InfoStub
+from backend.pb.backend_pb2_grpc import BackendStub, InfoStub, PromptCacheStub
 from backend.rpc.server import WorkerServer
 from backend.translate.options import LoadDefaults
 from tests.rpc.fake_engine import FakeEngine
@@ -23,6 +23,7 @@ class Worker:
         self.server, self.engine, self.address, self.channel = (server, engine, address, channel)
         self.backend: Any = BackendStub(channel)
         self.info: Any = InfoStub(channel)
+        self.prompt_cache: Any = PromptCacheStub(channel)
 
     async def raw(self, method: str, data: bytes, **call: Any) -> bytes:
         return await self.channel.unary_unary(method)(data, **call)

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from backend.config import ModelConfig
 from backend.core.errors import InvalidRequest, ModelNotLoaded, WorkerError, WorkerUnavailable
 from backend.core.events import Delta, Event, Failed, Finished, FinishReason, Piece, Usage
-from backend.core.reports import EngineMetrics, EngineState, EngineStatus, ModelFacts, ToolMarkers, WorkerInfo
+from backend.core.reports import (
+    CacheReport,
+    EngineMetrics,
+    EngineState,
+    EngineStatus,
+    ModelFacts,
+    PrefixFacts,
+    ToolMarkers,
+    WorkerInfo,
+)
 from backend.core.request import Conversation, GenerationRequest
 
 
@@ -45,7 +54,7 @@ def answer(*texts: str, reason: FinishReason = FinishReason.STOP) -> list[Event 
         for index, text in enumerate(texts)
     ]
     usage = Usage(prompt_tokens=3, completion_tokens=len(texts), queue_ms=1.5, prefill_ms=2.5, decode_ms=4.0)
-    return [*script, Finished(reason=reason, piece=Piece(), usage=usage)]
+    return [*script, Finished(reason=reason, piece=Piece(), usage=usage, cache_reason="off")]
 
 
 @dataclass
@@ -57,6 +66,7 @@ class FakeEngine:
     load_failure: Exception | None = None
     requests: list[GenerationRequest] = field(default_factory=list)
     answers: list[FakeAnswer] = field(default_factory=list)
+    prefixes: dict[tuple[str, str], PrefixFacts] = field(default_factory=dict)
     loads: list[ModelConfig] = field(default_factory=list)
     alive: bool = True
     closed: bool = False
@@ -116,6 +126,26 @@ class FakeEngine:
         return ModelFacts(
             supports_thinking=True, tool_markers=ToolMarkers(format_type="json_tools", call_start="<tool_call>")
         )
+
+    async def create_prefix(self, request: GenerationRequest) -> None:
+        self.requests.append(request)
+        if self.refusal is not None:
+            raise self.refusal
+        made = {"nbytes": 7, "hits": 0, "age_s": 1.5, "idle_s": None, "where": "memory"}
+        self.prefixes[request.tenant, request.keep_as] = PrefixFacts(name=request.keep_as, tokens=3, **made)
+
+    async def list_prefixes(self, tenant: str) -> list[PrefixFacts]:
+        return [facts for (whose, _), facts in self.prefixes.items() if whose == tenant]
+
+    async def delete_prefix(self, tenant: str, name: str) -> bool:
+        return self.prefixes.pop((tenant, name), None) is not None
+
+    async def clear_cache(self, tenant: str | None) -> None:
+        self.prefixes = {key: facts for key, facts in self.prefixes.items() if tenant not in (None, key[0])}
+
+    async def cache_report(self) -> CacheReport:
+        figures = {"hits": 1.0, "fetches": 4.0, "tokens_matched": 30.0, "tokens_asked": 40.0}
+        return CacheReport(figures=figures, isolation="performance", keeps="all")
 
     def status(self) -> EngineStatus:
         state: EngineState = "ready" if self._config else "uninitialized"

@@ -275,3 +275,23 @@ def test_fields_without_effect_are_logged_once(scenario: Run, caplog: pytest.Log
         scenario(test, engine=FakeEngine())
     lines = [record.getMessage() for record in caplog.records if "fields_without_effect" in record.getMessage()]
     assert lines == ["fields_without_effect message=PredictOptions fields=Mirostat,Threads"]
+
+
+def test_prefixes_are_named_listed_and_deleted_by_tenant(scenario: Run) -> None:
+    async def test(worker: Worker) -> None:
+        service, alice = worker.prompt_cache, {"cache_salt": "alice"}
+        made = await service.Create(pb.CreatePrefixRequest(name="a/b", prompt="hi", metadata=alice))
+        assert (made.name, made.tokens, made.bytes, made.idle_seconds) == ("a/b", 3, 7, -1)
+        (asked,) = worker.engine.requests
+        assert (asked.keep_as, asked.prefill_only, asked.prompt) == ("a/b", True, "hi")
+        assert not (await service.List(pb.ListPrefixesRequest())).prefixes
+        assert [p.name for p in (await service.List(pb.ListPrefixesRequest(metadata=alice))).prefixes] == ["a/b"]
+        assert not (await service.Delete(pb.DeletePrefixRequest(name="a/b"))).success
+        assert (await service.Delete(pb.DeletePrefixRequest(name="a/b", metadata=alice))).success
+        stats = await service.Stats(pb.PromptCacheStatsRequest())
+        assert (stats.hit_rate, stats.token_hit_rate, stats.keeps) == (0.25, 0.75, "all")
+        both = pb.ClearPromptCacheRequest(everything=True, metadata=alice)
+        assert (await status_of(service.Clear(both)))[0] == grpc.StatusCode.INVALID_ARGUMENT
+        assert (await service.Clear(pb.ClearPromptCacheRequest(everything=True))).success
+
+    scenario(test)

@@ -12,7 +12,10 @@ from backend.pb import backend_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTRACT: dict[str, Any] = json.loads((Path(__file__).parent / "wire_contract.json").read_text())
-OURS = {"InfoRequest", "InfoResponse"}
+OURS = {
+    "InfoRequest", "InfoResponse", "CreatePrefixRequest", "NamedPrefix", "ListPrefixesRequest", "ListPrefixesResponse",
+    "DeletePrefixRequest", "ClearPromptCacheRequest", "PromptCacheStatsRequest", "PromptCacheStats",
+}  # fmt: skip
 
 SCALARS = {
     FieldDescriptor.TYPE_BOOL: "bool",

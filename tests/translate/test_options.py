@@ -155,6 +155,7 @@ def test_every_key_of_options_works_as_an_engine_argument_too() -> None:
         "template_kwargs": {},
         "sampler": "auto",
         "warm_up": "on",
+        "isolation": "strict",
         "dtype": "auto",
     }
     flags = ("use_context_size", "trust_remote_code", "cache.keep_answers", "cache.strip_agent_header")

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 
 import mlx.core as mx
 
-from backend.config import CacheConfig, EngineConfig, ModelConfig, SamplerBackend
+from backend.config import STRICT_CHUNK, EngineConfig, ModelConfig, SamplerBackend
 from backend.core.errors import ModelLoadFailed
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.batch_host import HostBatch
+from backend.engine.batching.conversations import Conversations
 from backend.engine.batching.group_cost import DeviceKind, padding_bounds
 from backend.engine.batching.memory import MemoryBudget, copied_share
 from backend.engine.batching.pace import Pace
@@ -61,6 +62,8 @@ def make_session(
     """
     kind = device_kind()
     chunk = config.engine.prefill_chunk or CHUNK[kind]
+    if config.engine.isolation == "strict":
+        chunk = min(chunk, STRICT_CHUNK)
     warms = config.engine.warm_up == "on" or (config.engine.warm_up == "auto" and kind != "cpu")
     layers = len(list(leaves(loaded.new_cache())))
     memory, budget = _memory(config.engine, loaded, is_cpu=kind == "cpu", layers=layers)
@@ -76,7 +79,7 @@ def make_session(
             },
             config=config,
             generation=generation,
-            prefix=_prefix_cache(config.cache, loaded, budget, generation),
+            prefix=_prefix_cache(config, loaded, budget, generation),
             new_batch=new_batch,
             budget=budget,
             padding=padding_bounds(kind, step_bytes=loaded.step_bytes, layers=layers, budget=budget.total),
@@ -129,7 +132,8 @@ def device_kind() -> DeviceKind:
     return "metal" if mx.metal.is_available() else "cuda"
 
 
-def _prefix_cache(cache: CacheConfig, loaded: LoadedModel, budget: MemoryBudget, generation: int) -> PrefixCache:
+def _prefix_cache(config: ModelConfig, loaded: LoadedModel, budget: MemoryBudget, generation: int) -> PrefixCache:
+    cache = config.cache
     max_bytes = cache.max_bytes if cache.max_bytes is not None else int(CACHE_SHARE * budget.total)
     max_sequences = 0 if loaded.uncached_reason else cache.max_sequences
     # The generation is in the key too: nothing of a model that was replaced can ever be found.
@@ -137,7 +141,13 @@ def _prefix_cache(cache: CacheConfig, loaded: LoadedModel, budget: MemoryBudget,
     store = PromptCache(
         max_sequences, min(max_bytes, budget.total), payload=MlxPayload(loaded.kept_whole, evaluate=wait)
     )
-    return PrefixCache(store, key, snapshots=needs_snapshots(loaded.new_cache()))
+    return PrefixCache(
+        store,
+        key,
+        snapshots=needs_snapshots(loaded.new_cache()),
+        isolation=config.engine.isolation,
+        conversations=Conversations(idle_s=cache.conversation_idle_s, most=cache.max_conversations),
+    )
 
 
 def _memory(

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from backend.core.errors import Overloaded
+from backend.core.events import FinishReason, Piece
 from backend.core.logline import logline
 from backend.engine.batching.batch import DecodeBatch, Emitted
 from backend.engine.batching.emitting import Emitter, Then
@@ -60,11 +62,22 @@ class Decoding:
             return
         self.settle()
         now = self.clock()
+        for row in [row for row in ready if row.request.prefill_only]:
+            self._end_prefill_only(row, now)
+        ready = [row for row in ready if not row.request.prefill_only]
         for row in ready:
             row.decoding_at = row.decoding_at or now
             self.counters.cached_tokens += row.cached_tokens if not row.preemptions else 0
         self._join_rows(ready)
         self.moving = []
+
+    def _end_prefill_only(self, row: Row, now: float) -> None:
+        if self.storing.store_named(row):
+            self.finisher.finish(row, FinishReason.STOP, Piece(), now)
+        else:
+            n = len(row.submit.prompt.tokens)
+            self.finisher.fail(row, Overloaded(f"the prompt cache has no room to keep {n} tokens under a name"))
+        row.caches = None
 
     def _join_rows(self, rows: Sequence[Row]) -> None:
         for row, error in self.groups.join(rows):

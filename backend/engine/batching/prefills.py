@@ -5,9 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from backend.core.logline import logline
 from backend.engine.batching import row_caches
 from backend.engine.batching.chunk import Chunk, Model
@@ -18,6 +15,7 @@ from backend.engine.batching.scheduler import Prefilling, most_urgent, next_end,
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.picture import Counters
 from backend.engine.waits import drain
+from mlx_cache.tree import common_prefix
 
 # Waiting for another row's prefill pays once it saves at least this many tokens.
 SHARE_AT_LEAST = 64
@@ -237,16 +235,21 @@ class Prefills:
         self.settle()
         caches = row.proven
         if caches is not None:
-            self.prefix.insert(row.feed[: row.covered], caches)
+            self.prefix.insert(row.feed[: row.covered], caches, row.request.tenant)
 
     def _leader_for(self, row: Row) -> Row | None:
         """The running prefill that has the longest part of this prompt, if that is worth more than the cache's."""
-        running = [r for r in self.rows if r.leader is None and r.stores and r is not row]
-        if not running or not self.prefix.enabled:
+        if not self.prefix.keeps:
+            return None
+        tenant = row.request.tenant
+        running = [
+            r for r in self.rows if r.leader is None and r.stores and r is not row and r.request.tenant == tenant
+        ]
+        if not running:
             return None
         best = max(running, key=lambda r: self._sharable(row, r))
         shared = self._sharable(row, best)
-        return best if shared >= self.prefix.match(row.feed) + SHARE_AT_LEAST else None
+        return best if shared >= self.prefix.match(row.feed, tenant) + SHARE_AT_LEAST else None
 
     def _sharable(self, row: Row, leader: Row) -> int:
         """Tokens that `row` can take from `leader`'s prefill once that is far enough."""
@@ -257,18 +260,12 @@ class Prefills:
 
     def _restore(self, row: Row) -> None:
         self.settle()
-        reused = self.prefix.fetch(row.feed)
+        request = row.request
+        reused = self.prefix.fetch(row.feed, request.tenant, now=self.clock(), counted=not request.prefill_only)
         row.caches = reused.caches or self.new_cache()
         row.covered = reused.length
         if not row.preemptions:
             row.cached_tokens, row.cache_reason = reused.length, reused.reason
-
-
-def common_prefix(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
-    """Length of the common prefix of two token arrays."""
-    n = min(len(a), len(b))
-    differ = np.flatnonzero(a[:n] != b[:n])
-    return int(differ[0]) if len(differ) else n
 
 
 def _remaining(row: Row) -> float:

@@ -6,9 +6,13 @@ import mlx.core as mx
 
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.memory import MemoryBudget
+from backend.engine.batching.named import MOST_NAMES
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.row import Row
+
+# Of what the prompt cache may hold; the rest of it, and the rows, need the rest.
+NAMED_SHARE = 0.5
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,6 +29,23 @@ class Room:
         """Every row that has KV or is about to."""
         return [*self.groups.rows, *self.prefills.rows]
 
+    def may_keep(self, tokens: int, *, name: str, tenant: str) -> bool:
+        """Whether a prefix of so many tokens may have this name: what is named never gives way to anything."""
+        others = sum(
+            self.budget.cost.bytes_for(len(named.tokens))
+            for named in self.prefix.names
+            if (named.tenant, named.name) != (tenant, name)
+        )
+        known = self.prefix.names.get(tenant, name) is not None
+        if not known and len(self.prefix.names) >= MOST_NAMES:
+            return False
+        most = NAMED_SHARE * min(self.prefix.most_bytes, self.budget.total)
+        return others + self.budget.cost.bytes_for(tokens) <= most
+
+    def named(self) -> int:
+        """Bytes that the prompt cache holds under names, at most."""
+        return sum(self.budget.cost.bytes_for(len(named.tokens)) for named in self.prefix.names)
+
     def live(self) -> int:
         """Bytes of KV that the rows have now."""
         return self.groups.nbytes() + self.prefills.nbytes()
@@ -35,12 +56,12 @@ class Room:
 
     def spare(self) -> int:
         """Bytes of the budget that no row is going to need."""
-        return self.budget.most - self.projected()
+        return self.budget.most - self.projected() - self.named()
 
     def admits(self, row: Row) -> bool:
         """Whether the row may start beside those that run."""
         return self.budget.admits(
-            len(row.feed), beside=self.projected(), rows=len(self.rows), returning=row.preemptions > 0
+            len(row.feed), beside=self.projected() + self.named(), rows=len(self.rows), returning=row.preemptions > 0
         )
 
     def make_for(self, row: Row) -> None:
@@ -50,7 +71,8 @@ class Room:
     def limit_cache(self, live: int, *, sparing: Row | None = None) -> None:
         """Keep the cache to what rows of `live` bytes leave it."""
         room = self.budget.room_for_cache(live)
-        if self.prefix.limit_to(room, sparing=None if sparing is None else sparing.feed):
+        spared = None if sparing is None else sparing.feed
+        if self.prefix.limit_to(room, sparing=spared, tenant="" if sparing is None else sparing.request.tenant):
             # What was evicted goes back to the system, not into MLX's pool of buffers for later.
             mx.clear_cache()
 
@@ -61,4 +83,4 @@ class Room:
         """
         live = max(self.projected(), self.live())
         self.limit_cache(live)
-        return self.budget.fits(live)
+        return self.budget.fits(live + self.named())

@@ -25,7 +25,8 @@ class Row:
 
     Attributes:
         feed: What must be in the KV before the row can decode, shape `[n]`: the prompt, and after a
-            preemption the answer so far; all but its last token is prefilled.
+            preemption the answer so far; all but its last token is prefilled. Where nothing is to be generated, one
+            token more than the prompt.
         generated: Sampled tokens, end-of-sequence included.
         last_token: The token that the next decode step feeds.
         chunk_ends: Positions of `feed`, ascending, at which prefill chunks end; the last is `len(feed) - 1`.

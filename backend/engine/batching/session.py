@@ -2,16 +2,19 @@
 
 import gc
 import logging
+import secrets
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import mlx.core as mx
+import numpy as np
 
 from backend.config import ModelConfig
 from backend.core.errors import DeadlineExceeded, Overloaded, RequestCancelled, WorkerError
 from backend.core.logline import logline
+from backend.core.reports import PrefixFacts
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.decoding import Decoding
 from backend.engine.batching.emitting import Emitter
@@ -51,6 +54,9 @@ class Session:
     Args:
         chunk: Tokens of a prefill chunk at most.
         tell: Lets clients have what was posted, before work that they need not wait for.
+
+    Attributes:
+        touched: A request has run since nothing of any was left.
     """
 
     loaded: LoadedModel
@@ -69,6 +75,7 @@ class Session:
     restore_limits: Callable[[], None] = lambda: None
     waiting: deque[Row] = field(default_factory=deque[Row])
     counters: Counters = field(default_factory=Counters)
+    touched: bool = False
     prefills: Prefills = field(init=False)
     groups: DecodeGroups = field(init=False)
     room: Room = field(init=False)
@@ -114,6 +121,7 @@ class Session:
                 room=self.room,
                 settle=settle,
                 tell=self.tell,
+                clock=self.clock,
             ),
             emitter=Emitter(lambda: self.loaded.eos_ids, finisher, self.outbox, self.counters),
             finisher=finisher,
@@ -125,6 +133,11 @@ class Session:
         )
 
     @property
+    def strict(self) -> bool:
+        """Whether a request leaves nothing behind."""
+        return self.config.engine.isolation == "strict"
+
+    @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
         return bool(self.waiting or self.prefills.rows or self.groups)
@@ -132,7 +145,7 @@ class Session:
     @property
     def max_rows(self) -> int:
         """Rows that may run together."""
-        return self.config.engine.max_rows if self.loaded.batchable else 1
+        return self.config.engine.max_rows if self.loaded.batchable and not self.strict else 1
 
     def submit(self, submit: Submit) -> None:
         """Take a request; it starts when there is room."""
@@ -145,12 +158,16 @@ class Session:
             top_logprobs=submit.request.logprobs,
             constraint=submit.constraint,
         )
-        self.waiting.append(Row(submit, sampling, submit.prompt.tokens))
+        feed = submit.prompt.tokens
+        if submit.request.prefill_only:
+            feed = np.append(feed, feed[-1:])
+        self.waiting.append(Row(submit, sampling, feed))
 
     def cancel(self, streams: Collection[AnswerStream]) -> None:
         """End these streams' requests, wherever they are, and keep the KV that is proven."""
         gone = {id(stream) for stream in streams}
         self._end_where(lambda row: id(row.stream) in gone, RequestCancelled)
+        self.tidy()
 
     def abort(self, error: Callable[[], WorkerError]) -> None:
         """End every request. The ends come before anything that could fail; nothing is stored."""
@@ -171,6 +188,20 @@ class Session:
         if self.groups:
             self.decoding.step()
         self._relieve()
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Forget what has been idle for too long, and in strict whatever the last request may have left."""
+        self.prefix.forget_idle(self.clock())
+        if self.strict and self.touched and not self.room.rows:
+            self.touched = False
+            gc.collect()
+            mx.random.seed(secrets.randbits(32))
+            mx.clear_cache()
+
+    def next_due(self) -> float | None:
+        """Seconds until `tidy` has something to do though no request comes; None for nothing."""
+        return self.prefix.next_idle(self.clock())
 
     def close(self) -> None:
         """Drop every MLX object, here on the thread that made them, and return their memory."""
@@ -180,6 +211,31 @@ class Session:
         del self.loaded, self.prefills, self.groups, self.room, self.decoding, self.prefix, self.new_batch
         gc.collect()
         self.restore_limits()
+        mx.clear_cache()
+
+    def list_prefixes(self, tenant: str) -> list[PrefixFacts]:
+        """What the tenant has under names, oldest first."""
+        now = self.clock()
+        found = sorted((named for named in self.prefix.names if named.tenant == tenant), key=lambda n: n.made_at)
+        return [
+            PrefixFacts(
+                name=named.name,
+                tokens=len(named.tokens),
+                nbytes=self.budget.cost.bytes_for(len(named.tokens)),
+                hits=named.hits,
+                age_s=now - named.made_at,
+                idle_s=None if named.used_at is None else now - named.used_at,
+                where="memory",
+            )
+            for named in found
+        ]
+
+    def clear_cache(self, tenant: str | None) -> None:
+        """Drop what one tenant has cached, names included; None is everybody's."""
+        if tenant is None:
+            self.prefix.forget()
+        else:
+            self.prefix.clear(tenant)
         mx.clear_cache()
 
     def picture(self, now: float) -> EnginePicture:
@@ -210,6 +266,7 @@ class Session:
                 self._fail(row, Overloaded(self.budget.refusal(len(row.feed))))
                 continue
             self.decoding.moving = [self.waiting.popleft()]
+            self.touched = True
             row.admitted_at = row.admitted_at or self.clock()
             row.last_token = int(row.feed[-1])
             row.snapshot_ends = self._snapshot_ends(row)

@@ -1,14 +1,22 @@
 """What rows leave in the prompt cache when they end, or go for a while."""
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.core.logline import logline
 from backend.engine.batching.finishing import internal_fault
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.room import Room
 from backend.engine.batching.row import Row
 from backend.engine.loading.failures import FOREIGN
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +36,7 @@ class Storing:
     room: Room
     settle: Callable[[], None]
     tell: Callable[[], None]
+    clock: Callable[[], float]
     rows: list[Row] = field(default_factory=list[Row])
 
     def add(self, rows: Iterable[Row]) -> None:
@@ -57,8 +66,29 @@ class Storing:
             internal_fault("store", row, error)
             return
         if caches is not None:
-            self.prefix.insert(row.tokens()[: row.covered], caches)
+            self._keep(row, row.tokens()[: row.covered], caches)
+
+    def store_named(self, row: Row) -> bool:
+        """Keep a prompt that is prefilled for nothing but its name; False if there is no room for it."""
+        self.settle()
+        caches = row.proven
+        return caches is not None and self._name(row, row.submit.prompt.tokens, caches)
+
+    def _keep(self, row: Row, tokens: NDArray[np.int32], caches: list[Any]) -> None:
+        request = row.request
+        self.prefix.insert(tokens, caches, request.tenant)
+        if request.keep_as and not self._name(row, tokens, caches):
+            log.warning(logline("prefix_not_named", request_id=request.request_id, tokens=len(tokens)))
+        if request.conversation_id and self.prefix.keeps:
+            self.prefix.turn(request.conversation_id, tokens, request.tenant, now=self.clock())
+
+    def _name(self, row: Row, tokens: NDArray[np.int32], caches: list[Any]) -> bool:
+        name, tenant = row.request.keep_as, row.request.tenant
+        if not self.room.may_keep(len(tokens), name=name, tenant=tenant):
+            return False
+        return self.prefix.keep(name, tokens, caches, tenant, now=self.clock())
 
     def _leaves_kv(self, row: Row) -> bool:
         wanted = row.stores and (row.request.cache_answer or not row.generated)
-        return self.prefix.enabled and wanted and row.covered > 0
+        anywhere = self.prefix.keeps or (self.prefix.enabled and bool(row.request.keep_as))
+        return anywhere and wanted and row.covered > 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.config import ModelConfig
+from backend.config import STRICT_CHUNK, ModelConfig
 from backend.core.constraint import Constraint
 from backend.core.errors import InvalidRequest, Overloaded, RequestAborted, WorkerUnavailable
 from backend.core.reports import ModelFacts, ToolMarkers
@@ -100,7 +100,10 @@ class RequestPreparer:
         if self.closing.is_set():
             raise RequestAborted("the model was unloaded")
         context = self.facts.context_length
-        prompt = self.prompts.prepare(request.prompt, most=context - 1)
+        prepare = self.prompts.prepare_prefix if request.prefill_only else self.prompts.prepare
+        prompt = prepare(request.prompt, most=context - 1)
+        if request.prefill_only and self.config.engine.isolation == "strict":
+            prompt = _of_whole_chunks(prompt)
         self._check_tokens(prompt.tokens)
         n = len(prompt.tokens)
         if n >= context:
@@ -174,3 +177,13 @@ class RequestPreparer:
             rendered_template=rendered,
             tool_markers=markers if form.format_type else None,
         )
+
+
+def _of_whole_chunks(prompt: EncodedPrompt) -> EncodedPrompt:
+    """What a request under `strict` can use of a prefix: its own chunks end there too."""
+    n = len(prompt.tokens) // STRICT_CHUNK * STRICT_CHUNK
+    if not n:
+        raise InvalidRequest(
+            "prompt", f"has {len(prompt.tokens)} tokens; isolation strict keeps prefixes in whole {STRICT_CHUNK}"
+        )
+    return EncodedPrompt(prompt.tokens[:n].copy())

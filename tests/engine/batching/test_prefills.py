@@ -9,6 +9,7 @@ import pytest
 
 from backend.core.request import Sampling
 from backend.engine.batching.chunk import Chunk
+from backend.engine.batching.conversations import Conversations
 from backend.engine.batching.pace import ALONE, Pace
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.prefix_cache import PrefixCache
@@ -60,7 +61,7 @@ def test_a_slice_is_what_fits_the_time_wherever_the_time_goes(
     prefills = Prefills(
         model=loaded.model,
         new_cache=loaded.new_cache,
-        prefix=PrefixCache(PromptCache(0), "key", snapshots=False),
+        prefix=PrefixCache(PromptCache(0), "key", snapshots=False, conversations=Conversations(idle_s=None, most=1)),
         chunk=CHUNK,
         pace=Pace(0.25),
         counters=Counters(),
@@ -71,7 +72,10 @@ def test_a_slice_is_what_fits_the_time_wherever_the_time_goes(
         distrust=lambda: None,
     )
     tokens = np.arange(1, 4 * CHUNK + 2, dtype=np.int32)
-    submit = cast(Submit, SimpleNamespace(request=SimpleNamespace(cache_read_only=True, request_id="r")))
+    submit = cast(
+        Submit,
+        SimpleNamespace(request=SimpleNamespace(cache_read_only=True, request_id="r", tenant="", prefill_only=False)),
+    )
     row = Row(submit, RowSampling(Sampling(), prompt=tokens, eos_ids=loaded.eos_ids, top_logprobs=None), tokens)
     row.chunk_ends = chunk_ends(len(tokens), CHUNK, ())
     prefills.admit(row)
