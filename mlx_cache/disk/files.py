@@ -27,7 +27,7 @@ class Files:
 
     def write(self, header: Header, body: Bytes) -> int:
         """Write a file under its name; returns its bytes. Raises OSError, and leaves nothing then."""
-        head = encode(replace(header, crc=zlib.crc32(body), body_nbytes=body.nbytes), self._chain)
+        head = encode(replace(header, crc=zlib.crc32(body.data), body_nbytes=body.nbytes), self._chain)
         with self._directory.of(header.name, make=True) as folder:
             temporary = self._directory.temporary_name()
             fd = self._system.create(folder, temporary)
@@ -48,7 +48,7 @@ class Files:
         # A sweep that comes between creating and locking finds the file unlocked and removes it: then the rename fails.
         self._system.try_lock(fd)
         self._system.allocate(fd, len(head) + body.nbytes)
-        waiting = [memoryview(head), memoryview(body)]
+        waiting = [memoryview(head), body.data]
         while waiting:
             done = self._system.write(fd, waiting)
             while waiting and done >= len(waiting[0]):
@@ -120,8 +120,8 @@ class Reader:
         crc = 0
         for part in parts:
             piece = staging[: part.nbytes]
-            self._read(memoryview(piece))
-            crc = zlib.crc32(piece, crc)
+            self._read(piece.data)
+            crc = zlib.crc32(piece.data, crc)
             part.take(piece)
         if crc != header.crc:
             raise BadFile("body damaged: its checksum is wrong")
