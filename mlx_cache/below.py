@@ -26,7 +26,7 @@ def text_alone(key: Hashable) -> str | None:
 
 
 class Below:
-    """Methods with `index` or `node` are called with the cache's lock held and only take notes; `send` offers them."""
+    """Methods with `index` or `node` are called with the cache's lock held and only take notes."""
 
     def __init__(self, disk: DiskTier, namespace: Namespace) -> None:
         self.disk = disk
@@ -100,12 +100,10 @@ class Below:
             ends = tree.layout.cuttable or length == node.end
             self._noted.append((namespace, self._offer(node, 0, length, with_end=ends)))
 
-    def send(self) -> None:
-        """Offer what was noted. Called without the lock."""
-        if self._noted:
-            noted, self._noted = self._noted, []
-            for namespace, offer in noted:
-                self.disk.offer(namespace, offer)
+    def take_notes(self) -> list[tuple[str, Offer]]:
+        """What is to be offered once the lock is released. Called with it held."""
+        noted, self._noted = self._noted, []
+        return noted
 
     def everything(self, index: Index) -> list[tuple[str, Offer]]:
         """All that is worth keeping, the most valuable first."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from mlx_cache.below import Below, Namespace, text_alone
 from mlx_cache.blocks import BLOCK_TOKENS, MAX_BLOCK_TOKENS, Block, InconsistentCache, Layout, Payload, UnsupportedLayer
+from mlx_cache.disk.offers import Offer
 from mlx_cache.disk.tier import DiskTier
 from mlx_cache.eviction import Eviction
 from mlx_cache.index import Index
@@ -389,14 +390,19 @@ class PromptCache:
     def _changing(self) -> Generator[Index]:
         """The index, locked; what is evicted meanwhile is freed after the lock is released."""
         trash: list[Any] = []
+        noted: list[tuple[str, Offer]] = []
         with self._lock:
             try:
                 yield self._index
             finally:
                 trash, self._index.eviction.trash = self._index.eviction.trash, trash
+                if self._below is not None:
+                    noted = self._below.take_notes()
+        for namespace, offer in noted:
+            assert self._below is not None
+            self._below.disk.offer(namespace, offer)
+        # After the offers: what the disk has taken lives on in its queue.
         trash.clear()
-        if self._below is not None:
-            self._below.send()
 
     def _ensure_payload(self) -> Payload:
         if self._payload is None:

@@ -29,8 +29,7 @@ class Files:
         """Write a file under its name; returns its bytes. Raises OSError, and leaves nothing then."""
         head = encode(replace(header, crc=zlib.crc32(body.data), body_nbytes=body.nbytes), self._chain)
         with self._directory.of(header.name, make=True) as folder:
-            temporary = self._directory.temporary_name()
-            fd = self._system.create(folder, temporary)
+            temporary, fd = self._create(folder)
             try:
                 try:
                     self._fill(fd, head, body)
@@ -44,9 +43,17 @@ class Files:
                 self._system.close(fd)
         return len(head) + body.nbytes
 
+    def _create(self, folder: int) -> tuple[str, int]:
+        """A temporary file that no sweep removes while it is open."""
+        while True:
+            temporary = self._directory.temporary_name()
+            fd = self._system.create(folder, temporary)
+            # Another worker's sweep may have come between creating and locking.
+            if self._system.try_lock(fd) and self._system.stat(fd).st_nlink:
+                return temporary, fd
+            self._system.close(fd)
+
     def _fill(self, fd: int, head: bytes, body: Bytes) -> None:
-        # A sweep that comes between creating and locking finds the file unlocked and removes it: then the rename fails.
-        self._system.try_lock(fd)
         self._system.allocate(fd, len(head) + body.nbytes)
         waiting = [memoryview(head), body.data]
         while waiting:

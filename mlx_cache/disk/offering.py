@@ -36,7 +36,7 @@ class Offering:
         known = [opened.catalog.at(digest) for digest in digests[1:]]
         if offer.used:
             with opened.lock:
-                opened.use([entry for entry in known if entry is not None])
+                opened.use([entry for entry in known if entry is not None], offer.age)
         if not opened.writer.accepts():
             return
         if any(group.is_full for group in layout.groups):
@@ -67,7 +67,7 @@ class Offering:
             self._put(Name(folder, parent[:8], digest, len(rest), kind), offer, start, segments, deadline)
         elif offer.used:
             with opened.lock:
-                opened.use([entry])
+                opened.use([entry], offer.age)
 
     def _put(self, name: Name, offer: Offer, start: int, segments: list[Segment] | None, deadline: float) -> None:
         if segments is None or name in self._opened.queue:
@@ -76,7 +76,7 @@ class Offering:
         nbytes = sum((s.end - s.first) * layout.groups[s.group].bytes_per_token for s in segments)
         nbytes += state.nbytes if state is not None else 0
         tokens = offer.tokens()[start : start + name.n]
-        item = Item(name, start, tokens.copy(), layout, segments, state, nbytes)
+        item = Item(name, start, tokens.copy(), layout, segments, state, nbytes, offer.age)
         if not self._opened.queue.put(item, timeout=max(0.0, deadline - time.monotonic())):
             self._opened.dropped(1)
 

@@ -18,7 +18,8 @@ from mlx_cache.tree import Tokens
 class Offer:
     """The sequence `parts` makes up to `end`. What ends in `(start, end]` may be written; `used` says a hit had it.
 
-    With `with_end` that includes what restores exactly `end`. `spans` has the path's edges, each with a list of blocks
+    `age` is how many seconds
+    ago that was. With `with_end` that includes what restores exactly `end`. `spans` has the path's edges, each with a list of blocks
     for each group.
     """
 
@@ -30,6 +31,7 @@ class Offer:
     end: int
     with_end: bool
     used: bool = False
+    age: float = 0.0
 
     def tokens(self) -> Tokens:
         """The sequence."""

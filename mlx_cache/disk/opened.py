@@ -68,7 +68,7 @@ class Opened:
             self.directory.close()
             raise DiskUnusable(f"{settings.path!s:.200}: {error.strerror or error}") from None
         with suppress(OSError):
-            self.daily.save()
+            self.daily.allows(0)
 
     def close(self, timeout: float) -> None:
         """See DiskTier."""
@@ -90,11 +90,11 @@ class Opened:
                 self.use(plan.entries)
         return plan
 
-    def use(self, entries: list[Entry]) -> None:
-        """They are used now. Called with the lock held."""
-        now = self.clock()
+    def use(self, entries: list[Entry], age: float = 0.0) -> None:
+        """They were used, so many seconds ago. Called with the lock held."""
+        now = self.clock() - age
         for entry in entries:
-            entry.used = now
+            entry.used = max(entry.used, now)
         self.writer.used(entries, now)
 
     def protect(self, namespace: str, tokens: Tokens, change: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from mlx_cache.tree import Tokens
 logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 8
+_NOT_THE_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
+"""Errors that say nothing about the file that was being read."""
 
 
 @dataclass(slots=True)
@@ -58,8 +61,8 @@ class Reading:
                 continue
             except UnsupportedLayer:
                 return Fetched(None, 0, Reason.UNSUPPORTED_LAYER, plan.length)
-            except (MemoryError, RuntimeError) as error:
-                logger.warning("disk tier: no room to read into: %.200s", error)
+            except (MemoryError, RuntimeError, OSError) as error:
+                logger.warning("disk tier: not read: %.200s", error)
                 return Fetched(None, 0, Reason.UNREADABLE, plan.length)
             if caches is None:
                 return Fetched(None, 0, Reason.CANCELLED, plan.length)
@@ -86,6 +89,8 @@ class Reading:
         except FileNotFoundError:
             raise _Bad(entry, None) from None
         except OSError as error:
+            if error.errno in _NOT_THE_FILES:
+                raise
             raise _Bad(entry, error.strerror or str(error)) from None
 
     def _take(

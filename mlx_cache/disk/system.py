@@ -88,10 +88,6 @@ class System:
         """A file."""
         os.unlink(name, dir_fd=folder)
 
-    def remove_folder(self, parent: int, name: str) -> None:
-        """An empty folder."""
-        os.rmdir(name, dir_fd=parent)
-
     def touch(self, folder: int, name: str, seconds: float) -> None:
         """Set when it was used last."""
         os.utime(name, (seconds, seconds), dir_fd=folder, follow_symlinks=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -22,10 +23,16 @@ from mlx_cache.results import Fetched
 from mlx_cache.stats import Reason
 from mlx_cache.tree import Tokens, as_tokens
 
+logger = logging.getLogger(__name__)
+
 BLOCK_TOKENS = 256
 BYTES_PER_SECOND = 80e6
 """What the writer takes at most: decode steps beside it do not show it."""
 QUEUE_BYTES = 256 << 20
+
+
+_RANK_SECONDS = 0.001
+"""How much earlier than the one before it each offer of a flush counts as used."""
 
 
 class DiskTier:
@@ -98,12 +105,17 @@ class DiskTier:
             opened.close(timeout)
 
     def flush(self, timeout: float, offers: Iterable[tuple[str, Offer]] = ()) -> bool:
-        """Take these offers, by namespace, and write what waits, unpaced; False if the time was not enough."""
+        """Take these offers, by namespace, and write what waits, unpaced; False if the time was not enough.
+
+        The first offers are worth most: none makes room at the cost of one before it, now or later.
+        """
         opened, deadline = self._opened, time.monotonic() + timeout
         if opened is None:
             return True
-        with opened.queue.unpaced():
-            for namespace, offer in offers:
+        offers = list(offers)
+        with opened.queue.unpaced(), opened.writer.keeping(len(offers) * _RANK_SECONDS):
+            for rank, (namespace, offer) in enumerate(offers):
+                offer.used, offer.age = True, rank * _RANK_SECONDS
                 self.offer(namespace, offer, timeout=max(0.0, deadline - time.monotonic()))
             return opened.queue.flush(max(0.0, deadline - time.monotonic()))
 
@@ -141,8 +153,12 @@ class DiskTier:
     def offer(self, namespace: str, offer: Offer, *, timeout: float = 0.0) -> None:
         """Take what the offer has and the disk has not, as far as the queue has room within the time."""
         offering = self._offering
-        if offering is not None:
+        if offering is None:
+            return
+        try:
             offering.offer(namespace, offer, timeout)
+        except Exception as error:  # noqa: BLE001 - it is a request's thread: the disk may cost it nothing
+            logger.warning("disk tier: not offered: %s: %.200s", type(error).__name__, error)
 
     def protect(self, namespace: str, tokens: Sequence[int] | Tokens) -> None:
         """Never evict the files of this sequence, those to come too, until `unprotect` is called as often."""

@@ -25,6 +25,7 @@ class Item:
     segments: list[Segment]
     state: State | None
     nbytes: int
+    age: float
 
 
 class WriteQueue:

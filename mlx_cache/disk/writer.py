@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mlx_cache.disk.catalog import Entry
 from mlx_cache.disk.format import PAGE, Header
-from mlx_cache.disk.names import Name
 from mlx_cache.disk.write_queue import Item
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _STAMP_SECONDS = 60.0
 """A file's time of use is not written more often: it orders files after a restart, and a minute is enough for that."""
+_LEAST_RESCAN = 1.0
 _FIRST_BACKOFF, _LAST_BACKOFF = 30.0, 3600.0
 
 
@@ -36,6 +39,7 @@ class Writer:
         self._scanned_at = self._clock()
         self._written_since_scan = 0
         self.reason = ""
+        self.keep_since = math.inf
         self._thread = threading.Thread(target=self._run, name="kv-disk-writer", daemon=True)
 
     def start(self) -> None:
@@ -51,6 +55,15 @@ class Writer:
         """Whether it is worth offering something now."""
         return not self.reason or self._clock() >= self._refused_until
 
+    @contextmanager
+    def keeping(self, seconds: float) -> Generator[None]:
+        """Evict nothing meanwhile that is used from so many seconds ago on."""
+        self.keep_since = self._clock() - seconds
+        try:
+            yield
+        finally:
+            self.keep_since = math.inf
+
     def used(self, entries: list[Entry], now: float) -> None:
         """Have the files say that they were used, some time. Called with the lock held."""
         self._used.extend(entry for entry in entries if now - entry.stamped > _STAMP_SECONDS)
@@ -64,7 +77,7 @@ class Writer:
                 elif self._queue.closed:
                     break
                 else:
-                    self._housekeep()
+                    self.housekeep()
             except OSError as error:
                 self._refuse(error)
             except Exception as error:  # noqa: BLE001 - a file less, whatever it was; the thread must live on
@@ -102,14 +115,14 @@ class Writer:
         started = time.monotonic()
         table, body = self._settings.codec().pack(item.layout, item.segments, item.state)
         written = self._opened.files.write(Header(item.name, item.start, item.tokens, table, body.nbytes, 0), body)
-        self._added(item.name, written)
+        self._added(item, written)
         if self._settings.bytes_per_second:
             self._queue.pause(written / self._settings.bytes_per_second - (time.monotonic() - started))
 
-    def _added(self, name: Name, nbytes: int) -> None:
+    def _added(self, item: Item, nbytes: int) -> None:
         now = self._clock()
         with self._lock:
-            self._catalog.add(Entry(name, nbytes, now, now))
+            self._catalog.add(Entry(item.name, nbytes, now - item.age, now))
             self._opened.counters.writes += 1
             self._opened.counters.bytes_written += nbytes
         self._written_since_scan += nbytes
@@ -123,7 +136,7 @@ class Writer:
                 if self._catalog.nbytes + size <= self._settings.max_bytes:
                     return True
                 entry = self._catalog.least() if size <= self._settings.max_bytes else None
-                if entry is None:
+                if entry is None or entry.used >= self.keep_since:
                     return False
                 self._catalog.remove(entry)
                 self._opened.counters.evicted += 1
@@ -142,7 +155,8 @@ class Writer:
 
     # What is done in between
 
-    def _housekeep(self) -> None:
+    def housekeep(self) -> None:
+        """Learn of other workers' files, say which were used, remove what is too old. Raises OSError."""
         if self._scan_is_due():
             self.scan()
         self._stamp()
@@ -150,8 +164,9 @@ class Writer:
 
     def _scan_is_due(self) -> bool:
         # The second bound keeps several workers' files together near the budget, however fast they write.
-        late = self._clock() - self._scanned_at > self._settings.rescan_seconds
-        return late or self._written_since_scan > self._settings.max_bytes // 16
+        since = self._clock() - self._scanned_at
+        much = self._written_since_scan > self._settings.max_bytes // 16
+        return since > self._settings.rescan_seconds or (much and since > _LEAST_RESCAN)
 
     def scan(self) -> None:
         """Learn of the files that other workers made and removed. Raises OSError."""
