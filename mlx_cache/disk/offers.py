@@ -16,11 +16,10 @@ from mlx_cache.tree import Tokens
 
 @dataclass(slots=True)
 class Offer:
-    """The sequence `parts` makes up to `end`. What ends in `(start, end]` may be written; `used` says a hit had it.
+    """The sequence `parts` makes up to `end`. What ends in `(start, end]` may be written.
 
-    `age` is how many seconds
-    ago that was. With `with_end` that includes what restores exactly `end`. `spans` has the path's edges, each with a list of blocks
-    for each group.
+    With `with_end` that includes what restores exactly `end`. `spans` has the path's edges, each with a list of blocks
+    for each group. `used` says that a hit had it, `age` how many seconds ago.
     """
 
     parts: list[Tokens]

@@ -274,12 +274,12 @@ def test_the_budget_holds_and_what_was_used_last_stays(tmp_path: Path) -> None:
     disk = tier(tmp_path / "kv", max_bytes=10 * 5000, clock=clock)
     cache = over(disk)
     for first in range(0, 200, 10):
-        clock.now += 1
+        clock.now += 40
         put(cache, [first, *TEXT[:7]])
         cache.trim_to(n_bytes=0)
         assert disk.flush(10)
         assert disk.match("m", [0, *TEXT[:7], 9]) == 8
-        clock.now += 1
+        clock.now += 40
         disk.read("m", [0, *TEXT[:7], 9], template())
         assert disk.stats()["bytes"] <= 10 * 5000
     assert disk.match("m", [190, *TEXT[:7], 9]) == 8
@@ -289,7 +289,7 @@ def test_the_budget_holds_and_what_was_used_last_stays(tmp_path: Path) -> None:
     disk = tier(tmp_path / "kv", max_bytes=10 * 5000, clock=clock)
     cache = over(disk)
     for first in range(200, 240, 10):
-        clock.now += 1
+        clock.now += 40
         put(cache, [first, *TEXT[:7]])
         cache.trim_to(n_bytes=0)
         assert disk.flush(10)
