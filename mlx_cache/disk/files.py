@@ -29,29 +29,32 @@ class Files:
         """Write a file under its name; returns its bytes. Raises OSError, and leaves nothing then."""
         head = encode(replace(header, crc=zlib.crc32(body.data), body_nbytes=body.nbytes), self._chain)
         with self._directory.of(header.name, make=True) as folder:
-            temporary, fd = self._create(folder)
-            try:
-                try:
-                    self._fill(fd, head, body)
-                    self._system.rename(folder, temporary, folder, header.name.file)
-                except BaseException:
-                    with suppress(OSError):
-                        self._system.remove(folder, temporary)
-                    raise
-                self._system.sync(folder)
-            finally:
-                self._system.close(fd)
+            with self._temporary(folder) as (fd, temporary):
+                self._fill(fd, head, body)
+                self._system.rename(folder, temporary, folder, header.name.file)
+            self._system.sync(folder)
         return len(head) + body.nbytes
 
-    def _create(self, folder: int) -> tuple[str, int]:
-        """A temporary file that no sweep removes while it is open."""
-        while True:
-            temporary = self._directory.temporary_name()
-            fd = self._system.create(folder, temporary)
-            # Another worker's sweep may have come between creating and locking.
-            if self._system.try_lock(fd) and self._system.stat(fd).st_nlink:
-                return temporary, fd
-            self._system.close(fd)
+    @contextmanager
+    def _temporary(self, folder: int) -> Generator[tuple[int, str]]:
+        """A new file that no sweep removes while it is open, and that does not stay if anything goes wrong."""
+        fd, temporary, locked = -1, "", False
+        try:
+            while not locked:
+                if fd >= 0:
+                    self._system.close(fd)
+                temporary = self._directory.temporary_name()
+                fd = self._system.create(folder, temporary)
+                # Another worker's sweep may have come between creating and locking.
+                locked = self._system.try_lock(fd) and self._system.stat(fd).st_nlink > 0
+            yield fd, temporary
+        except BaseException:
+            with suppress(OSError):
+                self._system.remove(folder, temporary)
+            raise
+        finally:
+            if fd >= 0:
+                self._system.close(fd)
 
     def _fill(self, fd: int, head: bytes, body: Bytes) -> None:
         self._system.allocate(fd, len(head) + body.nbytes)
