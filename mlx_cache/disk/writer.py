@@ -161,6 +161,8 @@ class Writer:
             self.scan()
         self._stamp()
         self._expire()
+        # The budget may be smaller than the last worker's, and other workers write too.
+        self._make_room(0)
 
     def _scan_is_due(self) -> bool:
         # The second bound keeps several workers' files together near the budget, however fast they write.
