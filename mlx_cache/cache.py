@@ -8,16 +8,17 @@ from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
+from mlx_cache.below import Below, Namespace, text_alone
 from mlx_cache.blocks import BLOCK_TOKENS, MAX_BLOCK_TOKENS, Block, InconsistentCache, Layout, Payload, UnsupportedLayer
+from mlx_cache.disk.offers import Offer
+from mlx_cache.disk.tier import DiskTier
 from mlx_cache.eviction import Eviction
 from mlx_cache.index import Index
 from mlx_cache.plans import InsertPlan
 from mlx_cache.policy import EvictionPolicy, ValuePerByte
 from mlx_cache.results import Fetched, Inserted
-from mlx_cache.stats import Counters, Refusal
-from mlx_cache.tree import Tokens
+from mlx_cache.stats import Counters, Reason, Refusal
+from mlx_cache.tree import Tokens, as_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,10 @@ class PromptCache:
     arrays; None is no limit. Where mlx-lm's and LocalAI's caches keep ten entries of any size, this one keeps
     4 GiB in any number of sequences: moved code does not grow without bound. `can_trim_fn` and `trim_fn` are accepted
     for LocalAI's sake and unused: what can be cut is known by layer.
+
+    `disk` is a tier below, which the caller opens and closes. It keeps what `disk_namespace` names: from a model key
+    it makes the text that says, in this process and in those to come, what must not be mixed, or None for what stays
+    in memory. Unless given, keys that are text name themselves.
     """
 
     def __init__(
@@ -54,6 +59,8 @@ class PromptCache:
         policy: EvictionPolicy | None = None,
         payload: Payload | None = None,
         block_tokens: int = BLOCK_TOKENS,
+        disk: DiskTier | None = None,
+        disk_namespace: Namespace | None = None,
     ) -> None:
         if not 0 < block_tokens <= MAX_BLOCK_TOKENS:
             raise ValueError(f"block_tokens must be in [1, {MAX_BLOCK_TOKENS}], is {block_tokens}")
@@ -68,12 +75,31 @@ class PromptCache:
             max_buffers=max_buffers,
             block_tokens=block_tokens,
         )
+        self._below: Below | None = None
+        if disk is not None:
+            self._below = Below(disk, disk_namespace if disk_namespace is not None else text_alone)
+            self._index.eviction.on_evict = self._below.evicting
 
     # Looking up
 
-    def fetch(self, model_key: Hashable, tokens: Sequence[int] | Tokens, *, room: int = 256) -> Fetched:
-        """Restore the longest usable prefix of `tokens`, at most all but the last, with `room` tokens to grow."""
+    def fetch(
+        self,
+        model_key: Hashable,
+        tokens: Sequence[int] | Tokens,
+        *,
+        room: int = 256,
+        template: Sequence[Any] | None = None,
+    ) -> Fetched:
+        """Restore the longest usable prefix of `tokens`, at most all but the last, with `room` tokens to grow.
+
+        Given a `template`, a list of empty layer caches as the model makes them, the disk is read where it has more,
+        on this thread; what came from there is in memory from then on.
+        """
         asked = as_tokens(tokens)
+        if template is not None and self.match_disk(model_key, asked) > self.match_length(model_key, asked):
+            fetched = self._fetch_through(model_key, asked, template, room)
+            if fetched is not None:
+                return fetched
         with self._lock:
             found = self._index.find(model_key, asked, max(0, len(asked) - 1))
             length = found.restorable.length
@@ -82,6 +108,8 @@ class PromptCache:
             return Fetched(None, 0, found.reason, found.agreed)
         try:
             caches = self._ensure_payload().restore(found.layout, found.with_pieces(), room)
+            if self._below is not None:
+                self._below.hit(model_key, asked, found)
         finally:
             with self._changing() as index:
                 found.hold.release()
@@ -100,6 +128,45 @@ class PromptCache:
         asked = as_tokens(tokens)
         with self._lock:
             return self._index.best(model_key, asked, max(0, len(asked) - 1))[3]
+
+    # The disk below
+
+    def match_disk(self, model_key: Hashable, tokens: Sequence[int] | Tokens) -> int:
+        """How many tokens the disk would give now. Index work: no file is touched."""
+        return self._below.match(model_key, tokens) if self._below is not None else 0
+
+    def fetch_from_disk(
+        self,
+        model_key: Hashable,
+        tokens: Sequence[int] | Tokens,
+        template: Sequence[Any],
+        room: int = 256,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Fetched:
+        """Read from the disk into caches of the template's classes; see `DiskTier.read`. It may take its time.
+
+        Nothing of it is in memory afterwards: insert what the row that got it ends with.
+        """
+        if self._below is None:
+            return Fetched(None, 0, Reason.EMPTY, 0)
+        return self._below.read(model_key, tokens, template, room, cancelled)
+
+    def flush(self, timeout: float) -> bool:
+        """Write all that is worth keeping, the most valuable first; False if the time was not enough."""
+        if self._below is None:
+            return True
+        with self._lock:
+            offers = self._below.everything(self._index)
+        return self._below.disk.flush(timeout, offers)
+
+    def _fetch_through(self, key: Hashable, tokens: Tokens, template: Sequence[Any], room: int) -> Fetched | None:
+        fetched = self.fetch_from_disk(key, tokens, template, room)
+        if fetched.caches is None or fetched.length <= self.match_length(key, tokens):
+            return None
+        with self._lock:
+            self._counters.fetched(len(tokens), fetched.length, fetched.reason)
+        self.insert(key, tokens[: fetched.length], fetched.caches)
+        return fetched
 
     # Storing
 
@@ -200,6 +267,8 @@ class PromptCache:
             if plan.tree.alive:
                 done = index.commit_insert(plan, blocks, state, cuts, cache_type)
             index.enforce()
+            if done and self._below is not None:
+                self._below.pins_changed(index)
             if done:
                 self._counters.inserts += 1
                 self._counters.tokens_stored += missing.length - missing.at
@@ -229,6 +298,8 @@ class PromptCache:
         with self._changing() as index:
             length = index.pin(name, model_key, as_tokens(tokens).copy())
             index.enforce()
+            if self._below is not None:
+                self._below.pins_changed(index)
         return length
 
     def unpin(self, name: str) -> bool:
@@ -236,6 +307,8 @@ class PromptCache:
         with self._changing() as index:
             known = index.unpin(name)
             index.enforce()
+            if self._below is not None:
+                self._below.pins_changed(index)
         return known
 
     def named_length(self, model_key: Hashable, tokens: Sequence[int] | Tokens) -> int:
@@ -268,12 +341,14 @@ class PromptCache:
             )
 
     def clear(self, model_key: Hashable | None = None) -> None:
-        """Remove everything, or everything under one model key."""
+        """Remove everything, or everything under one model key, from memory; what is on the disk stays there."""
         with self._changing() as index:
             for key in list(index.spaces) if model_key is None else [model_key]:
                 index.drop(key)
             if model_key is None:
                 index.pins.clear()
+            if self._below is not None:
+                self._below.pins_changed(index)
 
     def drop(self, model_key: Hashable) -> None:
         """Remove one namespace: its model has been replaced."""
@@ -319,6 +394,7 @@ class PromptCache:
                 "n_nodes": sum(tree.n_nodes for tree in trees),
                 "n_tokens": sum(tree.n_tokens for tree in trees),
                 "pins": {name: pin.length for name, pin in self._index.pins.items()},
+                "disk": self._below.disk.stats() if self._below is not None else None,
             }
 
     def stats_by_type(self) -> dict[str, dict[str, int]]:
@@ -335,11 +411,18 @@ class PromptCache:
     def _changing(self) -> Generator[Index]:
         """The index, locked; what is evicted meanwhile is freed after the lock is released."""
         trash: list[Any] = []
+        noted: list[tuple[str, Offer]] = []
         with self._lock:
             try:
                 yield self._index
             finally:
                 trash, self._index.eviction.trash = self._index.eviction.trash, trash
+                if self._below is not None:
+                    noted = self._below.take_notes()
+        for namespace, offer in noted:
+            assert self._below is not None
+            self._below.disk.offer(namespace, offer)
+        # After the offers: what the disk has taken lives on in its queue.
         trash.clear()
 
     def _ensure_payload(self) -> Payload:
@@ -349,11 +432,6 @@ class PromptCache:
 
             self._payload = MlxPayload()
         return self._payload
-
-
-def as_tokens(tokens: Sequence[int] | Tokens) -> Tokens:
-    """Token ids as an int32 array; no copy if they are one already."""
-    return np.ascontiguousarray(tokens, dtype=np.int32)
 
 
 # The name under which code written for other caches looks for it.

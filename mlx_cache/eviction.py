@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections.abc import Callable
 
 from mlx_cache.blocks import Block, State
 from mlx_cache.policy import EvictionPolicy, Usage
@@ -25,6 +26,8 @@ class Eviction:
         self.nbytes = 0
         self.n_buffers = 0
         self.trash: list[Block | State] = []
+        # Told of a node, and from where on, just before its blocks or its snapshot go.
+        self.on_evict: Callable[[Node, int], None] = lambda node, start: None
         self._counters = counters
         self._heap: list[tuple[float, int, bool, Node, int]] = []
         self._order = itertools.count()
@@ -120,6 +123,7 @@ class Eviction:
             if node.holds or _children_need_windows(node):
                 return False
             self.policy.evicted(node.state_usage or node.usage)
+            self.on_evict(node, node.end)
             self._drop_snapshot(node)
             return True
         held = node.held_to()
@@ -128,6 +132,7 @@ class Eviction:
             if full[-1].start < held:
                 return False
             self.policy.evicted(_leaf_usage(node))
+            self.on_evict(node, full[-1].start)
             self._discard(node.tree.shorten(node, full[-1].start))
             self.offer(node)
             return True
@@ -141,6 +146,7 @@ class Eviction:
         return True
 
     def _remove(self, node: Node) -> None:
+        self.on_evict(node, node.start)
         if node.has_snapshot:
             self._drop_snapshot(node)
         self._discard([block for blocks in node.spans for block in blocks])

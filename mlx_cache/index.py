@@ -118,7 +118,7 @@ class Index:
         self.eviction.policy.tick()
         tree = self.spaces.setdefault(key, {}).get(layout)
         if tree is None:
-            tree = self.spaces[key][layout] = Tree(layout, self.block_tokens)
+            tree = self.spaces[key][layout] = Tree(layout, self.block_tokens, key)
         missing, version = find_missing(tree, tokens, snapshot=snapshot, available=available), tree.version
         hold = Hold(missing.node, missing.at)
         need = missing.nbytes(layout) + (state_nbytes if missing.wants_state else 0)

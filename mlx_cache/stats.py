@@ -26,6 +26,10 @@ class Reason(StrEnum):
     """Nothing is stored under this model key."""
     UNSUPPORTED_LAYER = "unsupported-layer"
     """The model has a layer cache class that is not on the allow-list."""
+    UNREADABLE = "unreadable"
+    """A file on the disk has it, and could not be used."""
+    CANCELLED = "cancelled"
+    """The caller gave a read from the disk up."""
 
 
 class Refusal(StrEnum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,8 +158,9 @@ class Match:
 class Tree:
     """The index of one namespace."""
 
-    def __init__(self, layout: Layout, block_tokens: int = BLOCK_TOKENS) -> None:
+    def __init__(self, layout: Layout, block_tokens: int = BLOCK_TOKENS, key: Hashable = None) -> None:
         self.layout = layout
+        self.key = key
         self.block_tokens = block_tokens
         self.windows = tuple(g for g, group in enumerate(layout.groups) if not group.is_full)
         self.alive = True
@@ -298,6 +299,11 @@ def _divide(blocks: list[Block], at: int, cuts: dict[Block, tuple[Block, Block]]
             left.append(first)
             right.append(second)
     return left, right
+
+
+def as_tokens(tokens: Sequence[int] | Tokens) -> Tokens:
+    """Token ids as an int32 array; no copy if they are one already."""
+    return np.ascontiguousarray(tokens, dtype=np.int32)
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:

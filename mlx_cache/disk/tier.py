@@ -1,0 +1,205 @@
+"""The tier as its callers see it. Index work under one lock; what touches the disk never holds it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mlx_cache.disk.codec import Codec
+from mlx_cache.disk.counters import Counters
+from mlx_cache.disk.directory import DiskUnusable
+from mlx_cache.disk.names import MAX_BLOCK
+from mlx_cache.disk.offering import Offering
+from mlx_cache.disk.offers import Offer
+from mlx_cache.disk.opened import Opened, Settings
+from mlx_cache.disk.reading import Reading
+from mlx_cache.disk.system import System
+from mlx_cache.disk.upkeep import Stored, Upkeep
+from mlx_cache.results import Fetched
+from mlx_cache.stats import Reason
+from mlx_cache.tree import Tokens, as_tokens
+
+logger = logging.getLogger(__name__)
+
+BLOCK_TOKENS = 256
+BYTES_PER_SECOND = 80e6
+"""What the writer takes at most: decode steps beside it do not show it."""
+QUEUE_BYTES = 256 << 20
+
+
+_RANK_SECONDS = 0.001
+"""How much earlier than the one before it each offer of a flush counts as used."""
+
+
+class DiskTier:
+    """Files of KV below a prompt cache, in a directory that several workers may share.
+
+    Any thread may call any method. `match`, `offer`, `protect` and `stats` do index work only; everything else may
+    wait for the disk. Until `open` has succeeded, and after `close`, nothing is found and nothing is taken.
+
+    `max_bytes` bounds the files, `daily_bytes` what all workers on the directory write in a day (UTC),
+    `bytes_per_second` the writer while nothing is flushed, `max_age` the seconds that a file may lie unused.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_bytes: int,
+        daily_bytes: int | None = None,
+        max_age: float | None = None,
+        bytes_per_second: float | None = BYTES_PER_SECOND,
+        queue_bytes: int = QUEUE_BYTES,
+        block_tokens: int = BLOCK_TOKENS,
+        rescan_seconds: float = 60.0,
+        clock: Callable[[], float] = time.time,
+        system: System | None = None,
+        codec: Codec | None = None,
+    ) -> None:
+        if not 0 < block_tokens <= MAX_BLOCK:
+            raise ValueError(f"block_tokens must be in [1, {MAX_BLOCK}], is {block_tokens}")
+        self._settings = Settings(
+            Path(directory), max_bytes, daily_bytes, max_age, bytes_per_second, queue_bytes, block_tokens,
+            rescan_seconds, clock, system if system is not None else System(), self._ensure_codec,
+        )  # fmt: skip
+        self._codec = codec
+        self._counters = Counters()
+        self._opened: Opened | None = None
+        self._offering: Offering | None = None
+        self._off = "not opened"
+
+    def _ensure_codec(self) -> Codec:
+        if self._codec is None:
+            # Here, not above: importing mlx_lm takes a second, and the index needs none of it.
+            from mlx_cache.disk.arrays import MlxCodec
+
+            self._codec = MlxCodec()
+        return self._codec
+
+    # Life
+
+    def open(self) -> None:
+        """Make or verify the directory, sweep what killed workers left, learn what is there, start the writer.
+
+        Raises DiskUnusable, whose text is one line.
+        """
+        if self._opened is not None:
+            return
+        try:
+            opened = Opened(self._settings, self._counters)
+        except DiskUnusable as error:
+            self._off = str(error)
+            raise
+        self._offering = Offering(opened)
+        self._opened = opened
+        opened.writer.start()
+
+    def close(self, timeout: float) -> None:
+        """Write what waits, within the time, then stop. A disk that hangs is left behind with its thread."""
+        opened, self._opened, self._offering, self._off = self._opened, None, None, "closed"
+        if opened is not None:
+            opened.close(timeout)
+
+    def flush(self, timeout: float, offers: Iterable[tuple[str, Offer]] = ()) -> bool:
+        """Take these offers, by namespace, and write what waits, unpaced; False if the time was not enough.
+
+        The first offers are worth most: none makes room at the cost of one before it, now or later.
+        """
+        opened, deadline = self._opened, time.monotonic() + timeout
+        if opened is None:
+            return True
+        offers = list(offers)
+        with opened.queue.unpaced(), opened.writer.keeping(len(offers) * _RANK_SECONDS):
+            for rank, (namespace, offer) in enumerate(offers):
+                offer.used, offer.age = True, rank * _RANK_SECONDS
+                self.offer(namespace, offer, timeout=max(0.0, deadline - time.monotonic()))
+            return opened.queue.flush(max(0.0, deadline - time.monotonic()))
+
+    # Looking up
+
+    def match(self, namespace: str, tokens: Sequence[int] | Tokens) -> int:
+        """How many tokens a `read` would give now, at most all but the last. Index work: no file is touched."""
+        opened = self._opened
+        if opened is None:
+            return 0
+        return opened.plan(namespace, as_tokens(tokens)).length
+
+    def read(
+        self,
+        namespace: str,
+        tokens: Sequence[int] | Tokens,
+        template: Sequence[Any],
+        *,
+        room: int = 256,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Fetched:
+        """Read the longest usable prefix into caches of the template's classes, with `room` tokens to grow.
+
+        Waits for the disk. `template` is a list of empty layer caches as the model makes them; it stays as it is.
+        What is returned is the caller's, evaluated. A file that is wrong in any way is put aside, said in one line of
+        the log, and read around; nothing that a file holds raises. `cancelled` is asked between files.
+        """
+        opened = self._opened
+        if opened is None:
+            return Fetched(None, 0, Reason.EMPTY, 0)
+        return Reading(opened).read(namespace, as_tokens(tokens), template, room, cancelled or (lambda: False))
+
+    # Storing
+
+    def offer(self, namespace: str, offer: Offer, *, timeout: float = 0.0) -> None:
+        """Take what the offer has and the disk has not, as far as the queue has room within the time."""
+        offering = self._offering
+        if offering is None:
+            return
+        try:
+            offering.offer(namespace, offer, timeout)
+        except Exception as error:  # noqa: BLE001 - it is a request's thread: the disk may cost it nothing
+            logger.warning("disk tier: not offered: %s: %.200s", type(error).__name__, error)
+
+    def protect(self, namespace: str, tokens: Sequence[int] | Tokens) -> None:
+        """Never evict the files of this sequence, those to come too, until `unprotect` is called as often."""
+        if self._opened is not None:
+            self._opened.protect(namespace, as_tokens(tokens), 1)
+
+    def unprotect(self, namespace: str, tokens: Sequence[int] | Tokens) -> None:
+        """Take one `protect` back."""
+        if self._opened is not None:
+            self._opened.protect(namespace, as_tokens(tokens), -1)
+
+    # Upkeep
+
+    def forget(self, namespace: str, tokens: Sequence[int] | Tokens) -> None:
+        """Remove the files of a sequence from its end up to where another sequence needs them."""
+        if self._opened is not None:
+            Upkeep(self._opened).forget(namespace, as_tokens(tokens))
+
+    def clear(self, namespace: str | None = None) -> None:
+        """Remove the files of one namespace, or all, with what waits to be written."""
+        if self._opened is not None:
+            Upkeep(self._opened).clear(namespace)
+
+    def entries(self) -> Iterator[Stored]:
+        """Every file, for a command line."""
+        return iter(Upkeep(self._opened).entries() if self._opened is not None else ())
+
+    def verify(self, *, quarantine: bool = False) -> Iterator[tuple[str, str]]:
+        """Read every file and check its checksums; gives the name of each bad one and why."""
+        return iter(Upkeep(self._opened).verify(quarantine=quarantine) if self._opened is not None else ())
+
+    def stats(self) -> dict[str, Any]:
+        """Counts and bytes as plain types; `state` is "on" or why nothing is written."""
+        opened = self._opened
+        if opened is None:
+            return asdict(self._counters) | {
+                "bytes": 0, "files": 0, "waiting_bytes": 0, "written_today": 0, "state": f"off: {self._off}",
+            }  # fmt: skip
+        return opened.stats()
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens in a whole block's file."""
+        return self._settings.block_tokens

@@ -1,0 +1,54 @@
+"""Kill -9 at random moments of writing, and workers that share a directory. The work is done by `crash`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+def run(*arguments: object, timeout: float) -> dict[str, int]:
+    command = [sys.executable, "-m", "tests.mlx_cache.disk.crash", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=True)
+    return json.loads(done.stdout)
+
+
+def check_killed(told: dict[str, int]) -> None:
+    assert told["bad"] == told["left"] == told["changed"] == 0, told
+    assert told["files"] > 0 and told["hits"] > 0, told
+
+
+def test_after_a_kill_every_entry_is_exact_or_absent_and_nothing_else_is_left(tmp_path: Path) -> None:
+    check_killed(run("kills", tmp_path / "kv", "--times", 4, timeout=60))
+
+
+@pytest.mark.slow
+def test_after_two_hundred_kills_every_entry_is_exact_or_absent(tmp_path: Path) -> None:
+    told = run("kills", tmp_path / "kv", "--times", 100, timeout=110)
+    check_killed(told)
+    assert told["kills"] == 200 and told["swept"] > 10, told
+
+
+@pytest.mark.slow
+def test_the_kills_would_find_files_that_are_written_under_their_own_names(tmp_path: Path) -> None:
+    assert run("kills", tmp_path / "kv", "--times", 25, "--planted", timeout=110)["bad"] > 0
+
+
+def check_shared(told: dict[str, int]) -> None:
+    assert told["failed"] == told["bad"] == told["left"] == 0 and told["hits"] > 0, told
+    # Each learns of the other's files within a fifth of a second.
+    assert told["bytes"] <= 1.5 * told["max_bytes"], told
+
+
+def test_two_workers_on_one_directory_never_read_what_is_wrong(tmp_path: Path) -> None:
+    check_shared(run("share", tmp_path / "kv", "--seconds", 1.5, timeout=60))
+
+
+@pytest.mark.slow
+def test_two_workers_on_one_directory_for_a_while(tmp_path: Path) -> None:
+    check_shared(run("share", tmp_path / "kv", "--seconds", 12, timeout=110))
