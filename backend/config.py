@@ -85,6 +85,9 @@ class CacheConfig:
     Attributes:
         max_sequences: Stored sequences at most; 0 turns the cache off, None is no limit by count.
         max_bytes: KV bytes at most; None takes a share of what the device has left after the weights.
+        directory: Where the prompt cache is kept beyond the process; empty is nowhere.
+        disk_bytes: Of the files there, at most.
+        disk_daily_bytes: Written there a day at most, by all workers together; None is no limit.
         keep_answers: Keep an answer's KV with its prompt's.
         conversation_idle_s: Seconds after which what a conversation with an id has left is forgotten; None is never.
         max_conversations: Conversations with an id that are kept.
@@ -92,6 +95,9 @@ class CacheConfig:
 
     max_sequences: int | None = None
     max_bytes: int | None = None
+    directory: str = ""
+    disk_bytes: int = 32 << 30
+    disk_daily_bytes: int | None = None
     keep_answers: bool = True
     conversation_idle_s: float | None = 3600.0
     max_conversations: int = 100

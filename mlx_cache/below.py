@@ -55,6 +55,20 @@ class Below:
             return Fetched(None, 0, Reason.EMPTY, 0)
         return self.disk.read(namespace, tokens, template, room=room, cancelled=cancelled)
 
+    # Upkeep
+
+    def forget(self, key: Hashable, tokens: Sequence[int] | Tokens) -> None:
+        """Remove the files of a sequence, up to where another needs them."""
+        namespace = self._namespace(key)
+        if namespace is not None:
+            self.disk.forget(namespace, tokens)
+
+    def clear(self, key: Hashable | None) -> None:
+        """Remove the files of one key's namespace, or all."""
+        namespace = self._namespace(key) if key is not None else None
+        if key is None or namespace is not None:
+            self.disk.clear(namespace)
+
     # Offering
 
     def hit(self, key: Hashable, tokens: Tokens, found: Found) -> None:

@@ -151,6 +151,16 @@ class PromptCache:
             return Fetched(None, 0, Reason.EMPTY, 0)
         return self._below.read(model_key, tokens, template, room, cancelled)
 
+    def forget_on_disk(self, model_key: Hashable, tokens: Sequence[int] | Tokens) -> None:
+        """Remove a sequence's files, from its end to where another goes on. It may take its time."""
+        if self._below is not None:
+            self._below.forget(model_key, tokens)
+
+    def clear_disk(self, model_key: Hashable | None = None) -> None:
+        """Remove the files of one model key's namespace, or all. It may take its time."""
+        if self._below is not None:
+            self._below.clear(model_key)
+
     def flush(self, timeout: float) -> bool:
         """Write all that is worth keeping, the most valuable first; False if the time was not enough."""
         if self._below is None:

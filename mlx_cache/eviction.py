@@ -103,7 +103,7 @@ class Eviction:
     def drop_tail(self, node: Node, keep: int) -> None:
         """Remove a leaf, then what is above it and has become one, as long as it begins at `keep` or later."""
         while node.parent is not None and node.is_leaf and not node.holds and node.start >= keep:
-            self._remove(node)
+            self._remove(node, told=False)
             node = node.parent
         if node.is_leaf:
             self.offer(node)
@@ -145,8 +145,9 @@ class Eviction:
             self.offer(above)
         return True
 
-    def _remove(self, node: Node) -> None:
-        self.on_evict(node, node.start)
+    def _remove(self, node: Node, *, told: bool = True) -> None:
+        if told:
+            self.on_evict(node, node.start)
         if node.has_snapshot:
             self._drop_snapshot(node)
         self._discard([block for blocks in node.spans for block in blocks])

@@ -13,6 +13,7 @@ class Counters:
     cancelled: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    disk_waits_ended: int = 0
     prefilled_tokens: int = 0
     generated_tokens: int = 0
     decode_steps: int = 0

@@ -126,6 +126,7 @@ def _queue(picture: EnginePicture, in_flight: int) -> dict[str, float]:
         "cancelled": counters.cancelled,
         "shared_waits": counters.shared_waits,
         "preemptions": counters.preemptions,
+        "disk_waits_ended": counters.disk_waits_ended,
         "prompt_tokens": counters.prompt_tokens,
         "cached_tokens": counters.cached_tokens,
         "prefilled_tokens": counters.prefilled_tokens,

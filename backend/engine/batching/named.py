@@ -58,6 +58,11 @@ class NamedPrefixes:
         """Forget a name; what it held."""
         return self._by_name.pop((tenant, name), None)
 
+    def length(self, tenant: str, tokens: NDArray[np.int32]) -> int:
+        """The tokens that a prompt has in common with a name of the tenant, at most."""
+        own = (prefix for prefix in self._by_name.values() if prefix.tenant == tenant)
+        return max((common_prefix(prefix.tokens, tokens) for prefix in own), default=0)
+
     def used(self, tenant: str, tokens: NDArray[np.int32], length: int, now: float) -> None:
         """A fetch of this prompt was served `length` tokens: count it for the names that it took whole."""
         for prefix in self._by_name.values():

@@ -10,6 +10,7 @@ from backend.engine.batching import row_caches
 from backend.engine.batching.chunk import Chunk, Model
 from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefix_cache import PrefixCache
+from backend.engine.batching.reused import Reused
 from backend.engine.batching.row import Row
 from backend.engine.batching.scheduler import Prefilling, most_urgent, next_end, waited_after
 from backend.engine.loading.failures import FOREIGN
@@ -20,6 +21,8 @@ from mlx_cache.tree import common_prefix
 # Waiting for another row's prefill pays once it saves at least this many tokens.
 SHARE_AT_LEAST = 64
 REPORT_SECONDS = 5.0
+# A disk that has not answered by then may never: the prompt is prefilled instead.
+READ_SECONDS = 10.0
 # Chunks that wait in the middle, each with what its layers have computed, which no budget knows.
 MOST_BEGUN = 4
 
@@ -28,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, kw_only=True)
 class Prefills:
-    """Engine thread only. Invariant: a row either has caches and runs, or has a leader in `rows` and waits.
+    """Engine thread only. Invariant: a row has caches and runs, or waits: for its leader in `rows`, or for a disk.
 
     Args:
         settle: Waits for all that is on the device, each under the guard of its owner; called before each wait here.
@@ -62,6 +65,7 @@ class Prefills:
 
     def run(self, *, streams: bool) -> None:
         """Prefill one slice or more, as long as those that stream, or may arrive, can wait; about a chunk at most."""
+        self._take_read()
         spent, self.ran = 0.0, 0.0
         while self.ran < self.chunk and (row := self._next()) is not None:
             bound = self.pace.bound(streams=streams or any(other.prefilled for other in self.rows))
@@ -71,6 +75,23 @@ class Prefills:
             spent += self._run_slice(row, max(1, layers))
             if spent >= bound:
                 return
+
+    @property
+    def busy(self) -> bool:
+        """Whether any row can go on now."""
+        return any(self._has_answer(row) if row.reading is not None else row.leader is None for row in self.rows)
+
+    def next_due(self) -> float | None:
+        """Seconds until a row has waited for its disk for long enough; None while none does."""
+        waits = [row.reading_until - self.clock() for row in self.rows if row.reading is not None]
+        return min(waits, default=None)
+
+    def abandon(self) -> None:
+        """Forget every row, without a look at what they have."""
+        for row in self.rows:
+            self._stop_reading(row)
+        self.rows.clear()
+        self.running = None
 
     def wait(self) -> None:
         """Wait for the slice on the device, if there is one; whether that was well shows in its row's chunk."""
@@ -99,6 +120,7 @@ class Prefills:
 
     def remove(self, row: Row) -> None:
         """Let a row go; those that waited for it go on from what it stored."""
+        self._stop_reading(row)
         self.rows.remove(row)
         self._release([row])
 
@@ -113,7 +135,7 @@ class Prefills:
         return sum(row_caches.nbytes(row.caches) for row in self.rows)
 
     def _next(self) -> Row | None:
-        ready = [row for row in self.rows if row.leader is None and not row.prefilled]
+        ready = [row for row in self.rows if row.caches is not None and not row.prefilled]
         begun = [row for row in ready if row.chunk is not None]
         if len(begun) >= MOST_BEGUN:
             ready = begun
@@ -211,9 +233,13 @@ class Prefills:
             self._start_again(other)
 
     def _start_again(self, row: Row) -> None:
-        """As `_start`, for a row that is here already: its failure is its own, not that of the row it waited for."""
+        """As `_start`, for a row that is here already."""
+        self._guarded(row, self._start)
+
+    def _guarded(self, row: Row, begin: Callable[[Row], None]) -> None:
+        """A row's failure to begin is its own, not that of the row it waited for."""
         try:
-            self._start(row)
+            begin(row)
         except FOREIGN as error:
             self.on_error(row, error)
             self.remove(row)
@@ -221,6 +247,7 @@ class Prefills:
     def _start(self, row: Row) -> None:
         """Let a row wait for another's prefill where that pays, else take what there is."""
         row.leader = None
+        self._stop_reading(row)
         leader = self._leader_for(row)
         if leader is not None and self._sharable(row, leader) > leader.covered:
             row.leader = leader
@@ -259,11 +286,51 @@ class Prefills:
         return max((end for end in leader.chunk_ends if end <= usable), default=0)
 
     def _restore(self, row: Row) -> None:
+        """From a disk, if that has more than memory, else from memory."""
+        tenant = row.request.tenant
+        if self.prefix.has_disk:
+            known = self.prefix.match(row.feed, tenant)
+            row.reading = self.prefix.read(row.feed, tenant, self.new_cache(), beyond=known)
+        if row.reading is None:
+            self._restore_from_memory(row)
+        else:
+            row.reading_until = self.clock() + READ_SECONDS
+
+    def _take_read(self) -> None:
+        """Go on with the rows whose disk has answered, or took too long."""
+        for row in [row for row in self.rows if row.reading is not None and self._has_answer(row)]:
+            reused = self._stop_reading(row)
+            if reused is None or reused.caches is None:
+                self._guarded(row, self._restore_from_memory)
+                continue
+            row.caches, row.covered = reused.caches, reused.length
+            self._note_reuse(row, reused)
+            self.prefix.took(row.feed[: reused.length], reused.caches, row.request.tenant, now=self.clock())
+            self._publish(row)
+
+    def _has_answer(self, row: Row) -> bool:
+        return row.reading is not None and (row.reading.done or self.clock() >= row.reading_until)
+
+    def _stop_reading(self, row: Row) -> Reused | None:
+        """What the disk gave, if it has; it need not go on."""
+        reading, row.reading = row.reading, None
+        if reading is None:
+            return None
+        if not reading.done:
+            self.counters.disk_waits_ended += 1
+        reading.cancel()
+        return reading.result
+
+    def _restore_from_memory(self, row: Row) -> None:
         self.settle()
         request = row.request
         reused = self.prefix.fetch(row.feed, request.tenant, now=self.clock(), counted=not request.prefill_only)
         row.caches = reused.caches or self.new_cache()
         row.covered = reused.length
+        self._note_reuse(row, reused)
+
+    @staticmethod
+    def _note_reuse(row: Row, reused: Reused) -> None:
         if not row.preemptions:
             row.cached_tokens, row.cache_reason = reused.length, reused.reason
 

@@ -1,8 +1,7 @@
 """The engine's seam to the prompt cache: what a request may reuse, and what it leaves behind."""
 
 import logging
-from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,11 @@ from backend.config import STRICT_CHUNK, Isolation
 from backend.core.logline import logline
 from backend.engine.batching.conversations import Conversations, Left
 from backend.engine.batching.named import NamedPrefixes
+from backend.engine.batching.reused import Reused
+from backend.engine.disk_threads import DiskThreads, Job
 from backend.engine.loading.failures import FOREIGN
 from mlx_cache import Fetched, PromptCache, Reason
+from mlx_cache.disk import DiskTier
 
 log = logging.getLogger(__name__)
 
@@ -22,20 +24,9 @@ CUT_BY_TOKEN = frozenset({"KVCache", "QuantizedKVCache", "ConcatenateKVCache"})
 
 
 _SPARED = "spared"
-
-
-@dataclass(frozen=True, slots=True)
-class Reused:
-    """What the cache had for a prompt.
-
-    Attributes:
-        caches: Fresh layer caches that hold the KV of the first `length` tokens, or None for a miss.
-        reason: Why it is no longer, in one word, in words that its own tenant may know.
-    """
-
-    caches: list[Any] | None
-    length: int
-    reason: str
+# Reading pays over prefilling once it saves at least this many tokens.
+READ_AT_LEAST = 64
+CLOSE_DISK_SECONDS = 1.0
 
 
 class PrefixCache:
@@ -48,6 +39,8 @@ class PrefixCache:
         store: One whose limits are 0 is a cache turned off.
         key: Names the model and the load.
         snapshots: Some layer cannot be cut by token: only stored positions can be restored, so prefill stops at them.
+        disk: The tier below the store, open; closed with this.
+        notify: Called on another thread when a disk has answered.
     """
 
     def __init__(
@@ -58,12 +51,17 @@ class PrefixCache:
         snapshots: bool,
         isolation: Isolation = "performance",
         conversations: Conversations,
+        disk: DiskTier | None = None,
+        notify: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._key = key
         self._most_bytes = store.max_bytes
         self._isolation = isolation
         self._conversations = conversations
+        self._disk = disk
+        self._threads = DiskThreads()
+        self._notify = notify
         self.names = NamedPrefixes()
         self.enabled = store.max_size > 0 and store.max_bytes > 0
         self.snapshots = snapshots and self.enabled
@@ -111,22 +109,66 @@ class PrefixCache:
             _say_fault("fetch", error)
             return Reused(None, 0, "error" if self.tells else "")
         if counted:
-            self.names.used(whose, tokens, fetched.length, now)
+            self.used(tokens, fetched.length, tenant, now=now)
         return Reused(fetched.caches, fetched.length, self._reason(fetched, whose=whose, tenant=tenant))
 
     def _best(self, tokens: NDArray[np.int32], tenant: str) -> tuple[str, NDArray[np.int32], int]:
         """Whose prefixes serve this prompt best, as much of it as may be looked up there, and the tokens of the hit."""
-        own = tokens
+        found = [
+            (whose, readable, self._store.match_length(self._key_of(whose), readable))
+            for whose, readable in self._readable(tokens, tenant)
+        ]
+        return max(found, key=lambda one: one[2])
+
+    def _readable(self, tokens: NDArray[np.int32], tenant: str) -> list[tuple[str, NDArray[np.int32]]]:
+        """Tenants, and how much of this prompt may be looked up under each."""
         if not self.keeps:
-            named = min(self._store.named_length(self._key_of(tenant), tokens), len(tokens) - 1)
-            own = tokens[: named // STRICT_CHUNK * STRICT_CHUNK + 1]
-        best = (tenant, own, self._store.match_length(self._key_of(tenant), own))
+            named = min(self.names.length(tenant, tokens), len(tokens) - 1)
+            return [(tenant, tokens[: named // STRICT_CHUNK * STRICT_CHUNK + 1])]
         if tenant and self._isolation == "performance":
-            public = tokens[: self._store.named_length(self._key_of(""), tokens) + 1]
-            length = self._store.match_length(self._key_of(""), public)
-            if length > best[2]:
-                best = ("", public, length)
-        return best
+            return [(tenant, tokens), ("", tokens[: self.names.length("", tokens) + 1])]
+        return [(tenant, tokens)]
+
+    @property
+    def has_disk(self) -> bool:
+        """Whether there is a disk to read from."""
+        return self.enabled and self._disk is not None
+
+    def took(self, tokens: NDArray[np.int32], caches: list[Any], tenant: str, *, now: float) -> None:
+        """A request has what a disk gave for exactly `tokens`; under strict only names are kept, so it is kept here."""
+        self.used(tokens, len(tokens), tenant, now=now)
+        if not self.keeps:
+            self._insert(tokens, caches, tenant)
+
+    def read(self, tokens: NDArray[np.int32], tenant: str, template: list[Any], *, beyond: int) -> Job[Reused] | None:
+        """Read a prefix from the disk on a thread of its own; None where it has too little over `beyond` tokens.
+
+        Args:
+            template: Empty layer caches, as the model makes them.
+        """
+        if self._disk is None or not self.enabled:
+            return None
+        found = [
+            (self._store.match_disk(self._key_of(whose), readable), whose, readable)
+            for whose, readable in self._readable(tokens, tenant)
+        ]
+        length, whose, readable = max(found, key=lambda one: one[0])
+        if length < beyond + READ_AT_LEAST:
+            return None
+
+        def work(job: Job[Reused]) -> Reused:
+            fetched = self._store.fetch_from_disk(
+                self._key_of(whose), readable, template, cancelled=lambda: job.cancelled
+            )
+            reason = "disk" if self.tells else ""
+            return Reused(fetched.caches, fetched.length, reason)
+
+        return self._threads.start(Job(work, self._notify))
+
+    def used(self, tokens: NDArray[np.int32], length: int, tenant: str, *, now: float) -> None:
+        """A request of this prompt took `length` tokens of it from here: count it for the names that it took whole."""
+        for whose in {tenant, ""} if self._isolation == "performance" else {tenant}:
+            self.names.used(whose, tokens, length, now)
 
     def _key_of(self, tenant: str) -> Hashable:
         return (self._key, tenant)
@@ -194,10 +236,16 @@ class PrefixCache:
 
     def drop_sequence(self, tokens: NDArray[np.int32], tenant: str = "", *, keep: int = 0) -> None:
         """Remove what only this sequence has beyond its first `keep` tokens."""
+        key = self._key_of(tenant)
         try:
-            self._store.forget(self._key_of(tenant), tokens, keep=keep)
+            self._store.forget(key, tokens, keep=keep)
         except FOREIGN as error:
             _say_fault("forget", error)
+        self._on_disk(lambda: self._store.forget_on_disk(key, tokens))
+
+    def _on_disk(self, work: Callable[[], None]) -> None:
+        if self._disk is not None:
+            self._threads.start(Job(lambda _: work(), lambda: None))
 
     def limit_to(self, n_bytes: int, *, sparing: NDArray[np.int32] | None = None, tenant: str = "") -> bool:
         """Keep at most `n_bytes` from now on, and never more than the cache's own limit; whether it had to evict.
@@ -232,6 +280,27 @@ class PrefixCache:
             self._store.clear()
         except FOREIGN as error:
             _say_fault("clear", error)
+
+    def close(self, timeout: float) -> None:
+        """Write what is worth keeping, `timeout` seconds at most, then drop all from memory and let the disk go."""
+        if self._disk is not None:
+            try:
+                self._store.flush(timeout)
+            except FOREIGN as error:
+                _say_fault("flush", error)
+            disk, self._disk = self._disk, None
+            self._threads.start(Job(lambda _: disk.close(CLOSE_DISK_SECONDS), lambda: None))
+            self._threads.close()
+        self.forget()
+
+    def erase(self, tenant: str | None) -> None:
+        """Drop all that one tenant, or everybody, has stored, in memory and on the disk."""
+        if tenant is None:
+            self.forget()
+            self._on_disk(self._store.clear_disk)
+        else:
+            self.clear(tenant)
+            self._on_disk(lambda: self._store.clear_disk(self._key_of(tenant)))
 
     def clear(self, tenant: str) -> None:
         """Drop all that one tenant has stored, under names too."""
@@ -269,5 +338,5 @@ def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
     for name, value in figures.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
-        else:
+        elif isinstance(value, int | float):
             yield f"{prefix}{name}", float(value)

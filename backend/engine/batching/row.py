@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from backend.core.events import TokenLogprob, Usage
 from backend.core.request import GenerationRequest
 from backend.engine.batching.chunk import Chunk
+from backend.engine.batching.reused import Reused
 from backend.engine.channel import AnswerStream
+from backend.engine.disk_threads import Job
 from backend.engine.inbox import Submit
 from backend.engine.sampling.row_sampling import RowSampling
 from backend.engine.sampling.sampled import RowLogprobs
@@ -33,6 +35,7 @@ class Row:
         snapshot_ends: Those at which a state that cannot be cut by token is stored.
         chunk: What of the prompt runs now; `covered` is where it begins.
         waited: Tokens that others' prompts ran since this one's last chunk.
+        reading: What a disk is asked for; the row waits for it, until `reading_until` at most.
         leader: The row whose prefill this one waits for, to take the shared prefix from the cache.
         covered: Tokens whose KV exists.
     """
@@ -52,6 +55,8 @@ class Row:
     snapshot_ends: tuple[int, ...] = ()
     chunk: Chunk | None = None
     waited: float = 0.0
+    reading: Job[Reused] | None = None
+    reading_until: float = 0.0
     leader: "Row | None" = None
     admitted_at: float = 0.0
     decoding_at: float = 0.0

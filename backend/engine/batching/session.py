@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 # A state that cannot be cut by token is stored this often along a prompt.
 SNAPSHOT_EVERY = 4096
+# What a disk gets of a prompt cache whose model goes; a host that stops a worker does not wait for long.
+FLUSH_SECONDS = 3.0
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -57,6 +59,7 @@ class Session:
 
     Attributes:
         touched: A request has run since nothing of any was left.
+        blocked: No waiting request can be admitted before one that runs ends.
     """
 
     loaded: LoadedModel
@@ -76,6 +79,7 @@ class Session:
     waiting: deque[Row] = field(default_factory=deque[Row])
     counters: Counters = field(default_factory=Counters)
     touched: bool = False
+    blocked: bool = False
     prefills: Prefills = field(init=False)
     groups: DecodeGroups = field(init=False)
     room: Room = field(init=False)
@@ -140,7 +144,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self.waiting or self.prefills.rows or self.groups)
+        return bool(self.groups) or self.prefills.busy or (bool(self.waiting) and not self.blocked)
 
     @property
     def max_rows(self) -> int:
@@ -162,6 +166,7 @@ class Session:
         if submit.request.prefill_only:
             feed = np.append(feed, feed[-1:])
         self.waiting.append(Row(submit, sampling, feed))
+        self.blocked = False
 
     def cancel(self, streams: Collection[AnswerStream]) -> None:
         """End these streams' requests, wherever they are, and keep the KV that is proven."""
@@ -174,14 +179,12 @@ class Session:
         for row in (*self.waiting, *self.decoding.moving, *self.room.rows):
             self._fail(row, error())
         self.waiting.clear()
-        self.prefills.rows.clear()
-        self.prefills.running = None
+        self.prefills.abandon()
         self.decoding.abandon()
 
     def step(self) -> None:
         """One round: end what is overdue, admit, prefill for a while, then one token for every row."""
-        now = self.clock()
-        self._end_where(lambda r: r.request.deadline is not None and r.request.deadline <= now, DeadlineExceeded)
+        self._end_overdue()
         self._admit()
         self.prefills.run(streams=bool(self.groups))
         self.decoding.join()
@@ -190,8 +193,13 @@ class Session:
         self._relieve()
         self.tidy()
 
+    def _end_overdue(self) -> None:
+        now = self.clock()
+        self._end_where(lambda r: r.request.deadline is not None and r.request.deadline <= now, DeadlineExceeded)
+
     def tidy(self) -> None:
-        """Forget what has been idle for too long, and in strict whatever the last request may have left."""
+        """End what is overdue, forget what has been idle for too long, and in strict what the last request has left."""
+        self._end_overdue()
         self.prefix.forget_idle(self.clock())
         if self.strict and self.touched and not self.room.rows:
             self.touched = False
@@ -201,13 +209,16 @@ class Session:
 
     def next_due(self) -> float | None:
         """Seconds until `tidy` has something to do though no request comes; None for nothing."""
-        return self.prefix.next_idle(self.clock())
+        now = self.clock()
+        deadlines = [row.request.deadline for row in (*self.waiting, *self.prefills.rows)]
+        dues = [self.prefix.next_idle(now), self.prefills.next_due(), *(d - now for d in deadlines if d is not None)]
+        return min((due for due in dues if due is not None), default=None)
 
     def close(self) -> None:
         """Drop every MLX object, here on the thread that made them, and return their memory."""
-        self.prefills.rows.clear()
+        self.prefills.abandon()
         drain()
-        self.prefix.forget()
+        self.prefix.close(FLUSH_SECONDS)
         del self.loaded, self.prefills, self.groups, self.room, self.decoding, self.prefix, self.new_batch
         gc.collect()
         self.restore_limits()
@@ -232,10 +243,7 @@ class Session:
 
     def clear_cache(self, tenant: str | None) -> None:
         """Drop what one tenant has cached, names included; None is everybody's."""
-        if tenant is None:
-            self.prefix.forget()
-        else:
-            self.prefix.clear(tenant)
+        self.prefix.erase(tenant)
         mx.clear_cache()
 
     def picture(self, now: float) -> EnginePicture:
@@ -257,6 +265,8 @@ class Session:
         )
 
     def _admit(self) -> None:
+        # Where only a disk is waited for, there is nothing to do until it answers.
+        self.blocked = True
         while self.waiting and len(self.room.rows) < self.max_rows:
             row = self.waiting[0]
             if not self.room.admits(row):
@@ -327,6 +337,7 @@ class Session:
         decoding = [row for row in self.groups.rows if which(row)]
         for row in (*waiting, *prefilling, *decoding):
             self._fail(row, error())
+            self.blocked = False
         self.decoding.storing.rows = [*prefilling, *decoding]
         self.decoding.storing.store_all()
         for row in waiting:

@@ -1,0 +1,86 @@
+"""Threads that wait for the prompt cache's disk, so that the engine thread never does."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from backend.core.logline import logline
+
+log = logging.getLogger(__name__)
+
+# One that hangs leaves another; with both hanging the disk is not asked any more.
+THREADS = 2
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Job(Generic[T]):
+    """Work that waits for a disk. Any thread may cancel it; `result` is there once `done`.
+
+    Attributes:
+        result: What the work gave; None if it failed or was given up before it began.
+    """
+
+    work: Callable[["Job[T]"], T]
+    told: Callable[[], None]
+    result: T | None = None
+    _done: threading.Event = field(default_factory=threading.Event)
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def done(self) -> bool:
+        """Whether the work is over, or will never be begun."""
+        return self._done.is_set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        self._cancelled.set()
+
+    def run(self) -> None:
+        """On a thread of `DiskThreads`."""
+        try:
+            if not self.cancelled:
+                self.result = self.work(self)
+        except Exception as error:  # whatever a disk does, it costs a hit at most
+            log.warning(logline("disk_work_failed", error=type(error).__name__))
+            log.debug("disk work", exc_info=error)
+        finally:
+            self._done.set()
+            self.told()
+
+
+class DiskThreads:
+    """Runs jobs in their order, on threads that the process does not wait for."""
+
+    def __init__(self, n: int = THREADS) -> None:
+        self._jobs: queue.SimpleQueue[Job[object] | None] = queue.SimpleQueue()
+        self._n = n
+        self._started = False
+
+    def start(self, job: "Job[T]") -> "Job[T]":
+        """Run a job; `job.told` is called on its thread when it is over."""
+        if not self._started:
+            self._started = True
+            for _ in range(self._n):
+                threading.Thread(target=self._run, name="disk", daemon=True).start()
+        self._jobs.put(job)  # type: ignore[arg-type]
+        return job
+
+    def close(self) -> None:
+        """Let the threads end after what waits; one that hangs is left behind."""
+        if self._started:
+            for _ in range(self._n):
+                self._jobs.put(None)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job.run()
