@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -74,7 +75,13 @@ def metrics(picture: EnginePicture | None) -> EngineMetrics:
 
 
 def info(
-    model: RequestPreparer | None, picture: EnginePicture | None, blas: str, uptime_s: float, in_flight: int
+    model: RequestPreparer | None,
+    picture: EnginePicture | None,
+    *,
+    blas: str,
+    uptime_s: float,
+    in_flight: int,
+    asleep_since: datetime | None = None,
 ) -> WorkerInfo:
     """Everything the Info service tells."""
     details = library_versions()
@@ -83,6 +90,7 @@ def info(
     facts = model.facts
     details = details | {"architecture": facts.architecture, "path": facts.path, "serial_reason": facts.serial_reason}
     details |= {"uncached_reason": facts.uncached_reason, **facts.memory}
+    details["idle"] = f"asleep since {asleep_since:%Y-%m-%dT%H:%M:%SZ}" if asleep_since else ""
     return WorkerInfo(
         version=backend.__version__,
         model=model.config.identity,

@@ -13,6 +13,7 @@ import mlx.core as mx
 from backend.config import ModelConfig
 from backend.core.errors import DeadlineExceeded, Overloaded, RequestCancelled, WorkerError
 from backend.core.logline import logline
+from backend.engine.batching.asleep import Asleep, without_weights
 from backend.engine.batching.batch import DecodeBatch, Emitted
 from backend.engine.batching.emitting import Emitter, Then
 from backend.engine.batching.finishing import Finisher, internal_fault
@@ -146,11 +147,22 @@ class Session:
             self._decode()
         self._relieve()
 
-    def close(self) -> None:
-        """Drop every MLX object, here on the thread that made them, and return their memory."""
+    def asleep(self) -> Asleep:
+        """What another session goes on from once this one is closed but for its cache."""
+        return Asleep(
+            loaded=without_weights(self.loaded), prefix=self.prefix, counters=self.counters, budget=self.budget.total
+        )
+
+    def close(self, *, keeps_cache: bool = False) -> None:
+        """Drop every MLX object, here on the thread that made them, and return their memory.
+
+        Args:
+            keeps_cache: All but those of the prompt cache, which somebody else holds.
+        """
         self.prefills.rows.clear()
         drain()
-        self.prefix.forget()
+        if not keeps_cache:
+            self.prefix.forget()
         del self.loaded, self.prefills, self.groups, self.prefix, self.new_batch
         gc.collect()
         self.restore_limits()
