@@ -1,7 +1,6 @@
 """The one model of this process and how it changes: find, drop, load, serve, put to sleep and wake; and free."""
 
 import asyncio
-import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -180,9 +179,7 @@ class Loads:
         Raises:
             ModelLoadFailed: Naming the file or field.
         """
-        import mlx.core as mx
-
-        from backend.engine.batching.assembly import make_session
+        from backend.engine.batching.assembly import make_session, return_memory  # imports MLX
 
         def is_cancelled() -> bool:
             self._thread.sign_of_life()
@@ -212,8 +209,7 @@ class Loads:
             log.debug("load", exc_info=error)
             failed = f"{files.directory}: {type(error).__name__}: {one_line(error)}"
         # Out here: the exception's frames hold the model, which must not leave this thread.
-        gc.collect()
-        mx.clear_cache()
+        return_memory()
         raise ModelLoadFailed(failed)
 
     async def _free_in_turn(self) -> None:
@@ -263,9 +259,8 @@ class Loads:
             yield attempt
         except ModelLoadFailed as error:
             # Hosts look for the words "model not loaded".
-            raise ModelLoadFailed(
-                f"mlx: model not loaded: it was idle, and could not be loaded again: {error.message}"
-            ) from None
+            words = "mlx: model not loaded: it was idle, and could not be loaded again"
+            raise ModelLoadFailed(f"{words}: {error.message}") from None
         finally:
             self._attempts.discard(attempt)
             self._waking = None

@@ -1,5 +1,6 @@
 """Engine thread: puts a session together from a loaded model and its configuration."""
 
+import gc
 import logging
 from collections.abc import Callable, Mapping
 
@@ -100,6 +101,12 @@ def make_session(
     # Last: whatever fails above has nothing to restore.
     made.restore_limits = _set_limits(limit, memory)
     return made
+
+
+def return_memory() -> None:
+    """What a load that failed has left behind goes back to the device."""
+    gc.collect()
+    mx.clear_cache()
 
 
 def _set_limits(wired: int, memory: DeviceMemory) -> Callable[[], None]:
