@@ -281,6 +281,7 @@ def test_no_memory_stays_of_a_wake_up_that_failed_after_the_weights(
         assert "too little is left" in str(failed.error)
         await naps()
         assert active(handle) == asleep
+        assert handle.status().breakdown["buffer_pool"] == 0
         assert hit(await read(handle, request(PROMPT))) > 0
 
     with_engine(config(path), body, clock=clock)
@@ -432,6 +433,8 @@ def test_the_same_load_wakes_the_model(path: Path, clock: Clock, loading: Loadin
         assert loading.count == 2
         await fall_asleep(handle, clock)
         await handle.load(config(path))
+        clock.ahead += IDLE_S - 5
+        await naps()
         assert "idle" not in handle.info().details
         assert loading.count == 3
 

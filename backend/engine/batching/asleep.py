@@ -5,6 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from backend.core.freed_memory import give_back
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.loading import LoadedModel
 from backend.engine.picture import Counters, EnginePicture
@@ -40,6 +41,7 @@ class Asleep:
         """Drop what the prompt cache has, here on the thread that made it, and return its memory."""
         self.prefix.forget()
         mx.clear_cache()
+        give_back()
 
 
 def without_weights(loaded: LoadedModel) -> LoadedModel:

@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from backend.config import CacheConfig, EngineConfig, ModelConfig, SamplerBackend
 from backend.core.errors import ModelLoadFailed
+from backend.core.freed_memory import give_back
 from backend.engine.batching.asleep import Asleep
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.batch_device import DeviceBatch
@@ -107,6 +108,7 @@ def return_memory() -> None:
     """What a load that failed has left behind goes back to the device."""
     gc.collect()
     mx.clear_cache()
+    give_back()
 
 
 def _set_limits(wired: int, memory: DeviceMemory) -> Callable[[], None]:

@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from backend.config import ModelConfig
 from backend.core.errors import DeadlineExceeded, Overloaded, RequestCancelled, WorkerError
+from backend.core.freed_memory import give_back
 from backend.core.logline import logline
 from backend.engine.batching.asleep import Asleep, without_weights
 from backend.engine.batching.batch import DecodeBatch, Emitted
@@ -167,6 +168,7 @@ class Session:
         gc.collect()
         self.restore_limits()
         mx.clear_cache()
+        give_back()
 
     def picture(self, now: float) -> EnginePicture:
         """A picture of the session for other threads."""
