@@ -12,6 +12,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.check.shapes import SHAPES, write_checkpoint
@@ -30,11 +31,23 @@ def checkpoint(shape: str) -> Path:
     return path if (path / "model.safetensors").exists() else write_checkpoint(path, SHAPES[shape])
 
 
-async def seconds(work: Callable[[], Awaitable[object]]) -> float:
-    """How long it takes."""
-    started = time.perf_counter()
-    await work()
-    return time.perf_counter() - started
+@dataclass(slots=True)
+class Times:
+    """Of one kind of work, again and again: seconds by the clock, and of the worker's processor time."""
+
+    wall: list[float] = field(default_factory=list[float])
+    processor: list[float] = field(default_factory=list[float])
+
+    async def add(self, server: Worker, work: Callable[[], Awaitable[object]]) -> None:
+        """Do it once more."""
+        before, started = server.cpu_seconds(), time.perf_counter()
+        await work()
+        self.wall.append(time.perf_counter() - started)
+        self.processor.append(server.cpu_seconds() - before)
+
+    def cells(self) -> list[float]:
+        """Medians."""
+        return [statistics.median(self.wall), statistics.median(self.processor)]
 
 
 async def bytes_by_use(server: Worker) -> Mapping[str, int]:
@@ -49,30 +62,29 @@ async def resident_asleep(server: Worker) -> int:
     return (await bytes_by_use(server))["process"]
 
 
-async def first_token(server: Worker) -> float:
-    """Seconds until the prompt's first token."""
-    return (await server.stream(pb.PredictOptions(Prompt=PROMPT, Tokens=1, IgnoreEOS=True))).first
-
-
 async def row(shape: str, rounds: int) -> list[object]:
     """One model's figures."""
     path = checkpoint(shape)
+    loads, awake, asleep = Times(), Times(), Times()
     async with worker() as server:
-        loads: list[float] = []
-        for _ in range(rounds + 1):
+
+        async def first_token() -> None:
+            await server.stream(pb.PredictOptions(Prompt=PROMPT, Tokens=1, IgnoreEOS=True))
+
+        await server.load(path)
+        for _ in range(rounds):
             await server.stub.Free(pb.HealthMessage())
-            loads.append(await seconds(lambda: server.load(path)))
-        await first_token(server)
-        warm = [await first_token(server) for _ in range(rounds)]
+            await loads.add(server, lambda: server.load(path))
+        await first_token()
+        for _ in range(rounds):
+            await awake.add(server, first_token)
         await server.load(path, f"model_idle_s:{IDLE_S}")
-        await first_token(server)
-        awake = (await bytes_by_use(server))["process"]
-        left, woken = 0, list[float]()
+        await first_token()
+        held, left = (await bytes_by_use(server))["process"], 0
         for _ in range(rounds):
             left = await resident_asleep(server)
-            woken.append(await first_token(server))
-    median = statistics.median
-    return [shape, awake / MIB, left / MIB, median(loads[1:]), median(warm), median(woken)]
+            await asleep.add(server, first_token)
+    return [shape, held / MIB, left / MIB, *loads.cells(), *awake.cells(), *asleep.cells()]
 
 
 async def measure(options: argparse.Namespace) -> None:
@@ -80,13 +92,14 @@ async def measure(options: argparse.Namespace) -> None:
     report = Report(options)
     rows = [await row(shape, options.rounds) for shape in options.shapes]
     report.note(f"medians of {options.rounds}, in a process that has loaded the model before")
-    headings = ["model", "MiB awake", "MiB asleep", "load s", "first token s, awake", "first token s, asleep"]
+    kinds = ("load", "first token, awake", "first token, asleep")
+    headings = ["model", "MiB awake", "MiB asleep", *(f"{kind}{unit}" for kind in kinds for unit in (" s", ": CPU s"))]
     report.table(headings, rows)
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--shapes", nargs="*", default=["90m", "1b"], choices=sorted(SHAPES))
+    parser.add_argument("--shapes", nargs="*", default=["90m"], choices=sorted(SHAPES))
     parser.add_argument("--rounds", type=int, default=5)
     asyncio.run(measure(parse(parser, shapes=["tiny"], rounds=1)))
 
