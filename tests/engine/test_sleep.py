@@ -514,7 +514,6 @@ def test_a_worker_stops_while_its_model_sleeps_or_wakes(
 def test_a_wake_up_that_hangs_on_the_engine_thread_ends_the_engine(
     path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt, "LEAST_PATIENCE_SECONDS", 0)
     gate, loaded = threading.Event(), threading.Event()
 
     def load(*args: Any, **options: Any) -> LoadedModel:
@@ -525,6 +524,7 @@ def test_a_wake_up_that_hangs_on_the_engine_thread_ends_the_engine(
 
     async def body(handle: EngineHandle) -> None:
         await is_asleep(handle)
+        monkeypatch.setattr(attempt, "LEAST_PATIENCE_SECONDS", 0)
         asked = asyncio.create_task(read(handle, request(PROMPT)))
         assert "a load for 0.4 s" in await asyncio.wait_for(handle.died(), 10)
         await handle.close()
@@ -538,13 +538,13 @@ def test_a_wake_up_that_hangs_on_the_engine_thread_ends_the_engine(
 def test_files_that_hang_at_a_wake_up_are_given_up_by_the_watchdog(
     path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt, "LEAST_PATIENCE_SECONDS", 0)
     gate = threading.Event()
 
     async def body(handle: EngineHandle) -> None:
         await read(handle, request(PROMPT))
         await is_asleep(handle)
         with monkeypatch.context() as patched:
+            patched.setattr(attempt, "LEAST_PATIENCE_SECONDS", 0)
             patched.setattr(loads, "check_weights", lambda _: gate.wait(60))
             assert "nothing has happened for 1 s" in str((await read(handle, request(PROMPT))).error)
         gate.set()
