@@ -42,8 +42,8 @@ def main(
         leave(check(given[1:]))
     # Before grpc is imported: its own lines would come last on standard error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from backend.core.freed_memory import share_arenas
     from backend.process.settings import parse_settings
-    from backend.rpc.freed_memory import share_arenas
 
     share_arenas()
     settings = parse_settings(given, os.environ)

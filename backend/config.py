@@ -60,6 +60,7 @@ class EngineConfig:
         sampler: `host` samples with numpy, `device` with MLX one step ahead; `auto` takes host on a CPU.
         warm_up: Whether a load runs every kind of step once, so that no first request waits for kernels to be compiled;
             `auto` does on a GPU.
+        model_idle_s: So long after the last request the weights are dropped, until the next one; None is never.
         watchdog_s: A step that takes longer is a hang and ends the process; None is off.
         reader_buffer_bytes: Unread output of one request at most; a reader over it for `reader_patience_s` fails.
     """
@@ -73,6 +74,7 @@ class EngineConfig:
     wired_bytes: int | None = None
     sampler: SamplerBackend = "auto"
     warm_up: WarmUp = "auto"
+    model_idle_s: float | None = None
     watchdog_s: float | None = 600.0
     reader_buffer_bytes: int = 4 << 20
     reader_patience_s: float = 60.0

@@ -86,4 +86,4 @@ class InternalFault(WorkerError):
 
 
 class ModelLoadFailed(WorkerError):
-    """LoadModel could not load; answered as `Result{success: false}`, not as a status."""
+    """LoadModel could not load, and answers `Result{success: false}`; or an idle model could not be loaded again."""

@@ -54,11 +54,12 @@ class EngineHandle:
         self._thread = EngineThread(
             self._inbox, Outbox(self._wake), clock, lambda cause: self._wake(partial(self._died, cause))
         )
-        self._loads = Loads(self._thread, self._on_engine, load, clock=clock)
+        self._loads = Loads(self._thread, self._on_engine, load, idle_since=self._idle_since, clock=clock)
         self._death: asyncio.Future[str] = self._loop.create_future()
         self._started_at = clock()
         self._blas_option, self._blas = blas, ""
         self._in_flight = 0
+        self._last_end = clock()
         self._alive = True
         self._left_behind = False
         self._awaited: set[asyncio.Future[Any]] = set()
@@ -109,7 +110,7 @@ class EngineHandle:
     async def close(self) -> None:
         """End everything that runs with `WorkerUnavailable`; a thread that does not end soon is left behind."""
         self._alive = False
-        self._loads.cancel()
+        self._loads.cancel(WorkerUnavailable("the worker is shutting down"))
         self._inbox.put(Stop())
         ended = await asyncio.to_thread(self._thread.join, CLOSE_SECONDS)
         if not ended:
@@ -177,6 +178,7 @@ class EngineHandle:
         try:
             prepared = await model.prep.run_for(request.prompt, model.prepare, request)
             constraint = await model.constrain(prepared)
+            await self._loads.awake(request.deadline)
             accepted = self._inbox.put(
                 Submit(
                     request=prepared.request,
@@ -202,6 +204,10 @@ class EngineHandle:
 
     def _ended(self) -> None:
         self._in_flight -= 1
+        self._last_end = self._clock()
+
+    def _idle_since(self) -> float | None:
+        return None if self._in_flight else self._last_end
 
     async def tokenize(self, prompt: str | Conversation) -> list[int]:
         """Token ids of a prompt, as Predict would feed a conversation; raw text without special tokens."""
@@ -265,7 +271,14 @@ class EngineHandle:
     def info(self) -> WorkerInfo:
         """Everything the Info service tells."""
         uptime = self._clock() - self._started_at
-        return reports.info(self._loads.current, self._thread.picture, self._blas, uptime, self._in_flight)
+        return reports.info(
+            self._loads.current,
+            self._thread.picture,
+            blas=self._blas,
+            uptime_s=uptime,
+            in_flight=self._in_flight,
+            asleep_since=self._loads.asleep_since,
+        )
 
     def _state(self) -> EngineState:
         if not self._alive:
@@ -284,6 +297,7 @@ class EngineHandle:
         Nothing else runs meanwhile, and no MLX object may leave in the result.
         """
         self._require()
+        await self._loads.awake()
         return await self._on_engine(lambda: work(self._thread.session))
 
     async def _on_engine(self, work: Callable[[], Any]) -> Any:

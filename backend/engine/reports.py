@@ -3,6 +3,7 @@
 import resource
 import sys
 from collections.abc import Mapping
+from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -88,7 +89,13 @@ def cache_report(model: RequestPreparer, figures: Mapping[str, float]) -> CacheR
 
 
 def info(
-    model: RequestPreparer | None, picture: EnginePicture | None, blas: str, uptime_s: float, in_flight: int
+    model: RequestPreparer | None,
+    picture: EnginePicture | None,
+    *,
+    blas: str,
+    uptime_s: float,
+    in_flight: int,
+    asleep_since: datetime | None = None,
 ) -> WorkerInfo:
     """Everything the Info service tells."""
     details = library_versions()
@@ -99,6 +106,7 @@ def info(
     details |= {"uncached_reason": facts.uncached_reason, **facts.memory}
     isolation = model.config.engine.isolation
     details |= {"isolation": isolation, "isolation_keeps": KEPT[isolation]}
+    details["idle"] = f"asleep since {asleep_since:%Y-%m-%dT%H:%M:%SZ}" if asleep_since else ""
     return WorkerInfo(
         version=backend.__version__,
         model=model.config.identity,

@@ -19,7 +19,9 @@ from backend.engine.picture import EnginePicture
 
 if TYPE_CHECKING:
     # Importing the session imports mlx_lm: seconds that the open port must not wait for.
+    from backend.engine.batching.asleep import Asleep
     from backend.engine.batching.session import Session
+    from backend.engine.loading import LoadedModel
 
 PICTURE_SECONDS = 0.1
 # What is due is done no later than this after it; a clock that stands still costs no more than this either.
@@ -49,6 +51,7 @@ class EngineThread:
         self._taken: deque[Command] = deque()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.session: Session | None = None
+        self.asleep: Asleep | None = None  # what is there of a model whose weights are not
         self.generation = 0
         self.picture: EnginePicture | None = None
         self.heartbeat: float | None = None  # when the step or call that runs now began; None between them
@@ -120,7 +123,8 @@ class EngineThread:
         now = self._clock()
         idle = self.session is None or not self.session.busy
         if idle or self.picture is None or now - self.picture.at >= PICTURE_SECONDS:
-            self.picture = self.session.picture(now) if self.session else _empty_picture(now)
+            shown = self.session or self.asleep
+            self.picture = shown.picture(now) if shown else _empty_picture(now)
 
     def _obey(self, command: Submit | Call | Stop) -> None:
         match command:
@@ -153,24 +157,50 @@ class EngineThread:
         self.outbox.flush()
         done(result, error)
 
-    def install_session(self, make: "Callable[[int], Session]") -> "Session":
+    def install_session(self, make: "Callable[[int, Asleep | None], Session]") -> "Session":
         """Engine thread only: drop the model, then load the next.
 
         Args:
             make: Builds the session of the generation it is given; whatever it raises leaves no model loaded.
         """
         self.drop_session()
-        self.session = make(self.generation)
+        self.session = make(self.generation, None)
         return self.session
 
     def drop_session(self) -> None:
-        """Engine thread only: end what runs ABORTED and drop the model, if there is one."""
+        """Engine thread only: end what runs ABORTED and drop the model, awake or asleep, if there is one."""
         old, self.session = self.session, None
+        asleep, self.asleep = self.asleep, None
         self.generation += 1
         if old is not None:
             old.abort(lambda: RequestAborted("the model was unloaded"))
             self.outbox.flush()
             old.close()
+        if asleep is not None:
+            asleep.close()
+
+    def put_to_sleep(self) -> "LoadedModel | None":
+        """Engine thread only: drop the weights and keep the generation and the prompt cache.
+
+        What is known of the model, frozen and without anything of MLX; None while there is work, or no model.
+        """
+        session = self.session
+        if session is None or session.busy:
+            return None
+        self.asleep, self.session = session.asleep(), None
+        try:
+            session.close(keeps_cache=True)
+        except FOREIGN as error:  # asleep all the same: it takes no requests
+            _say_fault(logging.ERROR, "sleep_failed", error)
+        return self.asleep.loaded
+
+    def wake_session(self, make: "Callable[[int, Asleep | None], Session]") -> "Session":
+        """Engine thread only: load the weights of the model that is asleep; whatever `make` raises leaves it so."""
+        asleep = self.asleep
+        if asleep is None:
+            raise RequestAborted("the model was unloaded")
+        self.session, self.asleep = make(self.generation, asleep), None
+        return self.session
 
     def sign_of_life(self) -> None:
         """Engine thread only: tell the watchdog that a long piece of work goes on."""
@@ -188,12 +218,15 @@ class EngineThread:
             elif isinstance(command, Call):
                 command.done(None, unavailable())
         session, self.session = self.session, None
-        if session is not None:
-            try:
+        asleep, self.asleep = self.asleep, None
+        try:
+            if session is not None:
                 session.abort(unavailable)
                 session.close()
-            except FOREIGN as error:  # the ends below must still go out
-                _say_fault(logging.ERROR, "session_close_failed", error)
+            if asleep is not None:
+                asleep.close()
+        except FOREIGN as error:  # the ends below must still go out
+            _say_fault(logging.ERROR, "session_close_failed", error)
         self.outbox.flush()
 
 

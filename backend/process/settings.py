@@ -117,6 +117,7 @@ SETTINGS: Final = (
         "auto",
         "run every kind of step once at the load: auto (on a GPU), on, off",
     ),
+    _Setting("--model-idle", _duration_or_off, "off", "drop the weights after this time without a request, or off"),
     _Setting("--watchdog", _duration_or_off, "600s", "a step that takes longer ends the process, or off"),
     _Setting("--prompt-cache-size", _count_or_auto, "auto", "cached sequences at most; 0: no cache; auto: no limit"),
     _Setting("--prompt-cache-bytes", _size_or_auto, "auto", "cached KV at most; auto: a share of what is left"),
@@ -203,6 +204,7 @@ def _settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Sett
                 wired_bytes=values["wired"],
                 sampler=values["sampler"],
                 warm_up=values["warm_up"],
+                model_idle_s=values["model_idle"],
                 watchdog_s=values["watchdog"],
             ),
             cache=CacheConfig(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from backend.rpc import freed_memory
+from backend.core import freed_memory
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -22,7 +22,7 @@ STATUS: Final[Mapping[type[errors.WorkerError], grpc.StatusCode]] = {
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
     errors.InternalFault: grpc.StatusCode.INTERNAL,
-    # LoadModel answers it as a Result; it has a code for callers that meet it elsewhere.
+    # LoadModel answers it as a Result; of an idle model that cannot be woken up, a request has this code.
     errors.ModelLoadFailed: grpc.StatusCode.FAILED_PRECONDITION,
 }
 

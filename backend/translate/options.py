@@ -56,6 +56,7 @@ OPTIONS: Final[Mapping[str, tuple[str, read.Reader]]] = {
     "wired": ("engine.wired_bytes", read.auto_or(read.size_or_off)),
     "sampler": ("engine.sampler", read.one_of("auto", "host", "device")),
     "warm_up": ("engine.warm_up", read.one_of("auto", "on", "off")),
+    "model_idle_s": ("engine.model_idle_s", read.off_or(read.number(0, 1e6))),
     "watchdog_s": ("engine.watchdog_s", read.off_or(read.number(0, 1e6))),
     "reader_buffer_bytes": ("engine.reader_buffer_bytes", read.size),
     "reader_patience_s": ("engine.reader_patience_s", read.number(0, 1e6)),

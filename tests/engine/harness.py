@@ -1,6 +1,7 @@
 """A real engine in this process: real threads, a real model, no network. The BLAS is the reference one."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -97,11 +98,12 @@ def with_engine(
     body: Callable[[EngineHandle], Awaitable[T]],
     *,
     load: Callable[..., LoadedModel] = load_model,
+    clock: Callable[[], float] = time.monotonic,
 ) -> T:
     """Start an engine, load, run `body`, stop; the engine thread is gone afterwards."""
 
     async def run() -> T:
-        engine = EngineHandle(blas="reference", load=load)
+        engine = EngineHandle(blas="reference", load=load, clock=clock)
         engine.start()
         try:
             if config is not None:

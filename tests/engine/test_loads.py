@@ -16,9 +16,10 @@ import pytest
 
 from backend.config import EngineConfig
 from backend.core.errors import ModelLoadFailed, ModelNotLoaded, WorkerUnavailable
-from backend.engine import loads
+from backend.engine import attempt, loads
 from backend.engine.handle import EngineHandle
 from backend.engine.loading import load_model, open_files
+from backend.engine.preparing import opening
 from tests.engine.harness import model_config, read, request, with_engine
 from tests.models import write_model
 
@@ -82,7 +83,7 @@ def test_a_load_that_hangs_in_its_files_is_given_up_by_the_watchdog(
     path: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loads, "open_files", hang)
-    monkeypatch.setattr(loads, "LEAST_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(attempt, "LEAST_PATIENCE_SECONDS", 0)
 
     async def body(handle: EngineHandle) -> None:
         with pytest.raises(ModelLoadFailed, match=r"files: nothing has happened for 0\.3 s"):
@@ -97,7 +98,7 @@ def test_a_load_that_hangs_on_its_tokenizer_costs_only_itself(
 ) -> None:
     async def body(handle: EngineHandle) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(loads, "build_preparer", hang)
+            patched.setattr(opening, "build_preparer", hang)
             load = asyncio.create_task(handle.load(model_config(path)))
             await asyncio.to_thread(hang.begun.wait, 20)
             await asyncio.wait_for(handle.free(), 5)
@@ -115,7 +116,7 @@ def test_a_load_that_hangs_on_the_engine_thread_ends_the_engine(
     path: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch, cancelled: bool
 ) -> None:
     monkeypatch.setattr(loads, "NOTICE_SECONDS_ON_ENGINE", 0.3)
-    monkeypatch.setattr(loads, "LEAST_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(attempt, "LEAST_PATIENCE_SECONDS", 0)
     watchdog_s = None if cancelled else 0.3
 
     async def body(handle: EngineHandle) -> None:
@@ -137,7 +138,7 @@ def test_a_load_that_hangs_on_the_engine_thread_ends_the_engine(
 
 
 def test_a_load_that_goes_on_is_not_taken_for_one_that_hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loads, "LEAST_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(attempt, "LEAST_PATIENCE_SECONDS", 0)
 
     def slow(*args: Any, cancelled: Callable[[], bool], **options: Any) -> Any:
         for _ in range(12):

@@ -54,6 +54,7 @@ def test_every_setting_has_a_variable_that_does_what_its_flag_does() -> None:
         "--wired": "off",
         "--sampler": "host",
         "--warm-up": "off",
+        "--model-idle": "15m",
         "--watchdog": "off",
         "--prompt-cache-size": "0",
         "--prompt-cache-bytes": "7",
@@ -131,8 +132,9 @@ def test_help_explains_every_flag_with_its_default_and_variable(capsys: pytest.C
 
 @pytest.mark.parametrize("text", ["0", "0s", "0.0", "off", "0ms"])
 def test_no_time_is_off_however_it_is_written(text: str) -> None:
-    told = settings(f"--watchdog={text}", f"--parent-watch={text}")
-    assert (told.loads.engine.watchdog_s, told.server.parent_watch_s) == (None, None)
+    told = settings(f"--watchdog={text}", f"--parent-watch={text}", f"--model-idle={text}")
+    engine = told.loads.engine
+    assert (engine.watchdog_s, told.server.parent_watch_s, engine.model_idle_s) == (None, None, None)
 
 
 def test_a_budget_of_zero_is_none_at_all_and_not_auto() -> None:

@@ -221,6 +221,17 @@ def test_a_watchdog_of_no_time_is_none_as_with_the_flag(option: str) -> None:
     assert load(EngineArgs='{"watchdog_s": 0}').config.engine.watchdog_s is None
 
 
+def test_a_model_may_sleep_after_some_seconds_or_never() -> None:
+    assert config().engine.model_idle_s is None
+    assert config("model_idle_s:0.5").engine.model_idle_s == 0.5
+    assert load(EngineArgs='{"model_idle_s": 900}').config.engine.model_idle_s == 900
+    told = LoadDefaults(engine=EngineConfig(model_idle_s=60))
+    assert load(defaults=told).config.engine.model_idle_s == 60
+    for off in ("off", "0"):
+        assert load(f"model_idle_s:{off}", defaults=told).config.engine.model_idle_s is None
+    assert "model_idle_s" in refusal("model_idle_s:soon")
+
+
 def test_a_size_of_zero_is_a_size_and_auto_is_none() -> None:
     zero = config("kv_bytes:0", "prompt_cache_bytes:0", "prompt_cache_size:0")
     assert (zero.engine.kv_bytes, zero.cache.max_bytes, zero.cache.max_sequences) == (0, 0, 0)

@@ -1,5 +1,6 @@
 """Engine thread: puts a session together from a loaded model and its configuration."""
 
+import gc
 import logging
 from collections.abc import Callable, Mapping
 
@@ -7,6 +8,8 @@ import mlx.core as mx
 
 from backend.config import STRICT_CHUNK, EngineConfig, ModelConfig, SamplerBackend
 from backend.core.errors import ModelLoadFailed
+from backend.core.freed_memory import give_back
+from backend.engine.batching.asleep import Asleep
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.batch_host import HostBatch
@@ -23,6 +26,7 @@ from backend.engine.loading import LoadedModel
 from backend.engine.loading.device_memory import DeviceMemory, bound_pool, device_memory, wire, wired_limit
 from backend.engine.loading.failures import check_cancelled
 from backend.engine.loading.kv_cost import leaves
+from backend.engine.picture import Counters
 from backend.engine.sampling.device.sampler import DeviceSampler
 from backend.engine.sampling.device.warm_up import warm_up as warm_up_sampler
 from backend.engine.sampling.host.sampler import HostSampler
@@ -50,11 +54,13 @@ def make_session(
     outbox: Outbox,
     tell: Callable[[], None],
     clock: Callable[[], float],
+    asleep: Asleep | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Session:
     """Everything that serves a loaded model.
 
     Args:
+        asleep: The same model's, of this process: its prompt cache and counts go on, and its kernels are compiled.
         cancelled: Asked while the model warms up; true ends the load.
 
     Raises:
@@ -64,7 +70,7 @@ def make_session(
     chunk = config.engine.prefill_chunk or CHUNK[kind]
     if config.engine.isolation == "strict":
         chunk = min(chunk, STRICT_CHUNK)
-    warms = config.engine.warm_up == "on" or (config.engine.warm_up == "auto" and kind != "cpu")
+    warms = asleep is None and (config.engine.warm_up == "on" or (config.engine.warm_up == "auto" and kind != "cpu"))
     layers = len(list(leaves(loaded.new_cache())))
     memory, budget = _memory(config.engine, loaded, is_cpu=kind == "cpu", layers=layers)
     limit = wired_limit(config.engine.wired_bytes, memory=memory, wanted=loaded.weight_bytes + budget.total)
@@ -79,7 +85,8 @@ def make_session(
             },
             config=config,
             generation=generation,
-            prefix=_prefix_cache(config, loaded, budget, generation),
+            prefix=asleep.prefix if asleep else _prefix_cache(config, loaded, budget, generation),
+            counters=asleep.counters if asleep else Counters(),
             new_batch=new_batch,
             budget=budget,
             padding=padding_bounds(kind, step_bytes=loaded.step_bytes, layers=layers, budget=budget.total),
@@ -98,6 +105,13 @@ def make_session(
     # Last: whatever fails above has nothing to restore.
     made.restore_limits = _set_limits(limit, memory)
     return made
+
+
+def return_memory() -> None:
+    """What a load that failed has left behind goes back to the device."""
+    gc.collect()
+    mx.clear_cache()
+    give_back()
 
 
 def _set_limits(wired: int, memory: DeviceMemory) -> Callable[[], None]:

@@ -13,8 +13,10 @@ import numpy as np
 
 from backend.config import ModelConfig
 from backend.core.errors import DeadlineExceeded, Overloaded, RequestCancelled, WorkerError
+from backend.core.freed_memory import give_back
 from backend.core.logline import logline
 from backend.core.reports import PrefixFacts
+from backend.engine.batching.asleep import Asleep, without_weights
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.decoding import Decoding
 from backend.engine.batching.emitting import Emitter
@@ -214,15 +216,27 @@ class Session:
         dues = [self.prefix.next_idle(now), self.prefills.next_due(), *(d - now for d in deadlines if d is not None)]
         return min((due for due in dues if due is not None), default=None)
 
-    def close(self) -> None:
-        """Drop every MLX object, here on the thread that made them, and return their memory."""
+    def asleep(self) -> Asleep:
+        """What another session goes on from once this one is closed but for its cache."""
+        return Asleep(
+            loaded=without_weights(self.loaded), prefix=self.prefix, counters=self.counters, budget=self.budget.total
+        )
+
+    def close(self, *, keeps_cache: bool = False) -> None:
+        """Drop every MLX object, here on the thread that made them, and return their memory.
+
+        Args:
+            keeps_cache: All but those of the prompt cache, which somebody else holds.
+        """
         self.prefills.abandon()
         drain()
-        self.prefix.close(FLUSH_SECONDS)
+        if not keeps_cache:
+            self.prefix.close(FLUSH_SECONDS)
         del self.loaded, self.prefills, self.groups, self.room, self.decoding, self.prefix, self.new_batch
         gc.collect()
         self.restore_limits()
         mx.clear_cache()
+        give_back()
 
     def list_prefixes(self, tenant: str) -> list[PrefixFacts]:
         """What the tenant has under names, oldest first."""

@@ -22,6 +22,7 @@ def load_model(
     *,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] = lambda: False,
+    known: LoadedModel | None = None,
 ) -> LoadedModel:
     """Load, adapt and try out a model. Engine thread only.
 
@@ -29,6 +30,7 @@ def load_model(
         files: What `open_files` found; None opens them first, by network if it must.
         progress: Told bytes done and in all, from this thread.
         cancelled: Asked between steps; true ends the load.
+        known: What a load of these very files has found in this process: it is not tried out again.
 
     Raises:
         ModelLoadFailed: One line that names the file or field; what was loaded until then is dropped.
@@ -36,4 +38,4 @@ def load_model(
     from backend.engine.loading.model import load  # imports MLX
 
     files = files or open_files(config, progress=progress, cancelled=cancelled)
-    return load(config, files, progress=progress, cancelled=cancelled)
+    return load(config, files, progress=progress, cancelled=cancelled, known=known)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from backend.core.logline import logline
@@ -68,7 +69,7 @@ def wired_limit(asked: int | None, *, memory: DeviceMemory, wanted: int) -> int:
     return min(wanted if asked is None else asked, memory.wirable)
 
 
-def wire(limit: int, set_limit: Callable[[int], int]) -> Callable[[], None]:
+def wire(limit: int, set_limit: Callable[[int], int]) -> Callable[[], object]:
     """Wire `limit` bytes; what is returned restores the limit that was. Failure costs speed, and is a warning.
 
     Args:
@@ -83,14 +84,10 @@ def wire(limit: int, set_limit: Callable[[int], int]) -> Callable[[], None]:
         log.warning(logline("wired_limit_failed", bytes=limit, error=one_line(error)))
         return lambda: None
     log.info(logline("wired_limit", bytes=limit, before=before))
-
-    def restore() -> None:
-        set_limit(before)
-
-    return restore
+    return partial(set_limit, before)
 
 
-def bound_pool(limit: int, set_limit: Callable[[int], int]) -> Callable[[], None]:
+def bound_pool(limit: int, set_limit: Callable[[int], int]) -> Callable[[], object]:
     """Let MLX keep `limit` bytes of freed buffers, or fewer where it does so; what is returned restores the limit.
 
     Clearing the pool now and then instead would take from each step the buffers that the next one asks for.
@@ -103,8 +100,4 @@ def bound_pool(limit: int, set_limit: Callable[[int], int]) -> Callable[[], None
     before = set_limit(limit)
     if before < limit:
         set_limit(before)
-
-    def restore() -> None:
-        set_limit(before)
-
-    return restore
+    return partial(set_limit, before)

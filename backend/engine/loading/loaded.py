@@ -21,6 +21,7 @@ class LoadedModel:
         context_length: Tokens of prompt and answer at most.
         eos_ids: Tokens that end an answer, all below `vocab_size`.
         namespace: Names these weights with this tokenizer and cache layout; KV of another one is of no use here.
+        namespace_now: What it would be with the files as they are now. Any thread; reads files, raises as they do.
         weight_bytes: Of all parameters.
         step_bytes: Of those that a decode step of one row reads.
         dtype: Of the embedding or the output, such as `float16`.
@@ -40,6 +41,7 @@ class LoadedModel:
     context_length: int
     eos_ids: frozenset[int]
     namespace: str
+    namespace_now: Callable[[], str]
     weight_bytes: int
     step_bytes: int
     dtype: str

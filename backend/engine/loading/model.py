@@ -4,6 +4,8 @@ import gc
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -38,15 +40,20 @@ _EVAL_BYTES = 256 << 20
 
 
 def load(
-    config: ModelConfig, files: ModelFiles, *, progress: Progress | None, cancelled: Callable[[], bool]
+    config: ModelConfig,
+    files: ModelFiles,
+    *,
+    progress: Progress | None,
+    cancelled: Callable[[], bool],
+    known: LoadedModel | None = None,
 ) -> LoadedModel:
-    """Load, adapt and probe the model of these files.
+    """Load, adapt and probe the model of these files; a known one is the same again, or fails.
 
     Raises:
         ModelLoadFailed: One line that names the file or field.
     """
     try:
-        return _load(config, files, progress=progress, cancelled=cancelled)
+        return _load(config, files, progress=progress, cancelled=cancelled, known=known)
     except ModelLoadFailed as error:
         message = error.message
     # The first error's traceback holds the half-loaded model; so does cyclic garbage. A new error holds nothing.
@@ -56,7 +63,12 @@ def load(
 
 
 def _load(
-    config: ModelConfig, files: ModelFiles, *, progress: Progress | None, cancelled: Callable[[], bool]
+    config: ModelConfig,
+    files: ModelFiles,
+    *,
+    progress: Progress | None,
+    cancelled: Callable[[], bool],
+    known: LoadedModel | None,
 ) -> LoadedModel:
     _check_options(config)
     keep_kernels(mx.device_info(), os.environ)
@@ -73,11 +85,16 @@ def _load(
         _cast(model, DTYPES[wanted])
     _evaluate(model, directory, ProgressLog("weights", directory.name, progress), cancelled)
     new_cache = _cache_maker(model, config.max_kv_size)
+    if known is not None:
+        return _again(known, model, new_cache)
     result = _probed(_asking(model, cancelled), model, new_cache, settings, directory)
     check_vocabulary(files, model, result.vocab_size)
     check_cancelled(cancelled)
     dtype = main_dtype(_parameters(model))
     facts = f"{dtype} mlx={version('mlx')} mlx_lm={version('mlx-lm')}"
+    namespace_now = partial(
+        namespace, config, directory, tokenizer=files.tokenizer_directory, adapter=adapter, facts=facts
+    )
     loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -86,10 +103,8 @@ def _load(
         vocab_size=result.vocab_size,
         context_length=served_context(settings, config.context),
         eos_ids=frozenset(int(t) for t in tokenizer.eos_token_ids if 0 <= int(t) < result.vocab_size),
-        namespace=guarded(
-            str(directory),
-            lambda: namespace(config, directory, tokenizer=files.tokenizer_directory, adapter=adapter, facts=facts),
-        ),
+        namespace=guarded(str(directory), namespace_now),
+        namespace_now=namespace_now,
         weight_bytes=_weight_bytes(model),
         step_bytes=step_bytes(model, settings),
         dtype=dtype,
@@ -103,6 +118,25 @@ def _load(
     )
     _log_loaded(loaded)
     return loaded
+
+
+def _again(known: LoadedModel, model: Any, new_cache: Callable[[], list[Any]]) -> LoadedModel:
+    """What is known of the model, with its weights.
+
+    Raises:
+        ModelLoadFailed: They are not those that it is known of.
+    """
+    if main_dtype(_parameters(model)) != known.dtype:
+        # Its trial had shown that it runs in no other.
+        _set_float32(model)
+    if guarded(str(known.path), known.namespace_now) != known.namespace or _weight_bytes(model) != known.weight_bytes:
+        raise ModelLoadFailed(f"{known.path}: its files have changed while they were read")
+    return replace(known, model=model, new_cache=new_cache)
+
+
+def _set_float32(model: Any) -> None:
+    model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
 
 
 def _check_options(config: ModelConfig) -> None:
@@ -177,8 +211,7 @@ def _probed(
         raise ModelLoadFailed(f"{directory}: the model does not run: {reason}")
     # Every kernel of every device has float32: experts on a CPU have nothing else, float16 may overflow.
     log.warning(logline("dtype_adapted", was=main_dtype(_parameters(model)), now="float32", reason=reason))
-    model.set_dtype(mx.float32)
-    mx.eval(model.parameters())
+    _set_float32(model)
     try:
         return tried()
     except ProbeFailed as error:

@@ -19,6 +19,7 @@ class LoadedFacts:
         memory: What the device has and how much of it is wired, in words, for Info.
         serial_reason: Why rows cannot decode together; empty when they can.
         uncached_reason: Why the prompt cache keeps nothing of this model; empty where it does.
+        runs_own_code: The checkpoint brings the model's code with it.
     """
 
     generation: int
@@ -32,6 +33,7 @@ class LoadedFacts:
     serial_reason: str
     uncached_reason: str
     device: str
+    runs_own_code: bool = False
     memory: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
@@ -49,5 +51,6 @@ class LoadedFacts:
             serial_reason=loaded.serial_reason,
             uncached_reason=loaded.uncached_reason,
             device=loaded.device,
+            runs_own_code="model_file" in loaded.config,
             memory=memory,
         )

@@ -1,4 +1,4 @@
-"""Memory that a large request has left free, back to the system."""
+"""Memory that a large request or a model has left free, back to the system."""
 
 import ctypes
 from collections.abc import Callable

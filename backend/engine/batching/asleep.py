@@ -1,0 +1,53 @@
+"""What stays of a session whose weights were dropped. Engine thread only, but for the frozen `loaded`."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+
+from backend.core.freed_memory import give_back
+from backend.engine.batching.prefix_cache import PrefixCache
+from backend.engine.loading import LoadedModel
+from backend.engine.picture import Counters, EnginePicture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asleep:
+    """A model without its weights: another session goes on from here once they are loaded again.
+
+    Attributes:
+        loaded: What the load and its trial have found; without the model, and with no layer caches to be made.
+        budget: Bytes of KV that the session had.
+    """
+
+    loaded: LoadedModel
+    prefix: PrefixCache
+    counters: Counters
+    budget: int
+
+    def picture(self, now: float) -> EnginePicture:
+        """A picture for other threads."""
+        return EnginePicture(
+            at=now,
+            active_bytes=mx.get_active_memory(),
+            buffer_pool=mx.get_cache_memory(),
+            cached_kv=self.prefix.nbytes,
+            budget=self.budget,
+            counters=replace(self.counters),
+            cache=self.prefix.figures(),
+        )
+
+    def close(self) -> None:
+        """Drop what the prompt cache has, here on the thread that made it, and return its memory."""
+        self.prefix.forget()
+        mx.clear_cache()
+        give_back()
+
+
+def without_weights(loaded: LoadedModel) -> LoadedModel:
+    """The facts of a load."""
+    return replace(loaded, model=None, new_cache=_no_caches)
+
+
+def _no_caches() -> list[Any]:
+    raise RuntimeError("the model is asleep")
