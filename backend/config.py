@@ -11,6 +11,8 @@ TOKEN_VARIABLES = ("LOCALAI_GRPC_AUTH_TOKEN", "MLX_WORKER_TOKEN")
 
 SamplerBackend = Literal["auto", "host", "device"]
 WarmUp = Literal["auto", "on", "off"]
+FLUSH_SECONDS = 3.0
+"""What a disk gets of the prompt cache when its model goes; a host that stops a worker does not wait for long."""
 Isolation = Literal["performance", "balanced", "strict"]
 STRICT_CHUNK = 128
 """Under `strict` prefill chunks, and what is used of a named prefix, end at multiples of this many tokens: so the bits

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from backend.config import ModelConfig
+from backend.config import FLUSH_SECONDS, ModelConfig
 from backend.core.errors import DeadlineExceeded, ModelNotLoaded, Overloaded, WorkerUnavailable
 from backend.core.events import Failed
 from backend.core.logline import logline
@@ -112,9 +112,12 @@ class EngineHandle:
         self._alive = False
         self._loads.cancel(WorkerUnavailable("the worker is shutting down"))
         self._inbox.put(Stop())
-        ended = await asyncio.to_thread(self._thread.join, CLOSE_SECONDS)
+        current = self._loads.current
+        keeps = current is not None and current.config.cache.directory
+        seconds = CLOSE_SECONDS + (FLUSH_SECONDS if keeps else 0)
+        ended = await asyncio.to_thread(self._thread.join, seconds)
         if not ended:
-            log.error(logline("engine_did_not_stop", seconds=CLOSE_SECONDS))
+            log.error(logline("engine_did_not_stop", seconds=seconds))
             self._leave_engine_behind()
         await self._loads.close()
 

@@ -15,6 +15,7 @@ from backend.core.logline import logline
 from backend.engine.attempt import NOTICE_SECONDS_ON_ENGINE, Attempt, in_thread
 from backend.engine.loading import LoadedModel, ModelFiles, open_files
 from backend.engine.loading.checkpoint import check_weights
+from backend.engine.loading.disk import OpenDisk, open_disk
 from backend.engine.loading.failures import FOREIGN, one_line
 from backend.engine.preparing.facts import LoadedFacts
 from backend.engine.preparing.opening import close_preparer, open_preparer
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from backend.engine.batching.session import Session
 
 log = logging.getLogger(__name__)
+
+# A disk that takes longer to list a directory is of no use to requests either.
+OPEN_DISK_SECONDS = 10.0
 
 
 class Loads:
@@ -156,12 +160,17 @@ class Loads:
         files = await attempt.outcome_of("files", opening)
         async with self._changing:
             await self._drop()
+            # After the drop: a directory is flushed to by the model before, and then read for this one.
+            disk = await _opened(attempt)
             try:
-                facts = await self._on_engine(partial(self._install, attempt, files, self._thread.install_session))
+                install = partial(self._install, attempt, files, self._thread.install_session, disk)
+                facts = await self._on_engine(install)
                 self.current = await open_preparer(attempt, facts, files)
             finally:
                 if self.current is None:
                     await self._on_engine(self._thread.drop_session)
+                    if isinstance(disk, OpenDisk):
+                        in_thread("disk", disk.close)
             self._files = files
             self._sleep.begin(_idle_s(config.engine, facts))
 
@@ -170,11 +179,13 @@ class Loads:
         attempt: Attempt,
         files: ModelFiles,
         put: "Callable[[Callable[[int, Asleep | None], Session]], Session]",
+        disk: OpenDisk | str = "",
     ) -> LoadedFacts:
         """Engine thread: load the model and serve it.
 
         Args:
             put: Calls what makes the session, and makes it the thread's.
+            disk: The prompt cache's, or why there is none.
 
         Raises:
             ModelLoadFailed: Naming the file or field.
@@ -197,6 +208,8 @@ class Loads:
                 tell=self._thread.tell,
                 clock=self._clock,
                 asleep=asleep,
+                disk=disk,
+                notify=self._thread.nudge,
                 cancelled=is_cancelled,
             )
 
@@ -276,6 +289,26 @@ class Loads:
         self._changes.discard(task)
         if not task.cancelled():
             task.exception()  # of a client that has left: seen, so that asyncio does not complain
+
+
+async def _opened(attempt: Attempt) -> OpenDisk | str:
+    """The prompt cache's directory, or why there is none: empty where none is asked for."""
+    config = attempt.config
+    if not config.cache.directory or config.cache.max_sequences == 0:
+        return ""
+    opening = in_thread("disk", partial(open_disk, config.cache, config.model_path))
+    done, _ = await asyncio.wait([opening], timeout=OPEN_DISK_SECONDS)
+    if done:
+        return opening.result()
+    opening.add_done_callback(_close_late)
+    reason = f"{config.cache.directory}: has not answered for {OPEN_DISK_SECONDS:g} s"
+    log.warning(logline("prompt_cache_disk_off", reason=reason))
+    return reason
+
+
+def _close_late(opening: "asyncio.Future[OpenDisk | str]") -> None:
+    if not opening.cancelled() and opening.exception() is None and isinstance(disk := opening.result(), OpenDisk):
+        in_thread("disk", disk.close)
 
 
 def _idle_s(engine: EngineConfig, facts: LoadedFacts) -> float | None:

@@ -29,6 +29,7 @@ class EnginePicture:
     Attributes:
         storing: Rows that have ended and are here yet: the prompt cache takes copies, or their last step runs.
         buffer_pool: Bytes of freed buffers that MLX keeps for reuse.
+        disk_state: `on`, or why the prompt cache's disk takes nothing; empty where there is none.
         cache: The prompt cache's own figures by name.
     """
 
@@ -44,4 +45,5 @@ class EnginePicture:
     decoding: int = 0
     storing: int = 0
     counters: Counters = field(default_factory=Counters)
+    disk_state: str = ""
     cache: Mapping[str, float] = field(default_factory=dict)

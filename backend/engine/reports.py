@@ -104,6 +104,7 @@ def info(
     facts = model.facts
     details = details | {"architecture": facts.architecture, "path": facts.path, "serial_reason": facts.serial_reason}
     details |= {"uncached_reason": facts.uncached_reason, **facts.memory}
+    details["prompt_cache_disk"] = picture.disk_state if picture else ""
     isolation = model.config.engine.isolation
     details |= {"isolation": isolation, "isolation_keeps": KEPT[isolation]}
     details["idle"] = f"asleep since {asleep_since:%Y-%m-%dT%H:%M:%SZ}" if asleep_since else ""

@@ -202,6 +202,10 @@ class EngineThread:
         self.session, self.asleep = make(self.generation, asleep), None
         return self.session
 
+    def nudge(self) -> None:
+        """Any thread: have a look whether there is something to do."""
+        self._inbox.put(Call(lambda: None, lambda result, error: None))
+
     def sign_of_life(self) -> None:
         """Engine thread only: tell the watchdog that a long piece of work goes on."""
         self.heartbeat = self._clock()

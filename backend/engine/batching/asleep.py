@@ -5,6 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from backend.config import FLUSH_SECONDS
 from backend.core.freed_memory import give_back
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.loading import LoadedModel
@@ -34,12 +35,13 @@ class Asleep:
             cached_kv=self.prefix.nbytes,
             budget=self.budget,
             counters=replace(self.counters),
+            disk_state=self.prefix.disk.state,
             cache=self.prefix.figures(),
         )
 
     def close(self) -> None:
         """Drop what the prompt cache has, here on the thread that made it, and return its memory."""
-        self.prefix.forget()
+        self.prefix.close(FLUSH_SECONDS)
         mx.clear_cache()
         give_back()
 

@@ -13,6 +13,7 @@ from backend.engine.batching.asleep import Asleep
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.batch_host import HostBatch
+from backend.engine.batching.cache_disk import CacheDisk
 from backend.engine.batching.conversations import Conversations
 from backend.engine.batching.group_cost import DeviceKind, padding_bounds
 from backend.engine.batching.memory import MemoryBudget, copied_share
@@ -24,6 +25,7 @@ from backend.engine.batching.warm_up import warm_up as warm_up_session
 from backend.engine.channel import Outbox
 from backend.engine.loading import LoadedModel
 from backend.engine.loading.device_memory import DeviceMemory, bound_pool, device_memory, wire, wired_limit
+from backend.engine.loading.disk import OpenDisk
 from backend.engine.loading.failures import check_cancelled
 from backend.engine.loading.kv_cost import leaves
 from backend.engine.picture import Counters
@@ -55,12 +57,16 @@ def make_session(
     tell: Callable[[], None],
     clock: Callable[[], float],
     asleep: Asleep | None = None,
+    disk: OpenDisk | str = "",
+    notify: Callable[[], None] = lambda: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Session:
     """Everything that serves a loaded model.
 
     Args:
         asleep: The same model's, of this process: its prompt cache and counts go on, and its kernels are compiled.
+        disk: What keeps the prompt cache beyond the process, or why nothing does.
+        notify: Has this thread look for something to do; called on others.
         cancelled: Asked while the model warms up; true ends the load.
 
     Raises:
@@ -76,7 +82,7 @@ def make_session(
     limit = wired_limit(config.engine.wired_bytes, memory=memory, wanted=loaded.weight_bytes + budget.total)
     new_batch = _batch_maker(config.engine.sampler, loaded, on_cpu=kind == "cpu", warms=warms, cancelled=cancelled)
 
-    def session(outbox: Outbox, tell: Callable[[], None]) -> Session:
+    def session(outbox: Outbox, tell: Callable[[], None], disk: OpenDisk | str = "") -> Session:
         return Session(
             loaded=loaded,
             memory_facts={
@@ -85,7 +91,7 @@ def make_session(
             },
             config=config,
             generation=generation,
-            prefix=asleep.prefix if asleep else _prefix_cache(config, loaded, budget, generation),
+            prefix=asleep.prefix if asleep else _prefix_cache(config, loaded, budget, generation, disk, notify, clock),
             counters=asleep.counters if asleep else Counters(),
             new_batch=new_batch,
             budget=budget,
@@ -101,7 +107,7 @@ def make_session(
         nobody = Discarded()
         throwaway = session(nobody, nobody.flush)
         warm_up_session(throwaway, nobody, chunk=chunk, cancelled=cancelled)
-    made = session(outbox, tell)
+    made = session(outbox, tell, disk)
     # Last: whatever fails above has nothing to restore.
     made.restore_limits = _set_limits(limit, memory)
     return made
@@ -146,14 +152,27 @@ def device_kind() -> DeviceKind:
     return "metal" if mx.metal.is_available() else "cuda"
 
 
-def _prefix_cache(config: ModelConfig, loaded: LoadedModel, budget: MemoryBudget, generation: int) -> PrefixCache:
+def _prefix_cache(
+    config: ModelConfig,
+    loaded: LoadedModel,
+    budget: MemoryBudget,
+    generation: int,
+    disk: OpenDisk | str,
+    notify: Callable[[], None],
+    clock: Callable[[], float],
+) -> PrefixCache:
     cache = config.cache
     max_bytes = cache.max_bytes if cache.max_bytes is not None else int(CACHE_SHARE * budget.total)
     max_sequences = 0 if loaded.uncached_reason else cache.max_sequences
     # The generation is in the key too: nothing of a model that was replaced can ever be found.
     key = (loaded.namespace, generation)
+    below = CacheDisk(disk, _lasting_name(config, loaded), notify, clock)
     store = PromptCache(
-        max_sequences, min(max_bytes, budget.total), payload=MlxPayload(loaded.kept_whole, evaluate=wait)
+        max_sequences,
+        min(max_bytes, budget.total),
+        payload=MlxPayload(loaded.kept_whole, evaluate=wait),
+        disk=below.tier,
+        disk_namespace=below.namespace_of,
     )
     return PrefixCache(
         store,
@@ -161,7 +180,15 @@ def _prefix_cache(config: ModelConfig, loaded: LoadedModel, budget: MemoryBudget
         snapshots=needs_snapshots(loaded.new_cache()),
         isolation=config.engine.isolation,
         conversations=Conversations(idle_s=cache.conversation_idle_s, most=cache.max_conversations),
+        disk=below,
     )
+
+
+def _lasting_name(config: ModelConfig, loaded: LoadedModel) -> str:
+    """Names the KV of this model as it is computed here: in any process that says the same, the bits are the same."""
+    kind = device_kind()
+    chunk = STRICT_CHUNK if config.engine.isolation == "strict" else config.engine.prefill_chunk or CHUNK[kind]
+    return f"{loaded.namespace} {kind} {chunk}"
 
 
 def _memory(

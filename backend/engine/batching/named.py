@@ -45,6 +45,10 @@ class NamedPrefixes:
         """The prefix of this name."""
         return self._by_name.get((tenant, name))
 
+    def add(self, prefix: NamedPrefix) -> None:
+        """Take a prefix over as it is."""
+        self._by_name[prefix.tenant, prefix.name] = prefix
+
     def put(self, tenant: str, name: str, tokens: NDArray[np.int32], now: float) -> NamedPrefix:
         """Give a prefix a name, in place of what had it; its hits go on."""
         before = self.get(tenant, name)

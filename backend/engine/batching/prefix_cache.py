@@ -1,7 +1,7 @@
 """The engine's seam to the prompt cache: what a request may reuse, and what it leaves behind."""
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from backend.config import STRICT_CHUNK, Isolation
 from backend.core.logline import logline
+from backend.engine.batching.cache_disk import CacheDisk
 from backend.engine.batching.conversations import Conversations, Left
-from backend.engine.batching.named import NamedPrefixes
+from backend.engine.batching.named import NamedPrefix, NamedPrefixes
 from backend.engine.batching.reused import Reused
-from backend.engine.disk_threads import DiskThreads, Job
+from backend.engine.disk_threads import Job
 from backend.engine.loading.failures import FOREIGN
 from mlx_cache import Fetched, PromptCache, Reason
-from mlx_cache.disk import DiskTier
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,6 @@ CUT_BY_TOKEN = frozenset({"KVCache", "QuantizedKVCache", "ConcatenateKVCache"})
 _SPARED = "spared"
 # Reading pays over prefilling once it saves at least this many tokens.
 READ_AT_LEAST = 64
-CLOSE_DISK_SECONDS = 1.0
 
 
 class PrefixCache:
@@ -39,8 +38,7 @@ class PrefixCache:
         store: One whose limits are 0 is a cache turned off.
         key: Names the model and the load.
         snapshots: Some layer cannot be cut by token: only stored positions can be restored, so prefill stops at them.
-        disk: The tier below the store, open; closed with this.
-        notify: Called on another thread when a disk has answered.
+        disk: What the store keeps beyond the process; closed with this.
     """
 
     def __init__(
@@ -51,18 +49,19 @@ class PrefixCache:
         snapshots: bool,
         isolation: Isolation = "performance",
         conversations: Conversations,
-        disk: DiskTier | None = None,
-        notify: Callable[[], None] = lambda: None,
+        disk: CacheDisk,
     ) -> None:
         self._store = store
         self._key = key
         self._most_bytes = store.max_bytes
         self._isolation = isolation
         self._conversations = conversations
-        self._disk = disk
-        self._threads = DiskThreads()
-        self._notify = notify
+        self.disk = disk
         self.names = NamedPrefixes()
+        for named in disk.known_names():
+            # Nothing of it is in memory yet; its files are held from now on, and what comes to memory too.
+            self.names.add(named)
+            store.pin(named.pin, self._key_of(named.tenant), named.tokens)
         self.enabled = store.max_size > 0 and store.max_bytes > 0
         self.snapshots = snapshots and self.enabled
 
@@ -132,7 +131,7 @@ class PrefixCache:
     @property
     def has_disk(self) -> bool:
         """Whether there is a disk to read from."""
-        return self.enabled and self._disk is not None
+        return self.enabled and self.disk.tier is not None
 
     def took(self, tokens: NDArray[np.int32], caches: list[Any], tenant: str, *, now: float) -> None:
         """A request has what a disk gave for exactly `tokens`; under strict only names are kept, so it is kept here."""
@@ -146,7 +145,7 @@ class PrefixCache:
         Args:
             template: Empty layer caches, as the model makes them.
         """
-        if self._disk is None or not self.enabled:
+        if not self.has_disk:
             return None
         found = [
             (self._store.match_disk(self._key_of(whose), readable), whose, readable)
@@ -163,7 +162,7 @@ class PrefixCache:
             reason = "disk" if self.tells else ""
             return Reused(fetched.caches, fetched.length, reason)
 
-        return self._threads.start(Job(work, self._notify))
+        return self.disk.read(work)
 
     def used(self, tokens: NDArray[np.int32], length: int, tenant: str, *, now: float) -> None:
         """A request of this prompt took `length` tokens of it from here: count it for the names that it took whole."""
@@ -204,6 +203,7 @@ class PrefixCache:
         if before is not None and not self.keeps:
             self.drop_sequence(before.tokens, tenant)
         if self._store.pinned_length(named.pin) == len(tokens):
+            self.disk.keep_name(named)
             return True
         self.let_go(name, tenant)
         return False
@@ -214,6 +214,7 @@ class PrefixCache:
         if named is None:
             return False
         self._store.unpin(named.pin)
+        self.disk.drop_name(tenant, name)
         if not self.keeps:
             self.drop_sequence(named.tokens, tenant)
         return True
@@ -234,6 +235,17 @@ class PrefixCache:
         for left in leaves:
             self.drop_sequence(left.tokens, left.tenant, keep=left.keep)
 
+    def where(self, named: NamedPrefix) -> str:
+        """Where a named prefix is: `memory`, `disk`, `memory and disk`, or `nowhere` (its files are gone)."""
+        n = len(named.tokens)
+        places: list[str] = []
+        if self._store.pinned_length(named.pin) == n:
+            places.append("memory")
+        # All but the last token of what is asked for may match.
+        if self._store.match_disk(self._key_of(named.tenant), np.append(named.tokens, named.tokens[-1:])) >= n:
+            places.append("disk")
+        return " and ".join(places) or "nowhere"
+
     def drop_sequence(self, tokens: NDArray[np.int32], tenant: str = "", *, keep: int = 0) -> None:
         """Remove what only this sequence has beyond its first `keep` tokens."""
         key = self._key_of(tenant)
@@ -241,11 +253,7 @@ class PrefixCache:
             self._store.forget(key, tokens, keep=keep)
         except FOREIGN as error:
             _say_fault("forget", error)
-        self._on_disk(lambda: self._store.forget_on_disk(key, tokens))
-
-    def _on_disk(self, work: Callable[[], None]) -> None:
-        if self._disk is not None:
-            self._threads.start(Job(lambda _: work(), lambda: None))
+        self.disk.later(lambda: self._store.forget_on_disk(key, tokens))
 
     def limit_to(self, n_bytes: int, *, sparing: NDArray[np.int32] | None = None, tenant: str = "") -> bool:
         """Keep at most `n_bytes` from now on, and never more than the cache's own limit; whether it had to evict.
@@ -283,24 +291,24 @@ class PrefixCache:
 
     def close(self, timeout: float) -> None:
         """Write what is worth keeping, `timeout` seconds at most, then drop all from memory and let the disk go."""
-        if self._disk is not None:
-            try:
-                self._store.flush(timeout)
-            except FOREIGN as error:
-                _say_fault("flush", error)
-            disk, self._disk = self._disk, None
-            self._threads.start(Job(lambda _: disk.close(CLOSE_DISK_SECONDS), lambda: None))
-            self._threads.close()
+        try:
+            self._store.flush(timeout)
+        except FOREIGN as error:
+            _say_fault("flush", error)
+        self.disk.close()
         self.forget()
 
     def erase(self, tenant: str | None) -> None:
         """Drop all that one tenant, or everybody, has stored, in memory and on the disk."""
+        for named in self.names:
+            if tenant in (None, named.tenant):
+                self.disk.drop_name(named.tenant, named.name)
         if tenant is None:
             self.forget()
-            self._on_disk(self._store.clear_disk)
+            self.disk.later(self._store.clear_disk)
         else:
             self.clear(tenant)
-            self._on_disk(lambda: self._store.clear_disk(self._key_of(tenant)))
+            self.disk.later(lambda: self._store.clear_disk(self._key_of(tenant)))
 
     def clear(self, tenant: str) -> None:
         """Drop all that one tenant has stored, under names too."""

@@ -11,7 +11,7 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-from backend.config import ModelConfig
+from backend.config import FLUSH_SECONDS, ModelConfig
 from backend.core.errors import DeadlineExceeded, Overloaded, RequestCancelled, WorkerError
 from backend.core.freed_memory import give_back
 from backend.core.logline import logline
@@ -43,8 +43,6 @@ log = logging.getLogger(__name__)
 
 # A state that cannot be cut by token is stored this often along a prompt.
 SNAPSHOT_EVERY = 4096
-# What a disk gets of a prompt cache whose model goes; a host that stops a worker does not wait for long.
-FLUSH_SECONDS = 3.0
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -250,7 +248,7 @@ class Session:
                 hits=named.hits,
                 age_s=now - named.made_at,
                 idle_s=None if named.used_at is None else now - named.used_at,
-                where="memory",
+                where=self.prefix.where(named),
             )
             for named in found
         ]
@@ -275,6 +273,7 @@ class Session:
             decoding=sum(not row.stream.ended for row in self.groups.rows),
             storing=sum(row.stream.ended for row in self.room.rows),
             counters=replace(self.counters),
+            disk_state=self.prefix.disk.state,
             cache=self.prefix.figures(),
         )
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from backend.core.request import Sampling
+from backend.engine.batching.cache_disk import CacheDisk
 from backend.engine.batching.chunk import Chunk
 from backend.engine.batching.conversations import Conversations
 from backend.engine.batching.pace import ALONE, Pace
@@ -61,7 +62,13 @@ def test_a_slice_is_what_fits_the_time_wherever_the_time_goes(
     prefills = Prefills(
         model=loaded.model,
         new_cache=loaded.new_cache,
-        prefix=PrefixCache(PromptCache(0), "key", snapshots=False, conversations=Conversations(idle_s=None, most=1)),
+        prefix=PrefixCache(
+            PromptCache(0),
+            "key",
+            snapshots=False,
+            conversations=Conversations(idle_s=None, most=1),
+            disk=CacheDisk("", "", lambda: None, lambda: 0.0),
+        ),
         chunk=CHUNK,
         pace=Pace(0.25),
         counters=Counters(),

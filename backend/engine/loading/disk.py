@@ -1,0 +1,46 @@
+"""The prompt cache's directory: opened at a load, on a thread of its own, for a disk may not answer."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.config import CacheConfig
+from backend.core.logline import logline
+from backend.engine.name_files import NameFiles
+from mlx_cache.disk import DiskTier, DiskUnusable
+
+log = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDisk:
+    """A tier that is open, and the names beside it."""
+
+    tier: DiskTier
+    names: NameFiles
+
+    def close(self) -> None:
+        """Let it go; harmless when it is closed already."""
+        self.tier.close(CLOSE_SECONDS)
+
+
+def open_disk(cache: CacheConfig, model_path: str) -> OpenDisk | str:
+    """Open the directory that a load names; what keeps it from being used, in one line, if anything does.
+
+    Args:
+        model_path: What a relative directory is below.
+    """
+    directory = Path(model_path or ".", cache.directory).absolute()
+    tier = DiskTier(directory, max_bytes=cache.disk_bytes, daily_bytes=cache.disk_daily_bytes)
+    try:
+        tier.open()
+    except DiskUnusable as error:
+        log.warning(logline("prompt_cache_disk_off", reason=str(error)))
+        return str(error)
+    stats = tier.stats()
+    log.info(logline("prompt_cache_disk", directory=directory, files=stats["files"], bytes=stats["bytes"]))
+    names = NameFiles(directory)
+    names.read()
+    return OpenDisk(tier, names)
