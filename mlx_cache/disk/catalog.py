@@ -51,7 +51,6 @@ class Catalog:
         self._block = block_tokens
         self._entries: dict[bytes, Entry] = {}
         self._below: dict[bytes, _Below] = {}
-        self._folders: dict[tuple[str, str], set[bytes]] = {}
         # How many files of a namespace stand alone: without any, a walk ends where the blocks do.
         self._alone: dict[str, int] = {}
         self._heap: list[tuple[float, int, Entry]] = []
@@ -70,10 +69,6 @@ class Catalog:
         entry = self._entries.get(name.key)
         return entry if entry is not None and entry.name == name else None
 
-    def in_folder(self, namespace: str, folder: str) -> list[Entry]:
-        """Those of one folder."""
-        return [self._entries[key] for key in self._folders.get((namespace, folder), ())]
-
     def in_namespace(self, namespace: str | None) -> list[Entry]:
         """Those of one namespace, or all."""
         return [entry for entry in self._entries.values() if namespace in (None, entry.name.namespace)]
@@ -84,7 +79,6 @@ class Catalog:
         if name.key in self._entries:
             return
         self._entries[name.key] = entry
-        self._folders.setdefault((name.namespace, name.folder), set()).add(name.key)
         self.nbytes += entry.nbytes
         below = self._below.setdefault(name.parent, _Below())
         below.keys.add(name.key)
@@ -100,7 +94,6 @@ class Catalog:
         if self._entries.get(name.key) is not entry:
             return
         del self._entries[name.key]
-        self._folders[name.namespace, name.folder].discard(name.key)
         self.nbytes -= entry.nbytes
         below = self._below[name.parent]
         below.keys.discard(name.key)

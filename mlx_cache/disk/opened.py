@@ -111,12 +111,14 @@ class Opened:
 
     def forget_entry(self, entry: Entry) -> None:
         """A file that is not there any more."""
+        self.directory.unlearn(entry.name)
         with self.lock:
             self.catalog.remove(entry)
 
     def quarantine(self, entry: Entry, reason: str) -> None:
         """Put a bad file aside, and say so once."""
         logger.warning("disk tier: %s is put aside: %.200s", entry.name, reason)
+        self.directory.unlearn(entry.name)
         with self.lock:
             self.catalog.remove(entry)
             self.counters.quarantined += 1

@@ -121,6 +121,7 @@ class Writer:
 
     def _added(self, item: Item, nbytes: int) -> None:
         now = self._clock()
+        self._directory.learn(item.name)
         with self._lock:
             self._catalog.add(Entry(item.name, nbytes, now - item.age, now))
             self._opened.counters.writes += 1
@@ -173,13 +174,13 @@ class Writer:
     def scan(self) -> None:
         """Learn of the files that other workers made and removed. Raises OSError."""
         self._scanned_at, self._written_since_scan = self._clock(), 0
-        for namespace, folder, files in self._directory.scan():
-            there = {found.name for found in files}
+        for new, gone in self._directory.scan():
+            if not (new or gone):
+                continue
             with self._lock:
-                for entry in self._catalog.in_folder(namespace, folder):
-                    if entry.name not in there:
-                        self._catalog.remove(entry)
-                for name, nbytes, used in files:
+                for entry in filter(None, map(self._catalog.get, gone)):
+                    self._catalog.remove(entry)
+                for name, nbytes, used in new:
                     if self._catalog.get(name) is None:
                         self._catalog.add(Entry(name, nbytes, used, used))
 

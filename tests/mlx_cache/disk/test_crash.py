@@ -41,12 +41,12 @@ def test_the_kills_would_find_files_that_are_written_under_their_own_names(tmp_p
 
 def check_shared(told: dict[str, int]) -> None:
     assert told["failed"] == told["bad"] == told["left"] == 0 and told["hits"] > 0, told
-    # Each learns of the other's files within a fifth of a second.
-    assert told["bytes"] <= 1.5 * told["max_bytes"], told
+    # What one writes, the other learns within a fifth of a second: above the budget by no more than that.
+    assert told["bytes"] <= 2 * told["max_bytes"], told
 
 
 def test_two_workers_on_one_directory_never_read_what_is_wrong(tmp_path: Path) -> None:
-    check_shared(run("share", tmp_path / "kv", "--seconds", 1.5, timeout=60))
+    check_shared(run("share", tmp_path / "kv", "--seconds", 1, timeout=60))
 
 
 @pytest.mark.slow

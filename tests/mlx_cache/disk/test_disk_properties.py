@@ -171,8 +171,8 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def within_the_budget(self) -> None:
-        for disk in getattr(self, "disks", []):
-            assert disk.flush(10)
+        assert all(disk.flush(30) for disk in self.disks)
+        for disk in self.disks:
             stats = disk.stats()
             assert stats["state"] == "on" and stats["waiting_bytes"] == 0
             catalog = disk._opened.catalog
