@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -44,6 +45,10 @@ class Directory:
         self._path = path
         self._system = system
         self._root = -1
+        # The descriptor is closed when the last that uses it is through: its number may be another file's then.
+        self._guard = threading.Lock()
+        self._users = 0
+        self._closing = False
         # By namespace and folder: the files that are known, and the time of the folder's last change when listed.
         self._known: dict[tuple[str, str], dict[str, Name]] = {}
         self._changed: dict[tuple[str, str], int] = {}
@@ -70,8 +75,13 @@ class Directory:
             raise DiskUnusable(_why(self._path, error)) from None
 
     def close(self) -> None:
-        """Let the directory go."""
-        if self._root >= 0:
+        """Let the directory go: nothing is found in it from now on."""
+        with self._guard:
+            self._closing = True
+            self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._closing and not self._users and self._root >= 0:
             self._system.close(self._root)
             self._root = -1
 
@@ -136,9 +146,16 @@ class Directory:
     @contextmanager
     def root(self) -> Generator[int]:
         """The cache directory's own descriptor. Raises OSError when it is closed."""
-        if self._root < 0:
-            raise FileNotFoundError("the cache directory is closed")
-        yield self._root
+        with self._guard:
+            if self._closing:
+                raise FileNotFoundError("the cache directory is closed")
+            self._users += 1
+        try:
+            yield self._root
+        finally:
+            with self._guard:
+                self._users -= 1
+                self._close_unused()
 
     @contextmanager
     def folder(self, *names: str, make: bool = False) -> Generator[int]:

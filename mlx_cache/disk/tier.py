@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mlx_cache.disk.codec import Codec
 from mlx_cache.disk.counters import Counters
@@ -71,6 +74,9 @@ class DiskTier:
         self._opened: Opened | None = None
         self._offering: Offering | None = None
         self._off = "not opened"
+        # What is protected, so that it is after the next `open` too.
+        self._guard = threading.Lock()
+        self._protected: dict[tuple[str, bytes], int] = {}
 
     def _ensure_codec(self) -> Codec:
         if self._codec is None:
@@ -95,7 +101,10 @@ class DiskTier:
             self._off = str(error)
             raise
         self._offering = Offering(opened)
-        self._opened = opened
+        with self._guard:
+            for (namespace, tokens), count in self._protected.items():
+                opened.protect(namespace, np.frombuffer(tokens, np.int32), count)
+            self._opened = opened
         opened.writer.start()
 
     def close(self, timeout: float) -> None:
@@ -162,13 +171,22 @@ class DiskTier:
 
     def protect(self, namespace: str, tokens: Sequence[int] | Tokens) -> None:
         """Never evict the files of this sequence, those to come too, until `unprotect` is called as often."""
-        if self._opened is not None:
-            self._opened.protect(namespace, as_tokens(tokens), 1)
+        self._protect(namespace, as_tokens(tokens), 1)
 
     def unprotect(self, namespace: str, tokens: Sequence[int] | Tokens) -> None:
         """Take one `protect` back."""
-        if self._opened is not None:
-            self._opened.protect(namespace, as_tokens(tokens), -1)
+        self._protect(namespace, as_tokens(tokens), -1)
+
+    def _protect(self, namespace: str, tokens: Tokens, change: int) -> None:
+        with self._guard:
+            name = (namespace, tokens.tobytes())
+            count = self._protected.get(name, 0) + change
+            if count <= 0:
+                self._protected.pop(name, None)
+            else:
+                self._protected[name] = count
+            if self._opened is not None and count >= 0:
+                self._opened.protect(namespace, tokens, change)
 
     # Upkeep
 

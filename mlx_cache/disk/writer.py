@@ -38,6 +38,7 @@ class Writer:
         self._backoff = _FIRST_BACKOFF
         self._scanned_at = self._clock()
         self._written_since_scan = 0
+        self._told: set[str] = set()
         self.reason = ""
         self.keep_since = math.inf
         self._thread = threading.Thread(target=self._run, name="kv-disk-writer", daemon=True)
@@ -81,8 +82,7 @@ class Writer:
             except OSError as error:
                 self._refuse(error)
             except Exception as error:  # noqa: BLE001 - a file less, whatever it was; the thread must live on
-                logger.warning("disk tier: not written: %s: %.200s", type(error).__name__, error)
-                self._opened.dropped(1)
+                self._unexpected(error)
             finally:
                 if item is not None:
                     self._queue.done()
@@ -91,6 +91,12 @@ class Writer:
             self._daily.save()
         except OSError:
             pass
+
+    def _unexpected(self, error: Exception) -> None:
+        self._opened.dropped(1)
+        if type(error).__name__ not in self._told:
+            self._told.add(type(error).__name__)
+            logger.warning("disk tier: not written: %s: %.200s", type(error).__name__, error)
 
     # Writing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,9 @@ def test_a_models_logits_go_on_as_after_a_cold_run(family: str, tmp_path: Path) 
     store, caches = PromptCache(disk=disk), make_prompt_cache(made)
     run_in_chunks(made, tokens[:100], caches, 20, lambda n: store.insert("m", tokens[:n], caches))
     assert store.flush(10)
-    fetched = disk.read("m", tokens[:101], make_prompt_cache(made))
+    # On a thread of its own, as a worker reads, while this one goes on.
+    with ThreadPoolExecutor(1) as pool:
+        fetched = pool.submit(disk.read, "m", tokens[:101], make_prompt_cache(made)).result(60)
     assert fetched.length == 100 and fetched.caches is not None
     assert mx.array_equal(run(made, tokens[100:], fetched.caches), run(made, tokens[100:], caches))
     disk.close(10)

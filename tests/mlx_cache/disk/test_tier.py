@@ -221,6 +221,22 @@ def test_what_a_pin_names_is_written_also_what_comes_later_and_is_never_evicted(
     disk.close(10)
 
 
+def test_a_pin_made_before_the_disk_is_opened_protects_all_the_same(tmp_path: Path) -> None:
+    disk = tier(tmp_path / "kv", max_bytes=3 * 5000)
+    disk.close(10)
+    cache = over(disk)
+    put(cache, TEXT[:8])
+    cache.pin("p", "m", TEXT[:8])
+    disk.open()
+    assert cache.flush(10)
+    for first in range(100, 106):
+        put(cache, [first, *TEXT[:7]])
+        cache.trim_to(n_bytes=0)
+        assert disk.flush(10)
+    assert disk.match("m", [*TEXT[:8], 99]) == 8 and disk.stats()["evicted"] > 0
+    disk.close(10)
+
+
 def test_a_flush_writes_the_most_valuable_first_and_the_rest_does_not_push_it_out(tmp_path: Path) -> None:
     disk = tier(tmp_path / "kv", max_bytes=3 * 5000)
     cache = over(disk)
