@@ -41,6 +41,11 @@ class Below:
         namespace = self._namespace(key)
         return self.disk.match(namespace, tokens) if namespace is not None else 0
 
+    def match_at_most(self, key: Hashable, tokens: Sequence[int] | Tokens) -> int:
+        """How many tokens the disk may give."""
+        namespace = self._namespace(key)
+        return self.disk.match_at_most(namespace, tokens) if namespace is not None else 0
+
     def read(
         self,
         key: Hashable,
@@ -48,12 +53,13 @@ class Below:
         template: Sequence[Any],
         room: int,
         cancelled: Callable[[], bool] | None,
+        least: int = 1,
     ) -> Fetched:
         """See DiskTier.read."""
         namespace = self._namespace(key)
         if namespace is None:
             return Fetched(None, 0, Reason.EMPTY, 0)
-        return self.disk.read(namespace, tokens, template, room=room, cancelled=cancelled)
+        return self.disk.read(namespace, tokens, template, room=room, least=least, cancelled=cancelled)
 
     # Upkeep
 

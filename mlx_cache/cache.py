@@ -96,7 +96,7 @@ class PromptCache:
         on this thread; what came from there is in memory from then on.
         """
         asked = as_tokens(tokens)
-        if template is not None and self.match_disk(model_key, asked) > self.match_length(model_key, asked):
+        if template is not None and self.match_disk_at_most(model_key, asked) > self.match_length(model_key, asked):
             fetched = self._fetch_through(model_key, asked, template, room)
             if fetched is not None:
                 return fetched
@@ -135,6 +135,10 @@ class PromptCache:
         """How many tokens the disk would give now. Index work: no file is touched."""
         return self._below.match(model_key, tokens) if self._below is not None else 0
 
+    def match_disk_at_most(self, model_key: Hashable, tokens: Sequence[int] | Tokens) -> int:
+        """How many tokens the disk may give: where in a block a prompt parts, only its file says. Index work."""
+        return self._below.match_at_most(model_key, tokens) if self._below is not None else 0
+
     def fetch_from_disk(
         self,
         model_key: Hashable,
@@ -142,6 +146,8 @@ class PromptCache:
         template: Sequence[Any],
         room: int = 256,
         cancelled: Callable[[], bool] | None = None,
+        *,
+        least: int = 1,
     ) -> Fetched:
         """Read from the disk into caches of the template's classes; see `DiskTier.read`. It may take its time.
 
@@ -149,7 +155,7 @@ class PromptCache:
         """
         if self._below is None:
             return Fetched(None, 0, Reason.EMPTY, 0)
-        return self._below.read(model_key, tokens, template, room, cancelled)
+        return self._below.read(model_key, tokens, template, room, cancelled, least)
 
     def forget_on_disk(self, model_key: Hashable, tokens: Sequence[int] | Tokens) -> None:
         """Remove a sequence's files, from its end to where another goes on. It may take its time."""
@@ -170,8 +176,9 @@ class PromptCache:
         return self._below.disk.flush(timeout, offers)
 
     def _fetch_through(self, key: Hashable, tokens: Tokens, template: Sequence[Any], room: int) -> Fetched | None:
-        fetched = self.fetch_from_disk(key, tokens, template, room)
-        if fetched.caches is None or fetched.length <= self.match_length(key, tokens):
+        least = self.match_length(key, tokens) + 1
+        fetched = self.fetch_from_disk(key, tokens, template, room, least=least)
+        if fetched.caches is None:
             return None
         with self._lock:
             self._counters.fetched(len(tokens), fetched.length, fetched.reason)

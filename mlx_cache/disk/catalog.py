@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mlx_cache.disk.names import Chain, Kind, Name
@@ -51,7 +51,6 @@ class Catalog:
         self._block = block_tokens
         self._entries: dict[bytes, Entry] = {}
         self._below: dict[bytes, _Below] = {}
-        self._folders: dict[tuple[str, str], set[bytes]] = {}
         # How many files of a namespace stand alone: without any, a walk ends where the blocks do.
         self._alone: dict[str, int] = {}
         self._heap: list[tuple[float, int, Entry]] = []
@@ -70,10 +69,6 @@ class Catalog:
         entry = self._entries.get(name.key)
         return entry if entry is not None and entry.name == name else None
 
-    def in_folder(self, namespace: str, folder: str) -> list[Entry]:
-        """Those of one folder."""
-        return [self._entries[key] for key in self._folders.get((namespace, folder), ())]
-
     def in_namespace(self, namespace: str | None) -> list[Entry]:
         """Those of one namespace, or all."""
         return [entry for entry in self._entries.values() if namespace in (None, entry.name.namespace)]
@@ -84,7 +79,6 @@ class Catalog:
         if name.key in self._entries:
             return
         self._entries[name.key] = entry
-        self._folders.setdefault((name.namespace, name.folder), set()).add(name.key)
         self.nbytes += entry.nbytes
         below = self._below.setdefault(name.parent, _Below())
         below.keys.add(name.key)
@@ -100,7 +94,6 @@ class Catalog:
         if self._entries.get(name.key) is not entry:
             return
         del self._entries[name.key]
-        self._folders[name.namespace, name.folder].discard(name.key)
         self.nbytes -= entry.nbytes
         below = self._below[name.parent]
         below.keys.discard(name.key)
@@ -169,6 +162,13 @@ class Catalog:
             if entry is not None and entry.name.kind is kind:
                 return entry
         return None
+
+    def behind(self, namespace: str, blocks: Sequence[Entry]) -> list[Entry]:
+        """The blocks that go on where these end, those that were used last first."""
+        point = blocks[-1].name.digest if blocks else self._chain.seed(namespace)
+        below = self._below.get(point[:8])
+        found = [self._entries[key] for key in below.keys] if below is not None else []
+        return sorted((e for e in found if e.name.kind is Kind.BLOCK), key=lambda e: -e.used)
 
     def chain(self, namespace: str, tokens: Tokens) -> list[tuple[int, Entry]]:
         """Every file that holds a part of this sequence, with where it ends, as far as the whole blocks go."""

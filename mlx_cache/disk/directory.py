@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -44,7 +45,13 @@ class Directory:
         self._path = path
         self._system = system
         self._root = -1
-        self._scanned: dict[tuple[str, str], int] = {}
+        # The descriptor is closed when the last that uses it is through: its number may be another file's then.
+        self._guard = threading.Lock()
+        self._users = 0
+        self._closing = False
+        # By namespace and folder: the files that are known, and the time of the folder's last change when listed.
+        self._known: dict[tuple[str, str], dict[str, Name]] = {}
+        self._changed: dict[tuple[str, str], int] = {}
         self.secret = b""
         self.foreign = 0
 
@@ -68,8 +75,13 @@ class Directory:
             raise DiskUnusable(_why(self._path, error)) from None
 
     def close(self) -> None:
-        """Let the directory go."""
-        if self._root >= 0:
+        """Let the directory go: nothing is found in it from now on."""
+        with self._guard:
+            self._closing = True
+            self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._closing and not self._users and self._root >= 0:
             self._system.close(self._root)
             self._root = -1
 
@@ -134,9 +146,16 @@ class Directory:
     @contextmanager
     def root(self) -> Generator[int]:
         """The cache directory's own descriptor. Raises OSError when it is closed."""
-        if self._root < 0:
-            raise FileNotFoundError("the cache directory is closed")
-        yield self._root
+        with self._guard:
+            if self._closing:
+                raise FileNotFoundError("the cache directory is closed")
+            self._users += 1
+        try:
+            yield self._root
+        finally:
+            with self._guard:
+                self._users -= 1
+                self._close_unused()
 
     @contextmanager
     def folder(self, *names: str, make: bool = False) -> Generator[int]:
@@ -161,6 +180,7 @@ class Directory:
 
     def remove(self, name: Name) -> None:
         """Remove a file, if it is there."""
+        self.unlearn(name)
         with suppress(FileNotFoundError), self.of(name) as folder:
             self._system.remove(folder, name.file)
 
@@ -171,10 +191,11 @@ class Directory:
 
     # Scanning
 
-    def scan(self) -> Iterator[tuple[str, str, list[Found]]]:
-        """The files of every folder that has changed since the last scan: (namespace, folder, files).
+    def scan(self) -> Iterator[tuple[list[Found], list[Name]]]:
+        """The files that have come and gone since they were last seen, folder by folder.
 
-        Sweeps temporary files on the way. A folder that is gone since has an empty list.
+        Only folders that have changed are listed, and only names that are new are read: an hour's scans cost little
+        beside what is written meanwhile. Sweeps temporary files on the way.
         """
         seen: set[tuple[str, str]] = set()
         for namespace in self._names(VERSION_FOLDER):
@@ -183,12 +204,18 @@ class Directory:
                 continue
             for folder in self._names(VERSION_FOLDER, namespace):
                 seen.add((namespace, folder))
-                files = self._scan_folder(namespace, folder)
-                if files is not None:
-                    yield namespace, folder, files
-        for namespace, folder in self._scanned.keys() - seen:
-            del self._scanned[namespace, folder]
-            yield namespace, folder, []
+                yield self._scan_folder(namespace, folder)
+        for place in self._known.keys() - seen:
+            self._changed.pop(place, None)
+            yield [], list(self._known.pop(place).values())
+
+    def learn(self, name: Name) -> None:
+        """A file was written here; a scan has nothing to say of it."""
+        self._known.setdefault((name.namespace, name.folder), {})[name.file] = name
+
+    def unlearn(self, name: Name) -> None:
+        """A file is gone, or of no use: if one of its name is found again, it is new."""
+        self._known.get((name.namespace, name.folder), {}).pop(name.file, None)
 
     def names(self, namespace: str | None = None) -> Iterator[Name]:
         """What files there are right now, of one namespace or of all."""
@@ -212,29 +239,37 @@ class Directory:
         except FileNotFoundError:
             return []
 
-    def _scan_folder(self, namespace: str, folder: str) -> list[Found] | None:
-        found: list[Found] = []
+    def _scan_folder(self, namespace: str, folder: str) -> tuple[list[Found], list[Name]]:
+        new, place = list[Found](), (namespace, folder)
+        known, there = self._known.setdefault(place, {}), set[str]()
         try:
             with self.folder(VERSION_FOLDER, namespace, folder) as fd:
                 changed = self._system.stat(fd).st_mtime_ns
-                if self._scanned.get((namespace, folder)) == changed:
-                    return None
+                if self._changed.get(place) == changed:
+                    return [], []
                 for entry in list(self._system.list(fd)):
+                    there.add(entry.name)
                     if entry.name.startswith(TEMPORARY):
                         self._sweep(fd, entry.name)
-                        continue
-                    name = parse(namespace, folder, entry.name)
-                    if name is None:
-                        self.foreign += 1
-                        continue
-                    with suppress(FileNotFoundError):
-                        about = entry.stat(follow_symlinks=False)
-                        found.append(Found(name, about.st_size, about.st_mtime))
+                    elif entry.name not in known:
+                        new.extend(self._look(namespace, folder, entry))
         except FileNotFoundError:
-            return []
-        settled = time.time_ns() - changed > _TICK_NS
-        self._scanned[namespace, folder] = changed if settled else -1
-        return found
+            changed = -1
+        self._changed[place] = changed if time.time_ns() - changed > _TICK_NS else -1
+        gone = [name for file, name in list(known.items()) if file not in there]
+        for name in gone:
+            known.pop(name.file, None)
+        known.update((found.name.file, found.name) for found in new)
+        return new, gone
+
+    def _look(self, namespace: str, folder: str, entry: os.DirEntry[str]) -> Iterator[Found]:
+        name = parse(namespace, folder, entry.name)
+        if name is None:
+            self.foreign += 1
+            return
+        with suppress(FileNotFoundError):
+            about = entry.stat(follow_symlinks=False)
+            yield Found(name, about.st_size, about.st_mtime)
 
     def _sweep(self, folder: int, name: str) -> None:
         # Its maker holds the lock for as long as it lives.

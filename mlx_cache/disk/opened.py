@@ -17,7 +17,7 @@ from mlx_cache.disk.counters import Counters
 from mlx_cache.disk.daily import DailyBytes
 from mlx_cache.disk.directory import Directory, DiskUnusable
 from mlx_cache.disk.files import Files
-from mlx_cache.disk.names import Chain
+from mlx_cache.disk.names import Chain, Kind
 from mlx_cache.disk.system import System
 from mlx_cache.disk.write_queue import WriteQueue
 from mlx_cache.disk.writer import Writer
@@ -90,6 +90,15 @@ class Opened:
                 self.use(plan.entries)
         return plan
 
+    def candidates(self, namespace: str, plan: Plan, most: int) -> tuple[list[Entry], list[Entry]]:
+        """The plan's whole blocks, and blocks that may share a beginning with what comes behind them."""
+        blocks = [e for e in plan.entries if e.name.kind is Kind.BLOCK and e.name.n == self.settings.block_tokens]
+        if plan.length < len(blocks) * self.settings.block_tokens:
+            return blocks, []  # the last of them has all that is wanted
+        with self.lock:
+            behind = self.catalog.behind(self.chain.namespace(namespace), blocks)
+        return blocks, behind[:most]
+
     def use(self, entries: list[Entry], age: float = 0.0) -> None:
         """They were used, so many seconds ago. Called with the lock held."""
         now = self.clock() - age
@@ -111,12 +120,14 @@ class Opened:
 
     def forget_entry(self, entry: Entry) -> None:
         """A file that is not there any more."""
+        self.directory.unlearn(entry.name)
         with self.lock:
             self.catalog.remove(entry)
 
     def quarantine(self, entry: Entry, reason: str) -> None:
         """Put a bad file aside, and say so once."""
         logger.warning("disk tier: %s is put aside: %.200s", entry.name, reason)
+        self.directory.unlearn(entry.name)
         with self.lock:
             self.catalog.remove(entry)
             self.counters.quarantined += 1

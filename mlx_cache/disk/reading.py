@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,13 @@ from mlx_cache.disk.format import BadFile
 from mlx_cache.disk.opened import Opened
 from mlx_cache.results import Fetched
 from mlx_cache.stats import Reason
-from mlx_cache.tree import Tokens
+from mlx_cache.tree import Tokens, common_prefix
 
 logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 8
+_LOOKED_INTO = 16
+"""Blocks whose tokens are looked at, for where in one of them the prompt parts: a page of each is read."""
 _NOT_THE_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
 """Errors that say nothing about the file that was being read."""
 
@@ -37,8 +40,9 @@ class _Bad(Exception):
 class Reading:
     """One read. Its own thread may wait for the disk as long as it likes: nobody else waits with it."""
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: Opened, least: int = 1) -> None:
         self._opened = opened
+        self._least = least
 
     def read(
         self, namespace: str, tokens: Tokens, template: Sequence[Any], room: int, cancelled: Callable[[], bool]
@@ -47,9 +51,11 @@ class Reading:
         self._count(reads=1)
         reason = Reason.EMPTY
         for _ in range(_ATTEMPTS):
-            plan = self._opened.plan(namespace, tokens, use=True)
-            if plan.length == 0:
+            plan = self._into_a_block(namespace, self._opened.plan(namespace, tokens), tokens)
+            if plan.length < self._least or not plan.length:
                 break
+            with self._opened.lock:
+                self._opened.use(plan.entries)
             try:
                 caches = self._carry_out(plan, tokens, template, room, cancelled)
             except _Bad as bad:
@@ -70,6 +76,23 @@ class Reading:
             full = plan.length == len(tokens) - 1
             return Fetched(caches, plan.length, Reason.FULL if full else Reason.EXTENDED, plan.length)
         return Fetched(None, 0, reason, 0)
+
+    def _into_a_block(self, namespace: str, plan: Plan, tokens: Tokens) -> Plan:
+        """The plan, or a longer one that ends inside a block which begins as the prompt goes on."""
+        limit = max(0, len(tokens) - 1)
+        if plan.length >= limit:
+            return plan
+        blocks, behind = self._opened.candidates(namespace, plan, _LOOKED_INTO)
+        start, best = len(blocks) * self._opened.settings.block_tokens, plan
+        for entry in behind:
+            if start + entry.name.n <= best.length:
+                continue
+            with suppress(BadFile, OSError):  # whoever reads all of it will say what is wrong
+                with self._opened.files.reading(entry.name) as reader:
+                    agreed = common_prefix(reader.header().tokens, tokens[start:limit])
+                if start + agreed > best.length:
+                    best = Plan(start + agreed, [*blocks, entry])
+        return best
 
     def _carry_out(
         self, plan: Plan, tokens: Tokens, template: Sequence[Any], room: int, cancelled: Callable[[], bool]
@@ -106,7 +129,8 @@ class Reading:
         with self._opened.files.reading(entry.name) as reader:
             header = reader.header()
             start = position if entry.name.kind.is_block else plan.length - entry.name.n
-            if header.start != start or not np.array_equal(header.tokens, tokens[start : start + entry.name.n]):
+            end = min(start + entry.name.n, plan.length)
+            if header.start != start or not np.array_equal(header.tokens[: end - start], tokens[start:end]):
                 raise BadFile("holds other tokens than its name says")
             if filling is None:
                 codec = self._opened.settings.codec()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mlx_cache.disk.codec import Codec
 from mlx_cache.disk.counters import Counters
@@ -71,6 +74,9 @@ class DiskTier:
         self._opened: Opened | None = None
         self._offering: Offering | None = None
         self._off = "not opened"
+        # What is protected, so that it is after the next `open` too.
+        self._guard = threading.Lock()
+        self._protected: dict[tuple[str, bytes], int] = {}
 
     def _ensure_codec(self) -> Codec:
         if self._codec is None:
@@ -95,7 +101,10 @@ class DiskTier:
             self._off = str(error)
             raise
         self._offering = Offering(opened)
-        self._opened = opened
+        with self._guard:
+            for (namespace, tokens), count in self._protected.items():
+                opened.protect(namespace, np.frombuffer(tokens, np.int32), count)
+            self._opened = opened
         opened.writer.start()
 
     def close(self, timeout: float) -> None:
@@ -128,6 +137,20 @@ class DiskTier:
             return 0
         return opened.plan(namespace, as_tokens(tokens)).length
 
+    def match_at_most(self, namespace: str, tokens: Sequence[int] | Tokens) -> int:
+        """How many tokens a `read` may give, if a block that begins like the prompt goes on as the prompt does.
+
+        Names do not tell where in a block tokens part: for that a read looks into the files. Index work, as `match`.
+        """
+        opened = self._opened
+        if opened is None:
+            return 0
+        asked = as_tokens(tokens)
+        plan = opened.plan(namespace, asked)
+        blocks, behind = opened.candidates(namespace, plan, 1)
+        most = max((entry.name.n for entry in behind), default=0)
+        return min(max(plan.length, len(blocks) * self.block_tokens + most), max(0, len(asked) - 1))
+
     def read(
         self,
         namespace: str,
@@ -135,18 +158,20 @@ class DiskTier:
         template: Sequence[Any],
         *,
         room: int = 256,
+        least: int = 1,
         cancelled: Callable[[], bool] | None = None,
     ) -> Fetched:
         """Read the longest usable prefix into caches of the template's classes, with `room` tokens to grow.
 
         Waits for the disk. `template` is a list of empty layer caches as the model makes them; it stays as it is.
         What is returned is the caller's, evaluated. A file that is wrong in any way is put aside, said in one line of
-        the log, and read around; nothing that a file holds raises. `cancelled` is asked between files.
+        the log, and read around; nothing that a file holds raises. `cancelled` is asked between files. A prefix of
+        fewer than `least` tokens is left alone.
         """
         opened = self._opened
         if opened is None:
             return Fetched(None, 0, Reason.EMPTY, 0)
-        return Reading(opened).read(namespace, as_tokens(tokens), template, room, cancelled or (lambda: False))
+        return Reading(opened, least).read(namespace, as_tokens(tokens), template, room, cancelled or (lambda: False))
 
     # Storing
 
@@ -162,13 +187,22 @@ class DiskTier:
 
     def protect(self, namespace: str, tokens: Sequence[int] | Tokens) -> None:
         """Never evict the files of this sequence, those to come too, until `unprotect` is called as often."""
-        if self._opened is not None:
-            self._opened.protect(namespace, as_tokens(tokens), 1)
+        self._protect(namespace, as_tokens(tokens), 1)
 
     def unprotect(self, namespace: str, tokens: Sequence[int] | Tokens) -> None:
         """Take one `protect` back."""
-        if self._opened is not None:
-            self._opened.protect(namespace, as_tokens(tokens), -1)
+        self._protect(namespace, as_tokens(tokens), -1)
+
+    def _protect(self, namespace: str, tokens: Tokens, change: int) -> None:
+        with self._guard:
+            name = (namespace, tokens.tobytes())
+            count = self._protected.get(name, 0) + change
+            if count <= 0:
+                self._protected.pop(name, None)
+            else:
+                self._protected[name] = count
+            if self._opened is not None and count >= 0:
+                self._opened.protect(namespace, tokens, change)
 
     # Upkeep
 

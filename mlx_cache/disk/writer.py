@@ -38,6 +38,7 @@ class Writer:
         self._backoff = _FIRST_BACKOFF
         self._scanned_at = self._clock()
         self._written_since_scan = 0
+        self._told: set[str] = set()
         self.reason = ""
         self.keep_since = math.inf
         self._thread = threading.Thread(target=self._run, name="kv-disk-writer", daemon=True)
@@ -81,8 +82,7 @@ class Writer:
             except OSError as error:
                 self._refuse(error)
             except Exception as error:  # noqa: BLE001 - a file less, whatever it was; the thread must live on
-                logger.warning("disk tier: not written: %s: %.200s", type(error).__name__, error)
-                self._opened.dropped(1)
+                self._unexpected(error)
             finally:
                 if item is not None:
                     self._queue.done()
@@ -91,6 +91,12 @@ class Writer:
             self._daily.save()
         except OSError:
             pass
+
+    def _unexpected(self, error: Exception) -> None:
+        self._opened.dropped(1)
+        if type(error).__name__ not in self._told:
+            self._told.add(type(error).__name__)
+            logger.warning("disk tier: not written: %s: %.200s", type(error).__name__, error)
 
     # Writing
 
@@ -121,6 +127,7 @@ class Writer:
 
     def _added(self, item: Item, nbytes: int) -> None:
         now = self._clock()
+        self._directory.learn(item.name)
         with self._lock:
             self._catalog.add(Entry(item.name, nbytes, now - item.age, now))
             self._opened.counters.writes += 1
@@ -173,13 +180,13 @@ class Writer:
     def scan(self) -> None:
         """Learn of the files that other workers made and removed. Raises OSError."""
         self._scanned_at, self._written_since_scan = self._clock(), 0
-        for namespace, folder, files in self._directory.scan():
-            there = {found.name for found in files}
+        for new, gone in self._directory.scan():
+            if not (new or gone):
+                continue
             with self._lock:
-                for entry in self._catalog.in_folder(namespace, folder):
-                    if entry.name not in there:
-                        self._catalog.remove(entry)
-                for name, nbytes, used in files:
+                for entry in filter(None, map(self._catalog.get, gone)):
+                    self._catalog.remove(entry)
+                for name, nbytes, used in new:
                     if self._catalog.get(name) is None:
                         self._catalog.add(Entry(name, nbytes, used, used))
 

@@ -147,17 +147,18 @@ class PrefixCache:
         """
         if not self.has_disk:
             return None
+        least = beyond + READ_AT_LEAST
         found = [
-            (self._store.match_disk(self._key_of(whose), readable), whose, readable)
+            (self._store.match_disk_at_most(self._key_of(whose), readable), whose, readable)
             for whose, readable in self._readable(tokens, tenant)
         ]
         length, whose, readable = max(found, key=lambda one: one[0])
-        if length < beyond + READ_AT_LEAST:
+        if length < least:
             return None
 
         def work(job: Job[Reused]) -> Reused:
             fetched = self._store.fetch_from_disk(
-                self._key_of(whose), readable, template, cancelled=lambda: job.cancelled
+                self._key_of(whose), readable, template, cancelled=lambda: job.cancelled, least=least
             )
             reason = "disk" if self.tells else ""
             return Reused(fetched.caches, fetched.length, reason)

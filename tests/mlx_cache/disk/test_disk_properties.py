@@ -14,10 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from mlx_cache import PromptCache
 from mlx_cache.disk import DiskTier
-from mlx_cache.disk.catalog import Catalog
 from mlx_cache.disk.names import Chain
 from mlx_cache.disk.offers import Offer
-from mlx_cache.disk.reading import Reading
 from mlx_cache.disk.system import System
 from tests.mlx_cache.disk.parts import Clock, FakeCodec, files, template, temporaries
 from tests.mlx_cache.fake import LAYOUTS, FakeCache, FakePayload
@@ -26,8 +24,8 @@ from tests.mlx_cache.oracle import check_content
 SPACE = st.sampled_from(["a", "b"])
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=14)
 WORKER = st.integers(0, 1)
-FEW = settings(max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
-MANY = settings(FEW, max_examples=150, stateful_step_count=40)
+FEW = settings(max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(FEW, max_examples=60, stateful_step_count=40)
 BUG = settings(
     FEW, max_examples=400, phases=(Phase.generate,), derandomize=True, database=None, report_multiple_bugs=False
 )
@@ -57,7 +55,7 @@ class Machine(RuleBasedStateMachine):
         for _ in range(2):
             self._add()
         self.written: set[tuple[str, tuple[int, ...]]] = set()
-        self.lost = False
+        self.lost = self.damaged = False
 
     def _add(self, place: int | None = None) -> None:
         disk = DiskTier(
@@ -161,7 +159,7 @@ class Machine(RuleBasedStateMachine):
     def damage(self, which: int, at: int, cut: bool) -> None:
         there = files(self.root / "kv")
         if there:
-            self.lost = True
+            self.lost = self.damaged = True
             path = there[which % len(there)]
             told = bytearray(path.read_bytes())
             told[at % len(told)] ^= 4
@@ -171,10 +169,11 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def within_the_budget(self) -> None:
-        for disk in getattr(self, "disks", []):
-            assert disk.flush(10)
+        assert all(disk.flush(30) for disk in self.disks)
+        for disk in self.disks:
             stats = disk.stats()
             assert stats["state"] == "on" and stats["waiting_bytes"] == 0
+            assert self.damaged or stats["quarantined"] == 0
             catalog = disk._opened.catalog
             assert catalog.nbytes == sum(entry.nbytes for entry in catalog)
             assert temporaries(self.root / "kv") == []
@@ -194,13 +193,9 @@ BUGS: dict[str, tuple[Any, str, Any]] = {
     "a block is named by its own tokens alone": (
         Chain, "block", lambda self, parent, tokens: Chain._block(self, b"", tokens),
     ),
-    "the last token may match too": (
-        Catalog, "find", lambda self, space, tokens, limit: Catalog._find(self, space, tokens, limit + 1),
-    ),
     "what is offered starts a token late": (
         Offer, "block", lambda self, start, end: Offer._block(self, start + 1, end),
     ),
-    "checks are left out": (Reading, "_carry_out", None),
 }  # fmt: skip
 
 
@@ -208,12 +203,7 @@ BUGS: dict[str, tuple[Any, str, Any]] = {
 @pytest.mark.parametrize("name", sorted(BUGS))
 def test_a_planted_bug_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     owner, attribute, bug = BUGS[name]
-    if bug is None:
-        from mlx_cache.disk import files as files_module
-
-        monkeypatch.setattr(files_module.zlib, "crc32", lambda *_: 0)
-    else:
-        monkeypatch.setattr(owner, "_" + attribute, getattr(owner, attribute), raising=False)
-        monkeypatch.setattr(owner, attribute, bug)
+    monkeypatch.setattr(owner, "_" + attribute, getattr(owner, attribute), raising=False)
+    monkeypatch.setattr(owner, attribute, bug)
     with pytest.raises((AssertionError, IndexError, KeyError, ValueError)):
         run_state_machine_as_test(Machine, settings=BUG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def test_arrays_can_be_written_in_place_here() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 255, 256, 257, 511, 600])
-def test_a_sequence_that_can_be_cut_serves_prompts_that_leave_it_at_a_block(n: int, tmp_path: Path) -> None:
+def test_a_sequence_that_can_be_cut_serves_prompts_wherever_they_leave_it(n: int, tmp_path: Path) -> None:
     disk = tier(tmp_path / "kv")
     store, tokens = PromptCache(disk=disk), prompt_of(LENGTH)
     caches = [feed(KVCache(), LENGTH, mx.float16)]
@@ -143,7 +144,8 @@ def test_a_sequence_that_can_be_cut_serves_prompts_that_leave_it_at_a_block(n: i
     assert store.flush(10)
     asked = np.concatenate([tokens[:n], np.full(100, -7, np.int32)])
     fetched = disk.read("m", asked, [KVCache()], room=10)
-    assert fetched.length == n // 256 * 256 == disk.match("m", asked)
+    assert disk.match("m", asked) == n // 256 * 256
+    assert fetched.length == n <= disk.match_at_most("m", asked)
     if fetched.caches is not None:
         assert_equal(fetched.caches, caches_at(caches, fetched.length), fetched.length)
         assert fetched.caches[0].keys.shape[2] >= fetched.length + 10
@@ -190,7 +192,9 @@ def test_a_models_logits_go_on_as_after_a_cold_run(family: str, tmp_path: Path) 
     store, caches = PromptCache(disk=disk), make_prompt_cache(made)
     run_in_chunks(made, tokens[:100], caches, 20, lambda n: store.insert("m", tokens[:n], caches))
     assert store.flush(10)
-    fetched = disk.read("m", tokens[:101], make_prompt_cache(made))
+    # On a thread of its own, as a worker reads, while this one goes on.
+    with ThreadPoolExecutor(1) as pool:
+        fetched = pool.submit(disk.read, "m", tokens[:101], make_prompt_cache(made)).result(60)
     assert fetched.length == 100 and fetched.caches is not None
     assert mx.array_equal(run(made, tokens[100:], fetched.caches), run(made, tokens[100:], caches))
     disk.close(10)

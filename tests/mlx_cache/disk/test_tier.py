@@ -56,15 +56,19 @@ def test_a_fetch_with_a_template_reads_through_and_keeps_it_in_memory(tmp_path: 
 
 
 @pytest.mark.parametrize(("agree", "found"), [(22, 22), (21, 20), (20, 20), (13, 12), (4, 4), (3, 0)])
-def test_what_can_be_cut_serves_up_to_the_last_block_that_agrees(agree: int, found: int, tmp_path: Path) -> None:
+def test_what_can_be_cut_serves_up_to_where_tokens_part_in_a_block(agree: int, found: int, tmp_path: Path) -> None:
     stored(tmp_path / "kv", TEXT)
     disk = tier(tmp_path / "kv")
     asked = [*TEXT[:agree], 50, 51, 52]
     assert disk.match("m", asked) == found
+    assert agree <= disk.match_at_most("m", asked) <= len(asked) - 1
     fetched = disk.read("m", asked, template())
-    assert fetched.length == found
-    if found:
-        check_content(fetched.caches or [], "m", TEXT[:found])
+    assert fetched.length == agree
+    check_content(fetched.caches or [], "m", TEXT[:agree])
+    # More than is there is not read for.
+    files = disk.stats()["bytes_read"]
+    assert disk.read("m", asked, template(), least=agree + 1).caches is None
+    assert disk.stats()["bytes_read"] == files
     disk.close(10)
 
 
@@ -88,7 +92,8 @@ def test_the_last_token_is_always_left_to_run(layout: str, tmp_path: Path) -> No
     disk = tier(tmp_path / "kv")
     for n in range(14):
         fetched = disk.read("m", TEXT[:n], template(layout))
-        assert fetched.length == disk.match("m", TEXT[:n]) <= max(0, n - 1)
+        surely, at_most = disk.match("m", TEXT[:n]), disk.match_at_most("m", TEXT[:n])
+        assert surely <= fetched.length <= at_most <= max(0, n - 1)
         if fetched.caches is not None:
             check_content(fetched.caches, "m", TEXT[: fetched.length])
     disk.close(10)
@@ -218,6 +223,22 @@ def test_what_a_pin_names_is_written_also_what_comes_later_and_is_never_evicted(
         cache.trim_to(n_bytes=0)
         assert disk.flush(10)
     assert disk.match("m", [*TEXT[:10], 99]) == 0
+    disk.close(10)
+
+
+def test_a_pin_made_before_the_disk_is_opened_protects_all_the_same(tmp_path: Path) -> None:
+    disk = tier(tmp_path / "kv", max_bytes=3 * 5000)
+    disk.close(10)
+    cache = over(disk)
+    put(cache, TEXT[:8])
+    cache.pin("p", "m", TEXT[:8])
+    disk.open()
+    assert cache.flush(10)
+    for first in range(100, 106):
+        put(cache, [first, *TEXT[:7]])
+        cache.trim_to(n_bytes=0)
+        assert disk.flush(10)
+    assert disk.match("m", [*TEXT[:8], 99]) == 8 and disk.stats()["evicted"] > 0
     disk.close(10)
 
 
