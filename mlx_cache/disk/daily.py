@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from mlx_cache.disk.directory import Directory
 from mlx_cache.disk.system import System
@@ -61,7 +62,10 @@ class DailyBytes:
             try:
                 fd = self._system.open_file(root, _FILE, writing=True)
             except FileNotFoundError:
-                fd = self._system.create(root, _FILE)
+                # Another worker may make it just now.
+                with suppress(FileExistsError):
+                    self._system.close(self._system.create(root, _FILE))
+                fd = self._system.open_file(root, _FILE, writing=True)
             try:
                 self._system.lock(fd)
                 told = bytearray(64)

@@ -112,13 +112,16 @@ class Directory:
                 temporary = self.temporary_name()
                 fd = self._system.create(self._root, temporary)
                 try:
+                    self._system.try_lock(fd)
                     self._system.write(fd, [os.urandom(SECRET_BYTES)])
                     self._system.sync(fd)
-                    with suppress(FileExistsError):
+                    # Another worker's may be there by now, or its sweep may have taken ours before it was locked.
+                    with suppress(FileExistsError, FileNotFoundError):
                         self._system.link(self._root, temporary, _SECRET)
                 finally:
                     self._system.close(fd)
-                    self._system.remove(self._root, temporary)
+                    with suppress(FileNotFoundError):
+                        self._system.remove(self._root, temporary)
                 self._system.sync(self._root)
         raise DiskUnusable(f"{self._path}/{_SECRET} cannot be made")
 

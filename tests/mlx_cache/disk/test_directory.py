@@ -109,22 +109,24 @@ def test_a_secret_that_is_no_secret_is_refused(change: str, tmp_path: Path) -> N
 
 
 def test_workers_that_start_together_agree_on_a_secret(tmp_path: Path) -> None:
-    start, secrets = threading.Barrier(8), list[bytes]()
+    start, secrets = threading.Barrier(4), list[tuple[int, bytes]]()
 
     def work() -> None:
-        directory = Directory(tmp_path / "kv", System())
-        start.wait(10)
-        directory.open()
-        secrets.append(directory.secret)
-        directory.close()
+        for number in range(20):
+            directory = Directory(tmp_path / f"kv-{number}", System())
+            start.wait(10)
+            directory.open()
+            directory.sweep_root()
+            secrets.append((number, directory.secret))
+            directory.close()
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
+    threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
-    assert len(secrets) == 8 and len(set(secrets)) == 1
-    assert temporaries(tmp_path / "kv") == []
+        thread.join(60)
+    assert len(secrets) == 80 and len(set(secrets)) == 20
+    assert temporaries(tmp_path) == []
 
 
 def test_a_link_in_place_of_a_file_or_a_folder_is_not_followed(tmp_path: Path) -> None:
