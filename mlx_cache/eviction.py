@@ -52,14 +52,23 @@ class Eviction:
             return
         if not node.children:
             node.stamp += 1
-            heapq.heappush(self._heap, (_leaf_priority(node), next(self._order), True, node, node.stamp))
+            heapq.heappush(self._heap, (self._leaf_priority(node), next(self._order), True, node, node.stamp))
         elif node.state_usage is not None and node.has_snapshot:
             node.state_stamp += 1
-            entry = (node.state_usage.priority, next(self._order), False, node, node.state_stamp)
+            entry = (self._state_priority(node), next(self._order), False, node, node.state_stamp)
             heapq.heappush(self._heap, entry)
         if len(self._heap) > 1024 and len(self._heap) > 8 * self.n_buffers:
             self._heap = [entry for entry in self._heap if _is_current(entry)]
             heapq.heapify(self._heap)
+
+    def reorder(self) -> None:
+        """Every priority has changed: sort all that waits again."""
+        current = [entry for entry in self._heap if _is_current(entry)]
+        self._heap = [
+            (self._leaf_priority(node) if leaf else self._state_priority(node), order, leaf, node, stamp)
+            for _, order, leaf, node, stamp in current
+        ]
+        heapq.heapify(self._heap)
 
     def shrink(self, *, max_bytes: int, max_buffers: int) -> bool:
         """Evict until both limits hold; False if what is left is held."""
@@ -106,6 +115,14 @@ class Eviction:
         if node.state is not None:
             self.trash.append(node.state)
         node.spans, node.state = [[] for _ in node.spans], None
+
+    def _leaf_priority(self, node: Node) -> float:
+        if node.tree.layout.has_state and node.state is None:
+            return _USELESS
+        return self.policy.priority(_leaf_usage(node))
+
+    def _state_priority(self, node: Node) -> float:
+        return self.policy.priority(node.state_usage or node.usage)
 
     def _evict(self, node: Node, leaf: bool) -> bool:
         if not leaf:
@@ -180,13 +197,6 @@ def _children_need_windows(node: Node) -> bool:
 def _leaf_usage(node: Node) -> Usage:
     last = node.spans[0][-1].start if node.spans and node.spans[0] else node.start
     return node.tail_usage if node.tail_usage is not None and node.head_end <= last else node.usage
-
-
-def _leaf_priority(node: Node) -> float:
-    layout = node.tree.layout
-    if layout.has_state and node.state is None:
-        return _USELESS
-    return _leaf_usage(node).priority
 
 
 def _is_current(entry: tuple[float, int, bool, Node, int]) -> bool:

@@ -7,8 +7,14 @@ or used and does not change until it is used again, so a heap can hold it.
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_cache.blocks import Layout
 
 
 @dataclass(slots=True)
@@ -22,6 +28,27 @@ class Usage:
     def copy(self) -> Usage:
         """An independent copy, for the two parts of a split edge."""
         return Usage(self.hits, self.last, self.priority)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The cache's limits at this moment."""
+
+    max_bytes: int
+    max_size: int
+    max_buffers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Storing:
+    """What an insert is asked to store: the arguments of `Index.plan_insert`."""
+
+    key: Hashable
+    layout: Layout
+    tokens: NDArray[np.int32]
+    snapshot: bool
+    state_nbytes: int
+    available: list[int]
 
 
 class EvictionPolicy(Protocol):
@@ -50,6 +77,30 @@ class EvictionPolicy(Protocol):
         """It was the least valuable and went."""
         ...
 
+    def priority(self, usage: Usage) -> float:
+        """Its place in the order: the lowest goes first."""
+        ...
+
+
+@runtime_checkable
+class WatchingPolicy(EvictionPolicy, Protocol):
+    """A policy that also sees what is asked for and stored, to learn what another order would have served.
+
+    `tokens` must not be changed afterwards. Layouts and the rest are as in `Index.plan_insert`.
+    """
+
+    def asked(self, key: Hashable, tokens: NDArray[np.int32], *, limit: int, length: int) -> None:
+        """A fetch of at most `limit` tokens was served `length` of them."""
+        ...
+
+    def storing(self, storing: Storing, limits: Limits) -> bool:
+        """An insert begins, for which room may have to be made; whether every priority has changed."""
+        ...
+
+    def dropped(self, key: Hashable) -> None:
+        """A namespace is gone."""
+        ...
+
 
 class LeafLru:
     """Least recently used: the baseline, and the choice where it matters that eviction is easy to predict."""
@@ -76,6 +127,10 @@ class LeafLru:
 
     def evicted(self, usage: Usage) -> None:
         """See EvictionPolicy."""
+
+    def priority(self, usage: Usage) -> float:
+        """See EvictionPolicy."""
+        return usage.priority
 
 
 class ValuePerByte:
@@ -120,6 +175,10 @@ class ValuePerByte:
         """See EvictionPolicy."""
         age = self._now - usage.last
         self._lasting += self._SMOOTHING * (age - self._lasting) if self._lasting else age
+
+    def priority(self, usage: Usage) -> float:
+        """See EvictionPolicy."""
+        return usage.priority
 
     def _rank(self, usage: Usage, value: float) -> None:
         usage.priority = self._now + self._lasting * math.log2((1.0 + usage.hits) * max(value, 1e-9))
