@@ -185,7 +185,7 @@ def documents(texts: Texts) -> Requests:
 
 
 def faded(texts: Texts) -> Requests:
-    """Prompts used very often and then never again, before chats that are used a little: what counting uses gets wrong."""
+    """Prompts used very often and then never again, before chats used a little: what counting uses gets wrong."""
     rng = texts.rng
     while True:
         hot = [texts.fresh(texts.size(15)) for _ in range(rng.randint(2, 10))]

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from mlx_cache.blocks import BLOCK_TOKENS, MAX_BLOCK_TOKENS, Block, InconsistentCache, Layout, Payload, UnsupportedLayer
+from mlx_cache.competing import CompetingPolicy
 from mlx_cache.eviction import Eviction
 from mlx_cache.index import Index
 from mlx_cache.plans import InsertPlan
-from mlx_cache.policy import EvictionPolicy, ValuePerByte
+from mlx_cache.policy import EvictionPolicy
 from mlx_cache.results import Fetched, Inserted
 from mlx_cache.stats import Counters, Refusal
 from mlx_cache.tree import Tokens
@@ -62,7 +63,7 @@ class PromptCache:
         self._counters = Counters()
         self._payload = payload
         self._index = Index(
-            Eviction(policy if policy is not None else ValuePerByte(), self._counters),
+            Eviction(policy if policy is not None else CompetingPolicy(block_tokens=block_tokens), self._counters),
             max_bytes=UNLIMITED if max_bytes is None else max(0, max_bytes),
             max_size=UNLIMITED if max_size is None else max(0, max_size),
             max_buffers=max_buffers,

@@ -1,10 +1,11 @@
-"""The default policy: orders of eviction compete on what each would have served, and the leader's is followed."""
+"""The default policy: two orders of eviction compete on what each would have served. Pure, and free of mlx."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
+from mlx_cache.blocks import BLOCK_TOKENS
 from mlx_cache.contest import Contest
 from mlx_cache.ghosts import Fingerprints, Ghost
 from mlx_cache.policy import EvictionPolicy, LeafLru, Limits, Storing, Usage, ValuePerByte
@@ -14,20 +15,18 @@ _MAX_WAITING = 1 << 18
 
 
 @dataclass(slots=True)
-class RankedUsage(Usage):
-    """What each of the competing policies remembers of one thing."""
+class PairedUsage(Usage):
+    """What the baseline remembers of one thing, and beside it what the rival does."""
 
-    parts: tuple[Usage, ...]
+    rival: Usage
 
-    def copy(self) -> RankedUsage:
+    def copy(self) -> PairedUsage:
         """See Usage."""
-        return RankedUsage(self.hits, self.last, self.priority, tuple(part.copy() for part in self.parts))
+        return PairedUsage(self.hits, self.last, self.priority, self.rival.copy())
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A fetch, to be asked of the ghosts."""
-
+class _Asked:
     key: Hashable
     tokens: Tokens
     limit: int
@@ -35,73 +34,104 @@ class Asked:
 
 
 class CompetingPolicy:
-    """Follows the one of several policies that would have served most at this budget, lately."""
+    """Leaf LRU, and a rival that is followed while it would have served more and as far as that can be paid.
 
-    def __init__(
-        self, experts: Sequence[Callable[[], EvictionPolicy]] = (LeafLru, ValuePerByte), *, block_tokens: int
-    ) -> None:
-        self._experts = [expert() for expert in experts]
-        self._ghosts = [Ghost(expert(), block_tokens) for expert in experts]
+    Each of the two has a ghost, an index without content at the cache's limits, which sees the same calls. Fetches
+    wait until the next insert before the ghosts see them, so that a lookup does not pay for it; at most 2 ** 18
+    tokens wait.
+    """
+
+    n_orders = 2
+
+    def __init__(self, rival: Callable[[], EvictionPolicy] = ValuePerByte, *, block_tokens: int = BLOCK_TOKENS) -> None:
+        self._baseline, self._rival = LeafLru(), rival()
+        self._shadow = LeafLru()
         self._fingerprints = Fingerprints(block_tokens)
-        self._contest = Contest(len(experts))
-        self._waiting: list[Asked] = []
+        self._ghosts = Ghost(self._shadow, self._fingerprints.block), Ghost(rival(), self._fingerprints.block)
+        self._contest = Contest(step=block_tokens)
+        self._waiting: list[_Asked] = []
         self._n_waiting = 0
 
     @property
-    def leader(self) -> int:
-        return self._contest.leader
+    def rival_leads(self) -> bool:
+        """Whether the rival would have served more lately."""
+        return self._contest.rival_leads
+
+    @property
+    def n_fingerprints(self) -> int:
+        """What the ghosts hold, together."""
+        return sum(ghost.n_fingerprints for ghost in self._ghosts)
 
     def tick(self) -> None:
-        for expert in self._experts:
-            expert.tick()
+        """See EvictionPolicy."""
+        self._baseline.tick()
+        self._rival.tick()
 
     def made(self, *, value: float) -> Usage:
-        return RankedUsage(0.0, 0.0, 0.0, tuple(expert.made(value=value) for expert in self._experts))
+        """See EvictionPolicy."""
+        usage = self._baseline.made(value=value)
+        return PairedUsage(usage.hits, usage.last, usage.priority, self._rival.made(value=value))
 
     def used(self, usage: Usage, *, value: float) -> None:
-        for expert, part in zip(self._experts, usage.parts, strict=True):
-            expert.used(part, value=value)
+        """See EvictionPolicy."""
+        self._baseline.used(usage, value=value)
+        self._rival.used(_rivals(usage), value=value)
 
     def stored_again(self, usage: Usage, *, value: float) -> None:
-        for expert, part in zip(self._experts, usage.parts, strict=True):
-            expert.stored_again(part, value=value)
+        """See EvictionPolicy."""
+        self._baseline.stored_again(usage, value=value)
+        self._rival.stored_again(_rivals(usage), value=value)
 
-    def evicted(self, usage: Usage) -> None:
-        for expert, part in zip(self._experts, usage.parts, strict=True):
-            expert.evicted(part)
+    def evicted(self, usage: Usage, *, tokens: int) -> None:
+        """See EvictionPolicy."""
+        self._contest.evicted(usage.last, tokens)
+        self._baseline.evicted(usage, tokens=tokens)
+        self._rival.evicted(_rivals(usage), tokens=tokens)
 
-    def priority(self, usage: Usage) -> float:
-        return self._experts[self.leader].priority(usage.parts[self.leader])
+    def priorities(self, usage: Usage) -> tuple[float, ...]:
+        """See EvictionPolicy."""
+        return usage.priority, _rivals(usage).priority
+
+    def order(self) -> int:
+        """See EvictionPolicy."""
+        return int(self._contest.follow_rival())
 
     def asked(self, key: Hashable, tokens: Tokens, *, limit: int, length: int) -> None:
-        self._waiting.append(Asked(key, tokens, limit, length))
-        self._n_waiting += len(tokens)
+        """See WatchingPolicy."""
+        self._waiting.append(_Asked(key, tokens, limit, length))
+        self._n_waiting += len(tokens) + self._fingerprints.unit
         if self._n_waiting > _MAX_WAITING:
             self._ask()
+
+    def storing(self, storing: Storing, limits: Limits) -> None:
+        """See WatchingPolicy."""
+        self._ask()
+        folded = self._fingerprints.fold(storing)
+        stored = [ghost.store(folded, limits) for ghost in self._ghosts]
+        ghost = self._ghosts[0]
+        self._contest.advance(
+            passed=self._shadow.passed,
+            turnover=stored[0] / max(1, ghost.nbytes),
+            content=ghost.n_fingerprints * self._fingerprints.unit,
+        )
+
+    def dropped(self, key: Hashable) -> None:
+        """See WatchingPolicy."""
+        # Asked first, not thrown away: each call is one moment for the ghosts as it was for the cache.
+        self._ask()
+        for ghost in self._ghosts:
+            ghost.drop(key)
 
     def _ask(self) -> None:
         unit = self._fingerprints.unit
         for asked in self._waiting:
-            marks = self._fingerprints.of(asked.tokens)
-            hits = [ghost.ask(asked.key, marks, asked.limit // unit) for ghost in self._ghosts]
-            self._contest.count(hits, asked.length // unit)
+            prompt = self._fingerprints.of(asked.tokens)
+            baseline, rival = (unit * ghost.ask(asked.key, prompt, asked.limit // unit) for ghost in self._ghosts)
+            self._contest.served(baseline=baseline, rival=rival, cache=asked.length // unit * unit)
         self._waiting.clear()
         self._n_waiting = 0
 
-    def storing(self, storing: Storing, limits: Limits) -> bool:
-        self._ask()
-        fp = self._fingerprints
-        marks = fp.of(storing.tokens)
-        inner = Storing(storing.key, fp.layout(storing.layout), marks, storing.snapshot, storing.state_nbytes, [-(-a // fp.unit) for a in storing.available])
-        before = self._ghosts[0].stored
-        for ghost in self._ghosts:
-            ghost.store(inner, limits)
-        self._contest.fade((self._ghosts[0].stored - before) / max(1, limits.max_bytes))
-        old = self.leader
-        self._contest.choose()
-        return old != self.leader
 
-    def dropped(self, key: Hashable) -> None:
-        self._waiting = [asked for asked in self._waiting if asked.key != key]
-        for ghost in self._ghosts:
-            ghost.drop(key)
+def _rivals(usage: Usage) -> Usage:
+    assert isinstance(usage, PairedUsage)
+    return usage.rival

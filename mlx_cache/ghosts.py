@@ -18,15 +18,14 @@ from mlx_cache.policy import EvictionPolicy, Limits, Storing
 from mlx_cache.stats import Counters
 from mlx_cache.tree import Tokens
 
-_UNITS = 8
-"""Fingerprints in a block."""
+_IN_A_BLOCK = 8
 
 
 class Fingerprints:
     """Folds `unit` tokens into one number, so that a ghost's tree is as many times smaller."""
 
     def __init__(self, block_tokens: int) -> None:
-        self.unit = max(1, block_tokens // _UNITS)
+        self.unit = max(1, block_tokens // _IN_A_BLOCK)
         self.block = block_tokens // self.unit
         # Odd factors: a change of one token always changes the sum.
         self._factors = np.random.default_rng(0).integers(0, 1 << 30, self.unit).astype(np.int32) * 2 + 1
@@ -39,8 +38,14 @@ class Fingerprints:
         whole = len(tokens) // self.unit
         return np.einsum("ij,j->i", tokens[: whole * self.unit].reshape(whole, self.unit), self._factors)
 
-    def layout(self, layout: Layout) -> Layout:
-        """The layout of a tree of fingerprints that weighs what the tokens weigh."""
+    def fold(self, storing: Storing) -> Storing:
+        """An insert in fingerprints, of a layout that weighs what the tokens weigh."""
+        available = [-(-first // self.unit) for first in storing.available]
+        return replace(
+            storing, tokens=self.of(storing.tokens), layout=self._layout(storing.layout), available=available
+        )
+
+    def _layout(self, layout: Layout) -> Layout:
         if layout not in self._layouts:
             self._layouts[layout] = replace(layout, groups=tuple(map(self._group, layout.groups)))
         return self._layouts[layout]
@@ -54,13 +59,12 @@ class Ghost:
     """One policy's index. Bounded as the real one is, by the same bytes, of which it holds none."""
 
     def __init__(self, policy: EvictionPolicy, block_tokens: int) -> None:
-        self.stored = 0
         self._index = Index(
             Eviction(policy, Counters()), max_bytes=0, max_size=0, max_buffers=0, block_tokens=block_tokens
         )
 
     @property
-    def n_marks(self) -> int:
+    def n_fingerprints(self) -> int:
         """Fingerprints held."""
         return sum(tree.n_tokens for tree in self._index.trees())
 
@@ -69,24 +73,27 @@ class Ghost:
         """The bytes that a cache under this policy would hold."""
         return self._index.eviction.nbytes
 
-    def ask(self, key: Hashable, marks: Tokens, limit: int) -> int:
+    def ask(self, key: Hashable, prompt: Tokens, limit: int) -> int:
         """How many fingerprints of a prompt would have been served."""
-        return self._index.use(key, marks, limit)[3]
+        return self._index.use(key, prompt, limit)[3]
 
-    def store(self, storing: Storing, limits: Limits) -> None:
-        """Hold what this policy's cache would hold after an insert."""
+    def store(self, storing: Storing, limits: Limits) -> int:
+        """Hold what this policy's cache would hold after an insert; the bytes that are new to it."""
         index = self._index
         index.max_bytes, index.max_size, index.max_buffers = limits.max_bytes, limits.max_size, limits.max_buffers
+        if not len(storing.tokens):
+            index.eviction.policy.tick()
+            return 0
         plan = index.plan_insert(
             storing.key, storing.layout, storing.tokens, snapshot=storing.snapshot,
             state_nbytes=storing.state_nbytes, available=storing.available,
         )  # fmt: skip
         if plan is not None:
-            self.stored += plan.reserved
             index.finish_insert(plan)
             index.commit_insert(plan, _blocks(plan), _state(plan, storing.state_nbytes), _cuts(plan), "")
         index.enforce()
         index.eviction.trash.clear()
+        return plan.reserved if plan is not None else 0
 
     def drop(self, key: Hashable) -> None:
         """Forget a namespace."""

@@ -127,8 +127,7 @@ class Index:
         self.eviction.policy.tick()
         if self.watching is not None:
             storing = Storing(key, layout, tokens, snapshot, state_nbytes, available)
-            if self.watching.storing(storing, Limits(self.max_bytes, self.max_size, self.max_buffers)):
-                self.eviction.reorder()
+            self.watching.storing(storing, Limits(self.max_bytes, self.max_size, self.max_buffers))
         tree = self.spaces.setdefault(key, {}).get(layout)
         if tree is None:
             tree = self.spaces[key][layout] = Tree(layout, self.block_tokens)

@@ -57,6 +57,11 @@ class EvictionPolicy(Protocol):
     `value` is the prefill work that a byte saves when it is used, 1.0 for the plain key/value entries of a token.
     """
 
+    @property
+    def n_orders(self) -> int:
+        """How many orders it keeps, each a heap."""
+        ...
+
     def tick(self) -> None:
         """A fetch or an insert begins; what it touches counts as one moment."""
         ...
@@ -73,12 +78,16 @@ class EvictionPolicy(Protocol):
         """An insert found it stored already."""
         ...
 
-    def evicted(self, usage: Usage) -> None:
-        """It was the least valuable and went."""
+    def evicted(self, usage: Usage, *, tokens: int) -> None:
+        """It was the least valuable and went, and with it the prefill of so many tokens."""
         ...
 
-    def priority(self, usage: Usage) -> float:
-        """Its place in the order: the lowest goes first."""
+    def priorities(self, usage: Usage) -> tuple[float, ...]:
+        """Its place in each order that the policy keeps: the lowest goes first."""
+        ...
+
+    def order(self) -> int:
+        """Which of the orders the next eviction follows."""
         ...
 
 
@@ -93,8 +102,8 @@ class WatchingPolicy(EvictionPolicy, Protocol):
         """A fetch of at most `limit` tokens was served `length` of them."""
         ...
 
-    def storing(self, storing: Storing, limits: Limits) -> bool:
-        """An insert begins, for which room may have to be made; whether every priority has changed."""
+    def storing(self, storing: Storing, limits: Limits) -> None:
+        """An insert begins, for which room may have to be made."""
         ...
 
     def dropped(self, key: Hashable) -> None:
@@ -105,8 +114,12 @@ class WatchingPolicy(EvictionPolicy, Protocol):
 class LeafLru:
     """Least recently used: the baseline, and the choice where it matters that eviction is easy to predict."""
 
+    n_orders = 1
+
     def __init__(self) -> None:
         self._now = 0.0
+        self.passed = -1.0
+        """The latest moment of use of anything that was evicted."""
 
     def tick(self) -> None:
         """See EvictionPolicy."""
@@ -125,12 +138,17 @@ class LeafLru:
         """See EvictionPolicy."""
         usage.last = usage.priority = self._now
 
-    def evicted(self, usage: Usage) -> None:
+    def evicted(self, usage: Usage, *, tokens: int) -> None:
         """See EvictionPolicy."""
+        self.passed = max(self.passed, usage.last)
 
-    def priority(self, usage: Usage) -> float:
+    def priorities(self, usage: Usage) -> tuple[float, ...]:
         """See EvictionPolicy."""
-        return usage.priority
+        return (usage.priority,)
+
+    def order(self) -> int:
+        """See EvictionPolicy."""
+        return 0
 
 
 class ValuePerByte:
@@ -142,6 +160,7 @@ class ValuePerByte:
     which they are evicted. So nothing is tuned to a workload or a size; with H = 0, at the start, this is LRU.
     """
 
+    n_orders = 1
     _SMOOTHING = 0.02
 
     def __init__(self) -> None:
@@ -171,14 +190,18 @@ class ValuePerByte:
         usage.last = self._now
         self._rank(usage, value)
 
-    def evicted(self, usage: Usage) -> None:
+    def evicted(self, usage: Usage, *, tokens: int) -> None:
         """See EvictionPolicy."""
         age = self._now - usage.last
         self._lasting += self._SMOOTHING * (age - self._lasting) if self._lasting else age
 
-    def priority(self, usage: Usage) -> float:
+    def priorities(self, usage: Usage) -> tuple[float, ...]:
         """See EvictionPolicy."""
-        return usage.priority
+        return (usage.priority,)
+
+    def order(self) -> int:
+        """See EvictionPolicy."""
+        return 0
 
     def _rank(self, usage: Usage, value: float) -> None:
         usage.priority = self._now + self._lasting * math.log2((1.0 + usage.hits) * max(value, 1e-9))
