@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
+from numpy.typing import NDArray
+
 BLOCK = 512
 
 
@@ -20,6 +23,10 @@ class Request:
 
     blocks: list[int]
     length: int
+
+    def tokens(self) -> NDArray[np.int32]:
+        """Each block's id, repeated. The last block may be partial in truth; whole, it is equal wherever it recurs."""
+        return np.repeat(np.asarray(self.blocks, np.int32), BLOCK)
 
 
 class Texts:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import heapq
 import math
 
-_ALLOWED = 0.005
-"""The share of the baseline's hits that may be lost to it: half of the hundredth that is promised."""
+_ALLOWED = 0.0045
+"""The share of the baseline's hits that may be put at risk by its expectation; twice that if all of it is missed."""
+
+_LEAST = 0.5
+"""The share of what is exposed that is expected to be missed at least. So at most twice the allowance and all that
+was won can be lost: never a hundredth of what the baseline serves."""
 
 _TURNOVERS = 8.0
 """How many times the cache's whole content is replaced until what was seen counts a third as much."""
@@ -91,7 +95,7 @@ class Contest:
 
     def _can_pay(self) -> bool:
         prior = _PRIOR * self._content
-        share = (self._missed + prior) / max(1.0, self._missed + self._outlived + prior)
+        share = max(_LEAST, (self._missed + prior) / max(1.0, self._missed + self._outlived + prior))
         won = self._won / 2 if self._won > 0 else self._won
         return share * (self._at_risk + self._step) < self._allowed * self._baseline + won
 
