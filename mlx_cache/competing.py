@@ -11,7 +11,7 @@ from mlx_cache.ghosts import Fingerprints, Ghost
 from mlx_cache.policy import EvictionPolicy, LeafLru, Limits, Storing, Usage, ValuePerByte
 from mlx_cache.tree import Tokens
 
-_MAX_WAITING = 1 << 18
+_MAX_WAITING = 1 << 20
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class CompetingPolicy:
     """Leaf LRU, and a rival that is followed while it would have served more and as far as that can be paid.
 
     Each of the two has a ghost, an index without content at the cache's limits, which sees the same calls. Fetches
-    wait until the next insert before the ghosts see them, so that a lookup does not pay for it; at most 2 ** 18
+    wait until the next insert before the ghosts see them, so that a lookup does not pay for it; at most 2 ** 20
     tokens wait.
     """
 
