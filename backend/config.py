@@ -55,6 +55,9 @@ class EngineConfig:
             `auto` does on a GPU.
         watchdog_s: A step that takes longer is a hang and ends the process; None is off.
         reader_buffer_bytes: Unread output of one request at most; a reader over it for `reader_patience_s` fails.
+        kv_bits: Rows hold their keys and values as codes of so many bits; None holds the numbers themselves.
+        kv_group_size: Features of a head that share a scale and a bias, of rows' codes and of the prompt cache's.
+        quantized_kv_start: Tokens below which a row holds numbers all the same; without use unless `kv_bits` is set.
     """
 
     max_rows: int = 32
@@ -68,6 +71,9 @@ class EngineConfig:
     watchdog_s: float | None = 600.0
     reader_buffer_bytes: int = 4 << 20
     reader_patience_s: float = 60.0
+    kv_bits: int | None = None
+    kv_group_size: int = 64
+    quantized_kv_start: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +84,14 @@ class CacheConfig:
         max_sequences: Stored sequences at most; 0 turns the cache off, None is no limit by count.
         max_bytes: KV bytes at most; None takes a share of what the device has left after the weights.
         keep_answers: Keep an answer's KV with its prompt's.
+        kv_bits: What is stored are codes of so many bits, whatever the rows hold; None stores what they hold.
     """
 
     max_sequences: int | None = None
     max_bytes: int | None = None
     keep_answers: bool = True
     strip_agent_header: bool = True
+    kv_bits: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
