@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import mlx.core as mx
 
@@ -15,6 +16,7 @@ from backend.engine.batching.memory import MemoryBudget, copied_share
 from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
+from backend.engine.batching.two_forms import TwoForms
 from backend.engine.batching.warm_up import Discarded
 from backend.engine.batching.warm_up import warm_up as warm_up_session
 from backend.engine.channel import Outbox
@@ -36,6 +38,11 @@ KV_SHARE = 0.7
 CACHE_SHARE = 0.5
 # What MLX may keep of freed buffers: those of a chunk and a step are asked for again, those of grown KV are not.
 POOL_SHARE = 0.05
+# Quantised attention holds the scores of a whole chunk: a prompt's later chunks are smaller, so that those of a layer
+# stay below this. What mask and softmax make of them takes their place on a CPU (1.2 x in all); elsewhere it was not
+# measured, so there is room for a copy.
+MOST_SCORE_BYTES = 512 << 20
+SCORE_COPIES = 2
 # A GPU needs many tokens at a time to be busy. It draws a token in some hundredths of a second, a CPU in tenths.
 CHUNK: Mapping[DeviceKind, int] = {"cpu": 512, "metal": 2048, "cuda": 2048}
 SLICE_SECONDS: Mapping[DeviceKind, float] = {"cpu": 0.4, "metal": 0.05, "cuda": 0.05}
@@ -73,6 +80,7 @@ def make_session(
             memory_facts={
                 "device_memory": f"{memory.total} bytes: {memory.source}",
                 "wired_limit": f"{limit} bytes" if limit else "",
+                **_kv_facts(loaded),
             },
             config=config,
             generation=generation,
@@ -85,6 +93,7 @@ def make_session(
             chunk=chunk,
             pace=Pace(SLICE_SECONDS[kind]),
             clock=clock,
+            scores=MOST_SCORE_BYTES // loaded.score_bytes if loaded.score_bytes else None,
         )
 
     if warms:
@@ -134,10 +143,30 @@ def _prefix_cache(cache: CacheConfig, loaded: LoadedModel, budget: MemoryBudget,
     max_sequences = 0 if loaded.uncached_reason else cache.max_sequences
     # The generation is in the key too: nothing of a model that was replaced can ever be found.
     key = (loaded.namespace, generation)
-    store = PromptCache(
-        max_sequences, min(max_bytes, budget.total), payload=MlxPayload(loaded.kept_whole, evaluate=wait)
+    stored = loaded.stored_kv
+    payload = MlxPayload(
+        loaded.kept_whole, evaluate=wait, at_rest=None if stored is None else (stored.group_size, stored.bits)
     )
-    return PrefixCache(store, key, snapshots=needs_snapshots(loaded.new_cache()))
+    start = loaded.kv.start if loaded.kv is not None else 0
+    make = partial(TwoForms, start=start) if start else PromptCache
+    store = make(max_sequences, min(max_bytes, budget.total), payload=payload)
+    return PrefixCache(store, key, snapshots=needs_snapshots(loaded.new_cache()), lossy=stored is not None)
+
+
+def _scores_peak(loaded: LoadedModel) -> int:
+    """Bytes of scores that a chunk of the longest prompt holds at once."""
+    whole = loaded.score_bytes * max(CHUNK.values()) * loaded.context_length
+    return SCORE_COPIES * min(MOST_SCORE_BYTES, whole)
+
+
+def _kv_facts(loaded: LoadedModel) -> Mapping[str, str]:
+    kv, stored = loaded.kv, loaded.stored_kv
+    facts: dict[str, str] = {}
+    if kv is not None:
+        facts |= {"kv_bits": str(kv.bits), "kv_group_size": str(kv.group_size), "quantized_kv_start": str(kv.start)}
+    if stored is not None:
+        facts |= {"cache_kv_bits": str(stored.bits), "kv_group_size": str(stored.group_size)}
+    return facts
 
 
 def _memory(
@@ -146,7 +175,7 @@ def _memory(
     memory = device_memory(mx.device_info(), is_cpu=is_cpu, active=mx.get_active_memory(), share=engine.memory_share)
     if not memory.total and engine.kv_bytes is None:
         raise ModelLoadFailed("kv_bytes: must be given, for the device does not say how much memory it has")
-    left = max(0, memory.total - loaded.weight_bytes)
+    left = max(0, memory.total - loaded.weight_bytes - _scores_peak(loaded))
     budget = MemoryBudget(
         int(KV_SHARE * left) if engine.kv_bytes is None else engine.kv_bytes,
         loaded.kv_cost,

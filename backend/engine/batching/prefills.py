@@ -17,7 +17,9 @@ from backend.engine.batching.row import Row
 from backend.engine.batching.scheduler import Prefilling, most_urgent, next_end, waited_after
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.picture import Counters
-from backend.engine.waits import drain
+from backend.engine.quantized.conversion import to_codes
+from backend.engine.quantized.kv_format import KVFormat
+from backend.engine.waits import drain, wait
 
 # Waiting for another row's prefill pays once it saves at least this many tokens.
 SHARE_AT_LEAST = 64
@@ -36,6 +38,7 @@ class Prefills:
         settle: Waits for all that is on the device, each under the guard of its owner; called before each wait here.
         meanwhile: What can be done while a slice runs.
         distrust: Throws away what others have on the device, for it may be theirs that failed.
+        kv: Where rows come to hold codes in the middle of their prompt, how; else None.
 
     Attributes:
         running: The row whose slice is on the device.
@@ -53,6 +56,7 @@ class Prefills:
     settle: Callable[[], None]
     meanwhile: Callable[[], None]
     distrust: Callable[[], None]
+    kv: KVFormat | None = None
     rows: list[Row] = field(default_factory=list[Row])
     running: Row | None = None
     ran: float = 0.0
@@ -193,8 +197,21 @@ class Prefills:
         self.counters.prefilled_tokens += row.chunk.tokens
         row.covered += row.chunk.tokens
         row.chunk = None
+        if self.kv is not None and row.covered == self.kv.start and not self._to_codes(row, self.kv):
+            return
         self._report(row)
         self._publish(row)
+
+    def _to_codes(self, row: Row, kv: KVFormat) -> bool:
+        """The row has come to the length from which on it holds codes; whether that went well."""
+        assert row.caches is not None
+        try:
+            row.caches = to_codes(row.caches, kv)
+            wait([cache.state for cache in row.caches])
+        except FOREIGN as error:
+            self._lose(row, error)
+            return False
+        return True
 
     def _report(self, row: Row) -> None:
         now = self.clock()
@@ -237,12 +254,12 @@ class Prefills:
         self.settle()
         caches = row.proven
         if caches is not None:
-            self.prefix.insert(row.feed[: row.covered], caches)
+            self.prefix.insert(row.feed[: row.covered], caches, restored=row.restored)
 
     def _leader_for(self, row: Row) -> Row | None:
         """The running prefill that has the longest part of this prompt, if that is worth more than the cache's."""
         running = [r for r in self.rows if r.leader is None and r.stores and r is not row]
-        if not running or not self.prefix.enabled:
+        if not running or not self.prefix.enabled or (self.prefix.lossy and row.preemptions):
             return None
         best = max(running, key=lambda r: self._sharable(row, r))
         shared = self._sharable(row, best)
@@ -257,9 +274,11 @@ class Prefills:
 
     def _restore(self, row: Row) -> None:
         self.settle()
-        reused = self.prefix.fetch(row.feed)
+        # A row that comes back goes on with the numbers that it had: of codes it takes those that it began with.
+        feed = row.feed[: row.restored + 1] if self.prefix.lossy and row.preemptions else row.feed
+        reused = self.prefix.fetch(feed)
         row.caches = reused.caches or self.new_cache()
-        row.covered = reused.length
+        row.covered = row.restored = reused.length
         if not row.preemptions:
             row.cached_tokens, row.cache_reason = reused.length, reused.reason
 

@@ -42,14 +42,16 @@ class PrefixCache:
         store: One whose limits are 0 is a cache turned off.
         key: Names the model and the load.
         snapshots: Some layer cannot be cut by token: only stored positions can be restored, so prefill stops at them.
+        lossy: It holds codes of numbers: what is restored is not quite what was stored, and is never stored again.
     """
 
-    def __init__(self, store: PromptCache, key: Hashable, *, snapshots: bool) -> None:
+    def __init__(self, store: PromptCache, key: Hashable, *, snapshots: bool, lossy: bool = False) -> None:
         self._store = store
         self._key = key
         self._most_bytes = store.max_bytes
         self.enabled = store.max_size > 0 and store.max_bytes > 0
         self.snapshots = snapshots and self.enabled
+        self.lossy = lossy and self.enabled
 
     @property
     def nbytes(self) -> int:
@@ -75,8 +77,11 @@ class PrefixCache:
             return Reused(None, 0, "error")
         return Reused(fetched.caches, fetched.length, str(fetched))
 
-    def insert(self, tokens: NDArray[np.int32], caches: list[Any]) -> None:
-        """Store the KV of exactly `tokens`."""
+    def insert(self, tokens: NDArray[np.int32], caches: list[Any], *, restored: int = 0) -> None:
+        """Store the KV of exactly `tokens`, of which the first `restored` came from here."""
+        # Codes of what was codes before would be other codes: they are kept as long as they are here, never made anew.
+        if self.lossy and restored and self.match(tokens) < restored:
+            return
         try:
             self._store.insert(self._key, tokens, caches)
         except FOREIGN as error:

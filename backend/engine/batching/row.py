@@ -34,6 +34,7 @@ class Row:
         waited: Tokens that others' prompts ran since this one's last chunk.
         leader: The row whose prefill this one waits for, to take the shared prefix from the cache.
         covered: Tokens whose KV exists.
+        restored: Those of them that the prompt cache had.
     """
 
     submit: Submit
@@ -41,6 +42,7 @@ class Row:
     feed: NDArray[np.int32]
     caches: list[Any] | None = None
     covered: int = 0
+    restored: int = 0
     cached_tokens: int = 0
     cache_reason: str = ""
     generated: list[int] = field(default_factory=list[int])

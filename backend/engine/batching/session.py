@@ -29,8 +29,9 @@ from backend.engine.inbox import Submit
 from backend.engine.loading import LoadedModel
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.picture import Counters, EnginePicture
+from backend.engine.quantized.conversion import to_codes
 from backend.engine.sampling.row_sampling import RowSampling
-from backend.engine.waits import drain
+from backend.engine.waits import drain, wait
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Session:
     Args:
         chunk: Tokens of a prefill chunk at most.
         tell: Lets clients have what was posted, before work that they need not wait for.
+        scores: Of a prefill chunk, the most query tokens times key tokens; None where nothing bounds them.
     """
 
     loaded: LoadedModel
@@ -65,6 +67,7 @@ class Session:
     chunk: int
     pace: Pace
     clock: Callable[[], float]
+    scores: int | None = None
     memory_facts: Mapping[str, str] = field(default_factory=dict[str, str])
     restore_limits: Callable[[], None] = lambda: None
     waiting: deque[Row] = field(default_factory=deque[Row])
@@ -92,10 +95,13 @@ class Session:
             settle=self._settle,
             meanwhile=self._hand_out,
             distrust=self._restart_in_flight,
+            kv=self.loaded.kv,
         )
 
     def _new_groups(self) -> DecodeGroups:
-        return DecodeGroups(self.new_batch, self.budget, self.padding, spare=self._spare)
+        kv = self.loaded.kv
+        is_codes = kv.is_codes if kv is not None else lambda _covered: False
+        return DecodeGroups(self.new_batch, self.budget, self.padding, spare=self._spare, is_codes=is_codes)
 
     @property
     def busy(self) -> bool:
@@ -189,7 +195,8 @@ class Session:
             row.admitted_at = row.admitted_at or self.clock()
             row.last_token = int(row.feed[-1])
             row.snapshot_ends = self._snapshot_ends(row)
-            row.chunk_ends = chunk_ends(len(row.feed), self.chunk, row.snapshot_ends)
+            starts = () if self.loaded.kv is None else (self.loaded.kv.start,)
+            row.chunk_ends = chunk_ends(len(row.feed), self.chunk, (*row.snapshot_ends, *starts), scores=self.scores)
             # The cache gives way before the row takes anything, this row's own prefix last.
             self._limit_cache(self._projected() + self.budget.projected(len(row.feed)), sparing=row)
             try:
@@ -289,10 +296,32 @@ class Session:
         started = self.clock()
         for group in list(self.groups.batches):
             self._emit(group, group.step)
+            self._to_codes(group)
         self.counters.decode_steps += 1
         if self.counters.decode_steps % MERGE_EVERY_STEPS == 0:
             self._merge_groups()
         self.counters.decode_seconds += self.clock() - started
+
+    def _to_codes(self, group: DecodeBatch) -> None:
+        """Rows that have come to the length from which on they hold codes go on among those that do."""
+        kv = self.loaded.kv
+        if kv is None or not kv.start or all(row.covered != kv.start for row in group.rows):
+            return
+        self._emit(group, group.collect)
+        self._settle()
+        if group not in self.groups.batches:
+            return  # its last row has ended, or it was lost
+        self.moving = rows = [row for row in group.rows if row.covered == kv.start]
+        try:
+            for row in rows:
+                row.caches = to_codes(group.view(row), kv)
+            wait([[cache.state for cache in row.caches or ()] for row in rows])
+        except FOREIGN as error:
+            self._lose_batch(group, list(group.rows), error)
+        else:
+            self._leave(rows)
+            self._join_rows(rows)
+        self.moving = []
 
     def _merge_groups(self) -> None:
         """Put a group's rows into another whose length they have come to share."""
@@ -374,7 +403,7 @@ class Session:
             internal_fault("store", row, error)
             return
         if caches is not None:
-            self.prefix.insert(row.tokens()[: row.covered], caches)
+            self.prefix.insert(row.tokens()[: row.covered], caches, restored=row.restored)
 
     def _end_where(self, which: Callable[[Row], bool], error: Callable[[], WorkerError]) -> None:
         waiting = [row for row in self.waiting if which(row)]
