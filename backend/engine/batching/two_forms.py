@@ -38,6 +38,11 @@ class TwoForms(PromptCache):
         """See PromptCache."""
         return super().pin(name, *self._place(model_key, tokens))
 
+    def clear(self, model_key: Hashable | None = None) -> None:
+        """See PromptCache."""
+        for key in [None] if model_key is None else [(model_key, False), (model_key, True)]:
+            super().clear(key)
+
     def _place(self, key: Hashable, tokens: Sequence[int] | Tokens) -> tuple[Hashable, Sequence[int] | Tokens]:
         """Where the longest usable prefix of `tokens` is, and which of them may be looked for there."""
         if super().match_length((key, True), tokens) >= self._start:

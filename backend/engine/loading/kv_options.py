@@ -56,4 +56,6 @@ def unquantisable(caches: Sequence[Any], wanted: KVFormat) -> str:
         uneven = sorted(width for width in widths if width % wanted.group_size)
         if uneven:
             return f"kv_group_size {wanted.group_size} does not divide a head's size of {uneven[0]}"
+        if 0 in widths:
+            return "it keeps keys without values"
     return ""

@@ -56,3 +56,14 @@ def test_a_pin_holds_the_form_that_serves_the_prompt(store: TwoForms) -> None:
     assert store.pin("long", "m", TOKENS) == 80
     store.trim_to(n_bytes=0)
     assert (store.match_length("m", TOKENS), store.match_length("m", TOKENS[:30])) == (80, 0)
+
+
+def test_a_namespace_is_dropped_with_both_its_forms(store: TwoForms) -> None:
+    for key in ("m", "other"):
+        store.insert(key, TOKENS[:40], numbers(40))
+        store.insert(key, TOKENS[:80], to_codes(numbers(80), KVFormat(4, 64)))
+    store.drop("m")
+    assert [store.match_length("m", TOKENS[:length]) for length in (30, 101)] == [0, 0]
+    assert [store.match_length("other", TOKENS[:length]) for length in (30, 101)] == [29, 80]
+    store.clear()
+    assert store.nbytes == 0

@@ -44,7 +44,7 @@ def probe_with_codes(
         found = probe(model, lambda: to_codes(new_cache(), kv), reach=reach, weight_bytes=weight_bytes)
     except ProbeFailed as error:
         widths = {(cache.keys.shape[-1], cache.values.shape[-1]) for cache in plain_layers(caches)}
-        latent = any(keys != values > 0 for keys, values in widths)
+        latent = any(keys != values for keys, values in widths)
         raise CodesRefused(_LATENT if latent else _cause(str(error))) from None
     if not (kv.start or found.serial_reason or found.uncached_reason):
         return found
