@@ -148,7 +148,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self.groups) or self.prefills.busy or (bool(self.waiting) and not self.blocked)
+        return bool(self.groups) or self.prefills.busy or (bool(self.waiting) and not (self.blocked and self.room.rows))
 
     @property
     def max_rows(self) -> int:
@@ -343,6 +343,7 @@ class Session:
             row.feed = row.to_feed()
             row.covered = 0
             self.waiting.appendleft(row)
+            self.blocked = False
         self.decoding.moving = [other for other in self.decoding.moving if other is not row]
 
     def _fail(self, row: Row, error: WorkerError) -> None:
