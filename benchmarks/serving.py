@@ -58,6 +58,7 @@ class Worker:
     process: subprocess.Popen[bytes]
     stub: rpc.BackendStub
     info: rpc.InfoStub
+    channel: grpc.aio.Channel
     address: str = ""
 
     async def load(self, path: Path, *options: str) -> None:
@@ -115,7 +116,7 @@ async def worker(
         async with grpc.aio.insecure_channel(address) as channel:
             stub = rpc.BackendStub(channel)
             await stub.Health(pb.HealthMessage(), wait_for_ready=True, timeout=30)
-            yield Worker(process, stub, rpc.InfoStub(channel), address)
+            yield Worker(process, stub, rpc.InfoStub(channel), channel, address)
     finally:
         process.terminate()
         await asyncio.to_thread(process.wait, 30)

@@ -240,21 +240,26 @@ class EngineHandle:
 
     async def list_prefixes(self, tenant: str) -> list[PrefixFacts]:
         """What the tenant has under names, oldest first."""
-        return await self.with_session(lambda session: session.list_prefixes(tenant))
+        return await self._with_cache(lambda held: held.prefix.facts(tenant, held.loaded.kv_cost, self._clock()))
 
     async def delete_prefix(self, tenant: str, name: str) -> bool:
         """Let a name go; False if the tenant has none of that name."""
-        return await self.with_session(lambda session: session.prefix.let_go(name, tenant))
+        return await self._with_cache(lambda held: held.prefix.let_go(name, tenant))
 
     async def clear_cache(self, tenant: str | None) -> None:
         """Drop what one tenant has cached, names included; None is everybody's."""
-        await self.with_session(lambda session: session.clear_cache(tenant))
+        await self._with_cache(lambda held: held.prefix.erase(tenant))
 
     async def cache_report(self) -> CacheReport:
         """What the prompt cache did since the load."""
         model = self._require()
-        figures = await self.with_session(lambda session: session.prefix.figures())
+        figures = await self._with_cache(lambda held: held.prefix.figures())
         return reports.cache_report(model, figures)
+
+    async def _with_cache(self, work: Callable[[Any], T]) -> T:
+        """What `work` makes of the loaded model, awake or not: its prompt cache is there in any case."""
+        self._require()
+        return await self._on_engine(lambda: work(self._thread.session or self._thread.asleep))
 
     # Reports
 

@@ -205,6 +205,9 @@ def _usable(disk: OpenDisk | str, loaded: LoadedModel) -> OpenDisk | str:
     if isinstance(disk, OpenDisk) and loaded.kv is not None and loaded.kv.start:
         disk.close()
         return "quantized_kv_start is above 0: a cache of two forms is kept in memory only"
+    if isinstance(disk, OpenDisk) and loaded.stored_kv is not None:
+        disk.close()
+        return "cache_kv_bits: what is codes at rest alone is kept in memory only"
     return disk
 
 

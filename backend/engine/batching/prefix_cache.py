@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 
 from backend.config import STRICT_CHUNK, Isolation
 from backend.core.logline import logline
+from backend.core.reports import PrefixFacts
 from backend.engine.batching.cache_disk import CacheDisk
 from backend.engine.batching.conversations import Conversations, Left
 from backend.engine.batching.named import NamedPrefix, NamedPrefixes
 from backend.engine.batching.reused import Reused
 from backend.engine.disk_threads import Job
 from backend.engine.loading.failures import FOREIGN
+from backend.engine.loading.kv_cost import KVCost
 from mlx_cache import Fetched, PromptCache, Reason
 
 log = logging.getLogger(__name__)
@@ -239,6 +241,22 @@ class PrefixCache:
     def _drop(self, leaves: Iterable[Left]) -> None:
         for left in leaves:
             self.drop_sequence(left.tokens, left.tenant, keep=left.keep)
+
+    def facts(self, tenant: str, cost: KVCost, now: float) -> list[PrefixFacts]:
+        """What the tenant has under names, oldest first."""
+        own = sorted((named for named in self.names if named.tenant == tenant), key=lambda named: named.made_at)
+        return [
+            PrefixFacts(
+                name=named.name,
+                tokens=len(named.tokens),
+                nbytes=cost.bytes_for(len(named.tokens)),
+                hits=named.hits,
+                age_s=now - named.made_at,
+                idle_s=None if named.used_at is None else now - named.used_at,
+                where=self.where(named),
+            )
+            for named in own
+        ]
 
     def where(self, named: NamedPrefix) -> str:
         """Where a named prefix is: `memory`, `disk`, `memory and disk`, or `nowhere` (its files are gone)."""

@@ -14,7 +14,6 @@ from backend.config import FLUSH_SECONDS, ModelConfig
 from backend.core.errors import DeadlineExceeded, Overloaded, RequestCancelled, WorkerError
 from backend.core.freed_memory import give_back
 from backend.core.logline import logline
-from backend.core.reports import PrefixFacts
 from backend.engine.batching.asleep import Asleep, without_weights
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.decoding import Decoding
@@ -238,28 +237,6 @@ class Session:
         self.restore_limits()
         mx.clear_cache()
         give_back()
-
-    def list_prefixes(self, tenant: str) -> list[PrefixFacts]:
-        """What the tenant has under names, oldest first."""
-        now = self.clock()
-        found = sorted((named for named in self.prefix.names if named.tenant == tenant), key=lambda n: n.made_at)
-        return [
-            PrefixFacts(
-                name=named.name,
-                tokens=len(named.tokens),
-                nbytes=self.budget.cost.bytes_for(len(named.tokens)),
-                hits=named.hits,
-                age_s=now - named.made_at,
-                idle_s=None if named.used_at is None else now - named.used_at,
-                where=self.prefix.where(named),
-            )
-            for named in found
-        ]
-
-    def clear_cache(self, tenant: str | None) -> None:
-        """Drop what one tenant has cached, names included; None is everybody's."""
-        self.prefix.erase(tenant)
-        mx.clear_cache()
 
     def picture(self, now: float) -> EnginePicture:
         """A picture of the session for other threads."""
