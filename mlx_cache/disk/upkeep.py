@@ -67,7 +67,9 @@ class Upkeep:
                 opened.catalog.remove(entry)
         with suppress(OSError):
             for name in opened.directory.names(folder):
-                opened.directory.remove(name)
+                # One that stays is no reason to keep what comes after it.
+                with suppress(OSError):
+                    opened.directory.remove(name)
 
     def _remove(self, entries: list[Entry]) -> None:
         for entry in entries:
