@@ -59,8 +59,9 @@ bench: setup-dev  ## Measure what the README states; figures and pictures go to 
 	@set -e; for name in $(BENCHMARKS); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json $(BENCH_ARGS); done
 
-models-table: setup-dev  ## Survey every architecture of mlx-lm and write docs/models.md (some minutes)
+models-table: setup-dev  ## Survey every architecture of mlx-lm and write docs/models.md and quantised-kv-models.md (some minutes)
 	$(BIN)/python -m tests.architectures.table
+	$(BIN)/python -m tests.architectures.codes
 
 format: setup-dev  ## Format and fix what can be fixed
 	$(BIN)/ruff format $(CODE)

@@ -65,6 +65,9 @@ class EngineConfig:
         model_idle_s: So long after the last request the weights are dropped, until the next one; None is never.
         watchdog_s: A step that takes longer is a hang and ends the process; None is off.
         reader_buffer_bytes: Unread output of one request at most; a reader over it for `reader_patience_s` fails.
+        kv_bits: Rows hold their keys and values as codes of so many bits; None holds the numbers themselves.
+        kv_group_size: Features of a head that share a scale and a bias, of rows' codes and of the prompt cache's.
+        quantized_kv_start: Tokens below which a row holds numbers all the same; without use unless `kv_bits` is set.
     """
 
     isolation: Isolation = "performance"
@@ -80,6 +83,9 @@ class EngineConfig:
     watchdog_s: float | None = 600.0
     reader_buffer_bytes: int = 4 << 20
     reader_patience_s: float = 60.0
+    kv_bits: int | None = None
+    kv_group_size: int = 64
+    quantized_kv_start: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +101,7 @@ class CacheConfig:
         keep_answers: Keep an answer's KV with its prompt's.
         conversation_idle_s: Seconds after which what a conversation with an id has left is forgotten; None is never.
         max_conversations: Conversations with an id that are kept.
+        kv_bits: What is stored are codes of so many bits, whatever the rows hold; None stores what they hold.
     """
 
     max_sequences: int | None = None
@@ -106,6 +113,7 @@ class CacheConfig:
     conversation_idle_s: float | None = 3600.0
     max_conversations: int = 100
     strip_agent_header: bool = True
+    kv_bits: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,13 @@ from typing import Any
 
 from mlx_cache.below import Below, Namespace, text_alone
 from mlx_cache.blocks import BLOCK_TOKENS, MAX_BLOCK_TOKENS, Block, InconsistentCache, Layout, Payload, UnsupportedLayer
+from mlx_cache.competing import CompetingPolicy
 from mlx_cache.disk.offers import Offer
 from mlx_cache.disk.tier import DiskTier
 from mlx_cache.eviction import Eviction
 from mlx_cache.index import Index
 from mlx_cache.plans import InsertPlan
-from mlx_cache.policy import EvictionPolicy, ValuePerByte
+from mlx_cache.policy import EvictionPolicy
 from mlx_cache.results import Fetched, Inserted
 from mlx_cache.stats import Counters, Reason, Refusal
 from mlx_cache.tree import Tokens, as_tokens
@@ -69,7 +70,7 @@ class PromptCache:
         self._counters = Counters()
         self._payload = payload
         self._index = Index(
-            Eviction(policy if policy is not None else ValuePerByte(), self._counters),
+            Eviction(policy if policy is not None else CompetingPolicy(block_tokens=block_tokens), self._counters),
             max_bytes=UNLIMITED if max_bytes is None else max(0, max_bytes),
             max_size=UNLIMITED if max_size is None else max(0, max_size),
             max_buffers=max_buffers,

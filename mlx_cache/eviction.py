@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mlx_cache.blocks import Block, State
 from mlx_cache.policy import EvictionPolicy, Usage
@@ -12,6 +12,9 @@ from mlx_cache.stats import Counters
 from mlx_cache.tree import Node
 
 _USELESS = float("-inf")
+_UNTIDY = 1024
+
+Entry = tuple[float, int, bool, Node, int]
 
 
 class Eviction:
@@ -29,7 +32,9 @@ class Eviction:
         # Told of a node, and from where on, just before its blocks or its snapshot go.
         self.on_evict: Callable[[Node, int], None] = lambda node, start: None
         self._counters = counters
-        self._heap: list[tuple[float, int, bool, Node, int]] = []
+        # One heap for each of the policy's orders, of the same things.
+        self._heaps: list[list[Entry]] = [[] for _ in range(policy.n_orders)]
+        self._tidy_at = _UNTIDY
         self._order = itertools.count()
 
     def value(self, node: Node) -> float:
@@ -43,11 +48,7 @@ class Eviction:
 
     def state_value(self, node: Node) -> float:
         """The same of a snapshot: without it, prefill restarts at the snapshot before."""
-        above = node.parent
-        while above is not None and above.parent is not None and not above.has_snapshot:
-            above = above.parent
-        start = above.end if above is not None else 0
-        return (node.end - start) * _bytes_per_token(node) / max(1, node.snapshot_nbytes)
+        return _restarts_behind(node) * _bytes_per_token(node) / max(1, node.snapshot_nbytes)
 
     def offer(self, node: Node) -> None:
         """Put a leaf, or an inner node's snapshot, in the queue, with its present priority."""
@@ -55,49 +56,57 @@ class Eviction:
             return
         if not node.children:
             node.stamp += 1
-            heapq.heappush(self._heap, (_leaf_priority(node), next(self._order), True, node, node.stamp))
+            self._push(self._leaf_priorities(node), True, node, node.stamp)
         elif node.state_usage is not None and node.has_snapshot:
             node.state_stamp += 1
-            entry = (node.state_usage.priority, next(self._order), False, node, node.state_stamp)
-            heapq.heappush(self._heap, entry)
-        if len(self._heap) > 1024 and len(self._heap) > 8 * self.n_buffers:
-            self._heap = [entry for entry in self._heap if _is_current(entry)]
-            heapq.heapify(self._heap)
+            self._push(self.policy.priorities(node.state_usage), False, node, node.state_stamp)
+
+    def _push(self, priorities: Iterable[float], leaf: bool, node: Node, stamp: int) -> None:
+        order = next(self._order)
+        for heap, priority in zip(self._heaps, priorities, strict=True):
+            heapq.heappush(heap, (priority, order, leaf, node, stamp))
+        # An order that is not followed is never popped from, and what is gone must not stay in it for long.
+        if max(map(len, self._heaps)) > self._tidy_at:
+            for heap in self._heaps:
+                heap[:] = filter(_is_current, heap)
+                heapq.heapify(heap)
+            self._tidy_at = 2 * len(self._heaps[0]) + _UNTIDY
 
     def shrink(self, *, max_bytes: int, max_buffers: int) -> bool:
         """Evict until both limits hold; False if what is left is held."""
-        kept: list[tuple[float, int, bool, Node, int]] = []
+        kept: list[tuple[int, Entry]] = []
         while self.nbytes > max_bytes or self.n_buffers > max_buffers:
-            if not self._heap:
+            order = self.policy.order()
+            if not self._heaps[order]:
                 break
-            entry = heapq.heappop(self._heap)
-            if _is_current(entry) and not self._evict(entry[3], entry[2]):
-                kept.append(entry)
-        for entry in kept:
-            heapq.heappush(self._heap, entry)
+            entry = heapq.heappop(self._heaps[order])
+            if not _is_current(entry):
+                continue
+            if not self._evict(entry[3], entry[2]):
+                kept.append((order, entry))
+        self._put_back(kept)
         return self.nbytes <= max_bytes and self.n_buffers <= max_buffers
 
     def drop_sequence(self) -> bool:
         """Evict the least valuable leaf with everything above it that nothing else needs; False if all are held."""
-        kept: list[tuple[float, int, bool, Node, int]] = []
-        done = False
-        while self._heap and not done:
-            entry = heapq.heappop(self._heap)
+        kept: list[tuple[int, Entry]] = []
+        order, done = self.policy.order(), False
+        while self._heaps[order] and not done:
+            entry = heapq.heappop(self._heaps[order])
             if not _is_current(entry):
                 continue
             node = entry[3]
             if not entry[2] or node.holds:
-                kept.append(entry)
+                kept.append((order, entry))
                 continue
-            self.policy.evicted(_leaf_usage(node))
             while node.parent is not None and node.is_leaf and not node.holds:
+                self.policy.evicted(_leaf_usage(node), tokens=node.end - node.start)
                 self._remove(node)
                 node = node.parent
             if node.is_leaf:
                 self.offer(node)
             done = True
-        for entry in kept:
-            heapq.heappush(self._heap, entry)
+        self._put_back(kept)
         return done
 
     def drop_tail(self, node: Node, keep: int) -> None:
@@ -107,6 +116,15 @@ class Eviction:
             node = node.parent
         if node.is_leaf:
             self.offer(node)
+
+    def _put_back(self, kept: list[tuple[int, Entry]]) -> None:
+        for order, entry in kept:
+            heapq.heappush(self._heaps[order], entry)
+
+    def _leaf_priorities(self, node: Node) -> Iterable[float]:
+        if node.tree.layout.has_state and node.state is None:
+            return itertools.repeat(_USELESS, len(self._heaps))
+        return self.policy.priorities(_leaf_usage(node))
 
     def forget(self, node: Node) -> None:
         """Give up a node's buffers without touching the tree, which is being dropped as a whole."""
@@ -122,7 +140,7 @@ class Eviction:
         if not leaf:
             if node.holds or _children_need_windows(node):
                 return False
-            self.policy.evicted(node.state_usage or node.usage)
+            self.policy.evicted(node.state_usage or node.usage, tokens=_restarts_behind(node))
             self.on_evict(node, node.end)
             self._drop_snapshot(node)
             return True
@@ -131,14 +149,14 @@ class Eviction:
         if full and full[-1].start > node.start:
             if full[-1].start < held:
                 return False
-            self.policy.evicted(_leaf_usage(node))
+            self.policy.evicted(_leaf_usage(node), tokens=node.end - full[-1].start)
             self.on_evict(node, full[-1].start)
             self._discard(node.tree.shorten(node, full[-1].start))
             self.offer(node)
             return True
         if node.holds:
             return False
-        self.policy.evicted(_leaf_usage(node))
+        self.policy.evicted(_leaf_usage(node), tokens=node.end - node.start)
         above = node.parent
         self._remove(node)
         if above is not None and above.is_leaf:
@@ -182,6 +200,14 @@ def _bytes_per_token(node: Node) -> int:
     return sum(g.bytes_per_token for g in node.tree.layout.groups if g.is_full) or 1
 
 
+def _restarts_behind(node: Node) -> int:
+    """Tokens between a snapshot and the one before."""
+    above = node.parent
+    while above is not None and above.parent is not None and not above.has_snapshot:
+        above = above.parent
+    return node.end - (above.end if above is not None else 0)
+
+
 def _children_need_windows(node: Node) -> bool:
     """Whether a child's own entries do not reach back far enough to do without this node's."""
     groups = node.tree.layout.groups
@@ -197,14 +223,7 @@ def _leaf_usage(node: Node) -> Usage:
     return node.tail_usage if node.tail_usage is not None and node.head_end <= last else node.usage
 
 
-def _leaf_priority(node: Node) -> float:
-    layout = node.tree.layout
-    if layout.has_state and node.state is None:
-        return _USELESS
-    return _leaf_usage(node).priority
-
-
-def _is_current(entry: tuple[float, int, bool, Node, int]) -> bool:
+def _is_current(entry: Entry) -> bool:
     _, _, leaf, node, stamp = entry
     if not node.tree.alive:
         return False

@@ -11,7 +11,7 @@ from mlx_cache.blocks import BLOCK_TOKENS, Block, Layout, Restorable, State
 from mlx_cache.eviction import Eviction
 from mlx_cache.missing import find_missing
 from mlx_cache.plans import Found, InsertPlan, Pin
-from mlx_cache.policy import Usage
+from mlx_cache.policy import Limits, Storing, Usage, WatchingPolicy
 from mlx_cache.stats import Reason
 from mlx_cache.tree import Hold, Match, Node, Tokens, Tree, common_prefix
 
@@ -23,6 +23,7 @@ class Index:
         self, eviction: Eviction, *, max_bytes: int, max_size: int, max_buffers: int, block_tokens: int = BLOCK_TOKENS
     ) -> None:
         self.eviction = eviction
+        self.watching = eviction.policy if isinstance(eviction.policy, WatchingPolicy) else None
         self.max_bytes = max_bytes
         self.max_size = max_size
         self.max_buffers = max_buffers
@@ -56,16 +57,24 @@ class Index:
 
     def find(self, key: Hashable, tokens: Tokens, limit: int) -> Found:
         """Look a prompt up, count the use, and hold what was found."""
-        self.eviction.policy.tick()
-        tree, match, node, length = self.best(key, tokens, limit)
+        tree, match, node, length = self.use(key, tokens, limit)
+        if self.watching is not None:
+            self.watching.asked(key, tokens, limit=limit, length=length)
         reason = self._reason(key, tokens, limit, tree, match, length)
         if tree is None or node is None or length == 0:
             return Found(Restorable(0), reason, match.length)
-        self._use(match, node, length)
         state = node.state if tree.layout.has_state else None
         # Only the lists are copied here; which parts of the blocks to read is worked out without the lock.
         spans = [[list(blocks) for blocks in step.spans] for step in node.path()]
         return Found(Restorable(length, [], state), reason, match.length, tree.layout, Hold(node, length), spans)
+
+    def use(self, key: Hashable, tokens: Tokens, limit: int) -> tuple[Tree | None, Match, Node | None, int]:
+        """The same as `best`, counted as a use."""
+        self.eviction.policy.tick()
+        tree, match, node, length = self.best(key, tokens, limit)
+        if node is not None and length > 0:
+            self._use(match, node, length)
+        return tree, match, node, length
 
     def _use(self, match: Match, last: Node, length: int) -> None:
         policy = self.eviction.policy
@@ -116,6 +125,9 @@ class Index:
     ) -> InsertPlan | None:
         """Reserve room and hold the path. None when not even a part fits."""
         self.eviction.policy.tick()
+        if self.watching is not None:
+            storing = Storing(key, layout, tokens, snapshot, state_nbytes, available)
+            self.watching.storing(storing, Limits(self.max_bytes, self.max_size, self.max_buffers))
         tree = self.spaces.setdefault(key, {}).get(layout)
         if tree is None:
             tree = self.spaces[key][layout] = Tree(layout, self.block_tokens, key)
@@ -231,6 +243,8 @@ class Index:
             for node in tree.nodes():
                 self.eviction.forget(node)
         self.unsupported.pop(key, None)
+        if self.watching is not None:
+            self.watching.dropped(key)
         self.pins = {name: pin for name, pin in self.pins.items() if pin.key != key}
 
     def forget(self, key: Hashable, tokens: Tokens, keep: int) -> None:

@@ -38,6 +38,16 @@ class TokenArrays:
     first: int
     offset: int
     arrays: list[mx.array]
+    codes: tuple[int, int] | None = None
+    """Group size and bits of what is kept, where that are codes of `arrays`."""
+
+    def stored(self, start: int, end: int) -> list[mx.array]:
+        """What is kept of the tokens `[start, end)`."""
+        parts = [array[..., start - self.first : end - self.first, :] for array in self.arrays]
+        if self.codes is None:
+            return parts
+        group_size, bits = self.codes
+        return [codes for part in parts for codes in mx.quantize(part, group_size=group_size, bits=bits)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +109,16 @@ def nest(leaves: list[tuple[tuple[int, ...], Any]]) -> list[Any]:
     return [CacheList(*nest(item)) if isinstance(item, list) else item for item in out]
 
 
-def kind_of(cache: Any, kept_whole: frozenset[type] = frozenset()) -> Kind:
-    """How a layer is kept, given the classes that the caller has tried. Raises UnsupportedLayer."""
+def kind_of(cache: Any, kept_whole: frozenset[type] = frozenset(), at_rest: tuple[int, int] | None = None) -> Kind:
+    """How a layer is kept, given the classes that the caller has tried. Raises UnsupportedLayer.
+
+    `at_rest` is the group size and bits of codes that a plain layer is kept as.
+    """
     cls = type(cache)
     if cls in kept_whole:
         return ByState("whole", (cls,))
     if cls is KVCache:
-        return ByToken("kv", EVERYTHING, ())
+        return ByToken("kv", EVERYTHING, ()) if at_rest is None else ByToken("at_rest", EVERYTHING, at_rest)
     if cls is ConcatenateKVCache:
         return ByToken("concatenate", EVERYTHING, ())
     if cls is QuantizedKVCache:
@@ -169,6 +182,7 @@ def temporal(cache: RotatingKVCache, array: mx.array) -> mx.array:
 _READ: dict[str, Callable[[Any], TokenArrays]] = {
     "kv": _read_plain,
     "concatenate": _read_plain,
+    "at_rest": _read_plain,
     "quantized": _read_quantized,
     "chunked": _read_chunked,
     "rotating": _read_rotating,
@@ -179,6 +193,8 @@ _READ: dict[str, Callable[[Any], TokenArrays]] = {
 def read_tokens(cache: Any, kind: ByToken) -> TokenArrays:
     """The arrays of a layer that is kept by token. Raises InconsistentCache unless it is one sequence."""
     held = _READ[kind.kind](cache)
+    if kind.kind == "at_rest":
+        held.codes = (kind.params[0], kind.params[1])
     for array in held.arrays:
         if array.ndim != 4 or array.shape[0] != 1:
             raise InconsistentCache(f"{type(cache).__name__} holds {array.shape}, not one sequence")
@@ -200,7 +216,10 @@ def build_tokens(kind: ByToken, length: int, first: int, arrays: list[mx.array])
         cache: Any = ChunkedKVCache(kind.params[0])
         cache.start_position = first
     else:
-        cache = KVCache() if kind.kind == "kv" else ConcatenateKVCache()
+        cache = ConcatenateKVCache() if kind.kind == "concatenate" else KVCache()
+    if kind.kind == "at_rest":
+        group_size, bits = kind.params
+        arrays = [mx.dequantize(*arrays[i : i + 3], group_size=group_size, bits=bits) for i in (0, 3)]
     cache.keys, cache.values = arrays
     cache.offset = length
     return cache

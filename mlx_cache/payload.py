@@ -60,18 +60,29 @@ class MlxPayload:
     `kept_whole` are classes beyond the allow-list that the caller has tried: a copy of all their attributes goes on as
     the original does. They are restored where they were stored, as other states are. `evaluate` is how copies are
     waited for; what it raises goes to the caller of the cache, and nothing is stored.
+
+    With `at_rest`, a group size and bits as of `mx.quantize`, plain KV layers are kept as codes and restored as the
+    numbers that those stand for. Quantising these again gives other codes: who stores what was restored does so only
+    where the cache still has it, and then nothing is copied.
     """
 
-    def __init__(self, kept_whole: Iterable[type] = (), *, evaluate: Callable[..., None] = mx.eval) -> None:
+    def __init__(
+        self,
+        kept_whole: Iterable[type] = (),
+        *,
+        evaluate: Callable[..., None] = mx.eval,
+        at_rest: tuple[int, int] | None = None,
+    ) -> None:
         self._kept_whole = frozenset(kept_whole)
         self._evaluate = evaluate
+        self._at_rest = at_rest
 
     def unknown(self, prompt_cache: Sequence[Any]) -> set[type]:
         """The layer classes that would be refused."""
         out: set[type] = set()
         for _, cache in flatten(prompt_cache):
             try:
-                kind_of(cache, self._kept_whole)
+                kind_of(cache, self._kept_whole, self._at_rest)
             except UnsupportedLayer:
                 out.add(type(cache))
         return out
@@ -80,7 +91,7 @@ class MlxPayload:
         """See Payload."""
         offsets = set[int]()
         for _, cache in flatten(prompt_cache):
-            kind_of(cache, self._kept_whole)
+            kind_of(cache, self._kept_whole, self._at_rest)
             offset = offset_of(cache)
             if offset is not None:
                 offsets.add(offset)
@@ -93,9 +104,9 @@ class MlxPayload:
         rows: dict[tuple[str, int, int, int, mx.Dtype], int] = {}
         places: list[LayerPlace] = []
         for path, cache in flatten(prompt_cache):
-            kind = kind_of(cache, self._kept_whole)
+            kind = kind_of(cache, self._kept_whole, self._at_rest)
             slots: list[tuple[int, int]] = []
-            for array in read_tokens(cache, kind).arrays if isinstance(kind, ByToken) else ():
+            for array in _one_token(read_tokens(cache, kind)) if isinstance(kind, ByToken) else ():
                 key = (kind.kind, kind.reach, array.shape[1], array.shape[3], array.dtype)  # type: ignore[union-attr]
                 row = rows.get(key, 0)
                 rows[key] = row + 1
@@ -123,17 +134,17 @@ class MlxPayload:
         self, prompt_cache: Sequence[Any], layout: Layout, ranges: list[list[tuple[int, int]]]
     ) -> list[list[Block]]:
         """See Payload."""
-        stacks: list[list[tuple[int, mx.array]]] = [[] for _ in layout.groups]
+        stacks: list[dict[tuple[int, int], list[mx.array]]] = [{wanted: [] for wanted in group} for group in ranges]
         for _, place, held in self._held(prompt_cache, layout):
-            for (group, _), array in zip(place.slots, held.arrays, strict=True):
-                stacks[group].append((held.first, array))
+            groups = [group for group, _ in place.slots]
+            for wanted in dict.fromkeys(wanted for group in groups for wanted in ranges[group]):
+                for group, array in zip(groups, held.stored(*wanted), strict=True):
+                    if wanted in stacks[group]:
+                        stacks[group][wanted].append(array)
         out: list[list[Block]] = []
-        for stack, wanted in zip(stacks, ranges, strict=True):
-            blocks: list[Block] = []
-            for start, end in wanted:
-                data = _joined([array[..., start - first : end - first, :] for first, array in stack], axis=0)
-                blocks.append(Block(start, end, data.nbytes, data))
-            out.append(blocks)
+        for stack, group in zip(stacks, ranges, strict=True):
+            joined = [(start, end, _joined(stack[start, end], axis=0)) for start, end in group]
+            out.append([Block(start, end, data.nbytes, data) for start, end, data in joined])
         # Evaluate here: an unevaluated array belongs to this thread's stream and keeps its inputs alive.
         self._evaluate([block.data for blocks in out for block in blocks])
         return out
@@ -191,8 +202,9 @@ class MlxPayload:
                 if spare:
                     parts.append(_zeros(padding, group, layout.groups[group].detail, spare))
                 rows.append(_joined(parts, axis=2))
-            fresh.extend(rows)
-            leaves.append((place.path, build_tokens(place.kind, restorable.length, first, rows)))
+            made = build_tokens(place.kind, restorable.length, first, rows)
+            fresh.extend([made.keys, made.values] if place.kind.kind == "at_rest" else rows)
+            leaves.append((place.path, made))
         self._evaluate(fresh)
         return nest(leaves)
 
@@ -204,6 +216,11 @@ class MlxPayload:
             for (_, cache), place in layers
             if isinstance(place.kind, ByToken)
         ]
+
+
+def _one_token(held: TokenArrays) -> list[mx.array]:
+    """What is kept of the newest token: its shapes and types are those of every other."""
+    return held.stored(held.offset - 1, held.offset)
 
 
 def _states(prompt_cache: Sequence[Any], layout: Layout) -> list[LayerState]:

@@ -7,8 +7,14 @@ or used and does not change until it is used again, so a heap can hold it.
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_cache.blocks import Layout
 
 
 @dataclass(slots=True)
@@ -24,11 +30,37 @@ class Usage:
         return Usage(self.hits, self.last, self.priority)
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The cache's limits at this moment."""
+
+    max_bytes: int
+    max_size: int
+    max_buffers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Storing:
+    """What an insert is asked to store: the arguments of `Index.plan_insert`."""
+
+    key: Hashable
+    layout: Layout
+    tokens: NDArray[np.int32]
+    snapshot: bool
+    state_nbytes: int
+    available: list[int]
+
+
 class EvictionPolicy(Protocol):
     """Decides the order of eviction. Called with the cache's lock held: no copies, no files, no callbacks.
 
     `value` is the prefill work that a byte saves when it is used, 1.0 for the plain key/value entries of a token.
     """
+
+    @property
+    def n_orders(self) -> int:
+        """How many orders it keeps, each a heap."""
+        ...
 
     def tick(self) -> None:
         """A fetch or an insert begins; what it touches counts as one moment."""
@@ -46,16 +78,48 @@ class EvictionPolicy(Protocol):
         """An insert found it stored already."""
         ...
 
-    def evicted(self, usage: Usage) -> None:
-        """It was the least valuable and went."""
+    def evicted(self, usage: Usage, *, tokens: int) -> None:
+        """It was the least valuable and went, and with it the prefill of so many tokens."""
+        ...
+
+    def priorities(self, usage: Usage) -> tuple[float, ...]:
+        """Its place in each order that the policy keeps: the lowest goes first."""
+        ...
+
+    def order(self) -> int:
+        """Which of the orders the next eviction follows."""
+        ...
+
+
+@runtime_checkable
+class WatchingPolicy(EvictionPolicy, Protocol):
+    """A policy that also sees what is asked for and stored, to learn what another order would have served.
+
+    `tokens` must not be changed afterwards. Layouts and the rest are as in `Index.plan_insert`.
+    """
+
+    def asked(self, key: Hashable, tokens: NDArray[np.int32], *, limit: int, length: int) -> None:
+        """A fetch of at most `limit` tokens was served `length` of them."""
+        ...
+
+    def storing(self, storing: Storing, limits: Limits) -> None:
+        """An insert begins, for which room may have to be made."""
+        ...
+
+    def dropped(self, key: Hashable) -> None:
+        """A namespace is gone."""
         ...
 
 
 class LeafLru:
     """Least recently used: the baseline, and the choice where it matters that eviction is easy to predict."""
 
+    n_orders = 1
+
     def __init__(self) -> None:
         self._now = 0.0
+        self.passed = -1.0
+        """The latest moment of use of anything that was evicted."""
 
     def tick(self) -> None:
         """See EvictionPolicy."""
@@ -74,8 +138,17 @@ class LeafLru:
         """See EvictionPolicy."""
         usage.last = usage.priority = self._now
 
-    def evicted(self, usage: Usage) -> None:
+    def evicted(self, usage: Usage, *, tokens: int) -> None:
         """See EvictionPolicy."""
+        self.passed = max(self.passed, usage.last)
+
+    def priorities(self, usage: Usage) -> tuple[float, ...]:
+        """See EvictionPolicy."""
+        return (usage.priority,)
+
+    def order(self) -> int:
+        """See EvictionPolicy."""
+        return 0
 
 
 class ValuePerByte:
@@ -87,6 +160,7 @@ class ValuePerByte:
     which they are evicted. So nothing is tuned to a workload or a size; with H = 0, at the start, this is LRU.
     """
 
+    n_orders = 1
     _SMOOTHING = 0.02
 
     def __init__(self) -> None:
@@ -116,10 +190,18 @@ class ValuePerByte:
         usage.last = self._now
         self._rank(usage, value)
 
-    def evicted(self, usage: Usage) -> None:
+    def evicted(self, usage: Usage, *, tokens: int) -> None:
         """See EvictionPolicy."""
         age = self._now - usage.last
         self._lasting += self._SMOOTHING * (age - self._lasting) if self._lasting else age
+
+    def priorities(self, usage: Usage) -> tuple[float, ...]:
+        """See EvictionPolicy."""
+        return (usage.priority,)
+
+    def order(self) -> int:
+        """See EvictionPolicy."""
+        return 0
 
     def _rank(self, usage: Usage, value: float) -> None:
         usage.priority = self._now + self._lasting * math.log2((1.0 + usage.hits) * max(value, 1e-9))

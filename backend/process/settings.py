@@ -66,6 +66,7 @@ def _directories(text: str) -> tuple[str, ...]:
 
 _size_or_auto, _count_or_auto, _flag_or_auto = map(read.auto_or, (read.size, read.integer(0), read.flag))
 _duration_or_off = read.off_or(_duration)
+_bits_or_off = read.off_or(read.one_of_numbers(4, 8))
 
 _ENGINE, _CACHE = EngineConfig(), CacheConfig()
 
@@ -103,6 +104,9 @@ SETTINGS: Final = (
         "tokens of a prefill chunk; auto: 512 on a CPU, 2048 on a GPU",
     ),
     _Setting("--kv-bytes", _size_or_auto, "auto", "KV (live, cached, copies) at most; auto: a share of what is left"),
+    _Setting("--kv-bits", _bits_or_off, "off", "keys and values of rows as codes of 4 or 8 bits, or off"),
+    _Setting("--kv-group-size", read.one_of_numbers(32, 64), str(_ENGINE.kv_group_size), "features that share a scale"),
+    _Setting("--quantized-kv-start", read.integer(0), "0", "tokens from which on a row with --kv-bits holds codes"),
     _Setting("--memory-share", read.number(0.01, 1), "1", "of the device's memory, where workers share a device"),
     _Setting(
         "--wired",
@@ -126,6 +130,7 @@ SETTINGS: Final = (
     _Setting(
         "--prompt-cache-disk-daily-bytes", read.off_or(read.size), "off", "written there a day at most, or off"
     ),
+    _Setting("--cache-kv-bits", _bits_or_off, "off", "cached KV as codes of 4 or 8 bits, rows as they are, or off"),
     _Setting("--allow-remote-code", read.flag, "false", "let a load that asks for it run a model's code", (), True),
     _Setting(
         "--allow-files",
@@ -213,10 +218,14 @@ def _settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Sett
                 warm_up=values["warm_up"],
                 model_idle_s=values["model_idle"],
                 watchdog_s=values["watchdog"],
+                kv_bits=values["kv_bits"],
+                kv_group_size=values["kv_group_size"],
+                quantized_kv_start=values["quantized_kv_start"],
             ),
             cache=CacheConfig(
                 max_sequences=values["prompt_cache_size"],
                 max_bytes=values["prompt_cache_bytes"],
+                kv_bits=values["cache_kv_bits"],
                 directory=values["prompt_cache_dir"],
                 disk_bytes=values["prompt_cache_disk_bytes"],
                 disk_daily_bytes=values["prompt_cache_disk_daily_bytes"],

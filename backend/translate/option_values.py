@@ -150,6 +150,23 @@ def one_of(*choices: str) -> Reader:
     return read
 
 
+def one_of_numbers(*choices: int) -> Reader:
+    """One of some whole numbers."""
+    read_integer = integer(min(choices), max(choices))
+
+    def read(value: Json) -> int:
+        refusal = OptionValueError(f"must be {' or '.join(map(str, choices))}")
+        try:
+            number: int = read_integer(value)
+        except OptionValueError:
+            raise refusal from None
+        if number not in choices:
+            raise refusal
+        return number
+
+    return read
+
+
 def parser_name(known: Callable[[], Collection[str]]) -> Reader:
     """The name of a parser that there is, in any case, with `-` or `_`; empty for none given."""
 

@@ -6,7 +6,9 @@ to evict all the time. What is compared is every logprob of every token, for eve
 
 import asyncio
 import random
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,11 +87,19 @@ async def live(engine: EngineHandle, client: Client, turns: int) -> list[tuple[G
 
 
 def differences(
-    family: str, tmp_path: Path, *, sampler: str, budget: int, clients: int, turns: int
+    family: str,
+    tmp_path: Path,
+    *,
+    sampler: str,
+    budget: int,
+    clients: int,
+    turns: int,
+    extra: Mapping[str, Any] | None = None,
+    **codes: int,
 ) -> tuple[list[float], float]:
     """The largest difference of a logprob in each answer, and the share of prompt tokens that came from the cache."""
-    path = write_model(tmp_path / family, family)
-    options = EngineConfig(prefill_chunk=CHUNK, max_rows=4, sampler=sampler)  # type: ignore[arg-type]
+    path = write_model(tmp_path / family, family, extra=extra)
+    options = EngineConfig(prefill_chunk=CHUNK, max_rows=4, sampler=sampler, **codes)  # type: ignore[arg-type]
     warm = model_config(path, engine=options, cache=CacheConfig(max_bytes=budget))
     cold = model_config(path, engine=options)
 

@@ -10,7 +10,7 @@ def settle(policy: EvictionPolicy, lasting: int = 10) -> None:
     usage = policy.made(value=1.0)
     for _ in range(lasting):
         policy.tick()
-    policy.evicted(usage)
+    policy.evicted(usage, tokens=1)
 
 
 def made(policy: EvictionPolicy, value: float = 1.0) -> Usage:

@@ -46,14 +46,16 @@ class Machine(RuleBasedStateMachine):
         max_bytes=st.sampled_from([200, 90, 40, 12, 0]),
         max_size=st.none() | st.integers(0, 4),
         block_tokens=st.integers(1, 5),
-        lru=st.booleans(),
+        policy=st.sampled_from([LeafLru, ValuePerByte, None]),
     )
-    def start(self, layout: str, max_bytes: int, max_size: int | None, block_tokens: int, lru: bool) -> None:
+    def start(
+        self, layout: str, max_bytes: int, max_size: int | None, block_tokens: int, policy: type[LeafLru] | None
+    ) -> None:
         self.layout: Layout = LAYOUTS[layout]
         self.payload = FakePayload()
-        self.lru = lru
+        self.lru = policy is LeafLru
         self.cache = PromptCache(
-            max_size, max_bytes, policy=LeafLru() if lru else ValuePerByte(), payload=self.payload,
+            max_size, max_bytes, policy=policy and policy(), payload=self.payload,
             block_tokens=block_tokens,
         )  # fmt: skip
         self.seen: dict[str, list[tuple[int, ...]]] = {space: [] for space in SPACES}

@@ -3,6 +3,7 @@
 import gc
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import mlx.core as mx
 
@@ -20,6 +21,7 @@ from backend.engine.batching.memory import MemoryBudget, copied_share
 from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
+from backend.engine.batching.two_forms import TwoForms
 from backend.engine.batching.warm_up import Discarded
 from backend.engine.batching.warm_up import warm_up as warm_up_session
 from backend.engine.channel import Outbox
@@ -43,6 +45,11 @@ KV_SHARE = 0.7
 CACHE_SHARE = 0.5
 # What MLX may keep of freed buffers: those of a chunk and a step are asked for again, those of grown KV are not.
 POOL_SHARE = 0.05
+# Quantised attention holds the scores of a whole chunk: a prompt's later chunks are smaller, so that those of a layer
+# stay below this. What mask and softmax make of them takes their place on a CPU (1.2 x in all); elsewhere it was not
+# measured, so there is room for a copy.
+MOST_SCORE_BYTES = 512 << 20
+SCORE_COPIES = 2
 # A GPU needs many tokens at a time to be busy. It draws a token in some hundredths of a second, a CPU in tenths.
 CHUNK: Mapping[DeviceKind, int] = {"cpu": 512, "metal": 2048, "cuda": 2048}
 SLICE_SECONDS: Mapping[DeviceKind, float] = {"cpu": 0.4, "metal": 0.05, "cuda": 0.05}
@@ -88,6 +95,7 @@ def make_session(
             memory_facts={
                 "device_memory": f"{memory.total} bytes: {memory.source}",
                 "wired_limit": f"{limit} bytes" if limit else "",
+                **_kv_facts(loaded),
             },
             config=config,
             generation=generation,
@@ -101,6 +109,7 @@ def make_session(
             chunk=chunk,
             pace=Pace(SLICE_SECONDS[kind]),
             clock=clock,
+            scores=MOST_SCORE_BYTES // loaded.score_bytes if loaded.score_bytes else None,
         )
 
     if warms:
@@ -166,11 +175,17 @@ def _prefix_cache(
     max_sequences = 0 if loaded.uncached_reason else cache.max_sequences
     # The generation is in the key too: nothing of a model that was replaced can ever be found.
     key = (loaded.namespace, generation)
-    below = CacheDisk(disk, _lasting_name(config, loaded), notify, clock)
-    store = PromptCache(
+    below = CacheDisk(_usable(disk, loaded), _lasting_name(config, loaded), notify, clock)
+    stored = loaded.stored_kv
+    payload = MlxPayload(
+        loaded.kept_whole, evaluate=wait, at_rest=None if stored is None else (stored.group_size, stored.bits)
+    )
+    start = loaded.kv.start if loaded.kv is not None else 0
+    make = partial(TwoForms, start=start) if start else PromptCache
+    store = make(
         max_sequences,
         min(max_bytes, budget.total),
-        payload=MlxPayload(loaded.kept_whole, evaluate=wait),
+        payload=payload,
         disk=below.tier,
         disk_namespace=below.namespace_of,
     )
@@ -181,7 +196,16 @@ def _prefix_cache(
         isolation=config.engine.isolation,
         conversations=Conversations(idle_s=cache.conversation_idle_s, most=cache.max_conversations),
         disk=below,
+        lossy=stored is not None,
     )
+
+
+def _usable(disk: OpenDisk | str, loaded: LoadedModel) -> OpenDisk | str:
+    """The directory, where what this load stores can go to it; else why not."""
+    if isinstance(disk, OpenDisk) and loaded.kv is not None and loaded.kv.start:
+        disk.close()
+        return "quantized_kv_start is above 0: a cache of two forms is kept in memory only"
+    return disk
 
 
 def _lasting_name(config: ModelConfig, loaded: LoadedModel) -> str:
@@ -191,13 +215,29 @@ def _lasting_name(config: ModelConfig, loaded: LoadedModel) -> str:
     return f"{loaded.namespace} {kind} {chunk}"
 
 
+def _scores_peak(loaded: LoadedModel) -> int:
+    """Bytes of scores that a chunk of the longest prompt holds at once."""
+    whole = loaded.score_bytes * max(CHUNK.values()) * loaded.context_length
+    return SCORE_COPIES * min(MOST_SCORE_BYTES, whole)
+
+
+def _kv_facts(loaded: LoadedModel) -> Mapping[str, str]:
+    kv, stored = loaded.kv, loaded.stored_kv
+    facts: dict[str, str] = {}
+    if kv is not None:
+        facts |= {"kv_bits": str(kv.bits), "kv_group_size": str(kv.group_size), "quantized_kv_start": str(kv.start)}
+    if stored is not None:
+        facts |= {"cache_kv_bits": str(stored.bits), "kv_group_size": str(stored.group_size)}
+    return facts
+
+
 def _memory(
     engine: EngineConfig, loaded: LoadedModel, *, is_cpu: bool, layers: int
 ) -> tuple[DeviceMemory, MemoryBudget]:
     memory = device_memory(mx.device_info(), is_cpu=is_cpu, active=mx.get_active_memory(), share=engine.memory_share)
     if not memory.total and engine.kv_bytes is None:
         raise ModelLoadFailed("kv_bytes: must be given, for the device does not say how much memory it has")
-    left = max(0, memory.total - loaded.weight_bytes)
+    left = max(0, memory.total - loaded.weight_bytes - _scores_peak(loaded))
     budget = MemoryBudget(
         int(KV_SHARE * left) if engine.kv_bytes is None else engine.kv_bytes,
         loaded.kv_cost,

@@ -14,7 +14,8 @@ from mlx_lm.models.cache import ArraysCache, CacheList
 
 from backend.engine.batching.chunk import Model
 from backend.engine.batching.row import Row
-from backend.engine.batching.row_caches import copied, keep_rows, row_caches, separable
+from backend.engine.batching.row_caches import copied, keep_rows, nbytes, row_caches, separable
+from backend.engine.quantized.batch_cache import merged
 from backend.engine.sampling.sampled import RowLogprobs, Sampled
 from backend.engine.waits import wait
 
@@ -158,14 +159,14 @@ class DecodeBatch(ABC):
 
     def nbytes(self) -> int:
         """Bytes of live KV, padding included."""
-        return sum(int(cache.nbytes) for cache in self._caches)
+        return nbytes(self._caches)
 
 
 def _merge(caches: list[list[Any]]) -> list[Any]:
     layers = list(zip(*caches, strict=True))
     for layer in layers:
         _check_states(layer)
-    return [layer[0].merge(list(layer)) for layer in layers]
+    return [merged(layer) for layer in layers]
 
 
 def _check_states(layer: Sequence[Any]) -> None:

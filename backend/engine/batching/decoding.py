@@ -20,7 +20,9 @@ from backend.engine.batching.storing import Storing
 from backend.engine.channel import Outbox
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.picture import Counters
-from backend.engine.waits import drain
+from backend.engine.quantized.conversion import to_codes
+from backend.engine.quantized.kv_format import KVFormat
+from backend.engine.waits import drain, wait
 
 # Which groups are alike changes only as rows leave; what it costs to look grows with the square of the groups.
 MERGE_EVERY_STEPS = 64
@@ -34,6 +36,7 @@ class Decoding:
 
     Args:
         tell: Lets clients have what was posted, before work that they need not wait for.
+        kv: How rows are held where they are quantised.
         requeue: Puts a row back at the head of the queue, to begin with what the prompt cache has of its tokens.
     """
 
@@ -47,6 +50,7 @@ class Decoding:
     tell: Callable[[], None]
     requeue: Callable[[Row], None]
     clock: Callable[[], float]
+    kv: KVFormat | None = None
     moving: list[Row] = field(default_factory=list[Row])
 
     def abandon(self) -> None:
@@ -89,10 +93,32 @@ class Decoding:
         started = self.clock()
         for group in list(self.groups.batches):
             self._emit(group, group.step)
+            self._to_codes(group)
         self.counters.decode_steps += 1
         if self.counters.decode_steps % MERGE_EVERY_STEPS == 0:
             self._merge_groups()
         self.counters.decode_seconds += self.clock() - started
+
+    def _to_codes(self, group: DecodeBatch) -> None:
+        """Rows that have come to the length from which on they hold codes go on among those that do."""
+        kv = self.kv
+        if kv is None or not kv.start or all(row.covered != kv.start for row in group.rows):
+            return
+        self._emit(group, group.collect)
+        self.settle()
+        if group not in self.groups.batches:
+            return  # its last row has ended, or it was lost
+        self.moving = rows = [row for row in group.rows if row.covered == kv.start]
+        try:
+            for row in rows:
+                row.caches = to_codes(group.view(row), kv)
+            wait([[cache.state for cache in row.caches or ()] for row in rows])
+        except FOREIGN as error:
+            self._lose_batch(group, list(group.rows), error)
+        else:
+            self.leave(rows)
+            self._join_rows(rows)
+        self.moving = []
 
     def _merge_groups(self) -> None:
         """Put a group's rows into another whose length they have come to share."""

@@ -27,9 +27,12 @@ class DecodeGroups:
     than is spare; then it opens one. Padding is therefore never what takes the rows over their budget. Groups whose
     rows have come to be of like length, since the longest have left, are put together again.
 
+    Rows that hold codes and rows that hold numbers never share a batch.
+
     Args:
         bounds: Padding that is cheaper than another group.
         spare: Bytes of the budget that no row is going to need; rows about to join are not counted in it.
+        is_codes: Whether a row that covers so many tokens holds codes.
     """
 
     def __init__(
@@ -39,11 +42,13 @@ class DecodeGroups:
         bounds: PaddingBounds,
         *,
         spare: Callable[[], int],
+        is_codes: Callable[[int], bool] = lambda _covered: False,
     ) -> None:
         self._new_batch = new_batch
         self._budget = budget
         self._bounds = bounds
         self._spare = spare
+        self._is_codes = is_codes
         self._loners: list[DecodeBatch] = []  # whose caches go with no others'
         self.batches: list[DecodeBatch] = []
 
@@ -77,16 +82,21 @@ class DecodeGroups:
             if batch in self._loners:
                 continue
             lengths = [other.covered for other in (*batch.rows, *planned.get(index, ()))]
+            if not self._alike([*lengths, row.covered]):
+                continue
             within = padding([*lengths, row.covered])
             waste = within - padding(lengths)
             taken = self._budget.padding(lengths, row.covered)
-            cheap = within * self._budget.cost.per_token <= self._bounds.group
+            cheap = within * self._budget.cost.most_per_token <= self._bounds.group
             if cheap and waste <= least and taken <= spare:
                 best, least, best_taken = index, waste, taken
         if best < 0:
             self.batches.append(self._new_batch())
             best = len(self.batches) - 1
         return best, best_taken
+
+    def _alike(self, lengths: Sequence[int]) -> bool:
+        return len({self._is_codes(length) for length in lengths}) <= 1
 
     def plan_merge(self) -> DecodeBatch | None:
         """A group whose rows go with those of another for less than half of what would have opened it."""
@@ -98,8 +108,8 @@ class DecodeGroups:
                 beside = [row.covered for row in other.rows]
                 both = [*lengths, *beside]
                 taken = self._budget.together(both) - self._budget.together(lengths) - self._budget.together(beside)
-                cheap = padding(both) * self._budget.cost.per_token <= self._bounds.group * MERGE_BELOW
-                if other is not batch and cheap and taken <= room:
+                cheap = padding(both) * self._budget.cost.most_per_token <= self._bounds.group * MERGE_BELOW
+                if other is not batch and cheap and taken <= room and self._alike(both):
                     return batch
         return None
 

@@ -68,7 +68,7 @@ class MemoryBudget:
         One that had to go before returns only where the others can grow by a block each as well, or it would go again
         as soon as they do.
         """
-        growth = rows * BLOCK_TOKENS * self.cost.per_token if returning else 0
+        growth = rows * BLOCK_TOKENS * self.cost.most_per_token if returning else 0
         return self.fits(beside + self.projected(tokens) + growth)
 
     def room_for_cache(self, live: int) -> int:

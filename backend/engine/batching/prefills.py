@@ -5,6 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from backend.core.logline import logline
 from backend.engine.batching import row_caches
 from backend.engine.batching.chunk import Chunk, Model
@@ -15,7 +18,9 @@ from backend.engine.batching.row import Row
 from backend.engine.batching.scheduler import Prefilling, most_urgent, next_end, waited_after
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.picture import Counters
-from backend.engine.waits import drain
+from backend.engine.quantized.conversion import to_codes
+from backend.engine.quantized.kv_format import KVFormat
+from backend.engine.waits import drain, wait
 from mlx_cache.tree import common_prefix
 
 # Waiting for another row's prefill pays once it saves at least this many tokens.
@@ -37,6 +42,7 @@ class Prefills:
         settle: Waits for all that is on the device, each under the guard of its owner; called before each wait here.
         meanwhile: What can be done while a slice runs.
         distrust: Throws away what others have on the device, for it may be theirs that failed.
+        kv: Where rows come to hold codes in the middle of their prompt, how; else None.
 
     Attributes:
         running: The row whose slice is on the device.
@@ -54,6 +60,7 @@ class Prefills:
     settle: Callable[[], None]
     meanwhile: Callable[[], None]
     distrust: Callable[[], None]
+    kv: KVFormat | None = None
     rows: list[Row] = field(default_factory=list[Row])
     running: Row | None = None
     ran: float = 0.0
@@ -213,8 +220,21 @@ class Prefills:
         self.counters.prefilled_tokens += row.chunk.tokens
         row.covered += row.chunk.tokens
         row.chunk = None
+        if self.kv is not None and row.covered == self.kv.start and not self._to_codes(row, self.kv):
+            return
         self._report(row)
         self._publish(row)
+
+    def _to_codes(self, row: Row, kv: KVFormat) -> bool:
+        """The row has come to the length from which on it holds codes; whether that went well."""
+        assert row.caches is not None
+        try:
+            row.caches = to_codes(row.caches, kv)
+            wait([cache.state for cache in row.caches])
+        except FOREIGN as error:
+            self._lose(row, error)
+            return False
+        return True
 
     def _report(self, row: Row) -> None:
         now = self.clock()
@@ -262,11 +282,11 @@ class Prefills:
         self.settle()
         caches = row.proven
         if caches is not None:
-            self.prefix.insert(row.feed[: row.covered], caches, row.request.tenant)
+            self.prefix.insert(row.feed[: row.covered], caches, row.request.tenant, restored=row.restored)
 
     def _leader_for(self, row: Row) -> Row | None:
         """The running prefill that has the longest part of this prompt, if that is worth more than the cache's."""
-        if not self.prefix.keeps:
+        if not self.prefix.keeps or (self.prefix.lossy and row.preemptions):
             return None
         tenant = row.request.tenant
         running = [
@@ -289,8 +309,8 @@ class Prefills:
         """From a disk, if that has more than memory, else from memory."""
         tenant = row.request.tenant
         if self.prefix.has_disk:
-            known = self.prefix.match(row.feed, tenant)
-            row.reading = self.prefix.read(row.feed, tenant, self.new_cache(), beyond=known)
+            known = self.prefix.match(self._restorable(row), tenant)
+            row.reading = self.prefix.read(self._restorable(row), tenant, self.new_cache(), beyond=known)
         if row.reading is None:
             self._restore_from_memory(row)
         else:
@@ -303,7 +323,7 @@ class Prefills:
             if reused is None or reused.caches is None:
                 self._guarded(row, self._restore_from_memory)
                 continue
-            row.caches, row.covered = reused.caches, reused.length
+            row.caches, row.covered, row.restored = reused.caches, reused.length, reused.length
             self._note_reuse(row, reused)
             self.prefix.took(row.feed[: reused.length], reused.caches, row.request.tenant, now=self.clock())
             self._publish(row)
@@ -324,10 +344,16 @@ class Prefills:
     def _restore_from_memory(self, row: Row) -> None:
         self.settle()
         request = row.request
-        reused = self.prefix.fetch(row.feed, request.tenant, now=self.clock(), counted=not request.prefill_only)
+        reused = self.prefix.fetch(
+            self._restorable(row), request.tenant, now=self.clock(), counted=not request.prefill_only
+        )
         row.caches = reused.caches or self.new_cache()
-        row.covered = reused.length
+        row.covered = row.restored = reused.length
         self._note_reuse(row, reused)
+
+    def _restorable(self, row: Row) -> NDArray[np.int32]:
+        """What may be restored: of codes, a row that comes back goes on with those that it began with."""
+        return row.feed[: row.restored + 1] if self.prefix.lossy and row.preemptions else row.feed
 
     @staticmethod
     def _note_reuse(row: Row, reused: Reused) -> None:

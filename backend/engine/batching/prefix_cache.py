@@ -39,6 +39,7 @@ class PrefixCache:
         key: Names the model and the load.
         snapshots: Some layer cannot be cut by token: only stored positions can be restored, so prefill stops at them.
         disk: What the store keeps beyond the process; closed with this.
+        lossy: It holds codes of numbers: what is restored is not quite what was stored, and is never stored again.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class PrefixCache:
         isolation: Isolation = "performance",
         conversations: Conversations,
         disk: CacheDisk,
+        lossy: bool = False,
     ) -> None:
         self._store = store
         self._key = key
@@ -64,6 +66,7 @@ class PrefixCache:
             store.pin(named.pin, self._key_of(named.tenant), named.tokens)
         self.enabled = store.max_size > 0 and store.max_bytes > 0
         self.snapshots = snapshots and self.enabled
+        self.lossy = lossy and self.enabled
 
     @property
     def keeps(self) -> bool:
@@ -181,9 +184,10 @@ class PrefixCache:
         # That others have it under their own key is nothing that this tenant may learn.
         return str(Reason.EMPTY if fetched.reason is Reason.OTHER_NAMESPACE else fetched)
 
-    def insert(self, tokens: NDArray[np.int32], caches: list[Any], tenant: str = "") -> None:
-        """Store the KV of exactly `tokens`."""
-        if self.keeps:
+    def insert(self, tokens: NDArray[np.int32], caches: list[Any], tenant: str = "", *, restored: int = 0) -> None:
+        """Store the KV of exactly `tokens`, of which the first `restored` came from here."""
+        # Codes of what was codes before would be other codes: they are kept as long as they are here, never made anew.
+        if self.keeps and not (self.lossy and restored and self.match(tokens, tenant) < restored):
             self._insert(tokens, caches, tenant)
 
     def _insert(self, tokens: NDArray[np.int32], caches: list[Any], tenant: str) -> None:

@@ -38,6 +38,7 @@ class Row:
         reading: What a disk is asked for; the row waits for it, until `reading_until` at most.
         leader: The row whose prefill this one waits for, to take the shared prefix from the cache.
         covered: Tokens whose KV exists.
+        restored: Those of them that the prompt cache had.
     """
 
     submit: Submit
@@ -45,6 +46,7 @@ class Row:
     feed: NDArray[np.int32]
     caches: list[Any] | None = None
     covered: int = 0
+    restored: int = 0
     cached_tokens: int = 0
     cache_reason: str = ""
     generated: list[int] = field(default_factory=list[int])
@@ -94,6 +96,11 @@ class Row:
         if not self.generated:
             return prompt
         return np.concatenate([prompt, np.asarray(self.generated, dtype=np.int32)])
+
+    def to_feed(self) -> NDArray[np.int32]:
+        """What has to be in the KV, and the token after it, which is whichever where nothing is to be generated."""
+        tokens = self.tokens()
+        return np.append(tokens, tokens[-1:]) if self.request.prefill_only else tokens
 
     def usage(self, now: float) -> Usage:
         """Running totals at monotonic time `now`."""

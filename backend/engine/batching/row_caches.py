@@ -10,7 +10,16 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_map
-from mlx_lm.models.cache import ArraysCache, BatchKVCache, BatchRotatingKVCache, CacheList, KVCache
+from mlx_lm.models.cache import (
+    ArraysCache,
+    BatchKVCache,
+    BatchRotatingKVCache,
+    CacheList,
+    KVCache,
+    QuantizedKVCache,
+)
+
+from backend.engine.quantized.batch_cache import BatchQuantizedKVCache
 
 
 def row_caches(caches: list[Any], index: int, lengths: Sequence[int]) -> list[Any]:
@@ -36,7 +45,7 @@ def separable(caches: list[Any]) -> bool:
     return all(
         separable(list(cache.caches))
         if type(cache) is CacheList
-        else type(cache) in (BatchKVCache, BatchRotatingKVCache)
+        else type(cache) in (BatchKVCache, BatchQuantizedKVCache, BatchRotatingKVCache)
         or (type(cache) is ArraysCache and all(array is not None for array in cache.cache))
         for cache in caches
     )
@@ -48,10 +57,11 @@ def _row_cache(cache: Any, index: int, lengths: Sequence[int]) -> Any:
     paddings = _paddings(cache, lengths)
     if paddings is None:
         return cache.extract(index)
-    row: Any = KVCache()
-    row.keys = cache.keys[index : index + 1, :, paddings[index] : cache._idx]  # noqa: SLF001  mlx-lm has no getter
-    row.values = cache.values[index : index + 1, :, paddings[index] : cache._idx]  # noqa: SLF001
-    row.offset = row.keys.shape[2]
+    start, end = paddings[index], cache._idx  # noqa: SLF001  mlx-lm has no getter
+    quantized = type(cache) is BatchQuantizedKVCache
+    row: Any = QuantizedKVCache(cache.group_size, cache.bits) if quantized else KVCache()
+    row.keys, row.values = tree_map(lambda array: array[index : index + 1, :, start:end], (cache.keys, cache.values))
+    row.offset = end - start
     return row
 
 
@@ -66,8 +76,7 @@ def _keep_rows(cache: Any, keep: list[int], lengths: Sequence[int]) -> None:
     kept = [paddings[index] for index in keep]
     least = min(kept)
     chosen = mx.array(keep)
-    cache.keys = cache.keys[chosen][..., least:, :]
-    cache.values = cache.values[chosen][..., least:, :]
+    cache.keys, cache.values = tree_map(lambda array: array[chosen][..., least:, :], (cache.keys, cache.values))
     cache.offset = cache.offset[chosen]
     cache.left_padding = mx.array([padding - least for padding in kept])
     cache._idx -= least  # noqa: SLF001  as above
@@ -75,7 +84,7 @@ def _keep_rows(cache: Any, keep: list[int], lengths: Sequence[int]) -> None:
 
 def _paddings(cache: Any, lengths: Sequence[int]) -> list[int] | None:
     """Tokens of padding before each row of a plain KV layer; None where they do not follow from the lengths."""
-    if type(cache) is not BatchKVCache or cache.keys is None:
+    if type(cache) not in (BatchKVCache, BatchQuantizedKVCache) or cache.keys is None:
         return None
     end = int(cache._idx)  # noqa: SLF001  as above
     paddings = [end - length for length in lengths]
@@ -99,5 +108,12 @@ def _same(value: Any) -> Any:
 
 
 def nbytes(caches: list[Any] | None) -> int:
-    """Bytes that a row's caches hold."""
-    return sum(int(cache.nbytes) for cache in caches) if caches else 0
+    """Bytes that the caches of a row or a batch hold."""
+    return sum(_layer_nbytes(cache) for cache in caches or ())
+
+
+def _layer_nbytes(cache: Any) -> int:
+    if type(cache) is CacheList:
+        return nbytes(list(cache.caches))
+    empty = isinstance(cache, QuantizedKVCache) and cache.keys is None  # such a one cannot say
+    return 0 if empty else int(cache.nbytes)  # pyright: ignore[reportArgumentType]

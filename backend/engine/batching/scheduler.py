@@ -1,25 +1,45 @@
 """Where chunks end and whose turn it is. Pure: it sees sizes and decides, the engine thread carries it out."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 # A waiting prompt gains on shorter ones by one token for every so many that others run, so none starves.
 AGEING = 8
+# A chunk that is halved to bound the memory of its scores is not halved below this.
+LEAST_CHUNK = 32
 
 
-def chunk_ends(n_tokens: int, chunk: int, boundaries: Sequence[int]) -> tuple[int, ...]:
+def chunk_ends(n_tokens: int, chunk: int, boundaries: Sequence[int], *, scores: int | None = None) -> tuple[int, ...]:
     """Where a prompt's prefill chunks end, ascending, in `(0, n_tokens)`.
 
     Multiples of `chunk`, the given boundaries and `n_tokens - 1` (the last token is fed by the first decode
     step). They depend on the prompt alone, since on some models the split shows in the last bits of an answer.
     A one-token prompt has none.
+
+    Args:
+        scores: A chunk's tokens times the keys that it sees, at most: later chunks are halves of `chunk`, quarters and
+            so on, but never fewer than `LEAST_CHUNK` tokens.
     """
     last = n_tokens - 1
-    ends = {*range(chunk, last, chunk), *(b for b in boundaries if 0 < b < last)}
+    ends = {*_grid(last, chunk, scores), *(b for b in boundaries if 0 < b < last)}
     if last > 0:
         ends.add(last)
     return tuple(sorted(ends))
+
+
+def _grid(last: int, chunk: int, scores: int | None) -> Iterator[int]:
+    if scores is None:
+        yield from range(chunk, last, chunk)
+        return
+    end = 0
+    while True:
+        while chunk // 2 >= LEAST_CHUNK and chunk * (end + chunk) > scores:
+            chunk //= 2
+        end += chunk
+        if end >= last:
+            return
+        yield end
 
 
 def next_end(ends: Sequence[int], covered: int) -> int:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import mlx.core as mx
-import numpy as np
 
 from backend.config import FLUSH_SECONDS, ModelConfig
 from backend.core.errors import DeadlineExceeded, Overloaded, RequestCancelled, WorkerError
@@ -56,6 +55,7 @@ class Session:
     Args:
         chunk: Tokens of a prefill chunk at most.
         tell: Lets clients have what was posted, before work that they need not wait for.
+        scores: Of a prefill chunk, the most query tokens times key tokens; None where nothing bounds them.
 
     Attributes:
         touched: A request has run since nothing of any was left.
@@ -74,6 +74,7 @@ class Session:
     chunk: int
     pace: Pace
     clock: Callable[[], float]
+    scores: int | None = None
     memory_facts: Mapping[str, str] = field(default_factory=dict[str, str])
     restore_limits: Callable[[], None] = lambda: None
     waiting: deque[Row] = field(default_factory=deque[Row])
@@ -86,7 +87,7 @@ class Session:
     decoding: Decoding = field(init=False)
 
     def __post_init__(self) -> None:
-        finisher = Finisher(self.outbox, self.counters)
+        finisher, kv = Finisher(self.outbox, self.counters), self.loaded.kv
 
         # What prompts and decoding rows ask of each other can only be said once both are there.
         def settle() -> None:
@@ -113,8 +114,10 @@ class Session:
             settle=settle,
             meanwhile=hand_out,
             distrust=distrust,
+            kv=kv,
         )
-        self.groups = DecodeGroups(self.new_batch, self.budget, self.padding, spare=spare)
+        is_codes = kv.is_codes if kv is not None else lambda _covered: False
+        self.groups = DecodeGroups(self.new_batch, self.budget, self.padding, spare=spare, is_codes=is_codes)
         self.room = Room(budget=self.budget, prefix=self.prefix, prefills=self.prefills, groups=self.groups)
         self.decoding = Decoding(
             groups=self.groups,
@@ -134,6 +137,7 @@ class Session:
             tell=self.tell,
             requeue=self._requeue,
             clock=self.clock,
+            kv=kv,
         )
 
     @property
@@ -162,10 +166,9 @@ class Session:
             top_logprobs=submit.request.logprobs,
             constraint=submit.constraint,
         )
-        feed = submit.prompt.tokens
-        if submit.request.prefill_only:
-            feed = np.append(feed, feed[-1:])
-        self.waiting.append(Row(submit, sampling, feed))
+        row = Row(submit, sampling, submit.prompt.tokens)
+        row.feed = row.to_feed()
+        self.waiting.append(row)
         self.blocked = False
 
     def cancel(self, streams: Collection[AnswerStream]) -> None:
@@ -293,7 +296,8 @@ class Session:
             row.admitted_at = row.admitted_at or self.clock()
             row.last_token = int(row.feed[-1])
             row.snapshot_ends = self._snapshot_ends(row)
-            row.chunk_ends = chunk_ends(len(row.feed), self.chunk, row.snapshot_ends)
+            starts = () if self.loaded.kv is None else (self.loaded.kv.start,)
+            row.chunk_ends = chunk_ends(len(row.feed), self.chunk, (*row.snapshot_ends, *starts), scores=self.scores)
             self.room.make_for(row)
             try:
                 self.prefills.admit(row)
@@ -336,7 +340,7 @@ class Session:
         if not row.stream.ended:
             row.preemptions += 1
             row.caches, row.chunk, row.leader = None, None, None
-            row.feed = row.tokens()
+            row.feed = row.to_feed()
             row.covered = 0
             self.waiting.appendleft(row)
         self.decoding.moving = [other for other in self.decoding.moving if other is not row]

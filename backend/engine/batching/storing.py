@@ -76,7 +76,7 @@ class Storing:
 
     def _keep(self, row: Row, tokens: NDArray[np.int32], caches: list[Any]) -> None:
         request = row.request
-        self.prefix.insert(tokens, caches, request.tenant)
+        self.prefix.insert(tokens, caches, request.tenant, restored=row.restored)
         if request.keep_as and not self._name(row, tokens, caches):
             log.warning(logline("prefix_not_named", request_id=request.request_id, tokens=len(tokens)))
         if request.conversation_id and self.prefix.keeps:

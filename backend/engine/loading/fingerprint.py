@@ -6,6 +6,7 @@ from pathlib import Path
 
 from backend.config import ModelConfig
 from backend.engine.loading.checkpoint import WEIGHTS_PATTERN
+from backend.engine.loading.kv_options import kv_format, stored_format
 
 _SMALL_FILES = (
     "config.json",
@@ -34,6 +35,9 @@ def namespace(config: ModelConfig, directory: Path, *, tokenizer: Path, adapter:
         _add_small_files(digest, adapter, ("adapter_config.json",))
         _add_weights(digest, [adapter / "adapters.safetensors"])
     _add(digest, "options", repr((config.max_kv_size, facts)).encode())
+    for label, kv in (("codes of rows", kv_format(config)), ("codes that are stored", stored_format(config))):
+        if kv is not None:
+            _add(digest, label, repr(kv).encode())
     return digest.hexdigest()[:32]
 
 

@@ -13,16 +13,25 @@ class KVCost:
         per_token: Of the layers that keep every token.
         windows: Pairs (tokens kept at most, bytes a token) of the layers that keep a window.
         fixed: Of states whose size does not depend on the length.
+        full_below: Tokens below which the layers that keep every token hold `full_per_token` bytes of each instead.
     """
 
     per_token: int = 0
     windows: tuple[tuple[int, int], ...] = ()
     fixed: int = 0
+    full_below: int = 0
+    full_per_token: int = 0
+
+    @property
+    def most_per_token(self) -> int:
+        """Bytes that another token may take in the layers that keep every one."""
+        return max(self.per_token, self.full_per_token)
 
     def bytes_for(self, tokens: int) -> int:
-        """Bytes of a row of `tokens` tokens, without the slack of block-wise growth."""
+        """Bytes that a row takes on its way to `tokens` tokens, without the slack of block-wise growth."""
         windowed = sum(min(tokens, kept) * size for kept, size in self.windows)
-        return self.fixed + tokens * self.per_token + windowed
+        by_token = max(tokens * self.per_token, min(tokens, self.full_below) * self.full_per_token)
+        return self.fixed + by_token + windowed
 
 
 def measure(short: Sequence[Any], long: Sequence[Any], *, apart: int) -> KVCost:
@@ -40,7 +49,8 @@ def measure(short: Sequence[Any], long: Sequence[Any], *, apart: int) -> KVCost:
             per_token += grown
             fixed += int(cache.nbytes) if not grown else 0
             continue
-        size = (int(keys.nbytes) + int(values.nbytes)) // int(keys.shape[2])
+        arrays = [*keys, *values] if isinstance(keys, list | tuple) else [keys, values]
+        size = sum(int(array.nbytes) for array in arrays) // int(arrays[0].shape[2])
         # A chunk of a ChunkedKVCache is its window.
         kept = getattr(cache, "max_size", None) or getattr(cache, "chunk_size", None)
         if kept is None:

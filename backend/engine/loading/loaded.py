@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.engine.loading.kv_cost import KVCost
+from backend.engine.quantized.kv_format import KVFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,6 +32,9 @@ class LoadedModel:
         kept_whole: Layer classes beyond those that the prompt cache knows, of which it may keep copies.
         device: Such as `cpu` or `gpu (Apple M2)`.
         new_cache: Fresh caches of one row, one per layer.
+        kv: How rows hold keys and values; None for the numbers themselves.
+        stored_kv: How the prompt cache holds those of rows that hold numbers; None for as the rows do.
+        score_bytes: Of one query token's scores against one key token, where attention holds them all; 0 where not.
     """
 
     model: Any
@@ -52,3 +56,6 @@ class LoadedModel:
     kept_whole: frozenset[type]
     device: str
     new_cache: Callable[[], list[Any]]
+    kv: KVFormat | None = None
+    stored_kv: KVFormat | None = None
+    score_bytes: int = 0

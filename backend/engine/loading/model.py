@@ -25,11 +25,23 @@ from backend.engine.loading.failures import check_cancelled, guarded
 from backend.engine.loading.files import ModelFiles
 from backend.engine.loading.fingerprint import namespace
 from backend.engine.loading.kernel_cache import keep_kernels
+from backend.engine.loading.kv_options import check_kv_options, kv_format, stored_format, unquantisable
 from backend.engine.loading.loaded import LoadedModel
-from backend.engine.loading.probe import ProbeFailed, ProbeResult, probe, reach_of
+from backend.engine.loading.probe import (
+    CodesRefused,
+    ProbeFailed,
+    ProbeResult,
+    first_pass,
+    probe,
+    probe_with_codes,
+    reach_of,
+)
 from backend.engine.loading.progress import Progress, ProgressLog
+from backend.engine.loading.score_bytes import score_bytes
 from backend.engine.loading.step_bytes import step_bytes
 from backend.engine.loading.vocabulary import check_vocabulary
+from backend.engine.quantized.conversion import new_row
+from backend.engine.quantized.kv_format import KVFormat
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +96,12 @@ def _load(
     if wanted:
         _cast(model, DTYPES[wanted])
     _evaluate(model, directory, ProgressLog("weights", directory.name, progress), cancelled)
-    new_cache = _cache_maker(model, config.max_kv_size)
+    plain_cache, kv = _cache_maker(model, config.max_kv_size), kv_format(config)
+    new_cache = plain_cache if kv is None else lambda: new_row(plain_cache, kv)
     if known is not None:
         return _again(known, model, new_cache)
-    result = _probed(_asking(model, cancelled), model, new_cache, settings, directory)
+    result = _probed(_asking(model, cancelled), model, plain_cache, kv, settings, directory)
+    stored_kv = _stored_format(config, model, plain_cache)
     check_vocabulary(files, model, result.vocab_size)
     check_cancelled(cancelled)
     dtype = main_dtype(_parameters(model))
@@ -115,6 +129,9 @@ def _load(
         kept_whole=result.kept_whole,
         device=device_name(),
         new_cache=new_cache,
+        kv=kv,
+        stored_kv=stored_kv,
+        score_bytes=score_bytes(settings, getattr(mx, dtype).size) if kv is not None else 0,
     )
     _log_loaded(loaded)
     return loaded
@@ -144,6 +161,7 @@ def _check_options(config: ModelConfig) -> None:
         raise ModelLoadFailed(f"dtype: must be one of {', '.join(DTYPES)}, is {config.dtype!r}")
     if config.max_kv_size is not None and config.max_kv_size < LEAST_MAX_KV_SIZE:
         raise ModelLoadFailed(f"max_kv_size: must be at least {LEAST_MAX_KV_SIZE}, is {config.max_kv_size}")
+    check_kv_options(config)
 
 
 def _cast(model: Any, dtype: mx.Dtype) -> None:
@@ -197,11 +215,18 @@ def _probed(
     forward: Callable[..., mx.array],
     model: Any,
     new_cache: Callable[[], list[Any]],
+    kv: KVFormat | None,
     settings: Mapping[str, Any],
     directory: Path,
 ) -> ProbeResult:
     def tried() -> ProbeResult:
-        return probe(forward, new_cache, reach=reach_of(settings), weight_bytes=_weight_bytes(model))
+        reach, weights = reach_of(settings), _weight_bytes(model)
+        if kv is None:
+            return probe(forward, new_cache, reach=reach, weight_bytes=weights)
+        try:
+            return probe_with_codes(forward, new_cache, kv, reach=reach, weight_bytes=weights)
+        except CodesRefused as error:
+            raise ModelLoadFailed(f"kv_bits: {directory.name} cannot hold quantised keys and values: {error}") from None
 
     try:
         return tried()
@@ -217,6 +242,14 @@ def _probed(
     except ProbeFailed as error:
         reason = str(error)
     raise ModelLoadFailed(f"{directory}: the model does not run: {reason}")
+
+
+def _stored_format(config: ModelConfig, model: Any, new_cache: Callable[[], list[Any]]) -> KVFormat | None:
+    stored = stored_format(config)
+    reason = unquantisable(first_pass(model, new_cache), stored) if stored is not None else ""
+    if reason:
+        raise ModelLoadFailed(f"cache_kv_bits: what the prompt cache keeps of this model cannot be quantised: {reason}")
+    return stored
 
 
 def _serial_reason(model: Any, config: ModelConfig, result: ProbeResult) -> str:
@@ -255,5 +288,7 @@ def _log_loaded(loaded: LoadedModel) -> None:
             serial_reason=loaded.serial_reason or None,
             uncached_reason=loaded.uncached_reason or None,
             device=loaded.device,
+            kv=loaded.kv,
+            stored_kv=loaded.stored_kv,
         )
     )

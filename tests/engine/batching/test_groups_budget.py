@@ -203,3 +203,18 @@ def test_what_rows_waste_together_opens_a_group_though_no_one_of_them_does_alone
         for batch, members in groups.plan_join([Prompt(tokens)]):
             batch.rows.extend(members)
     assert [len(batch) for batch in groups.batches] == [5, 3]
+
+
+def test_rows_on_both_sides_of_the_length_from_which_on_they_hold_codes_are_never_together() -> None:
+    bounds = PaddingBounds(group=TOTAL, total=TOTAL)
+    groups = DecodeGroups(
+        CountedBatch,  # type: ignore[arg-type]
+        MemoryBudget(total=TOTAL, cost=COST),
+        bounds,
+        spare=lambda: TOTAL,
+        is_codes=lambda covered: covered >= ODD + 50,
+    )
+    for batch, rows in groups.plan_join([Prompt(ODD + more) for more in (49, 50, 51, 48)]):  # type: ignore[misc]
+        batch.rows.extend(rows)
+    assert sorted(sorted(row.covered for row in batch.rows) for batch in groups.batches) == [[148, 149], [150, 151]]
+    assert groups.plan_merge() is None

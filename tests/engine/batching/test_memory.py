@@ -26,6 +26,12 @@ def test_padding_is_what_being_together_takes_beyond_being_apart(lengths: list[i
     assert budget.padding(lengths, joining) == budget.together([*lengths, joining]) - apart >= 0
 
 
+def test_rows_that_hold_numbers_at_first_are_projected_with_the_most_that_they_take_on_their_way() -> None:
+    cost = KVCost(per_token=1, full_below=1000, full_per_token=4, fixed=7)
+    assert [cost.bytes_for(tokens) - 7 for tokens in (10, 1000, 2000, 4000, 5000)] == [40, 4000, 4000, 4000, 5000]
+    assert (cost.most_per_token, KVCost(per_token=3).most_per_token) == (4, 3)
+
+
 def test_the_cache_gets_what_live_rows_leave_and_never_less_than_nothing() -> None:
     budget = MemoryBudget(total=1000, cost=KVCost(per_token=1))
     assert budget.room_for_cache(300) == 700

@@ -3,7 +3,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.engine.batching.scheduler import AGEING, Prefilling, chunk_ends, most_urgent, next_end, waited_after
+from backend.engine.batching.scheduler import (
+    AGEING,
+    LEAST_CHUNK,
+    Prefilling,
+    chunk_ends,
+    most_urgent,
+    next_end,
+    waited_after,
+)
 
 LENGTHS = st.integers(1, 5000)
 CHUNKS = st.integers(1, 700)
@@ -29,6 +37,23 @@ def test_a_hit_anywhere_goes_on_at_the_same_chunk_ends(n: int, chunk: int, bound
         seen.append(end)
         position = end
     assert seen == [end for end in ends if end > min(hit, n - 1)]
+
+
+@given(LENGTHS, st.sampled_from([512, 2048]), BOUNDARIES, st.integers(1, 1 << 20))
+def test_chunks_get_shorter_where_scores_would_be_over_their_bound(
+    n: int, chunk: int, boundaries: list[int], scores: int
+) -> None:
+    ends = chunk_ends(n, chunk, boundaries, scores=scores)
+    for start, end in zip((0, *ends), ends, strict=False):
+        assert (end - start) * end <= scores or end - start <= LEAST_CHUNK
+    # A longer prompt with the same beginning is cut in the same way as far as this one goes.
+    longer = chunk_ends(n + 1000, chunk, boundaries, scores=scores)
+    assert [end for end in ends if end < n - 1] == [end for end in longer if end < n - 1]
+
+
+def test_chunks_stay_as_they_are_where_their_scores_fit() -> None:
+    assert chunk_ends(5000, 512, (), scores=512 * 5120) == chunk_ends(5000, 512, ())
+    assert chunk_ends(200, 128, (), scores=128 * 64) == (64, 128, 160, 192, 199)
 
 
 def test_a_short_prompt_goes_before_a_long_one_and_the_long_one_gets_its_turn_by_waiting() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from backend.config import ModelConfig
+from backend.config import CacheConfig, EngineConfig, ModelConfig
 from backend.engine.loading.fingerprint import namespace
 
 CONFIG = ModelConfig(identity="m", candidates=())
@@ -75,3 +75,23 @@ def test_what_has_no_part_in_the_kv_does_not_change_the_name(own_model: Path) ->
     before = name_of(own_model)
     (own_model / "README.md").write_text("new")
     assert name_of(own_model, ModelConfig(identity="other", candidates=("x",), context=100)) == before
+
+
+def test_every_form_of_keys_and_values_has_a_name_of_its_own(own_model: Path) -> None:
+    def named(cache_bits: int | None = None, **engine: int | None) -> str:
+        options = {"engine": EngineConfig(**engine), "cache": CacheConfig(kv_bits=cache_bits)}  # type: ignore[arg-type]
+        return name_of(own_model, ModelConfig(identity="m", candidates=(), **options))  # type: ignore[arg-type]
+
+    names = [
+        named(),
+        named(kv_bits=4),
+        named(kv_bits=8),
+        named(kv_bits=8, kv_group_size=32),
+        named(kv_bits=8, quantized_kv_start=100),
+        named(8),
+        named(4),
+        named(4, kv_group_size=32),
+    ]
+    assert len(set(names)) == len(names)
+    # Without codes nothing else of it counts.
+    assert named(kv_group_size=32, quantized_kv_start=5) == named() == name_of(own_model)

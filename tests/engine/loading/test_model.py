@@ -15,8 +15,9 @@ from mlx_lm import load as mlx_load
 from mlx_lm.models.cache import RotatingKVCache
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
-from backend.config import ModelConfig
+from backend.config import EngineConfig, ModelConfig
 from backend.core.errors import ModelLoadFailed
+from backend.engine.batching.row_caches import nbytes
 from backend.engine.loading import LoadedModel, load_model, open_files
 from backend.engine.loading.dtype import preferred_dtype
 from tests.architectures import catalogue
@@ -75,6 +76,18 @@ def test_the_cost_of_kv_is_that_of_real_caches(written_model: WriteModel) -> Non
     windowed = load(written_model("gemma3_text"))
     assert windowed.kv_cost.bytes_for(64) == 2 * 256 * 64
     assert windowed.kv_cost.bytes_for(1000) == 256 * 64 + 256 * 1000
+
+
+def test_the_cost_of_codes_is_that_of_real_caches_and_of_numbers_below_their_start(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model", "qwen3_next", extra={"head_dim": 64})
+    loaded, later = (load(path, engine=EngineConfig(kv_bits=4, quantized_kv_start=start)) for start in (0, 512))
+    for one in (loaded, later):
+        caches = one.new_cache()
+        one.model(mx.ones((1, 512), dtype=mx.int32), cache=caches)
+        assert one.kv_cost.bytes_for(512) == nbytes(caches)
+    assert later.kv_cost.bytes_for(512) > 3 * loaded.kv_cost.bytes_for(512) - 2 * loaded.kv_cost.fixed
+    assert later.kv_cost.bytes_for(100_000) == loaded.kv_cost.bytes_for(100_000)
+    assert (loaded.score_bytes, load(path).score_bytes) == (4 * 4, 0)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 
 from backend.engine.loading.probe.context import Context, Model, NewCache, evaluate, read, token
+from backend.engine.quantized.batch_cache import merged
 
 # Steps of each of the three phases: two rows, three rows, two rows again.
 _STEPS = 2
@@ -81,7 +82,7 @@ def decode(model: Model, caches: list[Any], context: Context, steps: int, *, sta
 
 def merge(rows: Sequence[list[Any]]) -> list[Any]:
     """Batch caches of single-row caches, layer by layer."""
-    return [layers[0].merge(list(layers)) for layers in zip(*rows, strict=True)]
+    return [merged(layers) for layers in zip(*rows, strict=True)]
 
 
 def _together(model: Model, batch: list[Any], late: list[Any], contexts: Sequence[Context]) -> list[mx.array]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import ArraysCache
+from mlx_lm.models.cache import ArraysCache, QuantizedKVCache
 
 from backend.engine.loading.kv_cost import leaves
 
@@ -53,6 +53,8 @@ def evaluate(caches: Sequence[Any]) -> None:
 
 
 def _holds_keys(cache: Any) -> bool:
+    if type(cache) is QuantizedKVCache:
+        return cache.keys is not None
     return hasattr(cache, "update_and_fetch") and isinstance(getattr(cache, "keys", None), mx.array)
 
 
@@ -60,8 +62,18 @@ def _fill(cache: Any, count: int, key: mx.array) -> None:
     """Append `count` random entries that are distributed as the real ones; the position moves on with them."""
     if not _holds_keys(cache):
         return
-    keys, values = cache.keys[..., : cache.offset, :], cache.values[..., : cache.offset, :]
+    keys, values = (array[..., : cache.offset, :] for array in _numbers(cache))
     cache.update_and_fetch(_alike(keys, count, key), _alike(values, count, mx.random.split(key)[0]))
+
+
+def _numbers(cache: Any) -> tuple[mx.array, mx.array]:
+    if type(cache) is not QuantizedKVCache:
+        return cache.keys, cache.values
+    assert cache.keys is not None and cache.values is not None
+    keys, values = (
+        mx.dequantize(*codes, group_size=cache.group_size, bits=cache.bits) for codes in (cache.keys, cache.values)
+    )
+    return keys, values
 
 
 def _alike(array: mx.array, count: int, key: mx.array) -> mx.array:

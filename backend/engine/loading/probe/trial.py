@@ -86,6 +86,14 @@ def probe(model: Model, new_cache: NewCache, *, reach: Reach = NO_REACH, weight_
     )
 
 
+def first_pass(model: Model, new_cache: NewCache) -> list[Any]:
+    """The caches of one row after a few tokens. Raises ProbeFailed as `probe` does."""
+    try:
+        return _forward(model, new_cache)[1]
+    except FOREIGN as error:
+        raise ProbeFailed(one_line(error)) from None
+
+
 def _forward(model: Model, new_cache: NewCache) -> tuple[mx.array, list[Any]]:
     caches = new_cache()
     logits = model(mx.array([[place % 13 + 1 for place in range(_LONG)]]), cache=caches)
