@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,20 @@ def test_a_directory_is_listed_by_namespace_with_its_names(directory: Path, caps
     assert {line[:12] for line in lines[1:3]} == {one["namespace"][:12] for one in found.values()}
     assert lines[4].split() == ["NAME", "TOKENS", "AGE", "NAMESPACE", "TENANT"]
     assert sorted(line.split()[-1] for line in lines[5:]) == ["-", "7e4a47"]
+
+
+def test_a_namespace_says_when_any_of_it_was_used_last_and_when_all_of_it_was(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tenantless, of_tenant = namespaces(capsys, directory)
+    now = time.time()
+    for number, file in enumerate(sorted((directory / "v1" / tenantless).glob("*/*.kv"))):
+        os.utime(file, (now - 7200 - 3600 * number,) * 2)
+    for file in (directory / "v1" / of_tenant).glob("*/*.kv"):
+        os.utime(file, (now - 3 * 86400,) * 2)
+    lines = told(capsys, "list", "--dir", directory)[0].splitlines()
+    assert [line.split()[-5:-1] for line in lines[1:3]] == [["2", "h", "7", "h"], ["3", "d", "3", "d"]]
+    assert lines[1].startswith(tenantless[:12])
 
 
 def test_a_namespace_is_shown_by_how_it_begins_and_the_directory_as_a_whole(
