@@ -24,6 +24,8 @@ def cache(arguments: Sequence[str], environment: Mapping[str, str], *, stdin: Te
     Args:
         stdin: Where the answer to a question comes from; standard input unless given.
     """
+    # Python has none where the shell has closed them.
+    sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal's encoding may lack a letter of a path.
         sys.stdout.reconfigure(errors="backslashreplace")

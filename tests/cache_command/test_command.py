@@ -213,6 +213,16 @@ def test_a_reader_that_has_gone_is_no_fault(directory: Path) -> None:
     assert (ended.returncode, ended.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
+def test_a_stream_that_the_shell_has_closed_is_no_fault(directory: Path, closed: str) -> None:
+    command = [sys.executable, "-m", "backend", "cache", "clear", "--dir", str(directory)]
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
+    ended = subprocess.run(shell, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    ended = subprocess.run([*shell, "--yes"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr
+
+
 def test_neither_the_arguments_nor_a_directory_need_mlx(directory: Path) -> None:
     program = (
         "import sys; from backend.cache_command.command import cache;"
