@@ -24,7 +24,7 @@ SWITCH_SECONDS = 0.001
 def main(
     arguments: Sequence[str] | None = None, make_engine: "Callable[[Settings], StartableEngine] | None" = None
 ) -> Never:
-    """Run the worker, or with `check` first its check of this machine, and leave the process."""
+    """Run the worker, or with `check` or `cache` first that command, and leave the process."""
     parent = first_parent(os.environ)
     fill_standard_streams()
     os.umask(0o077)
@@ -42,6 +42,10 @@ def main(
         leave(check(given[1:]))
     # Before grpc is imported: its own lines would come last on standard error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    if given[:1] == ["cache"]:
+        from backend.cache_command.command import cache
+
+        leave(cache(given[1:], os.environ))
     from backend.core.freed_memory import share_arenas
     from backend.process.settings import parse_settings
 

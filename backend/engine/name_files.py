@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 FOLDER = "names"
 MAX_BYTES = 16 << 20
 _TEMPORARY = ".tmp"
+# JSON that is no object has neither keys nor `pop`.
+_NOT_WHOLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +35,11 @@ class KeptName:
     name: str
     tokens: NDArray[np.int32]
     made_at: float
+
+
+def disk_namespace(namespace: str, tenant: str) -> str:
+    """What the disk tier has one tenant's KV of a model under; `namespace` is the model's."""
+    return f"{len(namespace)}:{namespace}:{tenant}"
 
 
 class NameFiles:
@@ -47,13 +55,37 @@ class NameFiles:
         for path in sorted(self._folder.glob("*.json")):
             try:
                 found.append(_parsed(path))
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except _NOT_WHOLE as error:
                 log.warning(logline("name_file_not_read", file=path.name, error=type(error).__name__))
         self._known = sorted(found, key=lambda one: one[1].made_at)
 
     def known(self, namespace: str) -> list[KeptName]:
         """The names of one model's KV as of the last `read`, oldest first; no file is touched."""
         return [kept for whose, kept in self._known if whose == namespace]
+
+    def everything(self) -> list[tuple[str, KeptName]]:
+        """The names of all models as of the last `read`, each with its model's namespace, oldest first."""
+        return list(self._known)
+
+    def bad(self) -> Iterator[tuple[str, str]]:
+        """Each file that is not whole, below the directory, and why."""
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                _parsed(path)
+            except FileNotFoundError:
+                continue
+            except _NOT_WHOLE as error:
+                why = error.strerror if isinstance(error, OSError) and error.strerror else "not what was written"
+                yield f"{FOLDER}/{path.name}", why
+
+    def clear(self) -> None:
+        """Forget every name of every model.
+
+        Raises:
+            OSError: One cannot be removed.
+        """
+        for path in self._folder.glob("*.json"):
+            path.unlink(missing_ok=True)
 
     def write(self, namespace: str, kept: KeptName) -> None:
         """Keep a name, in place of what had it.

@@ -151,6 +151,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         allow_abbrev=False,
         description="A gRPC worker that serves a language model with MLX.",
         epilog="mlx-worker check --help: try the worker out on this machine. "
+        "mlx-worker cache --help: look at the prompt cache of a running worker, or of a directory. "
         "The bearer token may also come from LOCALAI_GRPC_AUTH_TOKEN or MLX_WORKER_TOKEN.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -176,6 +177,12 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         parser.error(f"--token-file: {error}")
 
 
+def text_of(key: str, flag: str | None, environment: Mapping[str, str]) -> str:
+    """The text of one setting as a worker with this flag and environment has it; `key` is as in `max_rows`."""
+    setting = next(setting for setting in SETTINGS if setting.key == key)
+    return _chosen(setting, flag, environment)[1]
+
+
 def _chosen(setting: _Setting, flag: str | None, environment: Mapping[str, str]) -> tuple[str, str]:
     if flag is not None:
         return setting.flag, flag
@@ -189,7 +196,7 @@ def _settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Sett
     return Settings(
         server=ServerConfig(
             address=values["addr"],
-            token=_token(values["token_file"], environment),
+            token=token_of(values["token_file"], environment),
             max_message_bytes=values["max_message_size"],
             reflection=values["reflection"],
             require_tls=values["require_tls"],
@@ -233,7 +240,13 @@ def _settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Sett
     )
 
 
-def _token(path: str, environment: Mapping[str, str]) -> str:
+def token_of(path: str, environment: Mapping[str, str]) -> str:
+    """The bearer token from a file, or where there is none from the environment; empty for no token.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is empty, or no UTF-8.
+    """
     if path:
         token = Path(path).read_text(encoding="utf-8").strip()
         if not token:

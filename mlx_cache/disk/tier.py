@@ -216,6 +216,15 @@ class DiskTier:
         if self._opened is not None:
             Upkeep(self._opened).clear(namespace)
 
+    def clear_folder(self, folder: str) -> None:
+        """Remove the files of one namespace, named as `entries` names it."""
+        if self._opened is not None:
+            Upkeep(self._opened).clear_folder(folder)
+
+    def folder_of(self, namespace: str) -> str:
+        """What `entries` calls this namespace; empty while the tier is not open."""
+        return self._opened.chain.namespace(namespace) if self._opened is not None else ""
+
     def entries(self) -> Iterator[Stored]:
         """Every file, for a command line."""
         return iter(Upkeep(self._opened).entries() if self._opened is not None else ())

@@ -54,8 +54,11 @@ class Upkeep:
 
     def clear(self, namespace: str | None) -> None:
         """See DiskTier."""
+        self.clear_folder(self._opened.chain.namespace(namespace) if namespace is not None else None)
+
+    def clear_folder(self, folder: str | None) -> None:
+        """See DiskTier; None is every folder."""
         opened = self._opened
-        folder = opened.chain.namespace(namespace) if namespace is not None else None
         opened.dropped(opened.queue.drop(folder))
         # What is being written right now would come to be after the rest has gone.
         opened.queue.flush(_WRITING_SECONDS)
@@ -64,7 +67,9 @@ class Upkeep:
                 opened.catalog.remove(entry)
         with suppress(OSError):
             for name in opened.directory.names(folder):
-                opened.directory.remove(name)
+                # One that stays is no reason to keep what comes after it.
+                with suppress(OSError):
+                    opened.directory.remove(name)
 
     def _remove(self, entries: list[Entry]) -> None:
         for entry in entries:

@@ -135,6 +135,7 @@ def test_help_explains_every_flag_with_its_default_and_variable(capsys: pytest.C
     text = " ".join(capsys.readouterr().out.split())
     for setting in SETTINGS:
         assert f"(default: {setting.default or 'none'}; env {', '.join(setting.variables)})" in text
+    assert "mlx-worker check --help" in text and "mlx-worker cache --help" in text
 
 
 @pytest.mark.parametrize("text", ["0", "0s", "0.0", "off", "0ms"])

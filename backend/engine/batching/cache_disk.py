@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from backend.engine.batching.named import NamedPrefix
 from backend.engine.disk_threads import DiskThreads, Job
 from backend.engine.loading.disk import OpenDisk
-from backend.engine.name_files import KeptName
+from backend.engine.name_files import KeptName, disk_namespace
 from mlx_cache.disk import DiskTier
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class CacheDisk:
 
     def namespace_of(self, key: Any) -> str:
         """What `PromptCache` calls the namespace of a key that is (load, tenant)."""
-        return f"{len(self._namespace)}:{self._namespace}:{key[1]}"
+        return disk_namespace(self._namespace, key[1])
 
     def read(self, work: Callable[[Job[T]], T]) -> Job[T]:
         """Start reading."""

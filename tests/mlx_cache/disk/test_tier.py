@@ -463,6 +463,19 @@ def test_entries_say_what_there_is(tmp_path: Path) -> None:
     disk.close(10)
 
 
+def test_a_namespace_can_be_removed_by_the_name_that_its_entries_have(tmp_path: Path) -> None:
+    path = tmp_path / "kv"
+    for space in ("m", "o"):
+        stored(path, TEXT, space=space)
+    disk = tier(path)
+    assert {entry.namespace for entry in disk.entries()} == {disk.folder_of("m"), disk.folder_of("o")}
+    disk.clear_folder(disk.folder_of("m"))
+    assert {entry.namespace for entry in disk.entries()} == {disk.folder_of("o")}
+    assert len(files(path)) == 6 and disk.match("m", TEXT) == 0 < disk.match("o", TEXT)
+    disk.close(10)
+    assert disk.folder_of("m") == ""
+
+
 def test_a_tier_that_is_not_open_finds_and_takes_nothing(tmp_path: Path) -> None:
     disk = tier(tmp_path / "kv")
     disk.close(10)
@@ -477,6 +490,7 @@ def test_a_tier_that_is_not_open_finds_and_takes_nothing(tmp_path: Path) -> None
     for call in (disk.forget, disk.protect, disk.unprotect):
         call("m", TEXT)
     disk.clear()
+    disk.clear_folder("0" * 32)
     assert cache.stats()["disk"]["state"] == "off: closed"
 
 
