@@ -47,6 +47,9 @@ class PromptCache:
     `disk` is a tier below, which the caller opens and closes. It keeps what `disk_namespace` names: from a model key
     it makes the text that says, in this process and in those to come, what must not be mixed, or None for what stays
     in memory. Unless given, keys that are text name themselves.
+
+    `tells_of_others=False` is for keys whose owners must not learn of each other: no reason says then that another
+    key has the prompt.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class PromptCache:
         block_tokens: int = BLOCK_TOKENS,
         disk: DiskTier | None = None,
         disk_namespace: Namespace | None = None,
+        tells_of_others: bool = True,
     ) -> None:
         if not 0 < block_tokens <= MAX_BLOCK_TOKENS:
             raise ValueError(f"block_tokens must be in [1, {MAX_BLOCK_TOKENS}], is {block_tokens}")
@@ -76,6 +80,7 @@ class PromptCache:
             max_buffers=max_buffers,
             block_tokens=block_tokens,
         )
+        self._index.tells_of_others = tells_of_others
         self._below: Below | None = None
         if disk is not None:
             self._below = Below(disk, disk_namespace if disk_namespace is not None else text_alone)

@@ -29,6 +29,7 @@ class Index:
         self.max_buffers = max_buffers
         self.block_tokens = block_tokens
         self.reserved = 0
+        self.tells_of_others = True
         self.spaces: dict[Hashable, dict[Layout, Tree]] = {}
         self.pins: dict[str, Pin] = {}
         self.unsupported: dict[Hashable, str] = {}
@@ -113,6 +114,8 @@ class Index:
     def _reason_for_nothing(self, key: Hashable, tokens: Tokens, tree: Tree | None) -> Reason:
         if key in self.unsupported:
             return Reason.UNSUPPORTED_LAYER
+        if not self.tells_of_others:
+            return Reason.DIVERGED if tree is not None and tree.root.children else Reason.EMPTY
         others = (other for k, space in self.spaces.items() if k != key for other in space.values())
         if any(other.match(tokens).length > 0 for other in others):
             return Reason.OTHER_NAMESPACE

@@ -41,6 +41,10 @@ class Job(Generic[T]):
         """Whether nobody waits for it any more."""
         return self._cancelled.is_set()
 
+    def wait(self, timeout: float) -> bool:
+        """Wait until the work is over; whether it is."""
+        return self._done.wait(timeout)
+
     def cancel(self) -> None:
         """Nobody waits for it any more."""
         self._cancelled.set()
@@ -65,6 +69,13 @@ class DiskThreads:
         self._jobs: queue.SimpleQueue[Job[object] | None] = queue.SimpleQueue()
         self._n = n
         self._started = False
+        self._running_jobs: dict[int, Job[object]] = {}
+
+    @property
+    def responsive(self) -> bool:
+        """Whether any thread is free, or busy with something that is still waited for."""
+        running = list(self._running_jobs.values())
+        return len(running) < self._n or any(not job.cancelled for job in running)
 
     def start(self, job: "Job[T]") -> "Job[T]":
         """Run a job; `job.told` is called on its thread when it is over."""
@@ -83,4 +94,8 @@ class DiskThreads:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job.run()
+            self._running_jobs[id(job)] = job
+            try:
+                job.run()
+            finally:
+                del self._running_jobs[id(job)]

@@ -117,9 +117,14 @@ def info(
         mode="batched" if facts.batchable and isolation != "strict" else "serial",
         uptime_s=uptime_s,
         cache=picture.cache if picture else {},
-        queue=_queue(picture, in_flight) if picture else {},
+        queue=_told(_queue(picture, in_flight), isolation) if picture else {},
         details={name: text for name, text in details.items() if text},
     )
+
+
+def _told(queue: dict[str, float], isolation: Isolation) -> dict[str, float]:
+    """Under strict nobody learns of the cache."""
+    return {name: value for name, value in queue.items() if isolation != "strict" or "cached" not in name}
 
 
 def _queue(picture: EnginePicture, in_flight: int) -> dict[str, float]:

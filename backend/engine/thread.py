@@ -95,6 +95,8 @@ class EngineThread:
             else:
                 self._obey(command)
             self._taken.popleft()
+        if self.asleep is not None:
+            self.asleep.tidy(self._clock())
         if self.session is not None:
             if cancelled:
                 self.session.cancel(cancelled)
@@ -111,6 +113,8 @@ class EngineThread:
     def _wait(self) -> float | None:
         """How long nothing but a command can give this thread something to do; None is for ever."""
         due = self.session.next_due() if self.session is not None else None
+        if self.asleep is not None:
+            due = self.asleep.prefix.next_idle(self._clock())
         return None if due is None else max(LEAST_WAIT_SECONDS, due)
 
     def tell(self) -> None:
@@ -226,6 +230,8 @@ class EngineThread:
         try:
             if session is not None:
                 session.abort(unavailable)
+                # Before what may take its time: clients have their ends.
+                self.outbox.flush()
                 session.close()
             if asleep is not None:
                 asleep.close()

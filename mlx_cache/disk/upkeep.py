@@ -39,6 +39,8 @@ class Upkeep:
     def forget(self, namespace: str, tokens: Tokens) -> None:
         """See DiskTier."""
         opened, gone = self._opened, list[Entry]()
+        # What waits to be written would come to be after the rest has gone.
+        opened.queue.flush(_WRITING_SECONDS)
         folder = opened.chain.namespace(namespace)
         with opened.lock:
             for end, entry in reversed(opened.catalog.chain(folder, tokens)):

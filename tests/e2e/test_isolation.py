@@ -89,8 +89,8 @@ def test_an_answer_is_what_a_fresh_worker_says_whatever_came_before(
 def before(worker: Worker, model: Path, mode: str, between: str) -> None:
     """Alice's request about her secret, and how it ended."""
     if between == "cancelled":
-        with running(worker.stub, asked(QUESTION, ALICE, 200)) as call:
-            next(iter(call))
+        with running(worker.stub, asked(QUESTION, ALICE, 200)):
+            pass
     elif between == "failed":
         refused = predict(worker.stub, asked(QUESTION, ALICE, Grammar="root ::= ((("))
         assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
@@ -194,3 +194,12 @@ def test_the_idlest_conversation_goes_when_there_are_too_many(process: Worker, r
 def test_ids_that_are_too_long_are_refused(process: Worker, random_model: Model, key: str, size: int) -> None:
     worker = load(process, random_model(), "performance")
     predict(worker.stub, asked("hello", {key: "x" * size})).refused(grpc.StatusCode.INVALID_ARGUMENT, key)
+
+
+def test_no_reason_changes_with_what_another_tenant_has(process: Worker, random_model: Model) -> None:
+    worker = load(process, random_model(), "performance")
+    predict(worker.stub, asked("Mine is another beginning. ", ALICE))
+    probe = asked(QUESTION, ALICE, PromptCacheRO=True)
+    before = predict(worker.stub, probe).trailing["x-prompt-cache-reason"]
+    predict(worker.stub, asked(QUESTION, BOB))
+    assert predict(worker.stub, probe).trailing["x-prompt-cache-reason"] == before

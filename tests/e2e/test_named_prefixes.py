@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from backend.pb import backend_pb2 as pb
-from tests.e2e.asking import predict, prompt
+from tests.e2e.asking import finish, predict, prompt, running
 from tests.e2e.test_prompt_cache import conversation, hit, letters
 from tests.e2e.worker import TINY_CHAT, Worker
 
@@ -188,3 +188,26 @@ def test_a_chat_that_ends_with_a_user_is_named_up_to_what_an_answer_begins_with(
     asked = conversation("Be brief.", RULES)
     # All of the prompt is named, and its last token has to run.
     assert hit(predict(empty.stub, asked))[0] == made.tokens - 1
+
+
+def test_what_is_cut_short_takes_no_name_and_no_room_leaves_the_old_one(empty: Worker, random_model: Model) -> None:
+    empty.must_load(random_model(), "prompt_cache_bytes:300KiB", "prefill_chunk:16")
+    made = create(empty, prompt=RULES).tokens
+    for seconds in (0.02, 0.05):
+        with pytest.raises(grpc.RpcError):
+            empty.prompt_cache.Create(pb.CreatePrefixRequest(name="rules", prompt="other " * 600), timeout=seconds)
+    with running(empty.stub, letters(RULES + "And?", tokens=300, PromptCachePath="rules")):
+        pass
+    code, _ = refusal(lambda: create(empty, prompt="much " * 200))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert names(empty)["rules"].tokens == made
+    assert hit(predict(empty.stub, letters(RULES + "Where is it? ")))[0] == made
+
+
+def test_what_runs_while_the_cache_is_cleared_stores_nothing_of_before(empty: Worker, random_model: Model) -> None:
+    empty.must_load(random_model())
+    predict(empty.stub, letters(RULES))
+    with running(empty.stub, letters(RULES, tokens=200)) as (call,):
+        empty.prompt_cache.Clear(pb.ClearPromptCacheRequest(), timeout=10)
+        finish(call)
+    assert hit(predict(empty.stub, letters(RULES))) == (0, "empty")

@@ -39,6 +39,10 @@ class Asleep:
             cache=self.prefix.figures(),
         )
 
+    def tidy(self, now: float) -> None:
+        """Forget what has been idle for too long."""
+        self.prefix.forget_idle(now)
+
     def close(self) -> None:
         """Drop what the prompt cache has, here on the thread that made it, and return its memory."""
         self.prefix.close(FLUSH_SECONDS)

@@ -82,7 +82,7 @@ def make_session(
     kind = device_kind()
     chunk = config.engine.prefill_chunk or CHUNK[kind]
     if config.engine.isolation == "strict":
-        chunk = min(chunk, STRICT_CHUNK)
+        chunk = STRICT_CHUNK
     warms = asleep is None and (config.engine.warm_up == "on" or (config.engine.warm_up == "auto" and kind != "cpu"))
     layers = len(list(leaves(loaded.new_cache())))
     memory, budget = _memory(config.engine, loaded, is_cpu=kind == "cpu", layers=layers)
@@ -188,6 +188,7 @@ def _prefix_cache(
         payload=payload,
         disk=below.tier,
         disk_namespace=below.namespace_of,
+        tells_of_others=False,
     )
     return PrefixCache(
         store,

@@ -4,6 +4,9 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from backend.engine.batching.named import NamedPrefix
 from backend.engine.disk_threads import DiskThreads, Job
 from backend.engine.loading.disk import OpenDisk
@@ -50,9 +53,15 @@ class CacheDisk:
         """What `PromptCache` calls the namespace of a key that is (load, tenant)."""
         return disk_namespace(self._namespace, key[1])
 
-    def read(self, work: Callable[[Job[T]], T]) -> Job[T]:
-        """Start reading."""
-        return self._reads.start(Job(work, self._notify))
+    def protect(self, key: Any, tokens: NDArray[np.int32], *, hold: bool) -> None:
+        """Hold the files of a sequence, or let them go. Index work."""
+        if self.tier is not None:
+            change = self.tier.protect if hold else self.tier.unprotect
+            change(self.namespace_of(key), tokens)
+
+    def read(self, work: Callable[[Job[T]], T]) -> Job[T] | None:
+        """Start reading; None while every thread hangs in a read that was given up."""
+        return self._reads.start(Job(work, self._notify)) if self._reads.responsive else None
 
     def later(self, work: Callable[[], None]) -> None:
         """Do what nobody waits for, in order; nothing where there is no disk."""
@@ -84,10 +93,12 @@ class CacheDisk:
         if isinstance(disk, OpenDisk):
             self.later(lambda: disk.names.remove(self._namespace, tenant, name))
 
-    def close(self) -> None:
-        """Let the directory go, once what waits is done; a disk that hangs is left behind."""
+    def close(self, timeout: float) -> None:
+        """Let the directory go, once what waits is done; after `timeout` seconds a disk that hangs is left behind."""
         disk, self._disk = self._disk, "closed"
         if isinstance(disk, OpenDisk):
-            self._upkeep.start(Job(lambda _: disk.close(), lambda: None))
+            closing = self._upkeep.start(Job(lambda _: disk.close(), lambda: None))
             self._upkeep.close()
+            # Who opens the directory next finds the names that were given.
+            closing.wait(timeout)
             self._reads.close()

@@ -165,7 +165,9 @@ class Decoding:
             return []
         now = self.clock()
         given = [(item.row, self.emitter.take(item, now)) for item in emitted]
-        self.storing.add(row for row, then in given if then is Then.FINISHED)
+        for row in (row for row, then in given if then is Then.FINISHED):
+            row.finished = True
+            self.storing.add([row])
         return [row for row, then in given if then is not Then.GOES_ON]
 
     def leave(self, rows: Sequence[Row]) -> None:

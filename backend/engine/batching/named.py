@@ -14,7 +14,11 @@ MOST_NAMES = 256
 
 @dataclass(slots=True, eq=False)
 class NamedPrefix:
-    """A name and what it holds: `tokens` int32, `[n]`; `made_at` and `used_at` in monotonic seconds."""
+    """A name and what it holds: `tokens` int32, `[n]`; `made_at` and `used_at` in monotonic seconds.
+
+    Attributes:
+        pinned: Its KV is held in memory; else only its files are.
+    """
 
     tenant: str
     name: str
@@ -22,6 +26,7 @@ class NamedPrefix:
     made_at: float
     used_at: float | None = None
     hits: int = 0
+    pinned: bool = False
 
     @property
     def pin(self) -> str:

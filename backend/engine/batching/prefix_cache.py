@@ -1,6 +1,7 @@
 """The engine's seam to the prompt cache: what a request may reuse, and what it leaves behind."""
 
 import logging
+import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,12 +13,13 @@ from backend.core.logline import logline
 from backend.core.reports import PrefixFacts
 from backend.engine.batching.cache_disk import CacheDisk
 from backend.engine.batching.conversations import Conversations, Left
-from backend.engine.batching.named import NamedPrefix, NamedPrefixes
+from backend.engine.batching.named import MOST_NAMES, NamedPrefix, NamedPrefixes
 from backend.engine.batching.reused import Reused
 from backend.engine.disk_threads import Job
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.loading.kv_cost import KVCost
 from mlx_cache import Fetched, PromptCache, Reason
+from mlx_cache.tree import common_prefix
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 CUT_BY_TOKEN = frozenset({"KVCache", "QuantizedKVCache", "ConcatenateKVCache"})
 
 
-_SPARED = "spared"
+_SPARED, _TENTATIVE = "spared", "tentative"
 # Reading pays over prefilling once it saves at least this many tokens.
 READ_AT_LEAST = 64
 
@@ -62,10 +64,12 @@ class PrefixCache:
         self._conversations = conversations
         self.disk = disk
         self.names = NamedPrefixes()
-        for named in disk.known_names():
-            # Nothing of it is in memory yet; its files are held from now on, and what comes to memory too.
+        self._epochs: dict[str, int] = {}
+        self._epoch = 0
+        for named in disk.known_names()[-MOST_NAMES:]:
+            # Its files are held. In memory it is like anything else: how much there is of names, others decided.
             self.names.add(named)
-            store.pin(named.pin, self._key_of(named.tenant), named.tokens)
+            disk.protect((self._key, named.tenant), named.tokens, hold=True)
         self.enabled = store.max_size > 0 and store.max_bytes > 0
         self.snapshots = snapshots and self.enabled
         self.lossy = lossy and self.enabled
@@ -90,6 +94,10 @@ class PrefixCache:
         """The cache's own limit."""
         return self._most_bytes
 
+    def epoch(self, tenant: str) -> int:
+        """Changes when what the tenant has cached is erased: what was computed before is not stored after it."""
+        return self._epoch + self._epochs.get(tenant, 0)
+
     def match(self, tokens: NDArray[np.int32], tenant: str = "") -> int:
         """Tokens that `fetch` would restore; touches nothing."""
         try:
@@ -112,6 +120,9 @@ class PrefixCache:
         except FOREIGN as error:
             _say_fault("fetch", error)
             return Reused(None, 0, "error" if self.tells else "")
+        if not self.keeps and fetched.length % STRICT_CHUNK:
+            # Chunks of this request end elsewhere than those behind a hit of such a length.
+            return Reused(None, 0, "")
         if counted:
             self.used(tokens, fetched.length, tenant, now=now)
         return Reused(fetched.caches, fetched.length, self._reason(fetched, whose=whose, tenant=tenant))
@@ -166,6 +177,8 @@ class PrefixCache:
                 self._key_of(whose), readable, template, cancelled=lambda: job.cancelled, least=least
             )
             reason = "disk" if self.tells else ""
+            if not self.keeps and fetched.length % STRICT_CHUNK:
+                return Reused(None, 0, reason)
             return Reused(fetched.caches, fetched.length, reason)
 
         return self.disk.read(work)
@@ -199,28 +212,45 @@ class PrefixCache:
             _say_fault("insert", error)
 
     def keep(
-        self, name: str, tokens: NDArray[np.int32], caches: list[Any] | None, tenant: str = "", *, now: float = 0.0
+        self, name: str, tokens: NDArray[np.int32], caches: list[Any], tenant: str = "", *, now: float = 0.0
     ) -> bool:
-        """Store the KV of exactly `tokens`, if it is given, and hold it under a name; False if there is no room."""
-        before = self.names.get(tenant, name)
-        named = self.names.put(tenant, name, tokens, now)
-        self._store.pin(named.pin, self._key_of(tenant), tokens)
-        if caches is not None:
-            self._insert(tokens, caches, tenant)
-        if before is not None and not self.keeps:
-            self.drop_sequence(before.tokens, tenant)
-        if self._store.pinned_length(named.pin) == len(tokens):
+        """Store the KV of exactly `tokens` under a name; False, and the name is as it was, if there is no room."""
+        try:
+            return self._keep(name, tokens, caches, tenant, now)
+        except FOREIGN as error:
+            _say_fault("keep", error)
+            return False
+
+    def _keep(self, name: str, tokens: NDArray[np.int32], caches: list[Any], tenant: str, now: float) -> bool:
+        key, before = self._key_of(tenant), self.names.get(tenant, name)
+        # Held before it is stored, or it could go again at once; what had the name is held until this is whole.
+        self._store.pin(_TENTATIVE, key, tokens)
+        self._insert(tokens, caches, tenant)
+        whole = self._store.pinned_length(_TENTATIVE) == len(tokens)
+        if whole:
+            if before is not None:
+                self._unpin(before)
+            named = self.names.put(tenant, name, tokens, now)
+            named.pinned = True
+            self._store.pin(named.pin, key, tokens)
             self.disk.keep_name(named)
-            return True
-        self.let_go(name, tenant)
-        return False
+        self._store.unpin(_TENTATIVE)
+        if whole and before is not None and not self.keeps:
+            self.drop_sequence(before.tokens, tenant, keep=common_prefix(before.tokens, tokens))
+        return whole
+
+    def _unpin(self, named: NamedPrefix) -> None:
+        if named.pinned:
+            self._store.unpin(named.pin)
+        else:
+            self.disk.protect(self._key_of(named.tenant), named.tokens, hold=False)
 
     def let_go(self, name: str, tenant: str = "") -> bool:
         """Delete a name; what it held is evicted like anything else. False if there is none of that name."""
         named = self.names.remove(tenant, name)
         if named is None:
             return False
-        self._store.unpin(named.pin)
+        self._unpin(named)
         self.disk.drop_name(tenant, name)
         if not self.keeps:
             self.drop_sequence(named.tokens, tenant)
@@ -262,10 +292,11 @@ class PrefixCache:
         """Where a named prefix is: `memory`, `disk`, `memory and disk`, or `nowhere` (its files are gone)."""
         n = len(named.tokens)
         places: list[str] = []
-        if self._store.pinned_length(named.pin) == n:
-            places.append("memory")
         # All but the last token of what is asked for may match.
-        if self._store.match_disk(self._key_of(named.tenant), np.append(named.tokens, named.tokens[-1:])) >= n:
+        asked, key = np.append(named.tokens, named.tokens[-1:]), self._key_of(named.tenant)
+        if self._store.match_length(key, asked) >= n:
+            places.append("memory")
+        if self._store.match_disk(key, asked) >= n:
             places.append("disk")
         return " and ".join(places) or "nowhere"
 
@@ -305,6 +336,8 @@ class PrefixCache:
 
     def forget(self) -> None:
         """Drop all that is stored, under names too."""
+        for named in self.names:
+            self._unpin(named)
         self.names = NamedPrefixes()
         self._conversations.clear()
         try:
@@ -314,15 +347,20 @@ class PrefixCache:
 
     def close(self, timeout: float) -> None:
         """Write what is worth keeping, `timeout` seconds at most, then drop all from memory and let the disk go."""
+        until = time.monotonic() + timeout
         try:
             self._store.flush(timeout)
         except FOREIGN as error:
             _say_fault("flush", error)
-        self.disk.close()
+        self.disk.close(max(0.0, until - time.monotonic()))
         self.forget()
 
     def erase(self, tenant: str | None) -> None:
         """Drop all that one tenant, or everybody, has stored, in memory and on the disk."""
+        if tenant is None:
+            self._epoch += 1
+        else:
+            self._epochs[tenant] = self._epochs.get(tenant, 0) + 1
         for named in self.names:
             if tenant in (None, named.tenant):
                 self.disk.drop_name(named.tenant, named.name)
@@ -336,6 +374,7 @@ class PrefixCache:
     def clear(self, tenant: str) -> None:
         """Drop all that one tenant has stored, under names too."""
         for named in [named for named in self.names if named.tenant == tenant]:
+            self._unpin(named)
             self.names.remove(tenant, named.name)
         self._conversations.clear(tenant)
         try:

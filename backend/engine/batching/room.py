@@ -34,7 +34,7 @@ class Room:
         others = sum(
             self.budget.cost.bytes_for(len(named.tokens))
             for named in self.prefix.names
-            if (named.tenant, named.name) != (tenant, name)
+            if named.pinned and (named.tenant, named.name) != (tenant, name)
         )
         known = self.prefix.names.get(tenant, name) is not None
         if not known and len(self.prefix.names) >= MOST_NAMES:
@@ -44,7 +44,7 @@ class Room:
 
     def named(self) -> int:
         """Bytes that the prompt cache holds under names, at most."""
-        return sum(self.budget.cost.bytes_for(len(named.tokens)) for named in self.prefix.names)
+        return sum(self.budget.cost.bytes_for(len(named.tokens)) for named in self.prefix.names if named.pinned)
 
     def live(self) -> int:
         """Bytes of KV that the rows have now."""

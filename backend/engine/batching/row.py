@@ -34,6 +34,8 @@ class Row:
         chunk_ends: Positions of `feed`, ascending, at which prefill chunks end; the last is `len(feed) - 1`.
         snapshot_ends: Those at which a state that cannot be cut by token is stored.
         chunk: What of the prompt runs now; `covered` is where it begins.
+        epoch: The prompt cache's when the row was admitted; what it leaves is of use in no other.
+        finished: Its answer is complete.
         waited: Tokens that others' prompts ran since this one's last chunk.
         reading: What a disk is asked for; the row waits for it, until `reading_until` at most.
         leader: The row whose prefill this one waits for, to take the shared prefix from the cache.
@@ -56,6 +58,8 @@ class Row:
     chunk_ends: tuple[int, ...] = ()
     snapshot_ends: tuple[int, ...] = ()
     chunk: Chunk | None = None
+    epoch: int = 0
+    finished: bool = False
     waited: float = 0.0
     reading: Job[Reused] | None = None
     reading_until: float = 0.0

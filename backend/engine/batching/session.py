@@ -186,13 +186,16 @@ class Session:
 
     def step(self) -> None:
         """One round: end what is overdue, admit, prefill for a while, then one token for every row."""
-        self._end_overdue()
+        self.tidy()
         self._admit()
+        running = len(self.room.rows)
         self.prefills.run(streams=bool(self.groups))
         self.decoding.join()
         if self.groups:
             self.decoding.step()
         self._relieve()
+        if len(self.room.rows) < running:
+            self.blocked = False
         self.tidy()
 
     def _end_overdue(self) -> None:
@@ -272,6 +275,7 @@ class Session:
             self.touched = True
             row.admitted_at = row.admitted_at or self.clock()
             row.last_token = int(row.feed[-1])
+            row.epoch = self.prefix.epoch(row.request.tenant)
             row.snapshot_ends = self._snapshot_ends(row)
             starts = () if self.loaded.kv is None else (self.loaded.kv.start,)
             row.chunk_ends = chunk_ends(len(row.feed), self.chunk, (*row.snapshot_ends, *starts), scores=self.scores)
@@ -283,7 +287,7 @@ class Session:
             self.decoding.moving = []
 
     def _snapshot_ends(self, row: Row) -> tuple[int, ...]:
-        if not self.prefix.snapshots:
+        if not self.prefix.snapshots or self.strict:
             return ()
         return (*row.submit.prompt.boundaries, *range(SNAPSHOT_EVERY, len(row.feed), SNAPSHOT_EVERY))
 

@@ -71,13 +71,14 @@ class Storing:
     def store_named(self, row: Row) -> bool:
         """Keep a prompt that is prefilled for nothing but its name; False if there is no room for it."""
         self.settle()
-        caches = row.proven
-        return caches is not None and self._name(row, row.submit.prompt.tokens, caches)
+        caches, current = row.proven, row.epoch == self.prefix.epoch(row.request.tenant)
+        return caches is not None and current and self._name(row, row.submit.prompt.tokens, caches)
 
     def _keep(self, row: Row, tokens: NDArray[np.int32], caches: list[Any]) -> None:
         request = row.request
         self.prefix.insert(tokens, caches, request.tenant, restored=row.restored)
-        if request.keep_as and not self._name(row, tokens, caches):
+        # What was cut short is no prefix that anybody meant to name.
+        if request.keep_as and row.finished and not self._name(row, tokens, caches):
             log.warning(logline("prefix_not_named", request_id=request.request_id, tokens=len(tokens)))
         if request.conversation_id and self.prefix.keeps:
             self.prefix.turn(request.conversation_id, tokens, request.tenant, now=self.clock())
@@ -90,5 +91,5 @@ class Storing:
 
     def _leaves_kv(self, row: Row) -> bool:
         wanted = row.stores and (row.request.cache_answer or not row.generated)
-        anywhere = self.prefix.keeps or (self.prefix.enabled and bool(row.request.keep_as))
-        return anywhere and wanted and row.covered > 0
+        current = row.epoch == self.prefix.epoch(row.request.tenant)
+        return self.prefix.keeps and current and wanted and row.covered > 0

@@ -35,8 +35,8 @@ class TwoForms(PromptCache):
         return super().insert((model_key, holds_codes(prompt_cache)), tokens, prompt_cache, **options)
 
     def pin(self, name: str, model_key: Hashable, tokens: Sequence[int] | Tokens) -> int:
-        """See PromptCache."""
-        return super().pin(name, *self._place(model_key, tokens))
+        """See PromptCache. A prefix of `start` tokens or more is one of codes."""
+        return super().pin(name, (model_key, len(tokens) >= self._start), tokens)
 
     def clear(self, model_key: Hashable | None = None) -> None:
         """See PromptCache."""

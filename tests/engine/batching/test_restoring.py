@@ -4,19 +4,22 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backend.config import CacheConfig
+from backend.config import CacheConfig, EngineConfig
 from backend.core.errors import DeadlineExceeded
 from backend.engine.batching import prefills
+from backend.engine.disk_threads import THREADS
 from backend.engine.handle import EngineHandle
 from backend.engine.loading import disk as opening
 from mlx_cache.disk.system import System
 from mlx_cache.disk.tier import DiskTier
+from tests import chosen
 from tests.engine.harness import Answer, model_config, read, request, with_engine
 from tests.models import write_model
 
@@ -95,11 +98,11 @@ def test_a_disk_that_does_not_answer_is_given_up(
 
     async def body(handle: EngineHandle) -> None:
         slow.open_again.clear()
-        for _ in range(3):  # more than there are threads to hang
+        for _ in range(2):
             answer = await read(handle, request(LONG, n=5, cache_read_only=True))
             assert answer.logprobs == first.logprobs
             assert answer.end is not None and answer.end.usage.cached_tokens == 0
-        assert handle.info().queue["disk_waits_ended"] == 3
+        assert handle.info().queue["disk_waits_ended"] == 2
         slow.open_again.set()
 
     with_engine(config(path, tmp_path / "kv"), body)
@@ -122,6 +125,61 @@ def test_a_row_that_waits_for_its_disk_can_be_cancelled_and_has_its_deadline(
         slow.open_again.set()
 
     with_engine(config(path, tmp_path / "kv"), body)
+
+
+def test_the_queue_moves_on_when_a_row_ends_while_another_waits_for_its_disk(
+    path: Path, tmp_path: Path, slow: SlowDisk
+) -> None:
+    kept(path, tmp_path / "kv")
+    two = replace(config(path, tmp_path / "kv"), engine=EngineConfig(max_rows=2, sampler=chosen.sampler))
+
+    async def body(handle: EngineHandle) -> None:
+        slow.open_again.clear()
+        waiting = asyncio.create_task(read(handle, request(LONG, n=5)))
+        await asked(slow)
+        decodes = asyncio.create_task(read(handle, request("One that decodes. ", n=30, cache_read_only=True)))
+        queued = asyncio.create_task(read(handle, request("One in the queue. ", n=5, cache_read_only=True)))
+        for other in (decodes, queued):
+            assert (await asyncio.wait_for(other, 5)).error is None
+        assert not waiting.done()
+        slow.open_again.set()
+        assert (await waiting).error is None
+
+    with_engine(two, body)
+
+
+def test_a_disk_whose_threads_all_hang_is_not_asked_any_more(
+    path: Path, tmp_path: Path, slow: SlowDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept(path, tmp_path / "kv")
+    monkeypatch.setattr(prefills, "READ_SECONDS", 0.1)
+
+    async def body(handle: EngineHandle) -> None:
+        slow.open_again.clear()
+        for _ in range(THREADS):
+            await read(handle, request(LONG, n=2, cache_read_only=True))
+        monkeypatch.setattr(prefills, "READ_SECONDS", 100.0)
+        assert (await asyncio.wait_for(read(handle, request(LONG, n=2, cache_read_only=True)), 20)).error is None
+        assert handle.info().queue["disk_waits_ended"] == THREADS
+        slow.open_again.set()
+
+    with_engine(config(path, tmp_path / "kv"), body)
+
+
+def test_names_that_only_a_disk_has_take_nothing_of_the_budget(path: Path, tmp_path: Path) -> None:
+    kept_config = config(path, tmp_path / "kv")
+
+    async def name(handle: EngineHandle) -> None:
+        for index in range(4):
+            await handle.create_prefix(request(f"{index} {LONG}", keep_as=f"n{index}", prefill_only=True))
+
+    async def ask(handle: EngineHandle) -> None:
+        assert {facts.where for facts in await handle.list_prefixes("")} == {"disk"}
+        answer = await read(handle, request(f"2 {LONG}And?", n=3))
+        assert answer.end is not None and answer.end.usage.cached_tokens >= len(LONG)
+
+    with_engine(kept_config, name)
+    with_engine(replace(kept_config, engine=EngineConfig(kv_bytes=1_600_000, sampler=chosen.sampler)), ask)
 
 
 def test_free_ends_a_row_that_waits_for_its_disk(path: Path, tmp_path: Path, slow: SlowDisk) -> None:
