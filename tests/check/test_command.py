@@ -139,8 +139,8 @@ def test_a_prompt_cache_that_restores_something_else_is_found_wrong(
 ) -> None:
     right = PrefixCache.fetch
 
-    def fetch(self: PrefixCache, tokens: Any) -> Reused:
-        reused = right(self, tokens)
+    def fetch(self: PrefixCache, *args: Any, **options: Any) -> Reused:
+        reused = right(self, *args, **options)
         for cache in reused.caches or []:
             cache.keys = cache.keys + 0.05
         return reused

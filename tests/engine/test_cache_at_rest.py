@@ -1,5 +1,6 @@
 """The prompt cache holds codes, rows hold numbers: what it had is what it keeps, and nobody else's answer changes."""
 
+import time
 from pathlib import Path
 
 import mlx.core as mx
@@ -9,6 +10,8 @@ from mlx_lm.models.cache import KVCache
 
 from backend.config import CacheConfig, EngineConfig
 from backend.core.request import Sampling
+from backend.engine.batching.cache_disk import CacheDisk
+from backend.engine.batching.conversations import Conversations
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.handle import EngineHandle
 from mlx_cache import PromptCache
@@ -59,7 +62,9 @@ def test_what_is_restored_are_the_numbers_that_the_codes_stand_for() -> None:
 
 def test_codes_are_kept_and_never_made_of_what_was_restored() -> None:
     cache = store()
-    prefix = PrefixCache(cache, "m", snapshots=False, lossy=True)
+    nowhere = CacheDisk("", "", lambda: None, time.monotonic)
+    forever = Conversations(idle_s=None, most=1)
+    prefix = PrefixCache(cache, "m", snapshots=False, conversations=forever, disk=nowhere, lossy=True)
     prefix.insert(TOKENS[:600], row(600))
     before = prefix.fetch(TOKENS)
     assert before.length == 600 and before.caches is not None

@@ -53,7 +53,7 @@ class Squeeze:
 
         def squeezed(budget: MemoryBudget, live: int) -> bool:
             caller = sys._getframe(1)
-            if self.armed and caller.f_code.co_name == "_relieve" and len(caller.f_locals["self"].groups) >= 3:
+            if self.armed and caller.f_code.co_name == "relieved" and len(caller.f_locals["self"].groups) >= 3:
                 self.armed = False
                 return False
             return fits(budget, live)
