@@ -259,7 +259,14 @@ class EngineHandle:
     async def _with_cache(self, work: Callable[[Any], T]) -> T:
         """What `work` makes of the loaded model, awake or not: its prompt cache is there in any case."""
         self._require()
-        return await self._on_engine(lambda: work(self._thread.session or self._thread.asleep))
+
+        def with_held() -> T:
+            held = self._thread.session or self._thread.asleep
+            if held is None:
+                raise ModelNotLoaded
+            return work(held)
+
+        return await self._on_engine(with_held)
 
     # Reports
 

@@ -9,6 +9,7 @@ import pytest
 from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import Answer, predict, prompt
 from tests.e2e.worker import Worker, wait_until
+from tests.models import write_model
 
 Model = Callable[..., Path]
 TEXT = "The archive keeps the letters of three centuries, and nobody has read more than a tenth of them. " * 7
@@ -156,3 +157,29 @@ def test_a_load_may_name_the_directory_below_its_models(tmp_path: Path, random_m
             assert loaded.success, loaded.message
             assert hit(predict(worker.stub, asked()))[0] == expected
     assert (tmp_path / "kv").is_dir()
+
+
+def test_codes_go_to_the_disk_and_back(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "wide", "qwen3", extra={"head_dim": 64})
+    options = ("--prompt-cache-dir", str(tmp_path / "kv"), "--kv-bits", "4")
+    with Worker(*options) as old:
+        old.must_load(model)
+        predict(old.stub, asked())
+        in_memory = predict(old.stub, asked())
+    with Worker(*options) as new:
+        new.must_load(model)
+        restored = predict(new.stub, asked())
+        assert hit(restored) == (len(QUESTION) - 1, "disk")
+        assert bits(restored) == bits(in_memory)
+
+
+@pytest.mark.parametrize(("option", "words"), [("--cache-kv-bits", "cache_kv_bits"), ("--quantized-kv-start", "start")])
+def test_what_cannot_go_to_the_disk_is_said(tmp_path: Path, option: str, words: str) -> None:
+    model = write_model(tmp_path / "wide", "qwen3", extra={"head_dim": 64})
+    with Worker(
+        "--prompt-cache-dir", str(tmp_path / "kv"), "--kv-bits", "8" if words == "start" else "off", option, "8"
+    ) as worker:
+        worker.must_load(model)
+        assert words in worker.info.Get(pb.InfoRequest(), timeout=10).details["prompt_cache_disk"]
+        predict(worker.stub, asked())
+        assert hit(predict(worker.stub, asked()))[0] == len(QUESTION) - 1

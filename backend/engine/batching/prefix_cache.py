@@ -18,8 +18,7 @@ from backend.engine.batching.reused import Reused
 from backend.engine.disk_threads import Job
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.loading.kv_cost import KVCost
-from mlx_cache import Fetched, PromptCache, Reason
-from mlx_cache.tree import common_prefix
+from mlx_cache import Fetched, PromptCache
 
 log = logging.getLogger(__name__)
 
@@ -194,10 +193,7 @@ class PrefixCache:
     def _reason(self, fetched: Fetched, *, whose: str, tenant: str) -> str:
         if not self.tells:
             return ""
-        if whose != tenant:
-            return "named"
-        # That others have it under their own key is nothing that this tenant may learn.
-        return str(Reason.EMPTY if fetched.reason is Reason.OTHER_NAMESPACE else fetched)
+        return str(fetched) if whose == tenant else "named"
 
     def insert(self, tokens: NDArray[np.int32], caches: list[Any], tenant: str = "", *, restored: int = 0) -> None:
         """Store the KV of exactly `tokens`, of which the first `restored` came from here."""
@@ -235,8 +231,10 @@ class PrefixCache:
             self._store.pin(named.pin, key, tokens)
             self.disk.keep_name(named)
         self._store.unpin(_TENTATIVE)
-        if whole and before is not None and not self.keeps:
-            self.drop_sequence(before.tokens, tenant, keep=common_prefix(before.tokens, tokens))
+        left = before.tokens if whole and before is not None else None if whole else tokens
+        if left is not None and not self.keeps:
+            # What a name still holds stays.
+            self.drop_sequence(left, tenant)
         return whole
 
     def _unpin(self, named: NamedPrefix) -> None:
