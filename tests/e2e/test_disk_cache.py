@@ -12,6 +12,7 @@ from tests.e2e.worker import Worker, wait_until
 from tests.models import write_model
 
 Model = Callable[..., Path]
+slow = pytest.mark.slow
 TEXT = "The archive keeps the letters of three centuries, and nobody has read more than a tenth of them. " * 7
 QUESTION = TEXT + "Who reads them? "
 
@@ -33,7 +34,9 @@ def figure(worker: Worker, name: str) -> float:
     return worker.info.Get(pb.InfoRequest(), timeout=10).cache[name]
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen3_next", "gemma3_text"])
+@pytest.mark.parametrize(
+    "family", ["qwen3", *(pytest.param(name, marks=slow) for name in ("qwen3_next", "gemma3_text"))]
+)
 def test_a_restarted_worker_hits_what_the_old_one_knew(tmp_path: Path, random_model: Model, family: str) -> None:
     model, options = random_model(family), ("--prompt-cache-dir", str(tmp_path / "kv"))
     with Worker(*options) as old:
@@ -72,6 +75,7 @@ def test_no_tenant_hits_anothers_files(tmp_path: Path, random_model: Model) -> N
     assert modes <= {0o600, 0o700}
 
 
+@slow
 def test_another_model_a_changed_one_and_another_chunk_do_not_hit(tmp_path: Path, random_model: Model) -> None:
     options = ("--prompt-cache-dir", str(tmp_path / "kv"))
     with Worker(*options) as old:
@@ -86,7 +90,7 @@ def test_another_model_a_changed_one_and_another_chunk_do_not_hit(tmp_path: Path
         assert hit(predict(old.stub, asked())) == (len(QUESTION) - 1, "disk")
 
 
-@pytest.mark.parametrize("mode", ["performance", "strict"])
+@pytest.mark.parametrize("mode", ["strict", pytest.param("performance", marks=slow)])
 def test_names_outlive_the_process(tmp_path: Path, random_model: Model, mode: str) -> None:
     model, options = random_model(), ("--prompt-cache-dir", str(tmp_path / "kv"), "--isolation", mode)
     whose = {"cache_salt": "alice"}
@@ -118,6 +122,7 @@ def test_names_outlive_the_process(tmp_path: Path, random_model: Model, mode: st
         assert not listed(last)
 
 
+@slow
 def test_a_conversation_that_is_forgotten_is_gone_from_the_disk_too(tmp_path: Path, random_model: Model) -> None:
     options = ("--prompt-cache-dir", str(tmp_path / "kv"), "--conversation-idle", "1s")
     with Worker(*options) as worker:
@@ -129,6 +134,7 @@ def test_a_conversation_that_is_forgotten_is_gone_from_the_disk_too(tmp_path: Pa
         assert worker.queue()["cached_kv_bytes"] == 0
 
 
+@slow
 @pytest.mark.parametrize("what", ["a file", "open to others"])
 def test_a_directory_that_cannot_be_used_leaves_the_cache_in_memory_and_info_says_why(
     tmp_path: Path, random_model: Model, what: str
@@ -147,6 +153,7 @@ def test_a_directory_that_cannot_be_used_leaves_the_cache_in_memory_and_info_say
         assert hit(predict(worker.stub, asked()))[0] == len(QUESTION) - 1
 
 
+@slow
 def test_a_load_may_name_the_directory_below_its_models(tmp_path: Path, random_model: Model) -> None:
     model = random_model()
     for expected in (0, len(QUESTION) - 1):
@@ -159,6 +166,7 @@ def test_a_load_may_name_the_directory_below_its_models(tmp_path: Path, random_m
     assert (tmp_path / "kv").is_dir()
 
 
+@slow
 def test_codes_go_to_the_disk_and_back(tmp_path: Path) -> None:
     model = write_model(tmp_path / "wide", "qwen3", extra={"head_dim": 64})
     options = ("--prompt-cache-dir", str(tmp_path / "kv"), "--kv-bits", "4")
@@ -173,6 +181,7 @@ def test_codes_go_to_the_disk_and_back(tmp_path: Path) -> None:
         assert bits(restored) == bits(in_memory)
 
 
+@slow
 @pytest.mark.parametrize(("option", "words"), [("--cache-kv-bits", "cache_kv_bits"), ("--quantized-kv-start", "start")])
 def test_what_cannot_go_to_the_disk_is_said(tmp_path: Path, option: str, words: str) -> None:
     model = write_model(tmp_path / "wide", "qwen3", extra={"head_dim": 64})

@@ -14,6 +14,7 @@ from tests.e2e.worker import Worker, wait_until
 
 Model = Callable[..., Path]
 MODES = ("performance", "balanced", "strict")
+QUICK = {("performance", "answered"), ("balanced", "cancelled"), ("strict", "answered"), ("strict", "failed")}
 SECRET = "The vault opens with seven turns to the left, then three to the right, and the word is marigold. " * 3
 QUESTION = SECRET + "How does it open? "
 ALICE, BOB = {"cache_salt": "alice's"}, {"cache_salt": "bob's"}
@@ -70,8 +71,14 @@ def test_a_prompt_that_another_tenant_is_prefilling_is_not_shared(process: Worke
     assert prefilled >= 2 * (len(long) - 1)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("between", ["answered", "cancelled", "failed", "freed"])
+@pytest.mark.parametrize(
+    ("mode", "between"),
+    [
+        pytest.param(mode, between, marks=() if (mode, between) in QUICK else pytest.mark.slow)
+        for mode in MODES
+        for between in ("answered", "cancelled", "failed", "freed")
+    ],
+)
 def test_an_answer_is_what_a_fresh_worker_says_whatever_came_before(
     process: Worker, random_model: Model, mode: str, between: str
 ) -> None:
