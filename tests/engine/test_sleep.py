@@ -313,7 +313,9 @@ def test_another_checkpoint_in_the_same_place_is_no_model_that_was_loaded(
         await fall_asleep(handle, clock)
         (other / "model.safetensors").rename(own / "model.safetensors")
         failed = await asyncio.gather(*(read(handle, request(PROMPT)) for _ in range(2)))
-        assert [type(answer.error) for answer in failed] == [ModelNotLoaded] * 2
+        # One that is being prepared when the model is dropped is told that.
+        kinds = {type(answer.error) for answer in failed}
+        assert ModelNotLoaded in kinds <= {ModelNotLoaded, RequestAborted}
         assert loading.count == 1
         assert handle.status().state == "uninitialized"
         await handle.load(config(own))
