@@ -83,6 +83,11 @@ class EngineConfig:
     watchdog_s: float | None = 600.0
     reader_buffer_bytes: int = 4 << 20
     reader_patience_s: float = 60.0
+
+    def rows_together(self, *, batchable: bool) -> int:
+        """Requests that decode together, of a model that can be batched or not."""
+        return self.max_rows if batchable and self.isolation != "strict" else 1
+
     kv_bits: int | None = None
     kv_group_size: int = 64
     quantized_kv_start: int = 0

@@ -334,12 +334,6 @@ class PromptCache:
                 self._below.pins_changed(index)
         return known
 
-    def named_length(self, model_key: Hashable, tokens: Sequence[int] | Tokens) -> int:
-        """The tokens of this prompt's beginning that are held under a name; a fetch of no more finds nothing else."""
-        asked = as_tokens(tokens)
-        with self._lock:
-            return self._index.named_length(model_key, asked)
-
     def pinned_length(self, name: str) -> int:
         """The tokens held under this name; 0 for none of that name."""
         with self._lock:

@@ -13,7 +13,7 @@ from mlx_cache.missing import find_missing
 from mlx_cache.plans import Found, InsertPlan, Pin
 from mlx_cache.policy import Limits, Storing, Usage, WatchingPolicy
 from mlx_cache.stats import Reason
-from mlx_cache.tree import Hold, Match, Node, Tokens, Tree, common_prefix
+from mlx_cache.tree import Hold, Match, Node, Tokens, Tree
 
 
 class Index:
@@ -259,11 +259,6 @@ class Index:
                 self.eviction.drop_tail(match.last, keep)
 
     # Pins
-
-    def named_length(self, key: Hashable, tokens: Tokens) -> int:
-        """How much of a prompt is held under a name."""
-        held = (pin.tokens[: pin.length] for pin in self.pins.values() if pin.key == key)
-        return max((common_prefix(one, tokens) for one in held), default=0)
 
     def pin(self, name: str, key: Hashable, tokens: Tokens) -> int:
         """Hold the stored part of a prefix, now and as it grows; returns how many tokens are held."""

@@ -166,7 +166,7 @@ class EngineHandle:
         if request.deadline is not None and request.deadline <= self._clock():
             raise DeadlineExceeded
         limits = model.config.engine
-        rows = limits.max_rows if model.facts.batchable and limits.isolation != "strict" else 1
+        rows = limits.rows_together(batchable=model.facts.batchable)
         if self._in_flight >= rows + limits.queue_size:
             raise Overloaded(f"{self._in_flight} requests in flight, limit {rows} + {limits.queue_size}")
         accepted_at = self._clock()

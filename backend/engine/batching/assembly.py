@@ -80,9 +80,7 @@ def make_session(
         ModelLoadFailed: The device has no room for a prompt beside the weights, or the model fails in its warm-up.
     """
     kind = device_kind()
-    chunk = config.engine.prefill_chunk or CHUNK[kind]
-    if config.engine.isolation == "strict":
-        chunk = STRICT_CHUNK
+    chunk = _chunk(config.engine, kind)
     warms = asleep is None and (config.engine.warm_up == "on" or (config.engine.warm_up == "auto" and kind != "cpu"))
     layers = len(list(leaves(loaded.new_cache())))
     memory, budget = _memory(config.engine, loaded, is_cpu=kind == "cpu", layers=layers)
@@ -120,6 +118,11 @@ def make_session(
     # Last: whatever fails above has nothing to restore.
     made.restore_limits = _set_limits(limit, memory)
     return made
+
+
+def _chunk(engine: EngineConfig, kind: DeviceKind) -> int:
+    """Tokens of a prefill chunk at most."""
+    return STRICT_CHUNK if engine.isolation == "strict" else engine.prefill_chunk or CHUNK[kind]
 
 
 def return_memory() -> None:
@@ -215,8 +218,7 @@ def _usable(disk: OpenDisk | str, loaded: LoadedModel) -> OpenDisk | str:
 def _lasting_name(config: ModelConfig, loaded: LoadedModel) -> str:
     """Names the KV of this model as it is computed here: in any process that says the same, the bits are the same."""
     kind = device_kind()
-    chunk = STRICT_CHUNK if config.engine.isolation == "strict" else config.engine.prefill_chunk or CHUNK[kind]
-    return f"{loaded.namespace} {kind} {chunk}"
+    return f"{loaded.namespace} {kind} {_chunk(config.engine, kind)}"
 
 
 def _scores_peak(loaded: LoadedModel) -> int:

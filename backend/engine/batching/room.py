@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.memory import MemoryBudget
-from backend.engine.batching.named import MOST_NAMES
+from backend.engine.batching.named import MOST_NAMES, NamedPrefix
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.row import Row
@@ -31,20 +31,16 @@ class Room:
 
     def may_keep(self, tokens: int, *, name: str, tenant: str) -> bool:
         """Whether a prefix of so many tokens may have this name: what is named never gives way to anything."""
-        others = sum(
-            self.budget.cost.bytes_for(len(named.tokens))
-            for named in self.prefix.names
-            if named.pinned and (named.tenant, named.name) != (tenant, name)
-        )
-        known = self.prefix.names.get(tenant, name) is not None
-        if not known and len(self.prefix.names) >= MOST_NAMES:
+        replaced = self.prefix.names.get(tenant, name)
+        if replaced is None and len(self.prefix.names) >= MOST_NAMES:
             return False
         most = NAMED_SHARE * min(self.prefix.most_bytes, self.budget.total)
-        return others + self.budget.cost.bytes_for(tokens) <= most
+        return self.named(without=replaced) + self.budget.cost.bytes_for(tokens) <= most
 
-    def named(self) -> int:
+    def named(self, *, without: NamedPrefix | None = None) -> int:
         """Bytes that the prompt cache holds under names, at most."""
-        return sum(self.budget.cost.bytes_for(len(named.tokens)) for named in self.prefix.names if named.pinned)
+        held = (named for named in self.prefix.names if named.pinned and named is not without)
+        return sum(self.budget.cost.bytes_for(len(named.tokens)) for named in held)
 
     def live(self) -> int:
         """Bytes of KV that the rows have now."""

@@ -152,7 +152,7 @@ class Session:
     @property
     def max_rows(self) -> int:
         """Rows that may run together."""
-        return self.config.engine.max_rows if self.loaded.batchable and not self.strict else 1
+        return self.config.engine.rows_together(batchable=self.loaded.batchable)
 
     def submit(self, submit: Submit) -> None:
         """Take a request; it starts when there is room."""
