@@ -15,9 +15,25 @@ _PS_SECONDS = 1.0
 _PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has had resident so far."""
+def _peak_of_usage() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _PEAK_UNIT
+
+
+# Linux counts in it what the process had resident that started this one: a worker's whole model.
+_INHERITED = _peak_of_usage()
+
+
+def peak_bytes() -> int:
+    """The most memory that this program has had resident so far; where only getrusage(2) says, perhaps its parent's."""
+    return _high_water() or _peak_of_usage()
+
+
+def _high_water() -> int | None:
+    try:
+        with open("/proc/self/status", "rb") as status:
+            return next((int(line.split()[1]) << 10 for line in status if line.startswith(b"VmHWM:")), None)
+    except OSError:
+        return None
 
 
 def resident_bytes(pid: int) -> int | None:
@@ -65,13 +81,15 @@ def watched_memory(most: int) -> Generator[None]:
     """While in here, end the process with `EXIT_CODE` when more than `most` bytes have been resident.
 
     A thread looks every 10 ms, also where the system enforces no limit. It needs the interpreter lock, so it is
-    late while one operation of Python keeps that.
+    late while one operation of Python keeps that. Where a peak cannot be told from its parent's, what is below that
+    is left to the process that watches this one.
     """
     done = threading.Event()
+    bound = most if _high_water() is not None else max(most, _INHERITED)
 
     def watch() -> None:
         while not done.wait(_EVERY_S):
-            if peak_bytes() > most:
+            if peak_bytes() > bound:
                 os._exit(EXIT_CODE)
 
     watcher = threading.Thread(target=watch, daemon=True)

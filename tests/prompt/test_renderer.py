@@ -1,6 +1,7 @@
 """Templates that misbehave, and render processes that die."""
 
 import os
+import resource
 import shutil
 import signal
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from backend.confined.memory import _resident_by_ps, resident_bytes
 from backend.core.errors import InvalidRequest
+from backend.prompt.frames import MEMORY_BYTES
 from backend.prompt.renderer import ProcessRenderer
 from backend.prompt.rendering import Probe, RenderJob, shared_prefix
 from tests.observed import environment
@@ -89,6 +91,14 @@ def test_a_template_that_swells_where_the_system_enforces_no_limit_is_killed_fro
         assert renderer.render(GOOD).text == "hello"
     finally:
         renderer.close()
+
+
+def test_what_the_worker_has_in_memory_is_not_the_render_process_s(renderer: ProcessRenderer) -> None:
+    # Pages that are resident, as the weights of a model of more than a gibibyte are.
+    weights = bytearray(MEMORY_BYTES + (64 << 20))
+    weights[:: resource.getpagesize()] = b"\1" * len(range(0, len(weights), resource.getpagesize()))
+    # Long enough for the process to look at its memory.
+    assert renderer.render(RenderJob("{% for i in range(999) %}{% for j in range(999) %}{% endfor %}{% endfor %}hello", MESSAGES)).text == "hello"
 
 
 @pytest.mark.skipif(shutil.which("ps") is None, reason="there is no ps")
