@@ -77,12 +77,10 @@ types: setup-dev
 imports: setup-dev
 	$(BIN)/lint-imports --no-cache
 
-# Of the test process: spawned workers, renderers and downloads run untraced, at their real speed.
+# Of the test processes: spawned workers, renderers and downloads run untraced, at their real speed.
 coverage: setup-dev
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not slow" $(PYTEST_ARGS)
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report --fail-under=90
+	$(BIN)/python -m pytest -m "not slow" -n $(PYTEST_PROCESSES) --dist loadfile \
+		--cov --cov-report=term:skip-covered --cov-fail-under=90 $(PYTEST_ARGS)
 
 slow: setup-dev
 	$(BIN)/python -m pytest -m slow -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)

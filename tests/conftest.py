@@ -13,3 +13,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """In each test process."""
     chosen.sampler = config.getoption("--sampler")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, where one batch is asked for, what names its batch itself: that ran with the others."""
+    if chosen.sampler == "auto":
+        return
+    named = [item for item in items if isinstance(item, pytest.Function) and _names_its_batch(item)]
+    config.hook.pytest_deselected(items=named)
+    items[:] = [item for item in items if item not in set(named)]
+
+
+def _names_its_batch(item: pytest.Function) -> bool:
+    return hasattr(item, "callspec") and any(
+        value in ("host", "device") for value in item.callspec.params.values() if isinstance(value, str)
+    )
