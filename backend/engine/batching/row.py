@@ -67,6 +67,7 @@ class Row:
     admitted_at: float = 0.0
     decoding_at: float = 0.0
     reported_at: float = 0.0
+    reported_covered: int = 0
     preemptions: int = 0
 
     @property
