@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib
+import io
 import logging
 import os
 import resource
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from backend.process.worker import Ending, StartableEngine
 
 SWITCH_SECONDS = 0.001
+# What a shell has for a program that the closed pipe itself ended.
+EXIT_PIPE_CLOSED = 141
 _MODULES = {
     "bench": "backend.bench.command",
     "cache": "backend.cache_command.command",
@@ -77,8 +80,16 @@ def _run_command(command: str, given: Sequence[str]) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         return check(given)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # Python has none where the shell has closed them.
+    sys.stdin, sys.stdout, sys.stderr = (stream or io.StringIO() for stream in (sys.stdin, sys.stdout, sys.stderr))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal's encoding may lack a letter of what is shown.
+        sys.stdout.reconfigure(errors="backslashreplace")
     module = importlib.import_module(_MODULES[command])
-    return getattr(module, command)(given, os.environ)
+    try:
+        return getattr(module, command)(given, os.environ)
+    except BrokenPipeError:
+        return EXIT_PIPE_CLOSED
 
 
 async def _run(settings: "Settings", make_engine: "Callable[[Settings], StartableEngine]", parent: int) -> "Ending":

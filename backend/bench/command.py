@@ -174,7 +174,11 @@ class _Bench:
             self._screen.write(f"{line}\n")
         if self._options.json is not None:
             told = data(self._options.asked, summaries, self._runs)
-            self._options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            try:
+                self._options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            except OSError as error:
+                self._screen.say(f"{self._options.json} cannot be written: {error.strerror}.", "red")
+                return True
         return any(one.errors for one in summaries)
 
 

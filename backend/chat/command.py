@@ -19,7 +19,6 @@ from backend.terminal.showing import count
 
 EXIT_UNREACHABLE: Final = os.EX_UNAVAILABLE
 EXIT_INTERRUPTED: Final = 130
-_EXIT_PIPE_CLOSED: Final = 141
 
 
 def chat(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -31,8 +30,6 @@ def chat(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         return int(ended.code or 0)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        return _EXIT_PIPE_CLOSED
 
 
 def _chat(options: ChatOptions) -> int:

@@ -59,11 +59,14 @@ class Reached:
 
     def sentence(self, error: grpc.RpcError) -> str:
         """What went wrong with a call."""
-        return self.ending() or sentence_of(error, self.connection.address.target)
+        failed: Any = error
+        gone = failed.code() is grpc.StatusCode.UNAVAILABLE
+        ended = self.ending(_LAST_WORDS_SECONDS if gone else 0.0)
+        return ended or sentence_of(error, self.connection.address.target)
 
-    def ending(self) -> str | None:
-        """How our own worker ended, where it has."""
-        return self.own.ending() if self.own is not None else None
+    def ending(self, seconds: float = 0.0) -> str | None:
+        """How our own worker ended, where it has, or does within so long."""
+        return self.own.ending(seconds) if self.own is not None else None
 
     def look(self) -> pb.InfoResponse:
         """Its figures now; raises RpcError."""
@@ -145,7 +148,7 @@ def _load(found: Reached, where: Where) -> None:
                 if ended := found.own.ending():
                     raise WorkerEnded(ended) from None
     except grpc.RpcError as error:
-        raise NotReached(found.own.ending(_LAST_WORDS_SECONDS) or found.sentence(error)) from None
+        raise NotReached(found.sentence(error)) from None
     finally:
         call.cancel()
     if not result.success:

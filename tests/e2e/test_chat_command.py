@@ -159,6 +159,46 @@ def test_a_worker_of_its_own_is_gone_at_the_end(how: str) -> None:
 
 
 @pytest.mark.slow
+def test_ctrl_c_while_the_model_loads_leaves_no_worker() -> None:
+    with Terminal("chat", "--model", str(TINY_CHAT)) as terminal:
+        terminal.wait_for("finding the model's files")
+        [own] = psutil.Process(terminal.process.pid).children()
+        terminal.press(CTRL_C)
+        assert terminal.code() == 130
+        wait_until(lambda: not own.is_running() or own.status() == psutil.STATUS_ZOMBIE, "the worker is gone", 5)
+
+
+@pytest.mark.slow
+def test_the_chat_ends_with_a_sentence_when_its_worker_does() -> None:
+    with Terminal("chat", "--model", str(TINY_CHAT)) as terminal:
+        terminal.wait_for("/help helps", 90)
+        [own] = psutil.Process(terminal.process.pid).children()
+        own.kill()
+        terminal.answered(CAPITAL, r"The worker ended with exit code -9: ")
+        assert terminal.code() == 69
+
+
+@pytest.mark.slow
+def test_a_long_prompt_shows_how_far_it_is_and_ctrl_c_stops_it(tmp_path: Path) -> None:
+    long = [{"role": "user", "content": "Count the words of this. " * 900}]
+    (tmp_path / "long.json").write_text(json.dumps(long))
+    arguments = ("--load", str(tmp_path / "long.json"), "--option", "prefill_chunk:256")
+    with Terminal("chat", "--model", str(TINY_CHAT), *arguments) as terminal:
+        terminal.wait_for("/help helps", 90)
+        before = len(terminal.text)
+        terminal.type("And now?")
+        terminal.wait_for(
+            r"reading the prompt .*[\d,]+ tokens of [\d,]+ tokens, [\d,]+ tokens/s, .* left", after=before
+        )
+        terminal.press(CTRL_C)
+        terminal.wait_for(r"\[0 tokens, stopped\]", after=before)
+        terminal.answered("/new", "A new conversation")
+        assert PARIS in terminal.answered(CAPITAL)
+        terminal.press(CTRL_D)
+        assert terminal.code() == 0
+
+
+@pytest.mark.slow
 def test_a_download_shows_how_far_it_is(tmp_path: Path) -> None:
     files = {file.name: file.read_bytes() for file in TINY_CHAT.iterdir()}
     with HubStub(files | {"extra.json": b"{}" + b" " * (12 << 20)}) as hub:

@@ -1,9 +1,13 @@
 """Which command is meant."""
 
+import subprocess
+import sys
+
 import pytest
 
 import backend.__main__ as program
 from backend.process.commands import COMMANDS, chosen
+from tests.process.spawned import ROOT
 
 
 @pytest.mark.parametrize(
@@ -31,6 +35,14 @@ def test_a_word_that_is_no_command_is_one_sentence(given: list[str], capsys: pyt
         chosen(given)
     assert ended.value.code == 2
     assert capsys.readouterr().err == "mlx-worker: no command 'chta'; mlx-worker help lists them\n"
+
+
+def test_a_reader_that_leaves_and_streams_that_are_closed_end_nothing_in_a_traceback() -> None:
+    command = f"{sys.executable} -m backend"
+    for shell in (f"{command} bench --help | head -1", f"{command} chat --addr 127.0.0.1:1 <&- 2>&-"):
+        ran = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert "Traceback" not in ran.stderr
+    assert ran.returncode == 69
 
 
 def test_every_command_is_one_that_is_run() -> None:
