@@ -42,6 +42,6 @@ def without_head(line: str) -> str:
 
 def _unescaped(text: str) -> str:
     try:
-        return text.replace('\\"', '"').encode("ascii").decode("unicode_escape")
+        return text.encode("ascii").decode("unicode_escape")
     except UnicodeError:
         return text

@@ -155,6 +155,8 @@ def test_a_worker_of_its_own_is_gone_at_the_end(how: str) -> None:
         else:
             terminal.process.kill()
             terminal.code()
+        if how != "killed":
+            assert not own.is_running()
         wait_until(lambda: not own.is_running() or own.status() == psutil.STATUS_ZOMBIE, "the worker is gone", 15)
 
 

@@ -1,15 +1,20 @@
 """The wheel: built from a copy of the tree without the network, looked into, and run from where it was put."""
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distributions, packages_distributions, requires, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import backend
 
@@ -65,6 +70,50 @@ def test_its_version_is_the_packages_and_it_names_what_it_needs(wheel: Path) -> 
     needed = set(re.findall(r"^Requires-Dist: ([\w-]+)", text, re.MULTILINE))
     assert {"grpcio", "mlx", "mlx-lm", "llguidance", "protobuf", "rich", "safetensors"} <= needed
     assert 'extra == "cpu"' in text
+
+
+@pytest.mark.slow
+def test_what_it_needs_is_what_the_tests_ran_on(wheel: Path) -> None:
+    extra = "cuda13" if any(found.name == "mlx-cuda-13" for found in distributions()) else "cpu"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--dry-run", "--no-index"]
+    ran = subprocess.run([*pip, f"{wheel}[{extra}]"], capture_output=True, text=True, timeout=PATIENCE)
+    assert ran.returncode == 0, ran.stderr
+    assert f"Would install mlx-worker-{backend.__version__}" in ran.stdout
+
+
+def test_every_library_that_is_imported_is_one_that_comes_with_it() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    coming = {"mlx"} | _with_their_needs([Requirement(text).name for text in project["dependencies"]])
+    imported = {name for path in _sources() for name in _imported(path)}
+    provided = packages_distributions()
+    foreign = imported - set(sys.stdlib_module_names) - {"backend", "mlx_cache"}
+    lacking = {name for name in foreign if not coming & set(map(canonicalize_name, provided.get(name, [name])))}
+    assert not lacking
+
+
+def _sources() -> Iterator[Path]:
+    for package in ("backend", "mlx_cache"):
+        yield from (ROOT / package).rglob("*.py")
+
+
+def _imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]
+
+
+def _with_their_needs(names: list[str]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(map(canonicalize_name, names))
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            needs = map(Requirement, requires(name) or ())
+            waiting += [canonicalize_name(n.name) for n in needs if not n.marker or n.marker.evaluate({"extra": ""})]
+    return found
 
 
 @pytest.mark.slow
