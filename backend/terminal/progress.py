@@ -34,7 +34,8 @@ class Step:
         """How much of how much, how fast, how long yet."""
         parts: list[str] = []
         if self.total:
-            parts.append(f"{self._amount(self.done)} of {self._amount(self.total)}")
+            done = size(self.done) if self.unit == "bytes" else count(self.done)
+            parts.append(f"{done} of {self._amount(self.total)}")
         if self.rate:
             parts.append(f"{self._amount(self.rate)}/s")
         if self.left_s is not None:

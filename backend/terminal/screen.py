@@ -71,7 +71,11 @@ class Screen:
     def waiting(self, what: str) -> "Generator[Waiting]":
         """Show that something takes a while, until it is over."""
         if not self.live:
-            yield Waiting(Step(what=what), self)
+            waiting = Waiting(Step(what=what), self)
+            try:
+                yield waiting
+            finally:
+                waiting.end()
             return
         columns = (
             SpinnerColumn(),
@@ -84,7 +88,10 @@ class Screen:
         task = bar.add_task(what, total=None, figures="")
         waiting = Waiting(Step(what=what), self, bar, task)
         with bar:
-            yield waiting
+            try:
+                yield waiting
+            finally:
+                waiting.end()
 
 
 class Waiting:
@@ -94,11 +101,19 @@ class Waiting:
         self._screen, self._bar, self._task = screen, bar, task
         self._lock = threading.Lock()
         self._said_at = time.monotonic()
+        self._over = False
         self.step = step
+
+    def end(self) -> None:
+        """It is over; what is told from now on is of no interest."""
+        with self._lock:
+            self._over = True
 
     def at(self, step: Step) -> None:
         """It is so far."""
         with self._lock:
+            if self._over:
+                return
             self.step = step
             if self._bar is not None and self._task is not None:
                 self._bar.update(

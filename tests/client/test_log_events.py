@@ -46,7 +46,7 @@ def test_progress_is_told_in_words() -> None:
     assert told("model_weights", model="m", bytes=0, total_bytes=0) == "reading the weights m"
     assert (
         told("prefill", request_id="r", done=2048, of=8000, tokens_per_s=512.0, left_s=75.0)
-        == "reading the prompt: 2,048 tokens of 8,000 tokens, 512 tokens/s, 1 min 15 s left"
+        == "reading the prompt: 2,048 of 8,000 tokens, 512 tokens/s, 1 min 15 s left"
     )
     assert told("answered") == ""
     assert LogEvent("info", "x", {"n": "many"}).number("n") == 0

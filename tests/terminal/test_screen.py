@@ -14,6 +14,8 @@ def test_without_a_terminal_what_is_said_goes_beside_what_was_asked_for() -> Non
     screen.say("figures", "red")
     with screen.waiting("waiting") as waiting:
         waiting.at(Step(what="downloading", done=1, total=2))
+    waiting.at(Step(what="of something else"))
+    assert waiting.step.what == "downloading"
     assert out.getvalue() == "answer"
     assert err.getvalue() == "reasonsfigures\n"
 
