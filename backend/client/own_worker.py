@@ -22,8 +22,8 @@ _SETTINGS: Final = (
     *("--addr", "127.0.0.1:0", "--log-level", "info", "--progress", "500ms"),
     *("--parent-watch", "1s", "--grace", "1s"),
 )
-# Of a worker that listens elsewhere for others.
-_NOT_ITS: Final = (*TOKEN_VARIABLES, "MLX_WORKER_TOKEN_FILE", "MLX_WORKER_TLS_CERTIFICATE", "MLX_WORKER_TLS_KEY")
+# Of a worker that others reach, look at and read the log of.
+_NOT_ITS: Final = (*TOKEN_VARIABLES, "MLX_WORKER_TLS_", "MLX_WORKER_LOG_", "MLX_WORKER_METRICS_")
 
 
 class WorkerEnded(Exception):
@@ -42,7 +42,7 @@ class OwnWorker:
 
     def __init__(self, environment: Mapping[str, str], tell: Callable[[LogEvent], None]) -> None:
         self._token = secrets.token_hex(16)
-        self._environment = {name: value for name, value in environment.items() if name not in _NOT_ITS}
+        self._environment = {name: value for name, value in environment.items() if not name.startswith(_NOT_ITS)}
         self._tell = tell
         self._last: deque[str] = deque(maxlen=1)
         self._address: str = ""

@@ -7,6 +7,7 @@ import pytest
 
 import backend.__main__ as program
 from backend.process.commands import COMMANDS, chosen
+from backend.process.settings import parse_settings
 from tests.process.spawned import ROOT
 
 
@@ -35,6 +36,13 @@ def test_a_word_that_is_no_command_is_one_sentence(given: list[str], capsys: pyt
         chosen(given)
     assert ended.value.code == 2
     assert capsys.readouterr().err == "mlx-worker: no command 'chta'; mlx-worker help lists them\n"
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_settings(chosen(["help"])[1], {})
+    text = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0 and all(f"{name} {told}" in text for name, told in COMMANDS.items())
 
 
 def test_a_reader_that_leaves_and_streams_that_are_closed_end_nothing_in_a_traceback() -> None:

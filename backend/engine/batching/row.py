@@ -50,6 +50,7 @@ class Row:
     covered: int = 0
     restored: int = 0
     cached_tokens: int = 0
+    reported_covered: int = 0
     cache_reason: str = ""
     generated: list[int] = field(default_factory=list[int])
     completion_tokens: int = 0
@@ -67,7 +68,6 @@ class Row:
     admitted_at: float = 0.0
     decoding_at: float = 0.0
     reported_at: float = 0.0
-    reported_covered: int = 0
     preemptions: int = 0
 
     @property
