@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -324,10 +325,13 @@ class Prefills:
             if reused is None or reused.caches is None or stale:
                 self._guarded(row, self._restore_from_memory)
                 continue
-            row.caches, row.covered, row.restored = reused.caches, reused.length, reused.length
-            self._note_reuse(row, reused)
-            self.prefix.took(row.feed[: reused.length], reused.caches, row.request.tenant, now=self.clock())
-            self._publish(row)
+            self._guarded(row, partial(self._go_on_with, reused=reused))
+
+    def _go_on_with(self, row: Row, reused: Reused) -> None:
+        row.caches = self.prefix.took(row.feed, reused, row.request.tenant, now=self.clock())
+        row.covered = row.restored = reused.length
+        self._note_reuse(row, reused)
+        self._publish(row)
 
     def _has_answer(self, row: Row) -> bool:
         return row.reading is not None and (row.reading.done or self.clock() >= row.reading_until)

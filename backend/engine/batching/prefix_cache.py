@@ -18,6 +18,8 @@ from backend.engine.batching.reused import Reused
 from backend.engine.disk_threads import Job
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.loading.kv_cost import KVCost
+from backend.engine.quantized.conversion import to_codes, to_numbers
+from backend.engine.quantized.kv_format import KVFormat
 from mlx_cache import Fetched, PromptCache
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,8 @@ class PrefixCache:
         key: Names the model and the load.
         snapshots: Some layer cannot be cut by token: only stored positions can be restored, so prefill stops at them.
         disk: What the store keeps beyond the process; closed with this.
-        lossy: It holds codes of numbers: what is restored is not quite what was stored, and is never stored again.
+        codes: It holds these codes of what rows hold as numbers: what is restored is not quite what was stored, and is
+            never stored again.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class PrefixCache:
         isolation: Isolation = "performance",
         conversations: Conversations,
         disk: CacheDisk,
-        lossy: bool = False,
+        codes: KVFormat | None = None,
     ) -> None:
         self._store = store
         self._key = key
@@ -68,10 +71,11 @@ class PrefixCache:
         for named in disk.known_names()[-MOST_NAMES:]:
             # Its files are held. In memory it is like anything else: how much there is of names, others decided.
             self.names.add(named)
-            disk.protect((self._key, named.tenant), named.tokens, hold=True)
+            self._hold_files(named, hold=True)
         self.enabled = store.max_size > 0 and store.max_bytes > 0
         self.snapshots = snapshots and self.enabled
-        self.lossy = lossy and self.enabled
+        self._codes = codes
+        self.lossy = codes is not None and self.enabled
 
     @property
     def keeps(self) -> bool:
@@ -148,11 +152,16 @@ class PrefixCache:
         """Whether there is a disk to read from."""
         return self.enabled and self.disk.tier is not None
 
-    def took(self, tokens: NDArray[np.int32], caches: list[Any], tenant: str, *, now: float) -> None:
-        """A request has what a disk gave for exactly `tokens`; under strict only names are kept, so it is kept here."""
-        self.used(tokens, len(tokens), tenant, now=now)
-        if not self.keeps:
-            self._insert(tokens, caches, tenant)
+    def took(self, tokens: NDArray[np.int32], read: Reused, tenant: str, *, now: float) -> list[Any]:
+        """A request of this prompt has what a disk gave: the layer caches that its row goes on with.
+
+        Under strict only names are kept, so it is kept here. So are codes, of which the row has the numbers alone.
+        """
+        assert read.caches is not None
+        self.used(tokens[: read.length], read.length, tenant, now=now)
+        if not self.keeps or self.lossy:
+            self._insert(tokens[: read.length], read.caches, tenant)
+        return to_numbers(read.caches) if self.lossy else read.caches
 
     def read(self, tokens: NDArray[np.int32], tenant: str, template: list[Any], *, beyond: int) -> Job[Reused] | None:
         """Read a prefix from the disk on a thread of its own; None where it has too little over `beyond` tokens.
@@ -170,6 +179,8 @@ class PrefixCache:
         length, whose, readable = max(found, key=lambda one: one[0])
         if length < least:
             return None
+        if self._codes is not None:
+            template = to_codes(template, self._codes)
 
         def work(job: Job[Reused]) -> Reused:
             fetched = self._store.fetch_from_disk(
@@ -241,7 +252,10 @@ class PrefixCache:
         if named.pinned:
             self._store.unpin(named.pin)
         else:
-            self.disk.protect(self._key_of(named.tenant), named.tokens, hold=False)
+            self._hold_files(named, hold=False)
+
+    def _hold_files(self, named: NamedPrefix, *, hold: bool) -> None:
+        self._store.hold_on_disk(self._key_of(named.tenant), named.tokens, hold=hold)
 
     def let_go(self, name: str, tenant: str = "") -> bool:
         """Delete a name; what it held is evicted like anything else. False if there is none of that name."""
