@@ -17,7 +17,7 @@ BENCH_ARGS ?=
 CHECK_ARGS ?=
 
 .PHONY: help setup setup-dev setup-cuda proto lock demo run device-check test test-pythons check format lint types imports \
-	proto-fresh coverage slow device-batch bench models-table clean
+	proto-fresh coverage slow exhaustive device-batch bench models-table clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,7 +83,10 @@ coverage: setup-dev
 		--cov --cov-report=term:skip-covered --cov-fail-under=90 $(PYTEST_ARGS)
 
 slow: setup-dev
-	$(BIN)/python -m pytest -m slow -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow and not exhaustive" -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+
+exhaustive: setup-dev  ## Run what no gate waits for: every case of what other tests sample (some 15 minutes)
+	$(BIN)/python -m pytest -m exhaustive -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 # The batch for GPUs on this machine's processor, in everything that runs a model.
 device-batch: setup-dev

@@ -15,8 +15,12 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen.sampler = config.getoption("--sampler")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, where one batch is asked for, what names its batch itself: that ran with the others."""
+    """What is exhaustive is slow. Where one batch is asked for, what names its batch itself ran with the others."""
+    for item in items:
+        if item.get_closest_marker("exhaustive") is not None:
+            item.add_marker("slow")
     if chosen.sampler == "auto":
         return
     named = [item for item in items if isinstance(item, pytest.Function) and _names_its_batch(item)]

@@ -90,7 +90,8 @@ def test_another_model_a_changed_one_and_another_chunk_do_not_hit(tmp_path: Path
         assert hit(predict(old.stub, asked())) == (len(QUESTION) - 1, "disk")
 
 
-@pytest.mark.parametrize("mode", ["strict", pytest.param("performance", marks=slow)])
+@slow
+@pytest.mark.parametrize("mode", ["strict", "performance"])
 def test_names_outlive_the_process(tmp_path: Path, random_model: Model, mode: str) -> None:
     model, options = random_model(), ("--prompt-cache-dir", str(tmp_path / "kv"), "--isolation", mode)
     whose = {"cache_salt": "alice"}
