@@ -240,11 +240,11 @@ class EngineHandle:
 
     async def list_prefixes(self, tenant: str) -> list[PrefixFacts]:
         """What the tenant has under names, oldest first."""
-        return await self._with_cache(lambda held: held.prefix.facts(tenant, held.loaded.kv_cost, self._clock()))
+        return await self._with_cache(lambda held: held.prefix.kept.facts(tenant, held.loaded.kv_cost, self._clock()))
 
     async def delete_prefix(self, tenant: str, name: str) -> bool:
         """Let a name go; False if the tenant has none of that name."""
-        return await self._with_cache(lambda held: held.prefix.let_go(name, tenant))
+        return await self._with_cache(lambda held: held.prefix.kept.let_go(name, tenant))
 
     async def clear_cache(self, tenant: str | None) -> None:
         """Drop what one tenant has cached, names included; None is everybody's."""

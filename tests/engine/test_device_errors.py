@@ -109,7 +109,7 @@ def run(path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch, trial: Callab
         session.groups._bounds = PaddingBounds(40 * session.loaded.kv_cost.per_token, session.budget.total)
 
         def fresh() -> None:
-            session.prefix._store.clear()
+            session.prefix.forget()
             squeeze.armed = True
 
         right = {name: await read(handle, item) for name, item in WANTED.items()}

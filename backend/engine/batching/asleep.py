@@ -35,7 +35,7 @@ class Asleep:
             cached_kv=self.prefix.nbytes,
             budget=self.budget,
             counters=replace(self.counters),
-            disk_state=self.prefix.disk.state,
+            disk_state=self.prefix.disk_state,
             cache=self.prefix.figures(),
         )
 

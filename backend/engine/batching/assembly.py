@@ -21,6 +21,7 @@ from backend.engine.batching.memory import MemoryBudget, copied_share
 from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
+from backend.engine.batching.tenant_store import TenantStore
 from backend.engine.batching.two_forms import TwoForms
 from backend.engine.batching.warm_up import Discarded
 from backend.engine.batching.warm_up import warm_up as warm_up_session
@@ -194,12 +195,10 @@ def _prefix_cache(
         tells_of_others=False,
     )
     return PrefixCache(
-        store,
-        key,
+        TenantStore(store, key, below),
         snapshots=needs_snapshots(loaded.new_cache()),
         isolation=config.engine.isolation,
         conversations=Conversations(idle_s=cache.conversation_idle_s, most=cache.max_conversations),
-        disk=below,
         codes=stored,
     )
 

@@ -31,15 +31,15 @@ class Room:
 
     def may_keep(self, tokens: int, *, name: str, tenant: str) -> bool:
         """Whether a prefix of so many tokens may have this name: what is named never gives way to anything."""
-        replaced = self.prefix.names.get(tenant, name)
-        if replaced is None and len(self.prefix.names) >= MOST_NAMES:
+        replaced = self.prefix.kept.names.get(tenant, name)
+        if replaced is None and len(self.prefix.kept.names) >= MOST_NAMES:
             return False
         most = NAMED_SHARE * min(self.prefix.most_bytes, self.budget.total)
         return self.named(without=replaced) + self.budget.cost.bytes_for(tokens) <= most
 
     def named(self, *, without: NamedPrefix | None = None) -> int:
         """Bytes that the prompt cache holds under names, at most."""
-        held = (named for named in self.prefix.names if named.pinned and named is not without)
+        held = (named for named in self.prefix.kept.names if named.pinned and named is not without)
         return sum(self.budget.cost.bytes_for(len(named.tokens)) for named in held)
 
     def live(self) -> int:

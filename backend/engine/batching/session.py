@@ -256,7 +256,7 @@ class Session:
             decoding=sum(not row.stream.ended for row in self.groups.rows),
             storing=sum(row.stream.ended for row in self.room.rows),
             counters=replace(self.counters),
-            disk_state=self.prefix.disk.state,
+            disk_state=self.prefix.disk_state,
             cache=self.prefix.figures(),
         )
 

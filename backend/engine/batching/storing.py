@@ -87,7 +87,7 @@ class Storing:
         name, tenant = row.request.keep_as, row.request.tenant
         if not self.room.may_keep(len(tokens), name=name, tenant=tenant):
             return False
-        return self.prefix.keep(name, tokens, caches, tenant, now=self.clock())
+        return self.prefix.kept.keep(name, tokens, caches, tenant, now=self.clock())
 
     def _leaves_kv(self, row: Row) -> bool:
         wanted = row.stores and (row.request.cache_answer or not row.generated)

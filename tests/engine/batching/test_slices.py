@@ -188,7 +188,7 @@ def test_who_leaves_in_the_middle_of_a_chunk_leaves_what_was_proven_before_it(
         for leave_after in range(1, LAYERS + 1):
             session = handle._thread.session
             assert session is not None
-            session.prefix._store.clear()
+            session.prefix.forget()
             stream = await handle.submit(request(LONG, n=5))
             await prefilling(handle, model, 2 * LAYERS + leave_after)
             stream.cancel()
