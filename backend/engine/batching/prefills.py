@@ -282,7 +282,7 @@ class Prefills:
     def _insert(self, row: Row) -> None:
         self.settle()
         caches = row.proven
-        if caches is not None and row.epoch == self.prefix.epoch(row.request.tenant):
+        if caches is not None and not self.prefix.erased_since(row.epoch, row.request.tenant):
             self.prefix.insert(row.feed[: row.covered], caches, row.request.tenant, restored=row.restored)
 
     def _leader_for(self, row: Row) -> Row | None:
@@ -321,7 +321,7 @@ class Prefills:
         """Go on with the rows whose disk has answered, or took too long."""
         for row in [row for row in self.rows if row.reading is not None and self._has_answer(row)]:
             reused = self._stop_reading(row)
-            stale = row.epoch != self.prefix.epoch(row.request.tenant)
+            stale = self.prefix.erased_since(row.epoch, row.request.tenant)
             if reused is None or reused.caches is None or stale:
                 self._guarded(row, self._restore_from_memory)
                 continue
