@@ -1,5 +1,6 @@
 """What the rows and the prompt cache take of the budget, and what has to give way."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -13,6 +14,8 @@ from backend.engine.batching.row import Row
 
 # Of what the prompt cache may hold; the rest of it, and the rows, need the rest.
 NAMED_SHARE = 0.5
+# Of what the others' names leave: something is always left for whoever comes next. The host's own have no such bound.
+TENANT_SHARE = 0.5
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,16 +34,25 @@ class Room:
 
     def may_keep(self, tokens: int, *, name: str, tenant: str) -> bool:
         """Whether a prefix of so many tokens may have this name: what is named never gives way to anything."""
-        replaced = self.prefix.kept.names.get(tenant, name)
-        if replaced is None and len(self.prefix.kept.names) >= MOST_NAMES:
+        names = self.prefix.kept.names
+        replaced = names.get(tenant, name)
+        others = [named for named in names if named.tenant != tenant]
+        own = [named for named in names if named.tenant == tenant and named is not replaced]
+        share = 1.0 if not tenant else TENANT_SHARE
+        if replaced is None and len(own) + 1 > share * (MOST_NAMES - len(others)):
             return False
-        most = NAMED_SHARE * min(self.prefix.most_bytes, self.budget.total)
-        return self.named(without=replaced) + self.budget.cost.bytes_for(tokens) <= most
+        most_bytes = NAMED_SHARE * min(self.prefix.most_bytes, self.budget.total)
+        wanted = self.budget.cost.bytes_for(tokens)
+        # What comes in place of as much takes nothing from anybody.
+        held = 0 if replaced is None else self._bytes([replaced])
+        return wanted <= max(held, share * (most_bytes - self._bytes(others)) - self._bytes(own))
 
-    def named(self, *, without: NamedPrefix | None = None) -> int:
+    def named(self) -> int:
         """Bytes that the prompt cache holds under names, at most."""
-        held = (named for named in self.prefix.kept.names if named.pinned and named is not without)
-        return sum(self.budget.cost.bytes_for(len(named.tokens)) for named in held)
+        return self._bytes(self.prefix.kept.names)
+
+    def _bytes(self, names: Iterable[NamedPrefix]) -> int:
+        return sum(self.budget.cost.bytes_for(len(named.tokens)) for named in names if named.pinned)
 
     def live(self) -> int:
         """Bytes of KV that the rows have now."""
