@@ -8,19 +8,23 @@ import hashlib
 import io
 import json
 import shutil
+import struct
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import package
 
-IMAGE = f"{package.NAME}-oci"
+IMAGE = "worker-image"
+# LocalAI hides gallery entries from machines that are no Macs where the name or the URI has one of these in it.
+ONLY_FOR_MACS = ("darwin", "metal", "mlx")
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
-# Uncompressed: what a compressor writes depends on its version.
-LAYER = "application/vnd.oci.image.layer.v1.tar"
+LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+STORED_BYTES = 0xFFFF
 # The same files for each: the first start picks the wheels.
 PLATFORMS = (("linux", "amd64"), ("darwin", "arm64"))
 EPOCH = "2020-01-01T00:00:00Z"
@@ -50,6 +54,16 @@ def _entry(path: str, mode: int, when: int, kind: bytes) -> tarfile.TarInfo:
     return entry
 
 
+def gzip_of(content: bytes) -> bytes:
+    """A gzip file that stores its content: readers want gzip, and what a compressor writes depends on its version."""
+    written = bytearray(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff")
+    for start in range(0, len(content), STORED_BYTES):
+        piece = content[start : start + STORED_BYTES]
+        is_last = start + STORED_BYTES >= len(content)
+        written += struct.pack("<BHH", is_last, len(piece), len(piece) ^ 0xFFFF) + piece
+    return bytes(written + struct.pack("<II", zlib.crc32(content), len(content) & 0xFFFFFFFF))
+
+
 class Blobs:
     """Content by its digest."""
 
@@ -77,7 +91,8 @@ def path_of(descriptor: Json) -> str:
 def image(files: Iterator[tuple[str, bytes]], version: str) -> dict[str, bytes]:
     """Every file of the layout by its path: an index of one manifest a system, all with one layer."""
     blobs = Blobs()
-    layer = blobs.add(LAYER, tar_of(files))
+    tar = tar_of(files)
+    layer = blobs.add(LAYER, gzip_of(tar))
     manifests: list[dict[str, Any]] = []
     configs: list[dict[str, Any]] = []
     for system, machine in PLATFORMS:
@@ -88,7 +103,7 @@ def image(files: Iterator[tuple[str, bytes]], version: str) -> dict[str, bytes]:
                 "os": system,
                 "architecture": machine,
                 "config": {},
-                "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+                "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(tar).hexdigest()]},
                 "history": [{"created": EPOCH, "created_by": f"{package.NAME} {version}"}],
             },
         )
@@ -125,21 +140,21 @@ def gallery(uri: str, version: str) -> str:
     Language models with MLX: continuous batching, a shared prompt cache, tool calls, structured output.
   tags: [text-to-text, LLM, MLX, CPU, Metal]
   capabilities:
-    default: cpu-{package.NAME}
-    metal: metal-{package.NAME}
+    default: cpu-lm-worker
+    metal: metal-lm-worker
 - !!merge <<: *worker
-  name: cpu-{package.NAME}
+  name: cpu-lm-worker
   capabilities: {{}}
   uri: "{uri}"
 - !!merge <<: *worker
-  name: metal-{package.NAME}
+  name: metal-lm-worker
   capabilities: {{}}
   uri: "{uri}"
 """
 
 
-def write(into: Path, uri: str) -> Path:
-    """The layout, the tar and `index.yaml` below `into`; the path of the tar."""
+def write(into: Path, uri: str) -> tuple[Path, str]:
+    """The layout, the tar and `index.yaml` below `into`; the path of the tar, and the URI in the gallery."""
     version = package.version()
     files = image(package.contents(), version)
     shutil.rmtree(into / IMAGE, ignore_errors=True)
@@ -149,8 +164,9 @@ def write(into: Path, uri: str) -> Path:
         target.write_bytes(content)
     tar = into / f"{IMAGE}.tar"
     tar.write_bytes(tar_of(iter(sorted(files.items()))))
-    (into / "index.yaml").write_text(gallery(uri or f"ocifile://{tar.resolve()}", version))
-    return tar
+    uri = uri or f"ocifile://{tar.resolve()}"
+    (into / "index.yaml").write_text(gallery(uri, version))
+    return tar, uri
 
 
 def main() -> None:
@@ -158,8 +174,12 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=package.DEFAULT, help="directory (default: build/package)")
     parser.add_argument("--uri", default="", help="where the gallery says the image is (default: the tar, ocifile://)")
     options = parser.parse_args()
-    tar = write(options.into, options.uri)
+    tar, uri = write(options.into, options.uri)
     print(f"{tar}: {tar.stat().st_size / 1024:.0f} KiB; local-ai backends install ocifile://{tar} mlx-worker mlx")
+    if hidden := [word for word in ONLY_FOR_MACS if word in uri.lower()]:
+        print(
+            f"the gallery's URI has {hidden[0]!r} in it, so LocalAI shows the worker on Macs alone: give another --uri"
+        )
 
 
 if __name__ == "__main__":

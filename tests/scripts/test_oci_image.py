@@ -1,5 +1,6 @@
 """The package as an OCI image: what its readers check, and the same bytes every time."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -28,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def blob(made: Path, descriptor: dict[str, Any]) -> bytes:
     """What a descriptor stands for, checked as a reader checks it."""
-    content = (made / "mlx-worker-oci" / IMAGE["path_of"](descriptor)).read_bytes()
+    content = (made / "worker-image" / IMAGE["path_of"](descriptor)).read_bytes()
     assert len(content) == descriptor["size"]
     assert "sha256:" + hashlib.sha256(content).hexdigest() == descriptor["digest"]
     return content
@@ -52,9 +53,9 @@ def files_of(tar: bytes) -> dict[str, tuple[bytes, int, float]]:
 
 
 def test_the_index_leads_to_the_packages_files_for_each_system(made: Path) -> None:
-    layout = json.loads((made / "mlx-worker-oci" / "oci-layout").read_text())
+    layout = json.loads((made / "worker-image" / "oci-layout").read_text())
     assert layout == {"imageLayoutVersion": "1.0.0"}
-    (image,) = json.loads((made / "mlx-worker-oci" / "index.json").read_text())["manifests"]
+    (image,) = json.loads((made / "worker-image" / "index.json").read_text())["manifests"]
     systems = read(made, image)["manifests"]
     assert [each["platform"] for each in systems] == [
         {"os": "linux", "architecture": "amd64"},
@@ -65,38 +66,40 @@ def test_the_index_leads_to_the_packages_files_for_each_system(made: Path) -> No
         config = read(made, manifest["config"])
         assert {key: config[key] for key in ("os", "architecture")} == each["platform"]
         (layer,) = manifest["layers"]
-        assert config["rootfs"]["diff_ids"] == [layer["digest"]]
-        packed = files_of(blob(made, layer))
+        tar = gzip.decompress(blob(made, layer))
+        assert config["rootfs"]["diff_ids"] == ["sha256:" + hashlib.sha256(tar).hexdigest()]
+        packed = files_of(tar)
         assert {path: content for path, (content, _, _) in packed.items()} == dict(PACKAGE["contents"]())
         assert packed["run.sh"][1] == 0o755 and packed["backend/__main__.py"][1] == 0o644
 
 
 def test_the_tar_holds_the_layout_and_what_docker_and_localai_read(made: Path) -> None:
-    packed = files_of((made / "mlx-worker-oci.tar").read_bytes())
-    folder = made / "mlx-worker-oci"
+    packed = files_of((made / "worker-image.tar").read_bytes())
+    folder = made / "worker-image"
     layout = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert {path: content for path, (content, _, _) in packed.items()} == layout
     (image,) = json.loads(packed["manifest.json"][0])
     config = json.loads(packed[image["Config"]][0])
     (layer,) = image["Layers"]
-    assert config["rootfs"]["diff_ids"] == ["sha256:" + hashlib.sha256(packed[layer][0]).hexdigest()]
+    assert config["rootfs"]["diff_ids"] == ["sha256:" + hashlib.sha256(gzip.decompress(packed[layer][0])).hexdigest()]
 
 
 def test_the_same_sources_give_the_same_image_over_another(made: Path, tmp_path: Path) -> None:
-    left_over = tmp_path / "mlx-worker-oci" / "blobs" / "sha256" / "old"
+    left_over = tmp_path / "worker-image" / "blobs" / "sha256" / "old"
     left_over.parent.mkdir(parents=True)
     left_over.touch()
-    again = IMAGE["write"](tmp_path, "")
-    assert again.read_bytes() == (made / "mlx-worker-oci.tar").read_bytes()
+    again, _ = IMAGE["write"](tmp_path, "")
+    assert again.read_bytes() == (made / "worker-image.tar").read_bytes()
     assert not left_over.exists()
 
 
-@pytest.mark.parametrize("uri", ["", "oci://registry.example/mlx-worker:1"])
+@pytest.mark.parametrize("uri", ["", "oci://registry.example/worker:1"])
 def test_the_gallery_leads_from_what_a_machine_has_to_the_image(uri: str, tmp_path: Path) -> None:
-    tar = IMAGE["write"](tmp_path, uri)
+    tar, _ = IMAGE["write"](tmp_path, uri)
     entries = {entry["name"]: entry for entry in yaml.safe_load((tmp_path / "index.yaml").read_text())}
     meta = entries["mlx-worker"]
     # An entry with a URI would not be resolved at all.
     assert "uri" not in meta and meta["alias"] == "mlx"
     for capability in ("default", "metal"):
         assert entries[meta["capabilities"][capability]]["uri"] == (uri or f"ocifile://{tar}")
+    assert not any(word in meta["capabilities"]["default"] for word in IMAGE["ONLY_FOR_MACS"])
