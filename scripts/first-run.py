@@ -87,6 +87,8 @@ def installed() -> str:
 
 def work() -> int:
     """Make the environment unless it is there; of several at once one works and the others wait for it."""
+    # Who sets up is not always who starts the worker, and nothing in it is secret.
+    os.umask(0o022)
     with LOCK.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if is_ready():
