@@ -28,12 +28,13 @@ FIRST_START_SECONDS = 600
 
 
 @pytest.fixture
-def installed(tmp_path: Path) -> Path:
-    """A copy whose code can be told from the checkout's."""
+def installed(tmp_path: Path) -> Iterator[Path]:
+    """A copy whose code can be told from the checkout's; pytest would keep its environment for three runs."""
     package = runpy.run_path(str(ROOT / "scripts" / "package.py"))["write"](tmp_path / "built")
     folder = Path(shutil.copytree(package, tmp_path / "backends" / "mlx-worker"))
     (folder / "backend" / "__init__.py").write_text(f'__version__ = "{MARK}"\n')
-    return folder
+    yield folder
+    shutil.rmtree(folder.parent)
 
 
 @contextmanager
