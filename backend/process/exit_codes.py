@@ -12,3 +12,4 @@ class ExitCode(IntEnum):
     ADDRESS = 3  # the address cannot be had, or is not safe to listen on
     ENGINE_DEAD = 4  # the engine thread died or hangs
     PARENT_GONE = 5  # the process that started this one is gone
+    NO_ENVIRONMENT = 6  # run.sh's alone: the first start of an installed package could not make its environment
