@@ -40,6 +40,7 @@ class Row:
         reading: What a disk is asked for; the row waits for it, until `reading_until` at most.
         leader: The row whose prefill this one waits for, to take the shared prefix from the cache.
         covered: Tokens whose KV exists.
+        first_token_at, last_token_at: When tokens of the answer became known; 0 while there is none.
         restored: Those of them that the prompt cache had.
     """
 
@@ -67,6 +68,8 @@ class Row:
     admitted_at: float = 0.0
     decoding_at: float = 0.0
     reported_at: float = 0.0
+    first_token_at: float = 0.0
+    last_token_at: float = 0.0
     preemptions: int = 0
 
     @property
@@ -117,6 +120,7 @@ class Row:
             queue_ms=(admitted - self.submit.accepted_at) * 1e3,
             prefill_ms=(decoding - admitted) * 1e3,
             decode_ms=(now - decoding) * 1e3,
+            first_token_ms=(self.first_token_at - self.submit.accepted_at) * 1e3 if self.first_token_at else 0.0,
         )
 
 

@@ -5,7 +5,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import mlx.core as mx
@@ -86,7 +86,7 @@ class Session:
     decoding: Decoding = field(init=False)
 
     def __post_init__(self) -> None:
-        finisher, kv = Finisher(self.outbox, self.counters), self.loaded.kv
+        finisher, kv = Finisher(self.outbox, self.counters, self.clock), self.loaded.kv
 
         # What prompts and decoding rows ask of each other can only be said once both are there.
         def settle() -> None:
@@ -246,6 +246,7 @@ class Session:
         return EnginePicture(
             at=now,
             active_bytes=mx.get_active_memory(),
+            peak_bytes=mx.get_peak_memory(),
             buffer_pool=mx.get_cache_memory(),
             weights=self.loaded.weight_bytes,
             live_kv=self.room.live(),
@@ -255,7 +256,7 @@ class Session:
             prefilling=len(self.prefills.rows),
             decoding=sum(not row.stream.ended for row in self.groups.rows),
             storing=sum(row.stream.ended for row in self.room.rows),
-            counters=replace(self.counters),
+            counters=self.counters.copy(),
             disk_state=self.prefix.disk.state,
             cache=self.prefix.figures(),
         )
