@@ -21,6 +21,7 @@ from backend.rpc.calls import CallCounts
 from backend.rpc.gate import Gate
 from backend.rpc.off_loop import OffLoop
 from backend.rpc.status import status_of
+from backend.translate.requests import deadline_of
 from backend.translate.wire_limits import check_size
 
 Request = TypeVar("Request", bound=Message)
@@ -72,16 +73,17 @@ class Handlers:
         """A handler for a method with one reply; `name` is what its calls are counted under."""
 
         async def handle(data: bytes, context: Context) -> Message:
-            code = None
+            ended: grpc.StatusCode | None = None
             try:
                 with self.gate.call():
                     reply = await method(await receive(self.off_loop, kind, data), context)
-                code = grpc.StatusCode.OK
+                ended = grpc.StatusCode.OK
                 return reply
             except Exception as error:  # noqa: BLE001 (the edge: every error is answered)
                 code, details = answer_to(error, context)
+                ended = code
             finally:
-                self.calls.ended(name, code or left_with(context))
+                self.calls.ended(name, ended or left_with(context))
                 self.off_loop.give_back_memory(len(data))
             # gRPC keeps what abort raises, and with it this frame, in a cycle: out here, and without the request.
             del data
@@ -95,16 +97,17 @@ class Handlers:
         # It writes instead of yielding: a client that leaves cancels the write, and a generator of ours would
         # hear of it only when it is collected.
         async def handle(data: bytes, context: Context) -> None:
-            code = None
+            ended: grpc.StatusCode | None = None
             try:
                 with self.gate.call():
                     await write_all(method(await receive(self.off_loop, kind, data), context), context)
-                code = grpc.StatusCode.OK
+                ended = grpc.StatusCode.OK
                 return
             except Exception as error:  # noqa: BLE001
                 code, details = answer_to(error, context)
+                ended = code
             finally:
-                self.calls.ended(name, code or left_with(context))
+                self.calls.ended(name, ended or left_with(context))
                 self.off_loop.give_back_memory(len(data))
             del data
             await context.abort(code, details)
@@ -137,8 +140,8 @@ def answer_to(error: Exception, context: Context) -> tuple[grpc.StatusCode, str]
 
 def left_with(context: Context) -> grpc.StatusCode:
     """The status of a call whose client has left, or whose time was up before we said so."""
-    remaining = context.time_remaining()
-    late = remaining is not None and remaining <= 0
+    left = deadline_of(context.time_remaining(), now=0.0)
+    late = left is not None and left <= 0
     return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
 
 
