@@ -105,6 +105,7 @@ def _totals(counters: Counters) -> dict[str, float]:
         "requests_failed": counters.failed,
         "requests_cancelled": counters.cancelled,
         "num_preemptions": counters.preemptions,
+        "num_priority_preemptions": counters.priority_preemptions,
         "decode_steps": counters.decode_steps,
         "decode_seconds": counters.decode_seconds,
     }

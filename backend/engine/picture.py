@@ -57,6 +57,7 @@ class Counters:
     decode_seconds: float = 0.0
     shared_waits: int = 0
     preemptions: int = 0
+    priority_preemptions: int = 0
     looked_up_tokens: int = 0
     cache_reasons: Counter[str] = field(default_factory=Counter[str])
     finished: Counter[str] = field(default_factory=Counter[str])

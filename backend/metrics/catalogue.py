@@ -37,6 +37,7 @@ REQUESTS: Final = (
     Metric("num_rows_prefilling", "gauge", "Rows whose prompt is being prefilled, or waits for a disk or another row."),
     Metric("num_rows_decoding", "gauge", "Rows that get a token a step."),
     Metric("num_preemptions", "counter", "Times that a row had to leave, for memory or for a higher priority."),
+    Metric("num_priority_preemptions", "counter", "Those of them for a higher priority."),
     Metric("time_to_first_token_seconds", "histogram", "From the acceptance to the first token."),
     Metric("inter_token_latency_seconds", "histogram", "Between one token of an answer and the next."),
     Metric("e2e_request_latency_seconds", "histogram", "From the acceptance to the end, of finished answers."),

@@ -87,6 +87,7 @@ class Answers:
         context.set_trailing_metadata((("x-request-id", request_id),))
         deadline = deadline_of(context.time_remaining(), time.monotonic())
         asked = await self._off_loop.run(received.size, _asked, wire, model, request_id, deadline, streamed)
+        line.priority = asked.request.priority or None
         self._note_fields_without_effect(asked.without_effect)
         return await self._engine.submit(asked.request), asked.shape
 

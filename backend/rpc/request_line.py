@@ -20,6 +20,7 @@ class RequestLine:
 
     Attributes:
         request_id: As soon as it is known.
+        priority: Where it is not 0.
     """
 
     def __init__(self, method: str, context: Context, clock: Callable[[], float] = time.monotonic) -> None:
@@ -31,6 +32,7 @@ class RequestLine:
         self._end = ""
         self._cache: dict[str, object] = {}
         self.request_id: str | None = None
+        self.priority: int | None = None
 
     def note(self, event: Event) -> None:
         """Take what an event says of the request so far."""
@@ -49,8 +51,8 @@ class RequestLine:
     ) -> None:
         end = self._end if error is None else self._code_of(error)
         took = (self._clock() - self._began) * 1e3
-        who = {"request_id": self.request_id, "method": self._method, "end": end, "total_ms": took}
-        log.info(logline("request_ended", **who, **_figures(self._usage), **self._cache))
+        who = {"request_id": self.request_id, "method": self._method, "priority": self.priority}
+        log.info(logline("request_ended", **who, end=end, total_ms=took, **_figures(self._usage), **self._cache))
 
     def _code_of(self, error: BaseException) -> str:
         if isinstance(error, asyncio.CancelledError | GeneratorExit):

@@ -37,7 +37,7 @@ class Decoding:
     Args:
         tell: Lets clients have what was posted, before work that they need not wait for.
         kv: How rows are held where they are quantised.
-        requeue: Puts a row back at the head of the queue, to begin with what the prompt cache has of its tokens.
+        requeue: Puts a row back at its place in the queue, to begin with what the prompt cache has of its tokens.
     """
 
     groups: DecodeGroups
