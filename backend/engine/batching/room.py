@@ -1,6 +1,6 @@
 """What the rows and the prompt cache take of the budget, and what has to give way."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -11,6 +11,7 @@ from backend.engine.batching.named import MOST_NAMES, NamedPrefix
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.row import Row
+from backend.engine.batching.standing import displaceable
 
 # Of what the prompt cache may hold; the rest of it, and the rows, need the rest.
 NAMED_SHARE = 0.5
@@ -58,18 +59,38 @@ class Room:
         """Bytes of KV that the rows have now."""
         return self.groups.nbytes() + self.prefills.nbytes()
 
-    def projected(self) -> int:
+    def projected(self, *, without: Collection[Row] = ()) -> int:
         """Bytes of KV that all rows need to run on: those that decode with their padding, prompts each for itself."""
-        return self.groups.projected() + self.budget.apart(len(row.feed) for row in self.prefills.rows)
+        prompts = [len(row.feed) for row in self.prefills.rows if row not in without]
+        return self.groups.projected(without=without) + self.budget.apart(prompts)
 
     def spare(self) -> int:
         """Bytes of the budget that no row is going to need."""
         return self.budget.most - self.projected() - self.named()
 
-    def admits(self, row: Row) -> bool:
-        """Whether the row may start beside those that run."""
+    def has_place(self, row: Row, most_rows: int, *, without: Collection[Row] = ()) -> bool:
+        """Whether the row may start beside those that run, or could if some of them did not."""
+        return len(self.rows) - len(without) < most_rows and self._admits(row, without)
+
+    def leaving_for(self, row: Row, most_rows: int) -> list[Row]:
+        """The rows that have to leave so that one of higher priority can start; none where that would not do."""
+        running = self.rows
+        # One that has ended leaves in any case.
+        if any(other.stream.ended for other in running):
+            return []
+        leaving: list[Row] = []
+        for other in displaceable(running, row):
+            leaving.append(other)
+            if self.has_place(row, most_rows, without=leaving):
+                return leaving
+        return []
+
+    def _admits(self, row: Row, without: Collection[Row]) -> bool:
         return self.budget.admits(
-            len(row.feed), beside=self.projected() + self.named(), rows=len(self.rows), returning=row.preemptions > 0
+            len(row.feed),
+            beside=self.projected(without=without) + self.named(),
+            rows=len(self.rows) - len(without),
+            returning=row.preemptions > 0,
         )
 
     def make_for(self, row: Row) -> None:
