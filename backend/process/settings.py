@@ -14,6 +14,7 @@ from typing import Any, Final
 from backend import __version__
 from backend.config import TOKEN_VARIABLES, CacheConfig, EngineConfig, LogFormat, MetricsConfig, ServerConfig
 from backend.core.request import Json
+from backend.process.commands import listed
 from backend.process.durations import seconds_of
 from backend.translate import option_values as read
 from backend.translate.options import LoadDefaults
@@ -53,6 +54,13 @@ class _Setting:
 
 def _duration(value: Json) -> float:
     return seconds_of(str(value))
+
+
+def _interval(text: str) -> float:
+    seconds = seconds_of(text)
+    if not 0.1 <= seconds <= 3600:
+        raise ValueError("must be from 100ms to 1h")
+    return seconds
 
 
 def _message_size(text: str) -> int:
@@ -136,6 +144,7 @@ SETTINGS: Final = (
         "run every kind of step once at the load: auto (on a GPU), on, off",
     ),
     _Setting("--model-idle", _duration_or_off, "off", "drop the weights after this time without a request, or off"),
+    _Setting("--progress", _interval, "5s", "how often the log says how far a download, a load or a long prompt is"),
     _Setting("--watchdog", _duration_or_off, "600s", "a step that takes longer ends the process, or off"),
     _Setting("--prompt-cache-size", _count_or_auto, "auto", "cached sequences at most; 0: no cache; auto: no limit"),
     _Setting("--prompt-cache-bytes", _size_or_auto, "auto", "cached KV at most; auto: a share of what is left"),
@@ -165,11 +174,12 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
     """Settings from flags and environment; a wrong one ends the process as argparse does, with code 2."""
     parser = argparse.ArgumentParser(
         prog="mlx-worker",
+        usage="mlx-worker [serve] [--addr HOST:PORT] [options]\n       mlx-worker COMMAND ...",
         allow_abbrev=False,
-        description="A gRPC worker that serves a language model with MLX.",
-        epilog="mlx-worker check --help: try the worker out on this machine. "
-        "mlx-worker cache --help: look at the prompt cache of a running worker, or of a directory. "
-        "The bearer token may also come from LOCALAI_GRPC_AUTH_TOKEN or MLX_WORKER_TOKEN.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="A gRPC worker that serves a language model with MLX, and commands around it.\n\n"
+        f"commands:\n{listed()}\n\nmlx-worker COMMAND --help has what each takes; serve takes the options below.",
+        epilog="The bearer token may also come from LOCALAI_GRPC_AUTH_TOKEN or MLX_WORKER_TOKEN.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     for setting in SETTINGS:
@@ -234,6 +244,7 @@ def _settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Sett
                 sampler=values["sampler"],
                 warm_up=values["warm_up"],
                 model_idle_s=values["model_idle"],
+                progress_s=values["progress"],
                 watchdog_s=values["watchdog"],
                 kv_bits=values["kv_bits"],
                 kv_group_size=values["kv_group_size"],

@@ -58,6 +58,7 @@ def test_every_setting_has_a_variable_that_does_what_its_flag_does() -> None:
         "--sampler": "host",
         "--warm-up": "off",
         "--model-idle": "15m",
+        "--progress": "1s",
         "--watchdog": "off",
         "--prompt-cache-size": "0",
         "--prompt-cache-dir": "kv",
@@ -138,7 +139,11 @@ def test_help_explains_every_flag_with_its_default_and_variable(capsys: pytest.C
     text = " ".join(capsys.readouterr().out.split())
     for setting in SETTINGS:
         assert f"(default: {setting.default or 'none'}; env {', '.join(setting.variables)})" in text
-    assert "mlx-worker check --help" in text and "mlx-worker cache --help" in text
+
+
+@pytest.mark.parametrize("text", ["0", "99ms", "2h", "off"])
+def test_progress_comes_at_a_bounded_rate(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--progress: " in refusal(capsys, f"--progress={text}")
 
 
 @pytest.mark.parametrize("text", ["0", "0s", "0.0", "off", "0ms"])

@@ -54,6 +54,7 @@ class Row:
     covered: int = 0
     restored: int = 0
     cached_tokens: int = 0
+    reported_covered: int = 0
     cache_reason: str = ""
     generated: list[int] = field(default_factory=list[int])
     completion_tokens: int = 0

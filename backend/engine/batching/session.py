@@ -114,6 +114,7 @@ class Session:
             settle=settle,
             meanwhile=hand_out,
             distrust=distrust,
+            report_s=self.config.engine.progress_s,
             kv=kv,
         )
         is_codes = kv.is_codes if kv is not None else lambda _covered: False
