@@ -132,6 +132,29 @@ def test_with_a_full_batch_a_higher_one_takes_a_row_which_goes_on_from_its_kv_to
     same(answers, path, *low, high, sampler=sampler)
 
 
+def test_a_prompt_that_is_being_prefilled_makes_way_too_and_goes_on_where_it_was(model: Model) -> None:
+    low, high = asking("low", n=8, priority=-1, length=240), asking("high", n=4, priority=1)
+    order: list[str] = []
+
+    async def body(handle: EngineHandle) -> list[Answer]:
+        first = await Reader.of(handle, low, order)
+        while not handle.info().queue.get("prefilled_tokens"):
+            await asyncio.sleep(0.002)
+        second = await Reader.of(handle, high, order)
+        answers = [await first.task, await second.task]
+        queue = await settled(handle)
+        assert queue["preemptions"] == 1
+        prompts = [answer.end.usage.prompt_tokens for answer in answers if answer.end is not None]
+        # But for the chunk that it was in the middle of.
+        assert sum(prompts) - 2 <= queue["prefilled_tokens"] <= sum(prompts) + 32
+        return answers
+
+    engine = EngineConfig(prefill_chunk=32, max_rows=1)
+    answers = with_engine(model_config(model("qwen3"), engine=engine, cache=CacheConfig()), body)
+    assert order == ["high", "low"]
+    same(answers, model("qwen3"), low, high)
+
+
 def test_the_queue_goes_by_priority_and_equal_ones_as_they_came(model: Model) -> None:
     waiting = {"a": 0, "b": -2, "c": 3, "d": 0, "e": 3, "f": -2}
     order: list[str] = []

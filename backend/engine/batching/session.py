@@ -295,11 +295,9 @@ class Session:
             self.decoding.moving = []
 
     def _displace_for(self, row: Row) -> None:
-        # What is drawn goes out first: then a row's KV ends before its last token, where it can be taken up again.
+        # First, for a row that comes to its end by what is drawn makes room without another's leaving.
         self.decoding.hand_out()
         for other in self.room.leaving_for(row, self.max_rows):
-            other.displaced += 1
-            self.counters.priority_preemptions += 1
             self._preempt(other, displaced_by=row)
 
     def _snapshot_ends(self, row: Row) -> tuple[int, ...]:
@@ -317,10 +315,15 @@ class Session:
             self._preempt(max(rows, key=lambda row: row.standing.place))
 
     def _preempt(self, row: Row, *, displaced_by: Row | None = None) -> None:
+        # What is drawn goes out first: then a row's KV ends before its last token, where it can be taken up again.
+        self.decoding.hand_out()
         self.decoding.settle()
         if row not in self.prefills.rows and row not in self.groups.rows:
-            return  # its batch was lost
+            return  # it has ended, or its batch was lost
         self.counters.preemptions += 1
+        if displaced_by is not None:
+            row.displaced += 1
+            self.counters.priority_preemptions += 1
         # Kept where the copy fits beside the row itself; else it is prefilled again.
         self.room.limit_cache(self.room.live())
         self.decoding.storing.store(row)
