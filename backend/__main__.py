@@ -57,7 +57,7 @@ def main(
 
     share_arenas()
     settings = parse_settings(given, os.environ)
-    log = start_log(settings.log_level)
+    log = start_log(settings.log_level, settings.log_format)
     raise_open_files()
     try:
         ending = asyncio.run(_run(settings, make_engine or engine_of, parent))

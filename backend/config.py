@@ -11,6 +11,7 @@ TOKEN_VARIABLES = ("LOCALAI_GRPC_AUTH_TOKEN", "MLX_WORKER_TOKEN")
 
 SamplerBackend = Literal["auto", "host", "device"]
 WarmUp = Literal["auto", "on", "off"]
+LogFormat = Literal["text", "json"]
 FLUSH_SECONDS = 3.0
 """What a disk gets of the prompt cache when its model goes; a host that stops a worker does not wait for long."""
 Isolation = Literal["performance", "balanced", "strict"]
@@ -41,6 +42,19 @@ class ServerConfig:
     tls_key: str = ""
     grace_s: float = 10.0
     parent_watch_s: float | None = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    """The operator's port.
+
+    Attributes:
+        port: None serves nothing, 0 is any free one.
+        address: Of the interface; whoever reaches it can read everything there.
+    """
+
+    port: int | None = None
+    address: str = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

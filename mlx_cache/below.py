@@ -98,19 +98,20 @@ class Below:
         for name, (pin, _) in list(self._pinned.items()):
             if index.pins.get(name) is not pin:
                 del self._pinned[name]
-                self._protect(pin, self.disk.unprotect)
+                self.hold(pin.key, pin.tokens, hold=False)
         for name, pin in index.pins.items():
             known = self._pinned.get(name)
             if known is None:
-                self._protect(pin, self.disk.protect)
+                self.hold(pin.key, pin.tokens, hold=True)
             if known is None or pin.length > known[1]:
                 self._pinned[name] = (pin, pin.length)
                 self._note_pin(index, pin)
 
-    def _protect(self, pin: Pin, change: Callable[[str, Tokens], None]) -> None:
-        namespace = self._namespace(pin.key)
+    def hold(self, key: Hashable, tokens: Sequence[int] | Tokens, *, hold: bool) -> None:
+        """Hold the files of a sequence, or let them go."""
+        namespace = self._namespace(key)
         if namespace is not None:
-            change(namespace, pin.tokens)
+            (self.disk.protect if hold else self.disk.unprotect)(namespace, tokens)
 
     def _note_pin(self, index: Index, pin: Pin) -> None:
         namespace = self._namespace(pin.key)

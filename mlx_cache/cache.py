@@ -168,6 +168,11 @@ class PromptCache:
         if self._below is not None:
             self._below.forget(model_key, tokens)
 
+    def hold_on_disk(self, model_key: Hashable, tokens: Sequence[int] | Tokens, *, hold: bool) -> None:
+        """Keep a sequence's files, those to come too, or let them go again. Index work."""
+        if self._below is not None:
+            self._below.hold(model_key, tokens, hold=hold)
+
     def clear_disk(self, model_key: Hashable | None = None) -> None:
         """Remove the files of one model key's namespace, or all. It may take its time."""
         if self._below is not None:

@@ -112,7 +112,8 @@ def nest(leaves: list[tuple[tuple[int, ...], Any]]) -> list[Any]:
 def kind_of(cache: Any, kept_whole: frozenset[type] = frozenset(), at_rest: tuple[int, int] | None = None) -> Kind:
     """How a layer is kept, given the classes that the caller has tried. Raises UnsupportedLayer.
 
-    `at_rest` is the group size and bits of codes that a plain layer is kept as.
+    `at_rest` is the group size and bits of codes that a plain layer is kept as. A layer of such codes is kept alike: as
+    they are.
     """
     cls = type(cache)
     if cls in kept_whole:
@@ -122,7 +123,8 @@ def kind_of(cache: Any, kept_whole: frozenset[type] = frozenset(), at_rest: tupl
     if cls is ConcatenateKVCache:
         return ByToken("concatenate", EVERYTHING, ())
     if cls is QuantizedKVCache:
-        return ByToken("quantized", EVERYTHING, (cache.group_size, cache.bits))
+        form = (cache.group_size, cache.bits)
+        return ByToken("at_rest" if form == at_rest else "quantized", EVERYTHING, form)
     if cls is ChunkedKVCache:
         return ByToken("chunked", cache.chunk_size, (cache.chunk_size,))
     if cls is ArraysCache:
@@ -159,6 +161,10 @@ def _read_quantized(cache: Any) -> TokenArrays:
     return TokenArrays(0, cache.offset, [*_arrays(cache.keys), *_arrays(cache.values)])
 
 
+def _read_at_rest(cache: Any) -> TokenArrays:
+    return _read_quantized(cache) if type(cache) is QuantizedKVCache else _read_plain(cache)
+
+
 def _read_chunked(cache: Any) -> TokenArrays:
     return TokenArrays(cache.start_position, cache.offset, [cache.keys, cache.values])
 
@@ -182,7 +188,7 @@ def temporal(cache: RotatingKVCache, array: mx.array) -> mx.array:
 _READ: dict[str, Callable[[Any], TokenArrays]] = {
     "kv": _read_plain,
     "concatenate": _read_plain,
-    "at_rest": _read_plain,
+    "at_rest": _read_at_rest,
     "quantized": _read_quantized,
     "chunked": _read_chunked,
     "rotating": _read_rotating,
@@ -193,7 +199,7 @@ _READ: dict[str, Callable[[Any], TokenArrays]] = {
 def read_tokens(cache: Any, kind: ByToken) -> TokenArrays:
     """The arrays of a layer that is kept by token. Raises InconsistentCache unless it is one sequence."""
     held = _READ[kind.kind](cache)
-    if kind.kind == "at_rest":
+    if kind.kind == "at_rest" and type(cache) is not QuantizedKVCache:
         held.codes = (kind.params[0], kind.params[1])
     for array in held.arrays:
         if array.ndim != 4 or array.shape[0] != 1:

@@ -63,7 +63,7 @@ class MlxPayload:
 
     With `at_rest`, a group size and bits as of `mx.quantize`, plain KV layers are kept as codes and restored as the
     numbers that those stand for. Quantising these again gives other codes: who stores what was restored does so only
-    where the cache still has it, and then nothing is copied.
+    where the cache still has it, and then nothing is copied. Layers that hold such codes are kept as they are.
     """
 
     def __init__(

@@ -8,15 +8,21 @@ from tests import chosen
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Read before anything is collected."""
     parser.addoption("--sampler", default="auto", choices=("auto", "host", "device"), help="the load option of all")
+    parser.addoption("--every-cut", action="store_true", help="golden texts cut in three at every pair of places")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """In each test process."""
     chosen.sampler = config.getoption("--sampler")
+    chosen.every_cut = config.getoption("--every-cut")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, where one batch is asked for, what names its batch itself: that ran with the others."""
+    """What is exhaustive is slow. Where one batch is asked for, what names its batch itself ran with the others."""
+    for item in items:
+        if item.get_closest_marker("exhaustive") is not None:
+            item.add_marker("slow")
     if chosen.sampler == "auto":
         return
     named = [item for item in items if isinstance(item, pytest.Function) and _names_its_batch(item)]

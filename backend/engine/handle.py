@@ -13,6 +13,7 @@ from backend.core.events import Failed
 from backend.core.logline import logline
 from backend.core.reports import (
     CacheReport,
+    EngineFigures,
     EngineMetrics,
     EngineState,
     EngineStatus,
@@ -23,6 +24,7 @@ from backend.core.reports import (
 from backend.core.request import Conversation, GenerationRequest
 from backend.engine import reports
 from backend.engine.channel import AnswerStream, Outbox
+from backend.engine.figures import engine_figures
 from backend.engine.inbox import Call, Cancel, Inbox, Stop, Submit
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.loads import Loads
@@ -240,11 +242,11 @@ class EngineHandle:
 
     async def list_prefixes(self, tenant: str) -> list[PrefixFacts]:
         """What the tenant has under names, oldest first."""
-        return await self._with_cache(lambda held: held.prefix.facts(tenant, held.loaded.kv_cost, self._clock()))
+        return await self._with_cache(lambda held: held.prefix.kept.facts(tenant, held.loaded.kv_cost, self._clock()))
 
     async def delete_prefix(self, tenant: str, name: str) -> bool:
         """Let a name go; False if the tenant has none of that name."""
-        return await self._with_cache(lambda held: held.prefix.let_go(name, tenant))
+        return await self._with_cache(lambda held: held.prefix.kept.let_go(name, tenant))
 
     async def clear_cache(self, tenant: str | None) -> None:
         """Drop what one tenant has cached, names included; None is everybody's."""
@@ -282,6 +284,16 @@ class EngineHandle:
     def metrics(self) -> EngineMetrics:
         """Speed and totals since the load."""
         return reports.metrics(self._thread.picture)
+
+    def figures(self) -> EngineFigures:
+        """What an operator may know, as of the last step. Any thread may ask, whatever this loop and the engine do."""
+        return engine_figures(
+            self._loads.current,
+            self._thread.picture,
+            alive=self._alive,
+            asleep=self._loads.asleep_since is not None,
+            in_flight=self._in_flight,
+        )
 
     def info(self) -> WorkerInfo:
         """Everything the Info service tells."""

@@ -7,11 +7,12 @@ import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
 from backend import __version__
-from backend.config import TOKEN_VARIABLES, CacheConfig, EngineConfig, ServerConfig
+from backend.config import TOKEN_VARIABLES, CacheConfig, EngineConfig, LogFormat, MetricsConfig, ServerConfig
 from backend.core.request import Json
 from backend.process.commands import listed
 from backend.process.durations import seconds_of
@@ -24,9 +25,11 @@ class Settings:
     """What the process was told."""
 
     server: ServerConfig
+    metrics: MetricsConfig
     loads: LoadDefaults
     blas: str
     log_level: str
+    log_format: LogFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,17 @@ def _message_size(text: str) -> int:
     return size
 
 
+def _port(text: str) -> int | None:
+    if text.lower() == "auto":
+        return 0
+    port: int | None = read.off_or(read.integer(1, 65535))(text)
+    return port
+
+
+def _ip_address(text: str) -> str:
+    return str(ip_address(text))
+
+
 def _directories(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(os.pathsep)))
 
@@ -76,7 +90,7 @@ _size_or_auto, _count_or_auto, _flag_or_auto = map(read.auto_or, (read.size, rea
 _duration_or_off = read.off_or(_duration)
 _bits_or_off = read.off_or(read.one_of_numbers(4, 8))
 
-_ENGINE, _CACHE = EngineConfig(), CacheConfig()
+_ENGINE, _CACHE, _METRICS = EngineConfig(), CacheConfig(), MetricsConfig()
 
 SETTINGS: Final = (
     _Setting("--addr", str, "127.0.0.1:50051", "where to listen: HOST:PORT (port 0: any free one) or unix:PATH"),
@@ -147,6 +161,9 @@ SETTINGS: Final = (
         "",
         f"directories, joined by {os.pathsep!r}, whose templates, tokenizers and adapters any load may read",
     ),
+    _Setting("--metrics-port", _port, "off", "serve metrics for Prometheus on this port, auto (any free one), or off"),
+    _Setting("--metrics-address", _ip_address, _METRICS.address, "IP address of the interface to serve metrics on"),
+    _Setting("--log-format", read.one_of("text", "json"), "text", "lines of key=value pairs (text) or JSON (json)"),
     _Setting(
         "--log-level", read.one_of("debug", "info", "warning", "error"), "info", "debug, info, warning or error"
     ),
@@ -246,8 +263,10 @@ def _settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Sett
             allow_remote_code=values["allow_remote_code"],
             file_roots=values["allow_files"],
         ),
+        metrics=MetricsConfig(port=values["metrics_port"], address=values["metrics_address"]),
         blas=values["blas"],
         log_level=values["log_level"],
+        log_format=values["log_format"],
     )
 
 

@@ -31,6 +31,8 @@ DTYPES: dict[str, mx.Dtype] = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _UNSIGNED: dict[int, type[np.unsignedinteger[Any]]] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 _ALLOWED = frozenset(("kv", "concatenate", "quantized", "chunked", "rotating", "filling", "arrays", "ring"))
+# Codes of a row and codes at rest are the same arrays. Read, they are codes: only the cache's own form makes numbers.
+_AS_FILED = {"at_rest": "quantized"}
 _PIECE = 2 << 20
 """Bytes that are read, checked and copied at once: what a processor's cache holds."""
 
@@ -54,7 +56,7 @@ class MlxCodec:
 
     def keeps(self, layout: Layout) -> bool:
         """See Codec."""
-        kinds = all(place.kind.kind in _ALLOWED for place in layout.detail)
+        kinds = all(_filed(place.kind.kind) in _ALLOWED for place in layout.detail)
         return kinds and all(group.detail.dtype in _NAMES for group in layout.groups)
 
     def pack(self, layout: Layout, segments: Sequence[Segment], state: State | None) -> tuple[dict[str, Any], Bytes]:
@@ -98,12 +100,16 @@ def describe(layout: Layout) -> str:
     groups: list[list[Any]] = []
     for group in layout.groups:
         stack: Stack = group.detail
-        groups.append([group.kind, group.reach, stack.rows, stack.heads, stack.features, _NAMES[stack.dtype]])
+        groups.append([_filed(group.kind), group.reach, stack.rows, stack.heads, stack.features, _NAMES[stack.dtype]])
     layers = [
-        [".".join(map(str, place.path)), place.kind.kind, list(place.kind.params), [g for g, _ in place.slots]]
+        [".".join(map(str, place.path)), _filed(place.kind.kind), list(place.kind.params), [g for g, _ in place.slots]]
         for place in layout.detail
     ]
     return json.dumps([groups, layers], separators=(",", ":"))
+
+
+def _filed(kind: str) -> str:
+    return _AS_FILED.get(kind, kind)
 
 
 @dataclass(frozen=True, slots=True)

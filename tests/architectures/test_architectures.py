@@ -31,13 +31,26 @@ def test_every_model_module_of_mlx_lm_has_a_configuration_and_a_row_in_the_table
     assert sorted(rows_of(PAGE.read_text())) == sorted(modules)
 
 
-@pytest.mark.parametrize("module", REPRESENTATIVE)
+SOON = ("llama", "qwen3_next", "deepseek_v41", "afm7")
+
+
+@pytest.mark.parametrize(
+    "module", [pytest.param(name, marks=() if name in SOON else pytest.mark.slow) for name in REPRESENTATIVE]
+)
 def test_a_representative_architecture_answers_as_mlx_lm_does(module: str) -> None:
     assert faults(finding(module)) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("module", [name for name in catalogue.modules() if name not in REPRESENTATIVE])
+OTHERS = [name for name in catalogue.modules() if name not in REPRESENTATIVE]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param(name, marks=pytest.mark.exhaustive if place % 6 else pytest.mark.slow)
+        for place, name in enumerate(OTHERS)
+    ],
+)
 def test_an_architecture_answers_as_mlx_lm_does(module: str) -> None:
     assert faults(finding(module)) == []
 
@@ -47,7 +60,7 @@ LOADING, HITTING = 0.97, 0.98
 
 
 # Each module is surveyed once a process: after the tests above this costs nothing.
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(1800)
 def test_of_all_modules_nearly_all_load_and_hit_the_cache_and_none_answers_otherwise() -> None:
     totals = totals_of([finding(module) for module in catalogue.modules()])
@@ -64,12 +77,21 @@ def test_the_floors_are_told_from_findings_and_not_from_what_was_expected() -> N
     assert (totals.loading_share, totals.hitting_share) == (2 / 3, 1 / 2)
 
 
-@pytest.mark.parametrize("module", ["afm7", "minimax_m3_vl", "gemma2"])
+@pytest.mark.parametrize(
+    "module", ["afm7", *(pytest.param(m, marks=pytest.mark.slow) for m in ("minimax_m3_vl", "gemma2"))]
+)
 def test_what_mlx_lm_batches_wrongly_is_served_one_at_a_time_and_says_why(module: str) -> None:
     assert finding(module).serial_reason
 
 
-@pytest.mark.parametrize("module", ["llama", "deepseek_v32", "qwen3_next", "longcat_flash_ngram"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "llama",
+        "qwen3_next",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("deepseek_v32", "longcat_flash_ngram")),
+    ],
+)
 def test_what_mlx_lm_batches_rightly_is_batched(module: str) -> None:
     assert finding(module).serial_reason == ""
 
@@ -82,5 +104,5 @@ def test_a_state_of_an_unknown_class_is_kept_whole_and_found_again() -> None:
 
 def test_the_table_says_what_the_survey_of_a_module_finds() -> None:
     page = Path(PAGE).read_text()
-    (row,) = [line for line in page.splitlines() if line.startswith("| `minimax_m3_vl` |")]
-    assert f"one at a time: {finding('minimax_m3_vl').serial_reason}" in row
+    (row,) = [line for line in page.splitlines() if line.startswith("| `afm7` |")]
+    assert f"one at a time: {finding('afm7').serial_reason}" in row

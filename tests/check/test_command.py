@@ -30,7 +30,7 @@ def command(file: Path, scratch: Path, *arguments: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["host", "device"])
+@pytest.mark.parametrize("sampler", ["host", pytest.param("device", marks=pytest.mark.exhaustive)])
 def test_the_command_runs_every_section_and_finds_nothing_wrong(sampler: str, tmp_path: Path) -> None:
     file = tmp_path / "sub" / "check.json"
     bounds = ["--quick", "--seconds", "5", "--sampler", sampler]

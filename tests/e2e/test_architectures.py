@@ -37,7 +37,11 @@ def test_every_architecture_has_its_day() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["deepseek_v41", *(pytest.param(name, marks=pytest.mark.slow, id=f"today-{name}") for name in TODAY)]
+    "module",
+    [
+        pytest.param("deepseek_v41", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.slow, id=f"today-{name}") for name in TODAY),
+    ],
 )
 def test_an_architecture_answers_in_a_crowd_and_from_the_cache_as_alone(
     worker: Worker, module: str, tmp_path: Path

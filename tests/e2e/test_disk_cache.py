@@ -90,7 +90,8 @@ def test_another_model_a_changed_one_and_another_chunk_do_not_hit(tmp_path: Path
         assert hit(predict(old.stub, asked())) == (len(QUESTION) - 1, "disk")
 
 
-@pytest.mark.parametrize("mode", ["strict", pytest.param("performance", marks=slow)])
+@slow
+@pytest.mark.parametrize("mode", ["strict", "performance"])
 def test_names_outlive_the_process(tmp_path: Path, random_model: Model, mode: str) -> None:
     model, options = random_model(), ("--prompt-cache-dir", str(tmp_path / "kv"), "--isolation", mode)
     whose = {"cache_salt": "alice"}
@@ -167,28 +168,19 @@ def test_a_load_may_name_the_directory_below_its_models(tmp_path: Path, random_m
 
 
 @slow
-def test_codes_go_to_the_disk_and_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "codes", [("--kv-bits", "4"), ("--cache-kv-bits", "4"), ("--kv-bits", "8", "--quantized-kv-start", "300")]
+)
+def test_codes_go_to_the_disk_and_back(tmp_path: Path, codes: tuple[str, ...]) -> None:
     model = write_model(tmp_path / "wide", "qwen3", extra={"head_dim": 64})
-    options = ("--prompt-cache-dir", str(tmp_path / "kv"), "--kv-bits", "4")
+    options = ("--prompt-cache-dir", str(tmp_path / "kv"), *codes)
     with Worker(*options) as old:
         old.must_load(model)
         predict(old.stub, asked())
         in_memory = predict(old.stub, asked())
     with Worker(*options) as new:
         new.must_load(model)
+        assert new.info.Get(pb.InfoRequest(), timeout=10).details["prompt_cache_disk"] == "on"
         restored = predict(new.stub, asked())
         assert hit(restored) == (len(QUESTION) - 1, "disk")
         assert bits(restored) == bits(in_memory)
-
-
-@slow
-@pytest.mark.parametrize(("option", "words"), [("--cache-kv-bits", "cache_kv_bits"), ("--quantized-kv-start", "start")])
-def test_what_cannot_go_to_the_disk_is_said(tmp_path: Path, option: str, words: str) -> None:
-    model = write_model(tmp_path / "wide", "qwen3", extra={"head_dim": 64})
-    with Worker(
-        "--prompt-cache-dir", str(tmp_path / "kv"), "--kv-bits", "8" if words == "start" else "off", option, "8"
-    ) as worker:
-        worker.must_load(model)
-        assert words in worker.info.Get(pb.InfoRequest(), timeout=10).details["prompt_cache_disk"]
-        predict(worker.stub, asked())
-        assert hit(predict(worker.stub, asked()))[0] == len(QUESTION) - 1

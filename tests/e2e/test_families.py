@@ -68,8 +68,12 @@ def assert_same(crowd: Answer, alone: Answer, within: float) -> None:
         assert abs(ours["logprob"] - theirs["logprob"]) <= within
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+OFTEN = ("gpt_oss", "qwen3_next", "llama4")
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=pytest.mark.slow if f in OFTEN else pytest.mark.exhaustive) for f in FAMILIES]
+)
 def test_an_answer_in_a_crowd_is_the_answer_alone(
     worker: Worker, random_model: Callable[..., Path], family: str
 ) -> None:

@@ -101,7 +101,7 @@ def test_arguments_come_in_pieces_that_add_up_to_the_whole_answers(told: Worker)
     assert "".join(piece.arguments for piece in deltas) == whole.arguments
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_call_cut_by_the_token_limit_leaves_no_markup(told: Worker) -> None:
     request = asking(ToolChoice="get_weather")
     (call,) = ask(told, request).calls

@@ -13,7 +13,9 @@ from backend.core.request import Sampling
 from backend.engine.batching.cache_disk import CacheDisk
 from backend.engine.batching.conversations import Conversations
 from backend.engine.batching.prefix_cache import PrefixCache
+from backend.engine.batching.tenant_store import TenantStore
 from backend.engine.handle import EngineHandle
+from backend.engine.quantized.kv_format import KVFormat
 from mlx_cache import PromptCache
 from mlx_cache.payload import MlxPayload
 from tests.engine.harness import Answer, model_config, read, request, settled, with_engine
@@ -64,7 +66,9 @@ def test_codes_are_kept_and_never_made_of_what_was_restored() -> None:
     cache = store()
     nowhere = CacheDisk("", "", lambda: None, time.monotonic)
     forever = Conversations(idle_s=None, most=1)
-    prefix = PrefixCache(cache, "m", snapshots=False, conversations=forever, disk=nowhere, lossy=True)
+    prefix = PrefixCache(
+        TenantStore(cache, "m", nowhere), snapshots=False, conversations=forever, codes=KVFormat(4, 64)
+    )
     prefix.insert(TOKENS[:600], row(600))
     before = prefix.fetch(TOKENS)
     assert before.length == 600 and before.caches is not None

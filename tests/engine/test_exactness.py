@@ -10,8 +10,9 @@ from backend.config import EngineConfig
 from backend.core.request import GenerationRequest, Sampling
 from backend.engine.handle import EngineHandle
 from tests.engine.harness import Answer, model_config, read, request, with_engine
-from tests.models import FAMILIES, QUICK_FAMILIES, write_model
+from tests.models import QUICK_FAMILIES, write_model
 from tests.rounding import tolerance
+from tests.tiers import families_by_batch
 
 CHUNK = 32
 # All others are bitwise. A sliding window's order in memory differs between a batch and a lone row once it has
@@ -69,12 +70,7 @@ def assert_same(together: Answer, alone: Answer, within: float) -> None:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("family", "sampler"),
-    [
-        *((family, "host") for family in QUICK_FAMILIES),
-        ("qwen3", "device"),
-        *(pytest.param(family, "host", marks=pytest.mark.slow) for family in FAMILIES if family not in QUICK_FAMILIES),
-        *(pytest.param(family, "device", marks=pytest.mark.slow) for family in FAMILIES if family != "qwen3"),
-    ],
+    families_by_batch([*((family, "host") for family in QUICK_FAMILIES), ("qwen3", "device")]),
 )
 def test_answers_in_a_crowd_equal_answers_alone(family: str, sampler: str, tmp_path: Path) -> None:
     path = write_model(tmp_path / family, family)

@@ -272,8 +272,13 @@ def _never_changes(plan: Any) -> Any:
     return plan
 
 
+LONGEST = ("a pin does not hold", "windows are taken to reach everywhere")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(BUGS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.exhaustive if name in LONGEST else ()) for name in sorted(BUGS)]
+)
 def test_a_planted_bug_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     owner, attribute, bug = BUGS[name]
     monkeypatch.setattr(owner, "_" + attribute, getattr(owner, attribute), raising=False)

@@ -51,7 +51,7 @@ def together(work: Callable[[int], None]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["plain", "window-hybrid"])
+@pytest.mark.parametrize("layout", [pytest.param("plain", marks=pytest.mark.exhaustive), "window-hybrid"])
 def test_eight_threads_of_ten_thousand_calls_each_leave_it_exact(layout: str) -> None:
     store = PromptCache(max_bytes=900, max_size=25, payload=FakePayload(), block_tokens=4)
     pinned = [2, 1, 0, 2, 1]

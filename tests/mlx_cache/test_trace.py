@@ -13,7 +13,7 @@ from mlx_cache import CompetingPolicy, LeafLru
 TRACE = Path(__file__).parents[3] / "shared" / "traces" / "conversation_trace.jsonl"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not TRACE.exists(), reason=f"THE TRACE IS MISSING: no {TRACE}; the policy is not compared")
 def test_the_policy_beats_leaf_lru_on_a_trace_of_real_requests() -> None:

@@ -98,7 +98,12 @@ def test_what_the_worker_has_in_memory_is_not_the_render_process_s(renderer: Pro
     weights = bytearray(MEMORY_BYTES + (64 << 20))
     weights[:: resource.getpagesize()] = b"\1" * len(range(0, len(weights), resource.getpagesize()))
     # Long enough for the process to look at its memory.
-    assert renderer.render(RenderJob("{% for i in range(999) %}{% for j in range(999) %}{% endfor %}{% endfor %}hello", MESSAGES)).text == "hello"
+    assert (
+        renderer.render(
+            RenderJob("{% for i in range(999) %}{% for j in range(999) %}{% endfor %}{% endfor %}hello", MESSAGES)
+        ).text
+        == "hello"
+    )
 
 
 @pytest.mark.skipif(shutil.which("ps") is None, reason="there is no ps")

@@ -9,6 +9,7 @@ from backend.core.errors import InvalidRequest, ModelNotLoaded, WorkerError, Wor
 from backend.core.events import Delta, Event, Failed, Finished, FinishReason, Piece, Usage
 from backend.core.reports import (
     CacheReport,
+    EngineFigures,
     EngineMetrics,
     EngineState,
     EngineStatus,
@@ -156,3 +157,6 @@ class FakeEngine:
 
     def info(self) -> WorkerInfo:
         return WorkerInfo(version="1", model=self.loaded_identity() or "", blas="none", cache={"hits": 1.0})
+
+    def figures(self) -> EngineFigures:
+        return EngineFigures(worker={"version": "1"}, numbers={"engine_up": self.alive})

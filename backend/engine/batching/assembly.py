@@ -21,6 +21,7 @@ from backend.engine.batching.memory import MemoryBudget, copied_share
 from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
+from backend.engine.batching.tenant_store import TenantStore
 from backend.engine.batching.two_forms import TwoForms
 from backend.engine.batching.warm_up import Discarded
 from backend.engine.batching.warm_up import warm_up as warm_up_session
@@ -178,13 +179,13 @@ def _prefix_cache(
     max_sequences = 0 if loaded.uncached_reason else cache.max_sequences
     # The generation is in the key too: nothing of a model that was replaced can ever be found.
     key = (loaded.namespace, generation)
-    below = CacheDisk(_usable(disk, loaded), _lasting_name(config, loaded), notify, clock)
+    below = CacheDisk(disk, _lasting_name(config, loaded), notify, clock)
     stored = loaded.stored_kv
     payload = MlxPayload(
         loaded.kept_whole, evaluate=wait, at_rest=None if stored is None else (stored.group_size, stored.bits)
     )
-    start = loaded.kv.start if loaded.kv is not None else 0
-    make = partial(TwoForms, start=start) if start else PromptCache
+    kv = loaded.kv
+    make = partial(TwoForms, kv=kv) if kv is not None and kv.start else PromptCache
     store = make(
         max_sequences,
         min(max_bytes, budget.total),
@@ -194,25 +195,12 @@ def _prefix_cache(
         tells_of_others=False,
     )
     return PrefixCache(
-        store,
-        key,
+        TenantStore(store, key, below),
         snapshots=needs_snapshots(loaded.new_cache()),
         isolation=config.engine.isolation,
         conversations=Conversations(idle_s=cache.conversation_idle_s, most=cache.max_conversations),
-        disk=below,
-        lossy=stored is not None,
+        codes=stored,
     )
-
-
-def _usable(disk: OpenDisk | str, loaded: LoadedModel) -> OpenDisk | str:
-    """The directory, where what this load stores can go to it; else why not."""
-    if isinstance(disk, OpenDisk) and loaded.kv is not None and loaded.kv.start:
-        disk.close()
-        return "quantized_kv_start is above 0: a cache of two forms is kept in memory only"
-    if isinstance(disk, OpenDisk) and loaded.stored_kv is not None:
-        disk.close()
-        return "cache_kv_bits: what is codes at rest alone is kept in memory only"
-    return disk
 
 
 def _lasting_name(config: ModelConfig, loaded: LoadedModel) -> str:

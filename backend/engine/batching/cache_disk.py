@@ -4,9 +4,6 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from backend.engine.batching.named import NamedPrefix
 from backend.engine.disk_threads import DiskThreads, Job
 from backend.engine.loading.disk import OpenDisk
@@ -52,12 +49,6 @@ class CacheDisk:
     def namespace_of(self, key: Any) -> str:
         """What `PromptCache` calls the namespace of a key that is (load, tenant)."""
         return disk_namespace(self._namespace, key[1])
-
-    def protect(self, key: Any, tokens: NDArray[np.int32], *, hold: bool) -> None:
-        """Hold the files of a sequence, or let them go. Index work."""
-        if self.tier is not None:
-            change = self.tier.protect if hold else self.tier.unprotect
-            change(self.namespace_of(key), tokens)
 
     def read(self, work: Callable[[Job[T]], T]) -> Job[T] | None:
         """Start reading; None while every thread hangs in a read that was given up."""

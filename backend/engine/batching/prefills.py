@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -286,7 +287,7 @@ class Prefills:
     def _insert(self, row: Row) -> None:
         self.settle()
         caches = row.proven
-        if caches is not None and row.epoch == self.prefix.epoch(row.request.tenant):
+        if caches is not None and not self.prefix.erased_since(row.epoch, row.request.tenant):
             self.prefix.insert(row.feed[: row.covered], caches, row.request.tenant, restored=row.restored)
 
     def _leader_for(self, row: Row) -> Row | None:
@@ -325,14 +326,17 @@ class Prefills:
         """Go on with the rows whose disk has answered, or took too long."""
         for row in [row for row in self.rows if row.reading is not None and self._has_answer(row)]:
             reused = self._stop_reading(row)
-            stale = row.epoch != self.prefix.epoch(row.request.tenant)
+            stale = self.prefix.erased_since(row.epoch, row.request.tenant)
             if reused is None or reused.caches is None or stale:
                 self._guarded(row, self._restore_from_memory)
                 continue
-            row.caches, row.covered, row.restored = reused.caches, reused.length, reused.length
-            self._note_reuse(row, reused)
-            self.prefix.took(row.feed[: reused.length], reused.caches, row.request.tenant, now=self.clock())
-            self._publish(row)
+            self._guarded(row, partial(self._go_on_with, reused=reused))
+
+    def _go_on_with(self, row: Row, reused: Reused) -> None:
+        row.caches = self.prefix.took(row.feed, reused, row.request.tenant, now=self.clock())
+        row.covered = row.restored = reused.length
+        self._note_reuse(row, reused)
+        self._publish(row)
 
     def _has_answer(self, row: Row) -> bool:
         return row.reading is not None and (row.reading.done or self.clock() >= row.reading_until)

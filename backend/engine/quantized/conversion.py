@@ -1,4 +1,4 @@
-"""Rows of numbers into rows of codes.
+"""Rows of numbers into rows of codes, and back.
 
 Every token is quantised as it is written, never after a model call has seen it in full precision, but for those before
 a format's `start`, which is a chunk's end: so no answer depends on where its prompt was cut into chunks.
@@ -7,6 +7,7 @@ a format's `start`, which is a chunk's end: so no answer depends on where its pr
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import mlx.core as mx
 from mlx_lm.models.cache import CacheList, KVCache, QuantizedKVCache
 
 from backend.engine.quantized.kv_format import KVFormat
@@ -26,6 +27,26 @@ def _to_codes(cache: Any, kv: KVFormat) -> Any:
     if type(cache) is CacheList:
         return CacheList(*to_codes(cache.caches, kv))
     return cache.to_quantized(kv.group_size, kv.bits) if type(cache) is KVCache else cache
+
+
+def to_numbers(caches: Sequence[Any]) -> list[Any]:
+    """The same row with its codes as the numbers that they stand for. Lazy."""
+    return [_to_numbers(cache) for cache in caches]
+
+
+def _to_numbers(cache: Any) -> Any:
+    if type(cache) is CacheList:
+        return CacheList(*to_numbers(cache.caches))
+    if type(cache) is not QuantizedKVCache:
+        return cache
+    plain = KVCache()
+    if cache.keys is None or cache.values is None:
+        return plain
+    plain.keys, plain.values = (
+        mx.dequantize(*codes, group_size=cache.group_size, bits=cache.bits) for codes in (cache.keys, cache.values)
+    )
+    plain.offset = cache.offset
+    return plain
 
 
 def plain_layers(caches: Sequence[Any]) -> Iterator[Any]:

@@ -96,9 +96,8 @@ def engine(family: str, sampler: str) -> EngineConfig:
     ("family", "sampler"),
     [
         ("qwen3", "host"),
-        ("qwen3", "device"),
         *(pytest.param(family, "host", marks=pytest.mark.slow) for family in QUICK_FAMILIES if family != "qwen3"),
-        *(pytest.param(family, "device", marks=pytest.mark.slow) for family in QUICK_FAMILIES if family != "qwen3"),
+        *(pytest.param(family, "device", marks=pytest.mark.slow) for family in QUICK_FAMILIES),
     ],
 )
 def test_groups_that_are_alike_again_decode_as_one_and_no_answer_changes(

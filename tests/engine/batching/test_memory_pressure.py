@@ -23,7 +23,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["host", "device"])
+@pytest.mark.parametrize("sampler", ["host", pytest.param("device", marks=pytest.mark.exhaustive)])
 def test_preempted_rows_come_back_with_the_same_answers(path: Path, sampler: str) -> None:
     wanted = [
         request(

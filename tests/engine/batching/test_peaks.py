@@ -21,7 +21,8 @@ BESIDE = BUDGET // 20
 ENDLESS = Sampling(ignore_eos=True)
 
 
-@pytest.mark.parametrize("sampler", ["host", pytest.param("device", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["host", "device"])
 def test_joins_leaves_growth_and_stores_stay_within_the_budget(tmp_path: Path, sampler: str) -> None:
     path = write_model(tmp_path / "qwen3", "qwen3", layers=LAYERS, hidden=32)
 

@@ -10,6 +10,7 @@ from mlx_lm.models.cache import KVCache, QuantizedKVCache
 from backend.engine.batching.two_forms import TwoForms
 from backend.engine.quantized.conversion import to_codes
 from backend.engine.quantized.kv_format import KVFormat
+from mlx_cache.below import text_alone
 from mlx_cache.payload import MlxPayload
 
 START = 50
@@ -24,7 +25,7 @@ def numbers(length: int) -> list[Any]:
 
 @pytest.fixture
 def store() -> TwoForms:
-    return TwoForms(start=START, payload=MlxPayload())
+    return TwoForms(kv=KVFormat(4, 64, START), disk_namespace=text_alone, payload=MlxPayload())
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,15 @@ def test_conversations_that_part_share_their_blocks(tmp_path: Path) -> None:
     disk.close(10)
 
 
-@pytest.mark.parametrize("family", ["qwen3", "gemma3_text", "qwen3_next", "mamba2", "llama4", "baichuan_m1"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "qwen3",
+        "gemma3_text",
+        "mamba2",
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("qwen3_next", "llama4", "baichuan_m1")),
+    ],
+)
 def test_a_models_logits_go_on_as_after_a_cold_run(family: str, tmp_path: Path) -> None:
     made, tokens = model(family), prompt(120)
     disk = tier(tmp_path / "kv", block_tokens=32)
