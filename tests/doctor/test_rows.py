@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from backend.config import CacheConfig, ServerConfig
+from backend.config import CacheConfig, MetricsConfig, ServerConfig
 from backend.doctor import device, model, packages
 from backend.doctor.finding import Mark, bad, counts, data, lines, ok, warn
 from backend.doctor.programs import NotKnown, ask
-from backend.doctor.system import address_row, cache_row, hub_cache_row, open_files_row
+from backend.doctor.system import address_row, cache_row, hub_cache_row, metrics_row, open_files_row
 
 ALONE = {"mlx": ["0.32.4"], "mlx-cpu": ["0.32.4"]}
 
@@ -88,6 +88,16 @@ def test_an_address_is_free_taken_or_none() -> None:
     exposed = address_row(ServerConfig(address="0.0.0.0:0"))
     assert exposed.mark is Mark.BAD and "others can reach it" in exposed.found
     assert address_row(ServerConfig(address="0.0.0.0:0", token="t")).mark is Mark.OK
+
+
+def test_the_operators_port_is_looked_at_where_there_is_one() -> None:
+    assert metrics_row(MetricsConfig()).mark is metrics_row(MetricsConfig(port=0)).mark is Mark.OK
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        row = metrics_row(MetricsConfig(port=taken.getsockname()[1]))
+        assert row.mark is Mark.BAD and "Address already in use" in row.found
+    assert address_row(ServerConfig(address="no.such.host.invalid:1", token="t")).mark is Mark.BAD
 
 
 def test_a_unix_socket_is_looked_at_without_being_made(tmp_path: Path) -> None:
