@@ -1,5 +1,6 @@
 """What the system gives a process: open files, disks, a port."""
 
+import errno
 import os
 import resource
 import shutil
@@ -23,6 +24,8 @@ _LEAST_FREE: Final = 1 << 30
 def open_files_row(limits: tuple[int, int] | None = None) -> Row:
     """How many files a worker may open."""
     soft, hard = limits or resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= WANTED:
+        return ok("open files", f"limit {_limit(soft)}")
     if hard == resource.RLIM_INFINITY or hard >= WANTED:
         return ok("open files", f"limit {_limit(soft)}, raised to {count(WANTED)} at the start")
     advice = f"Many clients need {count(WANTED)}: raise the hard limit (ulimit -Hn, LimitNOFILE=)."
@@ -112,6 +115,8 @@ def metrics_row(metrics: MetricsConfig) -> Row:
         return ok(name, "not served (--metrics-port serves them)")
     where = f"{metrics.address} port {metrics.port or 'auto'}"
     why = _unbindable(metrics.address, metrics.port)
+    if why == os.strerror(errno.EADDRINUSE):
+        return warn(name, f"{where}: {why}", "A worker would serve none: take another --metrics-port, or auto.")
     if why:
         return bad(name, f"{where}: {why}", "Take another --metrics-port or --metrics-address.")
     return ok(name, f"{where} is free")

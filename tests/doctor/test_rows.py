@@ -75,6 +75,12 @@ def test_few_open_files_are_a_warning() -> None:
     assert open_files_row((256, resource.RLIM_INFINITY)).mark is Mark.OK
     assert open_files_row((256, 4096)).mark is Mark.OK
     assert open_files_row((256, 1024)).found == "hard limit 1,024"
+    assert open_files_row((256, 4096)).found == "limit 256, raised to 4,096 at the start"
+
+
+def test_a_limit_that_is_high_enough_is_not_said_to_be_raised() -> None:
+    assert open_files_row((20_000, resource.RLIM_INFINITY)).found == "limit 20,000"
+    assert open_files_row((resource.RLIM_INFINITY, resource.RLIM_INFINITY)).found == "limit none"
 
 
 def test_an_address_is_free_taken_or_none() -> None:
@@ -96,7 +102,8 @@ def test_the_operators_port_is_looked_at_where_there_is_one() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         row = metrics_row(MetricsConfig(port=taken.getsockname()[1]))
-        assert row.mark is Mark.BAD and "Address already in use" in row.found
+        assert row.mark is Mark.WARN and "Address already in use" in row.found
+    assert metrics_row(MetricsConfig(port=9100, address="192.0.2.1")).mark is Mark.BAD
     assert address_row(ServerConfig(address="no.such.host.invalid:1", token="t")).mark is Mark.BAD
 
 
