@@ -5,7 +5,7 @@ from google.protobuf.message import Message
 PREDICT = frozenset({
     "Threads", "Batch", "NKeep", "F16KV", "DebugMode", "TailFreeSamplingZ", "Mirostat", "MirostatETA",
     "MirostatTAU", "PenalizeNL", "MLock", "MMap", "PromptCacheAll", "MainGPU", "TensorSplit",
-    "Debug", "EmbeddingTokens", "Embeddings", "RopeFreqBase", "RopeFreqScale", "NegativePromptScale",
+    "Debug", "RopeFreqBase", "RopeFreqScale", "NegativePromptScale",
     "NegativePrompt", "NDraft",
 })  # fmt: skip
 

@@ -160,6 +160,11 @@ def test_every_key_of_options_works_as_an_engine_argument_too() -> None:
         "dtype": "auto",
         "kv_bits": 4,
         "kv_group_size": 32,
+        "pooling": "mean",
+        "normalize": 2,
+        "prompt": "query",
+        "rerank": "cosine",
+        "instruction": "x",
     }
     flags = ("use_context_size", "trust_remote_code", "cache.keep_answers", "cache.strip_agent_header")
     texts = ("revision", "tokenizer", "chat_template", "chat_template_file")

@@ -14,6 +14,7 @@ from backend.engine.batching.batch import DecodeBatch, Emitted
 from backend.engine.batching.emitting import Emitter, Then
 from backend.engine.batching.finishing import Finisher, internal_fault
 from backend.engine.batching.groups import DecodeGroups
+from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.row import Row
 from backend.engine.batching.storing import Storing
@@ -38,6 +39,7 @@ class Decoding:
         tell: Lets clients have what was posted, before work that they need not wait for.
         kv: How rows are held where they are quantised.
         requeue: Puts a row back at the head of the queue, to begin with what the prompt cache has of its tokens.
+        pooled: Where rows go on that have tails to run over their prompt.
     """
 
     groups: DecodeGroups
@@ -49,6 +51,7 @@ class Decoding:
     counters: Counters
     tell: Callable[[], None]
     requeue: Callable[[Row], None]
+    pooled: Pooled
     clock: Callable[[], float]
     kv: KVFormat | None = None
     moving: list[Row] = field(default_factory=list[Row])
@@ -76,6 +79,10 @@ class Decoding:
         self.moving = []
 
     def _end_prefill_only(self, row: Row, now: float) -> None:
+        if row.submit.work is not None:
+            self.counters.cached_tokens += row.cached_tokens if not row.preemptions else 0
+            self.pooled.admit(row)
+            return
         if self.storing.store_named(row):
             self.finisher.finish(row, FinishReason.STOP, Piece(), now)
         else:

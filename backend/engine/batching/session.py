@@ -23,8 +23,9 @@ from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.pace import Pace
+from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.prefills import Prefills
-from backend.engine.batching.prefix_cache import PrefixCache
+from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.room import Room
 from backend.engine.batching.row import Row
 from backend.engine.batching.scheduler import chunk_ends
@@ -36,6 +37,7 @@ from backend.engine.loading.failures import FOREIGN
 from backend.engine.picture import Counters, EnginePicture
 from backend.engine.sampling.row_sampling import RowSampling
 from backend.engine.waits import drain
+from backend.engine.work import Embed
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +49,9 @@ SNAPSHOT_EVERY = 4096
 class Session:
     """Engine thread only.
 
-    Invariant: a row is in exactly one of `waiting`, `prefills` and `groups` while its client is owed an end, and after
-    it only until what it leaves is stored; while it goes from one to the next it is in `decoding.moving`, so that
-    whatever ends the thread finds it.
+    Invariant: a row is in exactly one of `waiting`, `prefills`, `pooled` and `groups` while its client is owed an end,
+    and after it only until what it leaves is stored; while it goes from one to the next it is in `decoding.moving`, so
+    that whatever ends the thread finds it.
 
     Args:
         chunk: Tokens of a prefill chunk at most.
@@ -59,6 +61,7 @@ class Session:
     Attributes:
         touched: A request has run since nothing of any was left.
         blocked: No waiting request can be admitted before one that runs ends.
+        pooled_ran: The last step ran something pooled, so prompts are next.
     """
 
     loaded: LoadedModel
@@ -80,7 +83,9 @@ class Session:
     counters: Counters = field(default_factory=Counters)
     touched: bool = False
     blocked: bool = False
+    pooled_ran: bool = False
     prefills: Prefills = field(init=False)
+    pooled: Pooled = field(init=False)
     groups: DecodeGroups = field(init=False)
     room: Room = field(init=False)
     decoding: Decoding = field(init=False)
@@ -117,7 +122,22 @@ class Session:
         )
         is_codes = kv.is_codes if kv is not None else lambda _covered: False
         self.groups = DecodeGroups(self.new_batch, self.budget, self.padding, spare=spare, is_codes=is_codes)
-        self.room = Room(budget=self.budget, prefix=self.prefix, prefills=self.prefills, groups=self.groups)
+        self.pooled = Pooled(
+            model=self.loaded.model,
+            backbone=self.loaded.backbone,
+            vocab_size=self.loaded.vocab_size,
+            chunk=self.chunk,
+            pace=self.pace,
+            counters=self.counters,
+            finisher=finisher,
+            clock=self.clock,
+            settle=settle,
+            meanwhile=hand_out,
+            cuttable=not needs_snapshots(self.loaded.new_cache()),
+        )
+        self.room = Room(
+            budget=self.budget, prefix=self.prefix, prefills=self.prefills, groups=self.groups, pooled=self.pooled
+        )
         self.decoding = Decoding(
             groups=self.groups,
             prefills=self.prefills,
@@ -135,6 +155,7 @@ class Session:
             counters=self.counters,
             tell=self.tell,
             requeue=self._requeue,
+            pooled=self.pooled,
             clock=self.clock,
             kv=kv,
         )
@@ -147,7 +168,8 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self.groups) or self.prefills.busy or (bool(self.waiting) and not (self.blocked and self.room.rows))
+        runs = bool(self.groups) or self.prefills.busy or self.pooled.busy
+        return runs or (bool(self.waiting) and not (self.blocked and self.room.rows))
 
     @property
     def max_rows(self) -> int:
@@ -157,7 +179,7 @@ class Session:
     def submit(self, submit: Submit) -> None:
         """Take a request; it starts when there is room."""
         self.counters.requests += 1
-        self.counters.prompt_tokens += len(submit.prompt.tokens)
+        self.counters.prompt_tokens += len(submit.prompt.tokens) if submit.work is None else submit.work.total
         sampling = RowSampling(
             submit.request.sampling,
             prompt=submit.prompt.tokens,
@@ -182,6 +204,7 @@ class Session:
             self._fail(row, error())
         self.waiting.clear()
         self.prefills.abandon()
+        self.pooled.abandon()
         self.decoding.abandon()
 
     def step(self) -> None:
@@ -189,7 +212,7 @@ class Session:
         self.tidy()
         self._admit()
         running = len(self.room.rows)
-        self.prefills.run(streams=bool(self.groups))
+        self._run_prompts()
         self.decoding.join()
         if self.groups:
             self.decoding.step()
@@ -197,6 +220,12 @@ class Session:
         if len(self.room.rows) < running:
             self.blocked = False
         self.tidy()
+
+    def _run_prompts(self) -> None:
+        """Prompts, and what is pooled, take turns: no stream waits for more than a chunk between two of its tokens."""
+        self.pooled_ran = self.pooled.busy and not (self.pooled_ran and self.prefills.busy)
+        lane = self.pooled if self.pooled_ran else self.prefills
+        lane.run(streams=bool(self.groups))
 
     def _end_overdue(self) -> None:
         now = self.clock()
@@ -232,10 +261,11 @@ class Session:
             keeps_cache: All but those of the prompt cache, which somebody else holds.
         """
         self.prefills.abandon()
+        self.pooled.abandon()
         drain()
         if not keeps_cache:
             self.prefix.close(FLUSH_SECONDS)
-        del self.loaded, self.prefills, self.groups, self.room, self.decoding, self.prefix, self.new_batch
+        del self.loaded, self.prefills, self.pooled, self.groups, self.room, self.decoding, self.prefix, self.new_batch
         gc.collect()
         self.restore_limits()
         mx.clear_cache()
@@ -252,7 +282,7 @@ class Session:
             cached_kv=self.prefix.nbytes,
             budget=self.budget.total,
             waiting=len(self.waiting),
-            prefilling=len(self.prefills.rows),
+            prefilling=len(self.prefills.rows) + len(self.pooled.rows),
             decoding=sum(not row.stream.ended for row in self.groups.rows),
             storing=sum(row.stream.ended for row in self.room.rows),
             counters=replace(self.counters),
@@ -269,7 +299,7 @@ class Session:
                 if self.room.rows:
                     return
                 self.waiting.popleft()
-                self._fail(row, Overloaded(self.budget.refusal(len(row.feed))))
+                self._fail(row, Overloaded(self.budget.refusal(row.expects)))
                 continue
             self.decoding.moving = [self.waiting.popleft()]
             self.touched = True
@@ -281,7 +311,8 @@ class Session:
             row.chunk_ends = chunk_ends(len(row.feed), self.chunk, (*row.snapshot_ends, *starts), scores=self.scores)
             self.room.make_for(row)
             try:
-                self.prefills.admit(row)
+                # Texts leave nothing in a cache and take nothing from one.
+                (self.pooled if isinstance(row.submit.work, Embed) else self.prefills).admit(row)
             except FOREIGN as error:  # a model makes its caches itself
                 self._fail(row, internal_fault("admission", row, error))
             self.decoding.moving = []
@@ -302,6 +333,11 @@ class Session:
 
     def _preempt(self, row: Row) -> None:
         self.decoding.settle()
+        if row in self.pooled.rows:
+            self.counters.preemptions += 1
+            self.pooled.remove(row)
+            self._requeue(row)
+            return
         if row not in self.prefills.rows and row not in self.groups.rows:
             return  # its batch was lost
         self.counters.preemptions += 1
@@ -334,13 +370,16 @@ class Session:
         waiting = [row for row in self.waiting if which(row)]
         prefilling = [row for row in self.prefills.rows if which(row)]
         decoding = [row for row in self.groups.rows if which(row)]
-        for row in (*waiting, *prefilling, *decoding):
+        pooled = [row for row in self.pooled.rows if which(row)]
+        for row in (*waiting, *prefilling, *pooled, *decoding):
             self._fail(row, error())
             self.blocked = False
         self.decoding.storing.rows = [*prefilling, *decoding]
         self.decoding.storing.store_all()
         for row in waiting:
             self.waiting.remove(row)
+        for row in pooled:
+            self.pooled.remove(row)
         for row in prefilling:
             if row in self.prefills.rows:  # else it waited for the one before, and failed on its own
                 self.prefills.remove(row)

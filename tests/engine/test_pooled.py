@@ -1,0 +1,406 @@
+"""Embeddings, scores and ranks of a real engine, against the model called by itself; in company, and when it fails."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backend.config import CacheConfig, EngineConfig, PooledConfig
+from backend.core.errors import (
+    DeadlineExceeded,
+    InternalFault,
+    Overloaded,
+    RequestAborted,
+    Unsupported,
+    WorkerError,
+)
+from backend.core.events import Finished
+from backend.core.pooled import EmbedAsk, PooledRequest, Relevances, RerankAsk, ScoreAsk, Scores, Vectors
+from backend.core.request import Sampling
+from backend.engine.batching.pooled.passing import Pass
+from backend.engine.handle import EngineHandle
+from tests.engine.harness import model_config, read, request, settled, with_engine
+from tests.models import FAMILIES, QUICK_FAMILIES, write_model
+from tests.straight import Straight, with_yes_and_no
+
+NEAR = 1e-5
+PROMPT = "Question: which of the bridges over the river is the oldest one? " * 3 + "Answer:"
+CANDIDATES = (" The stone bridge.", " The iron bridge, of 1890.", " None", "", " x")
+TEXTS = tuple("All about bridges. "[: 3 + index] * (1 + 5 * index % 7) for index in range(16))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    made: dict[str, Path] = {}
+
+    def make(family: str = "qwen3") -> Path:
+        if family not in made:
+            made[family] = with_yes_and_no(write_model(tmp_path_factory.mktemp("m") / family, family))
+        return made[family]
+
+    return make
+
+
+def embed(text: str, **fields: object) -> PooledRequest:
+    return PooledRequest(request_id="e", ask=EmbedAsk(text=text), **fields)  # type: ignore[arg-type]
+
+
+def score(prompt: str = PROMPT, candidates: tuple[str, ...] = CANDIDATES, **fields: object) -> PooledRequest:
+    return PooledRequest(request_id="s", ask=ScoreAsk(prompt=prompt, candidates=candidates), **fields)  # type: ignore[arg-type]
+
+
+def rerank(documents: tuple[str, ...], query: str = "old bridges", **fields: object) -> PooledRequest:
+    return PooledRequest(request_id="r", ask=RerankAsk(query=query, documents=documents), **fields)  # type: ignore[arg-type]
+
+
+def vectors(end: Finished) -> np.ndarray:
+    assert isinstance(end.result, Vectors)
+    return np.frombuffer(end.result.data, "<f4").reshape(end.result.count, end.result.dim)
+
+
+def logprobs(end: Finished) -> list[list[float]]:
+    assert isinstance(end.result, Scores)
+    return [[token.logprob for token in tokens] for tokens in end.result.candidates]
+
+
+def values(end: Finished) -> tuple[float, ...]:
+    assert isinstance(end.result, Relevances)
+    return end.result.values
+
+
+def expected_scores(straight: Straight) -> list[list[float]]:
+    start = len(PROMPT.encode())
+    return [straight.logprobs([*PROMPT.encode(), *candidate.encode()], start) for candidate in CANDIDATES]
+
+
+def near(ours: list[list[float]], theirs: list[list[float]]) -> None:
+    assert list(map(len, ours)) == list(map(len, theirs))
+    for one, other in zip(ours, theirs, strict=True):
+        assert np.allclose(one, other, atol=NEAR, rtol=NEAR)
+
+
+def run(
+    path: Path,
+    body: Callable[[EngineHandle], Awaitable[None]],
+    *,
+    cache: bool = True,
+    pooled: PooledConfig | None = None,
+    **engine: object,
+) -> None:
+    config = model_config(
+        path,
+        engine=EngineConfig(**{"prefill_chunk": 64, **engine}),  # type: ignore[arg-type]
+        cache=CacheConfig() if cache else CacheConfig(max_sequences=0),
+        pooled=pooled or PooledConfig(),
+    )
+    with_engine(config, body)
+
+
+QUICK = [pytest.param(f, marks=[] if f in QUICK_FAMILIES else pytest.mark.slow) for f in FAMILIES]
+
+
+@pytest.mark.parametrize("family", QUICK)
+def test_all_numbers_are_those_of_the_model_by_itself_cold_and_from_the_cache(
+    model: Callable[[str], Path], family: str
+) -> None:
+    straight = Straight(model(family))
+    texts = (*TEXTS, "a long one, which takes several chunks of its own. " * 6)
+    wanted = expected_scores(straight)
+
+    async def body(handle: EngineHandle) -> None:
+        ends = await asyncio.gather(*(handle.compute(embed(text)) for text in texts))
+        for text, end in zip(texts, ends, strict=True):
+            assert end.usage.prompt_tokens == len(text)
+            assert np.abs(vectors(end)[0] - straight.vector(text.encode())).max() < NEAR, text
+        cold = await handle.compute(score())
+        near(logprobs(cold), wanted)
+        assert cold.usage.prompt_tokens == sum(len(PROMPT) + len(c) for c in CANDIDATES)
+        await settled(handle)
+        warm = await handle.compute(score())
+        assert warm.usage.cached_tokens == len(PROMPT) - 1
+        assert logprobs(warm) == logprobs(cold)
+
+    run(model(family), body)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "none"])
+def test_poolings_and_lengths(model: Callable[[str], Path], pooling: str) -> None:
+    straight = Straight(model("qwen3"))
+    long = "over several chunks, " * 12
+
+    async def body(handle: EngineHandle) -> None:
+        for text in (*TEXTS[:4], long):
+            ours = vectors(await handle.compute(embed(text)))
+            hidden = straight.hidden(text.encode())
+            expected = {"last": hidden[-1:], "mean": hidden.mean(axis=0)[None], "none": hidden}[pooling]
+            assert np.allclose(ours, expected, atol=2 * NEAR, rtol=NEAR)
+
+    run(model("qwen3"), body, pooled=PooledConfig(pooling=pooling, normalize=False))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", QUICK_FAMILIES)
+def test_documents_are_ranked_by_yes_against_no_and_share_the_query(model: Callable[[str], Path], family: str) -> None:
+    straight = Straight(model(family))
+    documents = tuple(
+        f"{index}. A bridge of stone, built in {1700 + 7 * index}. " * (1 + index % 3) for index in range(12)
+    )
+
+    async def body(handle: EngineHandle) -> None:
+        pooled = (await asyncio.to_thread(lambda: handle._loads.current)).pooled  # type: ignore[union-attr]
+        before, after = pooled._around("old bridges")
+        assert before.startswith("<|im_start|>system\nJudge whether") and before.endswith("<Document>: ")
+        assert after == "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+        texts = [pooled.prompts.encode(before + d + after, add_special_tokens=False).tolist() for d in documents]
+        expected = [straight.chance(tokens) for tokens in texts]
+        cold = await handle.compute(rerank(documents))
+        assert np.allclose(values(cold), expected, atol=NEAR)
+        assert cold.usage.prompt_tokens == sum(map(len, texts))
+        prefix = len(pooled.prompts.encode(before, add_special_tokens=False))
+        distinct = prefix + sum(len(tokens) - prefix for tokens in texts)
+        queue = await settled(handle)
+        assert queue["prefilled_tokens"] <= 1.05 * distinct
+        warm = await handle.compute(rerank(documents))
+        assert warm.usage.cached_tokens >= prefix - 1
+        assert values(warm) == values(cold)
+        (alone,) = values(await handle.compute(rerank(documents[3:4])))
+        assert abs(alone - expected[3]) < NEAR
+
+    run(model(family), body)
+
+
+def test_documents_are_ranked_by_cosine_where_the_model_cannot_say_yes(model: Callable[[str], Path]) -> None:
+    straight = Straight(model("qwen3"))
+
+    async def body(handle: EngineHandle) -> None:
+        query = straight.vector(b"old bridges")
+        expected = [float(query @ straight.vector(text.encode())) for text in TEXTS]
+        assert np.allclose(values(await handle.compute(rerank(TEXTS))), expected, atol=NEAR)
+
+    run(model("qwen3"), body, pooled=PooledConfig(rerank="cosine"))
+
+
+@pytest.mark.parametrize("family", QUICK_FAMILIES)
+def test_beside_streams_all_are_as_they_are_alone(model: Callable[[str], Path], family: str) -> None:
+    async def body(handle: EngineHandle) -> None:
+        def streams() -> list[Awaitable[object]]:
+            sampling = [Sampling(ignore_eos=True, temperature=float(i % 2), seed=i) for i in range(8)]
+            return [read(handle, request(f"stream {i}", n=40, sampling=s)) for i, s in enumerate(sampling)]
+
+        numbers = [embed(text) for text in TEXTS] + [score(), rerank(TEXTS[:5])]
+        alone = [await read for read in streams()]
+        apart = [await handle.compute(one) for one in numbers]
+        running = [asyncio.ensure_future(stream) for stream in streams()]
+        together = await asyncio.gather(*map(handle.compute, numbers))
+        company = await asyncio.gather(*running)
+        assert [a.logprobs for a in company] == [a.logprobs for a in alone]  # type: ignore[attr-defined]
+        for one, other in zip(together, apart, strict=True):
+            if isinstance(one.result, Vectors):
+                assert np.abs(vectors(one) - vectors(other)).max() < NEAR
+            else:
+                assert one.result == other.result
+        queue = await settled(handle)
+        assert queue["live_kv_bytes"] == 0
+
+    run(model(family), body)
+
+
+def test_candidates_are_scored_from_where_their_tokens_part_from_the_prompts(tmp_path: Path) -> None:
+    from tests.e2e.worker import TINY_CHAT
+
+    straight = Straight(TINY_CHAT)
+    prompt, candidates = "Once upon a ti", ("me", "me there was", "ger", " x")
+
+    async def body(handle: EngineHandle) -> None:
+        ids = [await handle.tokenize(prompt + text) for text in ("", *candidates)]
+        alone, *joint = ids
+        parts = [next((i for i, (a, b) in enumerate(zip(alone, t, strict=False)) if a != b), len(alone)) for t in joint]
+        assert min(parts) < len(alone)  # the last letters of the prompt become part of another token
+        end = await handle.compute(score(prompt, candidates))
+        near(logprobs(end), [straight.logprobs(t, part) for t, part in zip(joint, parts, strict=True)])
+
+    run(TINY_CHAT, body)
+
+
+@pytest.mark.parametrize("family", QUICK_FAMILIES)
+def test_a_stable_prefix_is_found_again_by_prompts_that_go_on_otherwise(
+    model: Callable[[str], Path], family: str
+) -> None:
+    stable = PROMPT[:150]
+
+    async def body(handle: EngineHandle) -> None:
+        for index in range(3):
+            ask = ScoreAsk(prompt=f"{stable}{index} and so on, at length: ", candidates=(" a", " b"), stable_bytes=150)
+            end = await handle.compute(PooledRequest(request_id="s", ask=ask))
+            assert end.usage.cached_tokens == (150 if index else 0)
+            await settled(handle)
+
+    run(model(family), body)
+
+
+def test_tenants_do_not_share_and_strict_keeps_nothing(model: Callable[[str], Path]) -> None:
+    async def apart(handle: EngineHandle) -> None:
+        for tenant in ("", "a", "b"):
+            assert (await handle.compute(score(tenant=tenant))).usage.cached_tokens == 0
+            await settled(handle)
+        assert (await handle.compute(score(tenant="b"))).usage.cached_tokens == len(PROMPT) - 1
+
+    async def strict(handle: EngineHandle) -> None:
+        ends = [await handle.compute(one) for one in (score(), score(), embed("a text"), rerank(TEXTS[:3]))]
+        assert not any(end.usage.cached_tokens or end.cache_reason for end in ends)
+        queue = await settled(handle)
+        assert queue["live_kv_bytes"] == 0
+
+    run(model("qwen3"), apart)
+    run(model("qwen3"), strict, isolation="strict")
+
+
+async def refused(handle: EngineHandle, wanted: PooledRequest) -> WorkerError:
+    with pytest.raises(WorkerError) as caught:
+        await handle.compute(wanted)
+    return caught.value
+
+
+class Stopped:
+    """Holds the engine's passes; `fail` makes the next one raise."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fails = 0
+        self.ran = 0
+        self.after: Callable[[], None] = lambda: None
+        inner = Pass.run
+
+        def faulty(one: Pass, layers: int) -> None:
+            inner(one, layers)
+            self.ran += 1
+            self.after()
+            if self.fails:
+                self.fails -= 1
+                raise RuntimeError("[planted] Command buffer execution failed")
+
+        monkeypatch.setattr(Pass, "run", faulty)
+
+
+@pytest.mark.parametrize("wanted", [embed("x " * 300), score(), rerank(TEXTS)], ids=["embed", "score", "rerank"])
+def test_a_failed_pass_ends_its_own_request_and_no_other(
+    model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, wanted: PooledRequest
+) -> None:
+    faults = Stopped(monkeypatch)
+
+    async def body(handle: EngineHandle) -> None:
+        sampling = Sampling(ignore_eos=True)
+        alone = await read(handle, request("neighbour", n=60, sampling=sampling))
+        good = await handle.compute(wanted)
+        neighbour = asyncio.create_task(read(handle, request("neighbour", n=60, sampling=sampling)))
+        faults.fails = 1
+        error = await refused(handle, wanted)
+        assert isinstance(error, InternalFault) and "planted" not in error.message
+        assert (await handle.compute(wanted)).result == good.result
+        assert (await neighbour).logprobs == alone.logprobs
+        queue = await settled(handle)
+        assert (queue["failed"], queue["live_kv_bytes"]) == (1, 0)
+
+    run(model("qwen3"), body)
+
+
+def test_a_client_that_leaves_a_deadline_and_a_free_end_what_runs(
+    model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = rerank(tuple(f"{index} " + "a document of some length " * 12 for index in range(400)))
+    passes = Stopped(monkeypatch)
+
+    async def begun(handle: EngineHandle, count: int) -> None:
+        goal = passes.ran + count
+        while passes.ran < goal:
+            await asyncio.sleep(0.002)
+
+    async def body(handle: EngineHandle) -> None:
+        leaving = asyncio.create_task(handle.compute(many))
+        await begun(handle, 8)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        queue = await settled(handle)
+        assert (queue["cancelled"], queue["live_kv_bytes"]) == (1, 0)
+        late = rerank(many.ask.documents, deadline=handle._clock() + 0.4)  # type: ignore[union-attr]
+        assert isinstance(await refused(handle, late), DeadlineExceeded)
+        await settled(handle)
+        freed = [asyncio.create_task(refused(handle, one)) for one in (many, many)]
+        await begun(handle, 8)
+        await handle.free()
+        errors = await asyncio.gather(*freed)
+        assert all(isinstance(error, RequestAborted) for error in errors)
+
+    run(model("qwen3"), body)
+
+
+def test_a_batch_goes_on_without_the_text_whose_client_has_left(
+    model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = Stopped(monkeypatch)
+
+    async def body(handle: EngineHandle) -> None:
+        expected = [vectors(await handle.compute(embed(text))) for text in TEXTS]
+        asked = [asyncio.create_task(handle.compute(embed(text))) for text in TEXTS]
+        passes.after = lambda: handle._loop.call_soon_threadsafe(asked[3].cancel) and None  # type: ignore[func-returns-value]
+        await asyncio.wait(asked)
+        assert asked[3].cancelled() or vectors(asked[3].result()) is not None
+        for index, task in enumerate(asked):
+            if index != 3:
+                assert np.abs(vectors(task.result()) - expected[index]).max() < NEAR
+        assert (await settled(handle))["in_flight"] == 0
+
+    run(model("qwen3"), body)
+
+
+def test_what_can_never_fit_the_budget_is_refused_and_what_fits_alone_waits(model: Callable[[str], Path]) -> None:
+    async def body(handle: EngineHandle) -> None:
+        assert isinstance(await refused(handle, embed("x" * 3000)), Overloaded)
+        assert isinstance(await refused(handle, score("p", ("y" * 3000,))), Overloaded)
+        ends = await asyncio.gather(*(handle.compute(embed("x" * (400 + index))) for index in range(6)))
+        assert len(ends) == 6
+
+    # Two layers, keys and values, 2 heads of 16 in float32, and as much again for copies.
+    run(model("qwen3"), body, kv_bytes=1536 * 512 * 2)
+
+
+def test_what_the_models_own_files_say_is_done_or_refused_in_words(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "qwen3", "qwen3")
+    straight = Straight(folder)
+    kinds = ["Transformer", "Pooling", "Normalize"]
+    modules = [{"path": f"{i}_{kind}" if i else "", "type": f"st.models.{kind}"} for i, kind in enumerate(kinds)]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    prompts = {"prompts": {"query": "Query:", "document": ""}, "default_prompt_name": None}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+
+    async def says(handle: EngineHandle) -> None:
+        ask = EmbedAsk(text="bridges", prompt_name="query")
+        ours = vectors(await handle.compute(PooledRequest(request_id="e", ask=ask)))[0]
+        assert np.abs(ours - straight.vector(b"Query:bridges", "mean")).max() < NEAR
+        query = straight.vector(b"Query:old bridges", "mean")
+        expected = [float(query @ straight.vector(text.encode(), "mean")) for text in TEXTS]
+        assert np.allclose(values(await handle.compute(rerank(TEXTS))), expected, atol=NEAR)
+        assert dict(handle.info().details)["embedding"] == "pooling mean, width 64, length 1"
+
+    async def refuses(handle: EngineHandle) -> None:
+        error = await refused(handle, embed("a text"))
+        assert isinstance(error, Unsupported) and "Dense" in error.message
+        assert "Dense" in dict(handle.info().details)["embedding"]
+        assert (await handle.compute(score())).result is not None
+
+    run(folder, says)
+    (folder / "modules.json").write_text(json.dumps([*modules, {"path": "3_Dense", "type": "st.models.Dense"}]))
+    run(folder, refuses)
+
+
+def test_a_model_that_sleeps_wakes_up_for_an_embedding(model: Callable[[str], Path]) -> None:
+    async def body(handle: EngineHandle) -> None:
+        awake = vectors(await handle.compute(embed("a text")))
+        while "idle" not in handle.info().details:
+            await asyncio.sleep(0.02)
+        assert (vectors(await handle.compute(embed("a text"))) == awake).all()
+
+    run(model("qwen3"), body, model_idle_s=0.05)
