@@ -59,7 +59,7 @@ def with_yes_and_no(folder: Path) -> Path:
     file = folder / "tokenizer.json"
     tokenizer = json.loads(file.read_text(encoding="utf-8"))
     vocab = tokenizer["model"]["vocab"]
-    for token, word in ((YES, "yes"), (NO, "no")):
+    for token, word in ((YES, "yes"), (NO, "no")) if "yes" not in vocab else ():
         vocab[word] = vocab.pop(f"\u0120w{token}")
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
         tokenizer["added_tokens"].append({"id": token, "content": word, **flags, "single_word": True})

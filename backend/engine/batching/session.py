@@ -25,7 +25,7 @@ from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.pace import Pace
 from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.prefills import Prefills
-from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
+from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.room import Room
 from backend.engine.batching.row import Row
 from backend.engine.batching.scheduler import chunk_ends
@@ -133,7 +133,6 @@ class Session:
             clock=self.clock,
             settle=settle,
             meanwhile=hand_out,
-            cuttable=not needs_snapshots(self.loaded.new_cache()),
         )
         self.room = Room(
             budget=self.budget, prefix=self.prefix, prefills=self.prefills, groups=self.groups, pooled=self.pooled

@@ -228,13 +228,19 @@ class PooledPreparer:
         """What the model reads before a document and after it: its own chat template, with thinking turned off."""
         mark = secrets.token_hex(16)
         asked = f"<Instruct>: {self.config.instruction}\n<Query>: {query}\n<Document>: {mark}"
-        messages = (Message(role="system", content=_JUDGE), Message(role="user", content=asked))
-        conversation = Conversation(messages=messages, template_kwargs={"enable_thinking": False})
-        rendered = _named("query", lambda: self.prompts.render(conversation))
+        both = Message(role="system", content=_JUDGE), Message(role="user", content=asked)
+        one = (Message(role="user", content=f"{_JUDGE}\n\n{asked}"),)
+        try:
+            rendered = self._rendered(both)
+        except InvalidRequest:  # there are templates that refuse a system message
+            rendered = _named("query", lambda: self._rendered(one))
         before, found, after = rendered.partition(mark)
         if not found or mark in after:
             raise Unsupported("rerank yes_no: the chat template does not show a document as it is, once")
         return before, after
+
+    def _rendered(self, messages: tuple[Message, ...]) -> str:
+        return self.prompts.render(Conversation(messages=messages, template_kwargs={"enable_thinking": False}))
 
 
 def size_of(ask: EmbedAsk | ScoreAsk | RerankAsk) -> int:

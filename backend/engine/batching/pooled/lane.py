@@ -32,7 +32,6 @@ class Pooled:
     Args:
         settle: Waits for all that others have on the device, each under the guard of its owner.
         meanwhile: What can be done before others are held up.
-        cuttable: A row's caches can be cut back by token.
 
     Attributes:
         open: Rows with what is computed of them, in the order of their turns.
@@ -49,7 +48,6 @@ class Pooled:
     clock: Callable[[], float]
     settle: Callable[[], None]
     meanwhile: Callable[[], None]
-    cuttable: bool
     open: list[Computed] = field(default_factory=list[Computed])
     unit: Unit | None = None
     running: Pass | None = None
@@ -66,9 +64,10 @@ class Pooled:
 
     def nbytes(self) -> int:
         """Bytes of keys and values here."""
-        own = sum(row_caches.nbytes(row.caches) for row in self.rows)
-        copies = self.unit is not None and all(self.unit.caches is not row.caches for row in self.rows)
-        return own + (row_caches.nbytes(self.unit.caches) if self.unit is not None and copies else 0)
+        own = [cache for row in self.rows for cache in row.caches or ()]
+        held = {id(cache) for cache in own}
+        more = [] if self.unit is None else [cache for cache in self.unit.caches if id(cache) not in held]
+        return row_caches.nbytes([*own, *more])
 
     def admit(self, row: Row) -> None:
         """Take a row with texts, or one with tails whose prompt is prefilled."""
@@ -89,25 +88,22 @@ class Pooled:
         self.unit = self.running = None
 
     def run(self, *, streams: bool) -> None:
-        """Run as long as those that stream, or may arrive, can wait; about a chunk at most."""
-        bound, ran, spent = self.pace.bound(streams=streams), 0, 0.0
-        while spent < bound and (running := self._current()) is not None:
-            if ran and ran + running.tokens > self.chunk:
+        """Run as long as those that stream, or may arrive, can wait; a chunk at most."""
+        # Before: a model may wait for something in the middle of its pass. Nothing of others is begun in here.
+        self.meanwhile()
+        self.settle()
+        ends_at, ran, began = self.clock() + self.pace.bound(streams=streams), 0, False
+        while (running := self._current()) is not None and (not ran or ran + running.tokens <= self.chunk):
+            left = ends_at - self.clock()
+            layers = self.pace.layers(running.tokens, left, left=running.layers - running.computed)
+            if began and (left <= 0 or layers < 1):
                 return
-            layers = self.pace.layers(running.tokens, bound - spent, left=running.layers - running.computed)
-            if spent and not layers:
-                return
-            spent += self._slice(running, max(1, layers))
-            ran += running.tokens if running.done else 0
+            self._slice(running, max(1, layers))
+            ran, began = ran + (running.tokens if running.done else 0), True
 
     def _current(self) -> Pass | None:
         """The pass that runs, or the next; None when there is nothing to do."""
         while self.running is None and self.open:
-            # Before: a model may wait for something in the middle of its pass.
-            self.meanwhile()
-            self.settle()
-            if not self.open:  # a batch was lost, and with it its rows alone; still, look again
-                return None
             try:
                 self.unit = self.unit or self._next_unit()
                 self.running = self.unit.begin()
@@ -118,9 +114,7 @@ class Pooled:
                 self._complete(self.unit)
         return self.running
 
-    def _slice(self, running: Pass, layers: int) -> float:
-        self.meanwhile()
-        self.settle()
+    def _slice(self, running: Pass, layers: int) -> None:
         before, started = running.computed, self.clock()
         try:
             running.run(layers)
@@ -129,15 +123,13 @@ class Pooled:
                 self.unit.take(running.output)
         except FOREIGN as error:
             self._lose(error)
-            return self.clock() - started
-        took = self.clock() - started
+            return
         # The first layer's cache is there before that layer has computed anything else.
         if running.computed > 1:
-            self.pace.took(running.tokens, running.computed - max(1, before), took)
+            self.pace.took(running.tokens, running.computed - max(1, before), self.clock() - started)
         if running.done:
             self.counters.prefilled_tokens += running.counted
             self.running = None
-        return took
 
     def _next_unit(self) -> Unit:
         """Of the row whose turn it is, with what of others goes together with it."""
@@ -156,7 +148,6 @@ class Pooled:
             model=self.model,
             chunk=self.chunk,
             vocab_size=self.vocab_size,
-            cuttable=self.cuttable,
             yes_no=work.yes_no,
         )
 

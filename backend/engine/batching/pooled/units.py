@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from backend.core.pooled import Pooling
 from backend.engine.batching.pooled.passing import Pass
 from backend.engine.batching.pooled.texts import padded, picked
+from backend.engine.batching.prefix_cache import CUT_BY_TOKEN
 from backend.engine.batching.row import Row
 from backend.engine.batching.row_caches import copied
 from backend.engine.loading.loaded import Backbone
@@ -93,11 +94,10 @@ class TextBatch:
 
 @dataclass(slots=True, kw_only=True)
 class TailRun:
-    """One tail over its row's prompt.
+    """One tail over its row's prompt: over its own layer caches where these can be cut back, over copies of the others.
 
     Args:
         model: Gives logits.
-        cuttable: The row's own caches can be cut back to the prompt; else the tail runs over copies.
         yes_no: Two ids whose logits after the last token are wanted; None wants the targets' log-probabilities.
     """
 
@@ -106,7 +106,6 @@ class TailRun:
     model: Callable[..., mx.array]
     chunk: int
     vocab_size: int
-    cuttable: bool
     yes_no: tuple[int, int] | None
     caches: list[Any] = field(init=False)
     _pieces: list[tuple[int, int, bool]] = field(init=False)
@@ -115,7 +114,7 @@ class TailRun:
     def __post_init__(self) -> None:
         own = self.parts[0].row.caches
         assert own is not None
-        self.caches = own if self.cuttable else [copied(cache) for cache in own]
+        self.caches = [cache if _cuttable(cache) else copied(cache) for cache in own]
         wanted = len(self.tail.targets) if self.yes_no is None else 1
         most = max(1, LOGITS_BYTES // (8 * self.vocab_size))
         self._pieces = pieces(len(self.tail.feed), wanted, chunk=self.chunk, most=most)
@@ -137,9 +136,8 @@ class TailRun:
 
     def cut_back(self) -> None:
         """Leave the row's caches as they were before the tail."""
-        if self.cuttable:
-            for cache in self.caches:
-                cache.trim(self._fed)
+        for cache in filter(_cuttable, self.caches):
+            cache.trim(self._fed)
 
     def _reader(self, start: int, end: int) -> Callable[[mx.array], mx.array]:
         if self.yes_no is not None:
@@ -155,6 +153,10 @@ class TailRun:
             return chosen - mx.logsumexp(numbers, axis=-1)
 
         return logprobs
+
+
+def _cuttable(cache: Any) -> bool:
+    return type(cache).__name__ in CUT_BY_TOKEN
 
 
 def pieces(length: int, wanted: int, *, chunk: int, most: int) -> list[tuple[int, int, bool]]:
