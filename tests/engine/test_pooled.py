@@ -19,7 +19,9 @@ from backend.core.errors import (
 )
 from backend.core.events import Finished
 from backend.core.pooled import EmbedAsk, PooledRequest, Relevances, RerankAsk, ScoreAsk, Scores, Vectors
-from backend.core.request import Sampling
+from backend.core.request import Grammar, Sampling
+from backend.engine.batching.chunk import Chunk
+from backend.engine.batching.decoding import Decoding
 from backend.engine.batching.pooled.passing import Pass
 from backend.engine.handle import EngineHandle
 from tests.engine.harness import model_config, read, request, settled, with_engine
@@ -404,3 +406,80 @@ def test_a_model_that_sleeps_wakes_up_for_an_embedding(model: Callable[[str], Pa
         assert (vectors(await handle.compute(embed("a text"))) == awake).all()
 
     run(model("qwen3"), body, model_idle_s=0.05)
+
+
+def test_streams_wait_for_a_chunk_at_most_between_two_of_their_tokens(
+    model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, prompts, most = [0.0], [0.0], [0.0, 0.0]
+    step, run_pass, put = Decoding.step, Pass.run, Chunk.put
+
+    def counted_step(decoding: Decoding) -> None:
+        most[0], most[1] = max(most[0], passes[0]), max(most[1], passes[0] + prompts[0])
+        passes[0] = prompts[0] = 0.0
+        step(decoding)
+
+    def counted_pass(one: Pass, layers: int) -> None:
+        before = one.computed
+        run_pass(one, layers)
+        passes[0] += one.tokens * (one.computed - before) / one.layers
+
+    def counted_put(chunk: Chunk, layers: int) -> None:
+        put(chunk, layers)
+        prompts[0] += chunk.tokens * min(layers, chunk.layers - chunk.computed) / chunk.layers
+
+    monkeypatch.setattr(Decoding, "step", counted_step)
+    monkeypatch.setattr(Pass, "run", counted_pass)
+    monkeypatch.setattr(Chunk, "put", counted_put)
+
+    async def body(handle: EngineHandle) -> None:
+        sampling = Sampling(ignore_eos=True)
+        running = [asyncio.create_task(read(handle, request(f"s {i}", n=400, sampling=sampling))) for i in range(4)]
+        while handle.info().queue.get("decoding", 0) < 4:
+            await asyncio.sleep(0.002)
+        passes[0] = prompts[0] = 0.0
+        asked = [read(handle, request(f"{i} a prompt " * 30, n=2)) for i in range(4)]
+        numbers = [embed(text * 3) for text in TEXTS] + [embed("long " * 100), score(), rerank(TEXTS)]
+        await asyncio.gather(*asked, *map(handle.compute, numbers))
+        assert not any(task.done() for task in running)
+        assert 32 < most[0] <= 64
+        assert most[1] < 2 * 64
+        await asyncio.gather(*running)
+
+    run(model("qwen3"), body)
+
+
+def test_codes_of_keys_and_values_score_as_they_answer_and_embed_as_numbers_do(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "qwen3", "qwen3", hidden=128)
+    straight = Straight(path)
+
+    async def body(handle: EngineHandle) -> None:
+        ours = vectors(await handle.compute(embed("a text " * 20)))[0]
+        assert np.abs(ours - straight.vector(b"a text " * 20)).max() < NEAR
+        letters = Grammar(kind="gbnf", text="root ::= [a-z]+")
+        answer = await read(handle, request(PROMPT, n=6, grammar=letters))
+        end = await handle.compute(score(PROMPT, (answer.text,)))
+        near(logprobs(end), [[token.logprob for token in answer.logprobs]])
+        # Numbers would give others.
+        assert not np.allclose(logprobs(end)[0], straight.logprobs((PROMPT + answer.text).encode(), len(PROMPT)))
+
+    run(path, body, kv_bits=4, kv_group_size=32)
+
+
+def test_a_template_without_a_system_message_asks_in_one(model: Callable[[str], Path]) -> None:
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    )
+    path = model("qwen3")
+
+    async def body(handle: EngineHandle) -> None:
+        assert len(values(await handle.compute(rerank(TEXTS[:2])))) == 2
+
+    with_engine(model_config(path, chat_template=template), body)
+    hiding = template.replace("{{ m.content }}", "hidden")
+
+    async def refuses(handle: EngineHandle) -> None:
+        assert isinstance(await refused(handle, rerank(TEXTS[:2])), Unsupported)
+
+    with_engine(model_config(path, chat_template=hiding), refuses)
