@@ -93,25 +93,38 @@ class Pooled:
         self.meanwhile()
         self.settle()
         ends_at, ran, began = self.clock() + self.pace.bound(streams=streams), 0, False
-        while (running := self._current()) is not None and (not ran or ran + running.tokens <= self.chunk):
+        while (tokens := self._due()) and (not ran or ran + tokens <= self.chunk):
             left = ends_at - self.clock()
-            layers = self.pace.layers(running.tokens, left, left=running.layers - running.computed)
-            if began and (left <= 0 or layers < 1):
+            if began and (left <= 0 or self.pace.layers(tokens, left, left=1) < 1):
                 return
-            self._slice(running, max(1, layers))
-            ran, began = ran + (running.tokens if running.done else 0), True
+            began = True
+            running = self._begun()
+            if running is not None:
+                layers = self.pace.layers(tokens, left, left=running.layers - running.computed)
+                self._slice(running, max(1, layers))
+                ran += tokens if running.done else 0
 
-    def _current(self) -> Pass | None:
-        """The pass that runs, or the next; None when there is nothing to do."""
+    def _due(self) -> int:
+        """Tokens of the pass that runs, or of the next; 0 when there is nothing to do."""
         while self.running is None and self.open:
             try:
-                self.unit = self.unit or self._next_unit()
-                self.running = self.unit.begin()
+                unit = self.unit = self.unit or self._next_unit()
             except FOREIGN as error:
                 self._lose(error)
                 continue
-            if self.running is None:
-                self._complete(self.unit)
+            if unit.due:
+                return unit.due
+            self._complete(unit)
+        return self.running.tokens if self.running is not None else 0
+
+    def _begun(self) -> Pass | None:
+        """The pass that runs, or the next; None where its graph cannot be built. Nothing is begun that does not run."""
+        if self.running is None:
+            assert self.unit is not None
+            try:
+                self.running = self.unit.begin()
+            except FOREIGN as error:
+                self._lose(error)
         return self.running
 
     def _slice(self, running: Pass, layers: int) -> None:

@@ -41,8 +41,13 @@ class Unit(Protocol):
     parts: list[Part]
     caches: list[Any]
 
-    def begin(self) -> Pass | None:
-        """The graph of the next pass; None after the last. Raises what the model does."""
+    @property
+    def due(self) -> int:
+        """Tokens of the next pass, padding included; 0 after the last."""
+        ...
+
+    def begin(self) -> Pass:
+        """The graph of the next pass. Raises what the model does."""
         ...
 
     def take(self, output: Any) -> None:
@@ -70,12 +75,20 @@ class TextBatch:
     def __post_init__(self) -> None:
         self.caches = self.backbone.new_cache()
 
-    def begin(self) -> Pass | None:
+    @property
+    def due(self) -> int:
         """See `Unit`."""
+        return len(self.tokens) * (self._end - self._done)
+
+    @property
+    def _end(self) -> int:
+        """Of the next pass."""
         longest = max(map(len, self.tokens))
-        if self._done >= longest:
-            return None
-        end = longest if len(self.tokens) > 1 else min(longest, self._done + self.chunk)
+        return longest if len(self.tokens) > 1 else min(longest, self._done + self.chunk)
+
+    def begin(self) -> Pass:
+        """See `Unit`."""
+        end, longest = self._end, max(map(len, self.tokens))
         rows = padded([tokens[self._done : end] for tokens in self.tokens])
         lengths = [min(len(tokens), end) - self._done for tokens in self.tokens]
         wanted = end == longest or self.pooling != "last"
@@ -119,10 +132,13 @@ class TailRun:
         most = max(1, LOGITS_BYTES // (8 * self.vocab_size))
         self._pieces = pieces(len(self.tail.feed), wanted, chunk=self.chunk, most=most)
 
-    def begin(self) -> Pass | None:
+    @property
+    def due(self) -> int:
         """See `Unit`."""
-        if not self._pieces:
-            return None
+        return self._pieces[0][1] - self._pieces[0][0] if self._pieces else 0
+
+    def begin(self) -> Pass:
+        """See `Unit`."""
         start, end, wanted = self._pieces.pop(0)
         self._fed = end
         tokens = self.tail.feed[start:end][None]
