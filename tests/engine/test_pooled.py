@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from backend.core.pooled import EmbedAsk, PooledRequest, Relevances, RerankAsk, 
 from backend.core.request import Grammar, Sampling
 from backend.engine.batching.chunk import Chunk
 from backend.engine.batching.decoding import Decoding
+from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.pooled.passing import Pass
 from backend.engine.handle import EngineHandle
 from tests.engine.harness import model_config, read, request, settled, with_engine
@@ -360,6 +362,8 @@ def test_what_can_never_fit_the_budget_is_refused_and_what_fits_alone_waits(mode
     async def body(handle: EngineHandle) -> None:
         assert isinstance(await refused(handle, embed("x" * 3000)), Overloaded)
         assert isinstance(await refused(handle, score("p", ("y" * 3000,))), Overloaded)
+        # Before anything of them ran.
+        assert (await settled(handle))["prefilled_tokens"] == 0
         ends = await asyncio.gather(*(handle.compute(embed("x" * (400 + index))) for index in range(6)))
         assert len(ends) == 6
 
@@ -483,3 +487,30 @@ def test_a_template_without_a_system_message_asks_in_one(model: Callable[[str], 
         assert isinstance(await refused(handle, rerank(TEXTS[:2])), Unsupported)
 
     with_engine(model_config(path, chat_template=hiding), refuses)
+
+
+def test_what_goes_back_to_the_queue_begins_anew_and_is_the_same(
+    model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits, squeezes = MemoryBudget.fits, [0]
+
+    def squeezed(budget: MemoryBudget, live: int) -> bool:
+        caller = sys._getframe(1)
+        if squeezes[0] and caller.f_code.co_name == "relieved" and len(caller.f_locals["self"].pooled.rows) > 1:
+            squeezes[0] -= 1
+            return False
+        return fits(budget, live)
+
+    monkeypatch.setattr(MemoryBudget, "fits", squeezed)
+    numbers = [embed("a text " * 40), rerank(TEXTS), score(), embed("another text " * 30)]
+
+    async def body(handle: EngineHandle) -> None:
+        alone = [await handle.compute(one) for one in numbers]
+        squeezes[0] = 6
+        together = await asyncio.gather(*map(handle.compute, numbers))
+        queue = await settled(handle)
+        assert not squeezes[0] and queue["preemptions"] == 6 and queue["live_kv_bytes"] == 0
+        for one, other in zip(together, alone, strict=True):
+            assert one.result == other.result
+
+    run(model("qwen3"), body)

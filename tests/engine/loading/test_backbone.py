@@ -11,6 +11,7 @@ from mlx_lm.utils import load_model
 
 from backend.engine.loading.backbone import NOT_FOUND, find_backbone, same_backbone
 from backend.engine.loading.loaded import Backbone
+from tests.architectures import catalogue
 from tests.models import FAMILIES, QUICK_FAMILIES, write_model
 from tests.straight import Straight
 
@@ -83,3 +84,20 @@ def test_what_gives_logits_is_no_backbone() -> None:
 
     assert find_backbone(_Wrapped()) == NOT_FOUND
     assert find_backbone(object()) == NOT_FOUND
+
+
+# Their head is inside of what takes tokens, or that is called in another way.
+WITHOUT = {"gemma3n", "gpt_neox", "lille-130m", "phixtral"}
+# They need a library or a device that is not here.
+NOT_HERE = {"bitnet", "muse_spark", "olmo"}
+
+
+@pytest.mark.exhaustive
+def test_it_is_found_in_all_modules_of_mlx_lm_but_these(tmp_path: Path) -> None:
+    found: set[str] = set()
+    modules = set(catalogue.modules()) - NOT_HERE
+    for module in modules:
+        model, _ = load_model(catalogue.write(tmp_path / module, module))
+        if isinstance(find_backbone(model), Backbone):
+            found.add(module)
+    assert modules - found == WITHOUT
