@@ -1,11 +1,13 @@
 """Embedding, Score and Rerank: from a wire request to its numbers."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from backend.core.errors import InternalFault, ModelNotLoaded
+from backend.core.errors import InternalFault, ModelNotLoaded, WorkerError
 from backend.core.events import Finished
+from backend.core.logline import logline
 from backend.core.pooled import PooledRequest, Relevances, Scores, Vectors
 from backend.pb import backend_pb2 as pb
 from backend.rpc.answers import timings
@@ -21,6 +23,8 @@ Translate = Callable[[str, float | None], PooledRequest]
 
 # Of the call's metadata: Score and Rerank have no field for it.
 _SALT = "cache_salt"
+
+log = logging.getLogger(__name__)
 
 
 class PooledMethods:
@@ -72,7 +76,13 @@ class PooledMethods:
         context.set_trailing_metadata((("x-request-id", request_id),))
         deadline = deadline_of(context.time_remaining(), time.monotonic())
         asked = await self._off_loop.run(size, translate, request_id, deadline)
-        end = await self._engine.compute(asked)
+        try:
+            end = await self._engine.compute(asked)
+        except WorkerError as error:
+            log.info(logline("failed", request_id=request_id, error=type(error).__name__))
+            raise
+        kind = type(end.result).__name__
+        log.debug(logline("computed", request_id=request_id, kind=kind, prompt_tokens=end.usage.prompt_tokens))
         context.set_trailing_metadata((("x-request-id", request_id), *timings(end).items()))
         return end
 

@@ -13,6 +13,7 @@ from backend.config import CacheConfig, EngineConfig, PooledConfig
 from backend.core.errors import (
     DeadlineExceeded,
     InternalFault,
+    InvalidRequest,
     Overloaded,
     RequestAborted,
     Unsupported,
@@ -26,6 +27,7 @@ from backend.engine.batching.decoding import Decoding
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.pooled.passing import Pass
 from backend.engine.handle import EngineHandle
+from backend.engine.preparing import pooled as preparing
 from tests.engine.harness import model_config, read, request, settled, with_engine
 from tests.models import FAMILIES, QUICK_FAMILIES, write_model
 from tests.straight import Straight, with_yes_and_no
@@ -512,5 +514,50 @@ def test_what_goes_back_to_the_queue_begins_anew_and_is_the_same(
         assert not squeezes[0] and queue["preemptions"] == 6 and queue["live_kv_bytes"] == 0
         for one, other in zip(together, alone, strict=True):
             assert one.result == other.result
+
+    run(model("qwen3"), body)
+
+
+def test_special_tokens_at_the_end_are_embedded_and_not_scored(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "qwen3", "qwen3")
+    straight, end_token = Straight(path), 256
+    tokenizer = json.loads((path / "tokenizer.json").read_text())
+    text, end = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    special = {"id": "<|endoftext|>", "ids": [end_token], "tokens": ["<|endoftext|>"]}
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [text, end],
+        "pair": [text, end, {"Sequence": {"id": "B", "type_id": 1}}, end],
+        "special_tokens": {"<|endoftext|>": special},
+    }
+    (path / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+    async def body(handle: EngineHandle) -> None:
+        made = await handle.compute(embed("a text"))
+        assert made.usage.prompt_tokens == 7
+        assert np.abs(vectors(made)[0] - straight.vector([*b"a text", end_token])).max() < NEAR
+        near(logprobs(await handle.compute(score())), expected_scores(straight))
+
+    run(path, body)
+
+
+def test_vectors_that_no_reply_holds_are_refused_before_they_are_made(
+    model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparing, "MOST_FLOATS", 640)
+
+    async def body(handle: EngineHandle) -> None:
+        assert vectors(await handle.compute(embed("x" * 10))).shape == (10, 64)
+        error = await refused(handle, embed("x" * 11))
+        assert isinstance(error, InvalidRequest) and "at most 10" in error.message
+
+    run(model("qwen3"), body, pooled=PooledConfig(pooling="none"))
+
+
+def test_a_prompt_that_no_candidate_leaves_alone_is_refused(model: Callable[[str], Path]) -> None:
+    async def body(handle: EngineHandle) -> None:
+        error = await refused(handle, score("", (" a",)))
+        assert isinstance(error, InvalidRequest) and error.field == "prompt"
+        assert len(logprobs(await handle.compute(score("a", (" b",))))[0]) == 2
 
     run(model("qwen3"), body)

@@ -79,7 +79,8 @@ class PooledPreparer:
     def rerank_way(self) -> RerankWay:
         """How documents are compared with a query: as a model for embeddings does, else by what it says, if it can."""
         able = self.yes_no is not None and self.prompts.has_template
-        return self.config.rerank or ("yes_no" if able and not self.facts.sentence.present else "cosine")
+        embeds = self.facts.sentence.present and not self.unsupported
+        return self.config.rerank or ("yes_no" if able and not embeds else "cosine")
 
     def prepare(self, ask: EmbedAsk | ScoreAsk | RerankAsk) -> tuple[EncodedPrompt, Work]:
         """The prompt that is prefilled, and what is computed then.
@@ -103,7 +104,8 @@ class PooledPreparer:
         if ask.tokens:
             tokens = self._given(ask.tokens)
         else:
-            tokens = self._text("Embeddings", ask.text, self._prompt(ask.prompt_name))
+            name = ask.prompt_name or self.config.prompt or self.facts.sentence.default_prompt
+            tokens = self._text("Embeddings", ask.text, self._prompt(name))
         if self.pooling == "none" and len(tokens) * self.facts.hidden_width > MOST_FLOATS:
             most = MOST_FLOATS // self.facts.hidden_width
             raise InvalidRequest(
@@ -123,14 +125,12 @@ class PooledPreparer:
         return self._fitting("EmbeddingTokens", np.array(ids, np.int32))
 
     def _prompt(self, name: str) -> str:
-        sentence = self.facts.sentence
-        chosen = name or self.config.prompt or sentence.default_prompt
-        if not chosen:
-            return ""
-        if chosen not in sentence.prompts:
-            known = ", ".join(sorted(sentence.prompts)) or "none"
+        """What goes before a text: the model's prompt of that name, for an empty name nothing."""
+        prompts = self.facts.sentence.prompts
+        if name and name not in prompts:
+            known = ", ".join(sorted(prompts)) or "none"
             raise InvalidRequest("Metadata[embedding_prompt]", f"the model has no such prompt; it has {known}"[:400])
-        return sentence.prompts[chosen]
+        return prompts[name] if name else ""
 
     def _text(self, field: str, text: str, prompt: str) -> Tokens:
         if not text:
@@ -184,14 +184,13 @@ class PooledPreparer:
 
     def _cosine(self, ask: RerankAsk) -> Embed:
         self._check_embeds()
-        prompts = self.facts.sentence.prompts
-        names = [
-            self.config.prompt or ("query" if "query" in prompts else ""),
-            "document" if "document" in prompts else "",
-        ]
-        before, within = map(self._prompt, names)
+        sentence = self.facts.sentence
+        before, within = (
+            self._prompt(name if name in sentence.prompts else sentence.default_prompt)
+            for name in ("query", "document")
+        )
         texts = [self._text("query", ask.query, before)]
-        texts += [self._text(f"documents[{index}]", document, within) for index, document in enumerate(ask.documents)]
+        texts += [self._text(f"documents[{index}]", text, within) for index, text in enumerate(ask.documents)]
         pooling: Pooling = "mean" if self.pooling == "none" else self.pooling
         return Embed(texts=tuple(texts), pooling=pooling, normalize=True, compares=True)
 
@@ -201,18 +200,7 @@ class PooledPreparer:
         before, after = self._around(ask.query)
         _check_joint("documents", len(before) + len(after), ask.documents)
         most = self.facts.context_length
-        joint = [
-            self._fitting(
-                f"documents[{index}]",
-                _named(
-                    f"documents[{index}]",
-                    lambda text=before + document + after: self.prompts.encode(
-                        text, add_special_tokens=False, most=most
-                    ),
-                ),
-            )
-            for index, document in enumerate(ask.documents)
-        ]
+        joint = [self._document(index, before + text + after) for index, text in enumerate(ask.documents)]
         query = self.prompts.encode(before, add_special_tokens=False, most=most)
         shared = min(_common(query, tokens) for tokens in joint)
         if len(joint) > 1:
@@ -223,6 +211,12 @@ class PooledPreparer:
         tails = tuple(Tail(feed=tokens[shared:], targets=np.empty(0, np.int32)) for tokens in joint)
         prompt = EncodedPrompt(joint[0][:shared].copy(), (stable,) if 0 < stable < shared else ())
         return prompt, Tails(tails=tails, total=sum(map(len, joint)), yes_no=self.yes_no)
+
+    def _document(self, index: int, shown: str) -> Tokens:
+        """All that the model reads for one document."""
+        field, most = f"documents[{index}]", self.facts.context_length
+        ids = _named(field, lambda: self.prompts.encode(shown, add_special_tokens=False, most=most))
+        return self._fitting(field, ids)
 
     def _around(self, query: str) -> tuple[str, str]:
         """What the model reads before a document and after it: its own chat template, with thinking turned off."""
