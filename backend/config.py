@@ -132,6 +132,7 @@ class PooledConfig:
         normalize: Vectors of whole texts get the length 1; None takes what the model's files say, else they do.
         prompt: The name of that of the model's prompts which goes before a text; empty takes its default.
         rerank: None takes what the model is made for.
+        made_for: What the host loads it for; empty where it does not say, and the model's files do.
         instruction: What a document is to do for a query.
     """
 
@@ -139,6 +140,7 @@ class PooledConfig:
     normalize: bool | None = None
     prompt: str = ""
     rerank: RerankWay | None = None
+    made_for: Literal["", "embeddings", "reranking"] = ""
     instruction: str = "Given a web search query, retrieve relevant passages that answer the query"
 
 

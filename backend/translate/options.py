@@ -155,6 +155,8 @@ def _fields_of(wire: pb.ModelOptions) -> dict[str, Any]:
         values["trust_remote_code"] = True
     if wire.DType:
         values["dtype"] = _read("DType", read.dtype, wire.DType)
+    if wire.Reranking or wire.Embeddings:
+        values["pooled.made_for"] = "reranking" if wire.Reranking else "embeddings"
     return values
 
 

@@ -183,3 +183,9 @@ def test_info_says_what_is_done(worker: Worker, random_model: Callable[..., Path
     assert (details["embedding"], details["rerank"]) == ("pooling last, width 64, length 1", "yes_no")
     worker.must_load(random_model())
     assert worker.info.Get(pb.InfoRequest(), timeout=10).details["rerank"] == "cosine"
+
+
+def test_a_host_that_loads_a_model_for_embeddings_has_cosines(process: Worker, folder: Path) -> None:
+    for fields, way in (({"Embeddings": True}, "cosine"), ({"Embeddings": True, "Reranking": True}, "yes_no")):
+        process.must_load(folder, **fields)
+        assert process.info.Get(pb.InfoRequest(), timeout=10).details["rerank"] == way

@@ -223,8 +223,12 @@ class Session:
     def _run_prompts(self) -> None:
         """Prompts, and what is pooled, take turns: no stream waits for more than a chunk between two of its tokens."""
         self.pooled_ran = self.pooled.busy and not (self.pooled_ran and self.prefills.busy)
-        lane = self.pooled if self.pooled_ran else self.prefills
-        lane.run(streams=bool(self.groups))
+        streams = bool(self.groups)
+        if self.pooled_ran:
+            # A prompt that has come meanwhile waits for its turn as a stream does.
+            self.pooled.run(streams=streams or self.prefills.busy)
+        else:
+            self.prefills.run(streams=streams)
 
     def _end_overdue(self) -> None:
         now = self.clock()

@@ -80,6 +80,8 @@ class PooledPreparer:
         """How documents are compared with a query: as a model for embeddings does, else by what it says, if it can."""
         able = self.yes_no is not None and self.prompts.has_template
         embeds = self.facts.sentence.present and not self.unsupported
+        if self.config.made_for:
+            embeds = self.config.made_for == "embeddings"
         return self.config.rerank or ("yes_no" if able and not embeds else "cosine")
 
     def prepare(self, ask: EmbedAsk | ScoreAsk | RerankAsk) -> tuple[EncodedPrompt, Work]:
@@ -129,7 +131,7 @@ class PooledPreparer:
         prompts = self.facts.sentence.prompts
         if name and name not in prompts:
             known = ", ".join(sorted(prompts)) or "none"
-            raise InvalidRequest("Metadata[embedding_prompt]", f"the model has no such prompt; it has {known}"[:400])
+            raise InvalidRequest("embedding_prompt", f"the model has no such prompt; it has {known}"[:400])
         return prompts[name] if name else ""
 
     def _text(self, field: str, text: str, prompt: str) -> Tokens:
