@@ -17,7 +17,7 @@ BENCH_ARGS ?=
 CHECK_ARGS ?=
 
 .PHONY: help setup setup-dev setup-cuda proto lock demo run device-check test test-pythons check format lint types imports \
-	proto-fresh coverage slow exhaustive device-batch bench models-table clean
+	proto-fresh coverage slow exhaustive device-batch bench models-table package go-proto grpcurl clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,15 @@ models-table: setup-dev  ## Survey every architecture of mlx-lm and write docs/m
 	$(BIN)/python -m tests.architectures.table
 	$(BIN)/python -m tests.architectures.codes
 
+package:  ## Make what LocalAI installs, in build/package: a folder, and the same as an OCI image with a gallery
+	@python=$$(scripts/find-python) && "$$python" scripts/package.py && "$$python" scripts/oci_image.py
+
+go-proto: setup-dev  ## Generate the stubs of examples/go-host from backend.proto (needs Go)
+	$(BIN)/python scripts/generate_go.py
+
+grpcurl:  ## Build grpcurl into build/bin, where the test of docs/grpcurl.md finds it (needs Go)
+	GOBIN=$(CURDIR)/build/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
+
 format: setup-dev  ## Format and fix what can be fixed
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
@@ -87,6 +96,7 @@ slow: setup-dev
 
 exhaustive: setup-dev  ## Run what no gate waits for: every case of what other tests sample (some 15 minutes)
 	$(BIN)/python -m pytest -m exhaustive -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --every-cut -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS) tests/output
 
 # The batch for GPUs on this machine's processor, in everything that runs a model.
 device-batch: setup-dev

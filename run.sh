@@ -1,23 +1,36 @@
 #!/usr/bin/env bash
 # Start the worker, from any directory: ./run.sh --addr HOST:PORT
+# In a package that a host has installed, the first start makes the environment; --setup-only does that and no more.
 # Ends in exec, so that signals and the watch on the parent process reach the worker itself.
 set -euo pipefail
 
 self="$(realpath "$0" 2>/dev/null || readlink -f "$0")"
 here="$(dirname "$self")"
 
+# A host that dies before Python can ask who its parent is would go unnoticed.
+export MLX_WORKER_STARTED_BY="$$:$PPID"
+
 python="${MLX_WORKER_PYTHON:-}"
 if [ -z "$python" ]; then
   python="$here/.venv/bin/python"
+  if [ -e "$here/first-run.py" ]; then
+    # Anew where the list is another one: a host may have put a newer package over this one.
+    if [ ! -x "$python" ] || ! cmp -s "$here/requirements/worker.txt" "$here/.venv/requirements.txt"; then
+      # A host that was started from a desktop has few places in its PATH.
+      base="$(PATH="$PATH:/opt/homebrew/bin:/usr/local/bin" sh "$here/find-python")" || exit 6
+      "$base" -I "$here/first-run.py" || exit 6
+    fi
   # Another Python would end in an import error, which hosts do not show.
-  if [ ! -x "$python" ]; then
+  elif [ ! -x "$python" ]; then
     echo "mlx-worker: no environment at $here/.venv: run make setup in $here, or name a Python in MLX_WORKER_PYTHON" >&2
     exit 2
   fi
 fi
 
-# A host that dies before Python can ask who its parent is would go unnoticed.
-export MLX_WORKER_STARTED_BY="$$:$PPID"
+if [ "${1:-}" = --setup-only ]; then
+  echo "mlx-worker: ready to start with $python" >&2
+  exit 0
+fi
 
 # -P: a directory named backend where we were started from must not come before ours.
 PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -P -m backend "$@"

@@ -1,6 +1,9 @@
-"""The composition root: `python -m backend --addr HOST:PORT`."""
+"""The composition root: `mlx-worker`, or `python -m backend`, and one of the commands."""
 
 import asyncio
+import contextlib
+import importlib
+import io
 import logging
 import os
 import resource
@@ -9,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Never
 
+from backend.process.commands import SERVE, chosen
 from backend.process.exit_codes import ExitCode
 from backend.process.log import start_log
 from backend.process.open_files import raise_open_files
@@ -19,12 +23,20 @@ if TYPE_CHECKING:
     from backend.process.worker import Ending, StartableEngine
 
 SWITCH_SECONDS = 0.001
+# What a shell has for a program that the closed pipe itself ended.
+EXIT_PIPE_CLOSED = 141
+_MODULES = {
+    "bench": "backend.bench.command",
+    "cache": "backend.cache_command.command",
+    "chat": "backend.chat.command",
+    "doctor": "backend.doctor.command",
+}
 
 
 def main(
     arguments: Sequence[str] | None = None, make_engine: "Callable[[Settings], StartableEngine] | None" = None
 ) -> Never:
-    """Run the worker, or with `check` or `cache` first that command, and leave the process."""
+    """Run the worker, or the command that comes first, and leave the process."""
     parent = first_parent(os.environ)
     fill_standard_streams()
     os.umask(0o077)
@@ -32,26 +44,20 @@ def main(
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # A Health takes the interpreter lock a few times; by default each may wait 5 ms for a thread at work.
     sys.setswitchinterval(SWITCH_SECONDS)
-    given = sys.argv[1:] if arguments is None else arguments
     # After what is set for the process: a check measures what a worker has.
-    if given[:1] == ["check"]:
-        from backend.check.command import check
-
-        # It removes what it has written, and tells what it has found so far.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        leave(check(given[1:]))
+    command, given = chosen(sys.argv[1:] if arguments is None else arguments)
+    if command != SERVE:
+        code = _run_command(command, given)
+        flush_standard_streams()
+        leave(code)
     # Before grpc is imported: its own lines would come last on standard error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    if given[:1] == ["cache"]:
-        from backend.cache_command.command import cache
-
-        leave(cache(given[1:], os.environ))
     from backend.core.freed_memory import share_arenas
     from backend.process.settings import parse_settings
 
     share_arenas()
     settings = parse_settings(given, os.environ)
-    log = start_log(settings.log_level)
+    log = start_log(settings.log_level, settings.log_format)
     raise_open_files()
     try:
         ending = asyncio.run(_run(settings, make_engine or engine_of, parent))
@@ -63,6 +69,27 @@ def main(
         log.last_words(sentence)
     log.close()
     leave(code)
+
+
+def _run_command(command: str, given: Sequence[str]) -> int:
+    """The exit code of a command that serves nothing. Each is imported where it is run: none needs what others do."""
+    if command == "check":
+        from backend.check.command import check
+
+        # It removes what it has written, and tells what it has found so far.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        return check(given)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # Python has none where the shell has closed them.
+    sys.stdin, sys.stdout, sys.stderr = (stream or io.StringIO() for stream in (sys.stdin, sys.stdout, sys.stderr))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal's encoding may lack a letter of what is shown.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    module = importlib.import_module(_MODULES[command])
+    try:
+        return getattr(module, command)(given, os.environ)
+    except BrokenPipeError:
+        return EXIT_PIPE_CLOSED
 
 
 async def _run(settings: "Settings", make_engine: "Callable[[Settings], StartableEngine]", parent: int) -> "Ending":
@@ -85,6 +112,14 @@ def fill_standard_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+
+
+def flush_standard_streams() -> None:
+    """Write what a pipe has not been given yet; one that nobody reads any more takes nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        # A stream that the shell has closed is None.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
 
 
 def leave(code: int) -> Never:

@@ -12,6 +12,7 @@ TOKEN_VARIABLES = ("LOCALAI_GRPC_AUTH_TOKEN", "MLX_WORKER_TOKEN")
 
 SamplerBackend = Literal["auto", "host", "device"]
 WarmUp = Literal["auto", "on", "off"]
+LogFormat = Literal["text", "json"]
 FLUSH_SECONDS = 3.0
 """What a disk gets of the prompt cache when its model goes; a host that stops a worker does not wait for long."""
 Isolation = Literal["performance", "balanced", "strict"]
@@ -46,6 +47,19 @@ class ServerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    """The operator's port.
+
+    Attributes:
+        port: None serves nothing, 0 is any free one.
+        address: Of the interface; whoever reaches it can read everything there.
+    """
+
+    port: int | None = None
+    address: str = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """The engine thread.
 
@@ -65,6 +79,7 @@ class EngineConfig:
         warm_up: Whether a load runs every kind of step once, so that no first request waits for kernels to be compiled;
             `auto` does on a GPU.
         model_idle_s: So long after the last request the weights are dropped, until the next one; None is never.
+        progress_s: Seconds between two log lines on how far a load or a long prompt is.
         watchdog_s: A step that takes longer is a hang and ends the process; None is off.
         reader_buffer_bytes: Unread output of one request at most; a reader over it for `reader_patience_s` fails.
         kv_bits: Rows hold their keys and values as codes of so many bits; None holds the numbers themselves.
@@ -82,6 +97,7 @@ class EngineConfig:
     sampler: SamplerBackend = "auto"
     warm_up: WarmUp = "auto"
     model_idle_s: float | None = None
+    progress_s: float = 5.0
     watchdog_s: float | None = 600.0
     reader_buffer_bytes: int = 4 << 20
     reader_patience_s: float = 60.0

@@ -1,3 +1,4 @@
 """What a whole run of the tests was asked for."""
 
+every_cut = False  # texts in three at every pair of places: `--every-cut`
 sampler = "auto"  # the batch that tests take which ask for none: `--sampler`

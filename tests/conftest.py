@@ -8,11 +8,13 @@ from tests import chosen
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Read before anything is collected."""
     parser.addoption("--sampler", default="auto", choices=("auto", "host", "device"), help="the load option of all")
+    parser.addoption("--every-cut", action="store_true", help="golden texts cut in three at every pair of places")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """In each test process."""
     chosen.sampler = config.getoption("--sampler")
+    chosen.every_cut = config.getoption("--every-cut")
 
 
 @pytest.hookimpl(tryfirst=True)

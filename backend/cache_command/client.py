@@ -9,9 +9,10 @@ import grpc
 from backend.cache_command.answer import EXIT_BAD, EXIT_UNREACHABLE, EXIT_USAGE, Failed
 from backend.cache_command.options import WorkerOptions
 from backend.cache_command.prefix_files import Prefix
-from backend.cache_command.showing import one_line
+from backend.client.channels import open_channel
 from backend.pb import backend_pb2 as pb
 from backend.pb.backend_pb2_grpc import PromptCacheStub
+from backend.terminal.showing import one_line
 
 _UNREACHABLE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
@@ -22,13 +23,7 @@ class PromptCacheClient:
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
         self._whose = {"cache_salt": options.salt} if options.salt else {}
-        # A proxy of the environment cannot reach what only this machine can.
-        settings = [("grpc.enable_http_proxy", 0)] if options.address.is_local else []
-        if options.tls_ca is None:
-            self._channel = grpc.insecure_channel(options.address.target, options=settings)
-        else:
-            trusted = grpc.ssl_channel_credentials(root_certificates=options.tls_ca)
-            self._channel = grpc.secure_channel(options.address.target, trusted, options=settings)
+        self._channel = open_channel(options)
         self._stub: Any = PromptCacheStub(self._channel)
 
     def __enter__(self) -> "PromptCacheClient":
@@ -61,15 +56,13 @@ class PromptCacheClient:
         return self._call(self._stub.Stats, pb.PromptCacheStatsRequest)
 
     def _call(self, method: Callable[..., Any], request: Callable[..., Any], **fields: Any) -> Any:
-        token = self._options.token
-        metadata = (("authorization", f"Bearer {token}"),) if token else ()
         try:
             message = request(**fields)
         except ValueError:
             # Arguments and JSON can hold half a surrogate pair.
             raise Failed("a text of the request is no UTF-8", EXIT_USAGE) from None
         try:
-            return method(message, timeout=self._options.timeout_s, metadata=metadata)
+            return method(message, timeout=self._options.timeout_s, metadata=self._options.metadata)
         except grpc.RpcError as error:
             raise self._failed(error) from None
 

@@ -10,7 +10,7 @@ from typing import Final, TextIO
 
 from backend.cache_command.answer import EXIT_USAGE, Answer, Failed
 from backend.cache_command.options import Options, parse_options
-from backend.cache_command.showing import one_line
+from backend.terminal.showing import one_line
 
 EXIT_INTERRUPTED: Final = 130
 # What a shell has for a program that the closed pipe itself ended.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from backend.cache_command.answer import Failed
-from backend.cache_command.showing import age, count, size
 from backend.engine.name_files import KeptName
+from backend.terminal.showing import age, count, size
 from mlx_cache.disk import Stored
 
 SHORT: Final = 12

@@ -19,8 +19,8 @@ from backend.cache_command.namespaces import (
     the_one,
 )
 from backend.cache_command.options import Options
-from backend.cache_command.showing import count, figure, files, pairs, table
 from backend.engine.name_files import KeptName, NameFiles, disk_namespace
+from backend.terminal.showing import count, figure, files, pairs, table
 from mlx_cache.disk import DiskTier, DiskUnusable
 
 # Nothing is evicted for a budget that this command does not know.

@@ -5,8 +5,8 @@ from typing import Any
 from backend.cache_command.answer import EXIT_UNREACHABLE, Answer, Failed
 from backend.cache_command.client import PromptCacheClient
 from backend.cache_command.options import Options
-from backend.cache_command.showing import age, count, figure, pairs, percent, size, table
 from backend.pb import backend_pb2 as pb
+from backend.terminal.showing import age, count, figure, pairs, percent, size, table
 
 _HEADINGS = ("NAME", "TOKENS", "SIZE", "HITS", "AGE", "IDLE", "WHERE")
 

@@ -7,26 +7,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from backend.cache_command.prefix_files import Prefix, read_line, read_messages, read_text
-from backend.process.settings import text_of, token_of
-from backend.rpc.address import Address, AddressError
+from backend.client.connection import Connection, add_arguments, connection_of
+from backend.rpc.address import AddressError
 
 SALT_VARIABLE: Final = "MLX_WORKER_CACHE_SALT"
 _SECONDS, _PIN_SECONDS = 30.0, 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOptions:
-    """How to call the worker.
+class WorkerOptions(Connection):
+    """How to call the worker, and as whom.
 
     Attributes:
-        tls_ca: PEM of whom to trust; None calls without TLS.
         salt: The tenant's; empty for none.
         timeout_s: Of each call.
     """
 
-    address: Address
-    token: str
-    tls_ca: bytes | None
     salt: str
     timeout_s: float
 
@@ -107,14 +103,8 @@ def _parser() -> argparse.ArgumentParser:
 def _where() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     place = common.add_mutually_exclusive_group()
-    place.add_argument(
-        "--addr", help="of the worker: HOST:PORT or unix:PATH (default: 127.0.0.1:50051; env MLX_WORKER_ADDR)"
-    )
+    add_arguments(common, address=place)
     place.add_argument("--dir", type=Path, help="a directory that workers keep their prompt cache in")
-    common.add_argument(
-        "--token-file", help="with the bearer token (env LOCALAI_GRPC_AUTH_TOKEN or MLX_WORKER_TOKEN: the token)"
-    )
-    common.add_argument("--tls-ca", metavar="FILE", help="PEM of whom to trust, where the worker serves TLS")
     common.add_argument("--salt-file", metavar="FILE", help=f"with the tenant's cache_salt (env {SALT_VARIABLE}: it)")
     common.add_argument("--timeout", type=float, metavar="SECONDS", help="of a call (default: 30, and 600 for pin)")
     common.add_argument("--json", action="store_true", help="for machines")
@@ -147,9 +137,7 @@ def _check(given: argparse.Namespace) -> None:
 
 
 def _worker(given: argparse.Namespace, environment: Mapping[str, str]) -> WorkerOptions:
-    token = token_of(text_of("token_file", given.token_file, environment), environment)
-    if not (token.isascii() and token.isprintable()):
-        raise ValueError("the token has characters that a call cannot carry")
+    connection = connection_of(given, environment)
     timeout = given.timeout if given.timeout is not None else _PIN_SECONDS if given.verb == "pin" else _SECONDS
     if not 0 < timeout < 1e6:
         raise ValueError("--timeout: must be above 0 and less than 1000000")
@@ -157,9 +145,9 @@ def _worker(given: argparse.Namespace, environment: Mapping[str, str]) -> Worker
     for_all = "everything" in given and given.everything
     salt = "" if for_all else environment.get(SALT_VARIABLE, "")
     return WorkerOptions(
-        address=Address.parse(text_of("addr", given.addr, environment)),
-        token=token,
-        tls_ca=read_text(given.tls_ca).encode() if given.tls_ca is not None else None,
+        address=connection.address,
+        token=connection.token,
+        tls_ca=connection.tls_ca,
         salt=read_line(given.salt_file) if given.salt_file is not None else salt,
         timeout_s=timeout,
     )

@@ -16,6 +16,7 @@ from backend.engine.batching import row_caches
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.row import Row
 from backend.engine.batching.session import Session
+from backend.engine.batching.standing import Standing
 from backend.engine.inbox import Submit
 from backend.engine.sampling.row_sampling import RowSampling
 
@@ -62,7 +63,8 @@ def row(session: Session, tokens: NDArray[np.int32], caches: Sequence[Any], samp
     """A row that holds all of `tokens` but the last, which its first step feeds; it takes copies of the caches."""
     drawn = RowSampling(sampling or Sampling(), prompt=tokens, eos_ids=session.loaded.eos_ids, top_logprobs=None)
     # Of a submitted request a batch knows the sampling alone.
-    made = Row(cast(Submit, None), drawn, tokens, caches=copied(caches), covered=len(tokens) - 1)
+    nowhere = Standing.of(0.0, 0)
+    made = Row(cast(Submit, None), drawn, tokens, nowhere, caches=copied(caches), covered=len(tokens) - 1)
     made.last_token = int(tokens[-1])
     return made
 

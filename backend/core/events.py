@@ -70,6 +70,7 @@ class Usage:
         completion_tokens: Generated so far, without end-of-sequence tokens.
         cached_tokens: Prompt tokens whose KV came from the prompt cache.
         queue_ms, prefill_ms, decode_ms: Wall time in each stage so far.
+        first_token_ms: From the acceptance to the first token of the answer; 0 while there is none.
     """
 
     prompt_tokens: int
@@ -78,6 +79,7 @@ class Usage:
     queue_ms: float = 0.0
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
+    first_token_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +110,14 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """The request ended without a complete answer."""
+    """The request ended without a complete answer.
+
+    Attributes:
+        usage: The totals at its end; None where the engine thread never had it.
+    """
 
     error: WorkerError
+    usage: Usage | None = None
 
 
 Event = Delta | Finished | Failed

@@ -1,6 +1,7 @@
-"""One form for log lines: an event's name, then `key=value` pairs. Never prompts, outputs, tools or tokens."""
+"""One form for log lines: an event's name and its fields. Never prompts, outputs, tools or tokens."""
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 # Characters of a value. A client chooses names and texts, and must not choose the size of the log.
@@ -8,10 +9,24 @@ MAX_VALUE: Final = 1024
 _PLAIN = re.compile(r"[!#-<>-~]+")  # printable ASCII without space, quote and equals sign
 
 
-def logline(event: str, **fields: object) -> str:
+class LogLine(str):
+    """A line as text, which remembers what it was made of: it may be written in another form.
+
+    Attributes:
+        fields: By name; none is None.
+    """
+
+    __slots__ = ("event", "fields")
+    event: str
+    fields: Mapping[str, object]
+
+
+def logline(event: str, **fields: object) -> LogLine:
     """`event key=value ...`; values that need it are quoted, newlines escaped, long ones cut, None left out."""
-    pairs = (f"{key}={_value(value)}" for key, value in fields.items() if value is not None)
-    return " ".join((event, *pairs))
+    given = {key: value for key, value in fields.items() if value is not None}
+    line = LogLine(" ".join((event, *(f"{key}={_value(value)}" for key, value in given.items()))))
+    line.event, line.fields = event, given
+    return line
 
 
 def _value(value: object) -> str:

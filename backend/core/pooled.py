@@ -46,13 +46,14 @@ class PooledRequest:
     """One accepted Embedding, Score or Rerank.
 
     Attributes:
-        tenant: As in `GenerationRequest`.
+        tenant, priority: As in `GenerationRequest`.
         deadline: On the monotonic clock, in seconds; None is no deadline.
     """
 
     request_id: str
     ask: EmbedAsk | ScoreAsk | RerankAsk
     tenant: str = ""
+    priority: int = 0
     deadline: float | None = None
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from backend.core.histogram import Histogram
+
 EngineState = Literal["uninitialized", "busy", "ready", "error"]
 
 
@@ -81,6 +83,23 @@ class WorkerInfo:
     cache: Mapping[str, float] = field(default_factory=dict)
     queue: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFigures:
+    """What an operator may know of the engine, by name; `backend.metrics.catalogue` says what each is.
+
+    Attributes:
+        model: The loaded model in words; empty where none is.
+        numbers: Gauges, and counts since the load.
+        counts: Counts since the load by a word out of a few, such as a finish reason.
+    """
+
+    worker: Mapping[str, str]
+    model: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ MAX_STOPS = 64
 MAX_STOP_BYTES = 16 << 10
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIASES = 4096
+MAX_PRIORITY = 10
 MIN_TEMPERATURE = 0.001  # below it a quotient of logits overflows, and the draw is greedy in all but name
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -175,6 +176,7 @@ class GenerationRequest:
         conversation_id: The conversation that this is a turn of; its cached state goes when it has been idle.
         keep_as: Keep what the prompt (and answer) leave in the prompt cache under this name.
         prefill_only: Nothing is generated; the whole prompt is prefilled.
+        priority: In [-MAX_PRIORITY, MAX_PRIORITY]; higher ones go before lower ones.
         deadline: On the monotonic clock, in seconds; None is no deadline.
         streamed: The client takes the answer in pieces, so calls may be sent before they are whole.
     """
@@ -192,12 +194,15 @@ class GenerationRequest:
     conversation_id: str = ""
     keep_as: str = ""
     prefill_only: bool = False
+    priority: int = 0
     deadline: float | None = None
     streamed: bool = False
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise InvalidRequest("Tokens", f"must be positive, is {self.max_tokens}")
+        if not -MAX_PRIORITY <= self.priority <= MAX_PRIORITY:
+            raise InvalidRequest("Metadata[priority]", f"must be a whole number in [{-MAX_PRIORITY}, {MAX_PRIORITY}]")
         if len(self.stop) > MAX_STOPS:
             raise InvalidRequest("StopPrompts", f"has {len(self.stop)} entries, limit {MAX_STOPS}")
         for stop in self.stop:

@@ -14,6 +14,7 @@ from backend.core.logline import logline
 from backend.core.pooled import PooledRequest
 from backend.core.reports import (
     CacheReport,
+    EngineFigures,
     EngineMetrics,
     EngineState,
     EngineStatus,
@@ -24,6 +25,7 @@ from backend.core.reports import (
 from backend.core.request import Conversation, GenerationRequest
 from backend.engine import reports
 from backend.engine.channel import AnswerStream, Outbox
+from backend.engine.figures import engine_figures
 from backend.engine.inbox import Call, Cancel, Inbox, Stop, Submit
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.loads import Loads
@@ -301,6 +303,16 @@ class EngineHandle:
     def metrics(self) -> EngineMetrics:
         """Speed and totals since the load."""
         return reports.metrics(self._thread.picture)
+
+    def figures(self) -> EngineFigures:
+        """What an operator may know, as of the last step. Any thread may ask, whatever this loop and the engine do."""
+        return engine_figures(
+            self._loads.current,
+            self._thread.picture,
+            alive=self._alive,
+            asleep=self._loads.asleep_since is not None,
+            in_flight=self._in_flight,
+        )
 
     def info(self) -> WorkerInfo:
         """Everything the Info service tells."""

@@ -1,12 +1,49 @@
 """The picture of itself that the engine thread lets others see: frozen, renewed between steps."""
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from backend.core.histogram import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, TOKEN_SECONDS, TOKENS, Histogram
+
+
+@dataclass(slots=True)
+class Timings:
+    """Engine thread only. Of every token that counts, and of every answer that was finished."""
+
+    first_token: Histogram = field(default_factory=partial(Histogram, FIRST_TOKEN_SECONDS))
+    between_tokens: Histogram = field(default_factory=partial(Histogram, TOKEN_SECONDS))
+    request: Histogram = field(default_factory=partial(Histogram, REQUEST_SECONDS))
+    queue: Histogram = field(default_factory=partial(Histogram, REQUEST_SECONDS))
+    prefill: Histogram = field(default_factory=partial(Histogram, REQUEST_SECONDS))
+    decode: Histogram = field(default_factory=partial(Histogram, REQUEST_SECONDS))
+    prompt_tokens: Histogram = field(default_factory=partial(Histogram, TOKENS))
+    generated_tokens: Histogram = field(default_factory=partial(Histogram, TOKENS))
+
+    def copy(self) -> "Timings":
+        """One that changes no more."""
+        return Timings(
+            first_token=self.first_token.copy(),
+            between_tokens=self.between_tokens.copy(),
+            request=self.request.copy(),
+            queue=self.queue.copy(),
+            prefill=self.prefill.copy(),
+            decode=self.decode.copy(),
+            prompt_tokens=self.prompt_tokens.copy(),
+            generated_tokens=self.generated_tokens.copy(),
+        )
 
 
 @dataclass(slots=True)
 class Counters:
-    """Engine thread writes, any thread may read: each is one number that only grows."""
+    """Engine thread writes; others read the copy in a picture. Each is one number that only grows.
+
+    Attributes:
+        looked_up_tokens: Of the prompts that `cached_tokens` counts the hits of; none of either under `strict`.
+        cache_reasons: Those prompts by the first word of why no more of them was cached.
+        finished: Answers by their finish reason.
+    """
 
     requests: int = 0
     failed: int = 0
@@ -20,6 +57,17 @@ class Counters:
     decode_seconds: float = 0.0
     shared_waits: int = 0
     preemptions: int = 0
+    priority_preemptions: int = 0
+    looked_up_tokens: int = 0
+    cache_reasons: Counter[str] = field(default_factory=Counter[str])
+    finished: Counter[str] = field(default_factory=Counter[str])
+    timings: Timings = field(default_factory=Timings)
+
+    def copy(self) -> "Counters":
+        """One that changes no more."""
+        return replace(
+            self, cache_reasons=self.cache_reasons.copy(), finished=self.finished.copy(), timings=self.timings.copy()
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +83,7 @@ class EnginePicture:
 
     at: float
     active_bytes: int = 0
+    peak_bytes: int = 0
     buffer_pool: int = 0
     weights: int = 0
     live_kv: int = 0

@@ -266,4 +266,9 @@ def _empty_picture(now: float) -> EnginePicture:
     mx: Any = sys.modules.get("mlx.core")
     if mx is None or not hasattr(mx, "get_cache_memory"):
         return EnginePicture(at=now)
-    return EnginePicture(at=now, active_bytes=mx.get_active_memory(), buffer_pool=mx.get_cache_memory())
+    return EnginePicture(
+        at=now,
+        active_bytes=mx.get_active_memory(),
+        peak_bytes=mx.get_peak_memory(),
+        buffer_pool=mx.get_cache_memory(),
+    )

@@ -9,6 +9,7 @@ class ExitCode(IntEnum):
     STOPPED = 0  # SIGTERM, SIGINT or SIGHUP, drained
     FAULT = 1  # our own failure outside the engine
     USAGE = 2  # an argument or an environment variable is wrong
-    ADDRESS = 3  # the address cannot be had, or is not safe to listen on
+    ADDRESS = 3  # the address, or the metrics' port, cannot be had, or is not safe to listen on
     ENGINE_DEAD = 4  # the engine thread died or hangs
     PARENT_GONE = 5  # the process that started this one is gone
+    NO_ENVIRONMENT = 6  # run.sh's alone: the first start of an installed package could not make its environment

@@ -1,13 +1,17 @@
-"""The log: one line an event on standard error, `key=value`."""
+"""The log: one line an event on standard error, as `key=value` pairs or as JSON."""
 
+import json
 import logging
+import math
 import os
 import sys
 import time
 import traceback
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Protocol
 
-from backend.core.logline import bounded, logline
+from backend.config import LogFormat
+from backend.core.logline import MAX_VALUE, LogLine, bounded, logline
 from backend.process.log_writer import LineStream, LogWriter, without_waiting
 
 STANDARD_ERROR: Final = 2
@@ -19,17 +23,82 @@ LAST_LINES_SECONDS: Final = 0.2
 _LIBRARIES = ("asyncio", "filelock", "grpc", "httpcore", "httpx", "huggingface_hub", "transformers", "urllib3")
 
 
-class LineFormatter(logging.Formatter):
-    """Every record as exactly one line; a traceback is cut to where it was raised."""
+class LineForm(Protocol):
+    """How lines look; each is exactly one, and a traceback is cut to where it was raised."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """`time=... level=... logger=... <message>`, newlines escaped."""
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        head = f"time={moment}.{int(record.msecs):03d}Z level={record.levelname.lower()} logger={record.name}"
+        """A record's line."""
+        ...
+
+    def last_words(self, sentence: str) -> str:
+        """The line that a host shows when the process is gone."""
+        ...
+
+
+class LineFormatter(logging.Formatter):
+    """Text: `time=... level=... logger=... <message>`, newlines escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record's line."""
+        head = f"time={_time(record)} level={record.levelname.lower()} logger={record.name}"
         message = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
             message += f' error="{_where(record.exc_info[1])}"'
         return bounded(f"{head} {message}", MAX_LINE).replace("\r", "\\r").replace("\n", "\\n")
+
+    def last_words(self, sentence: str) -> str:
+        """The sentence itself."""
+        return bounded(f"mlx-worker: {sentence}", MAX_LINE)
+
+
+class JsonFormatter(logging.Formatter):
+    """JSON: an object a line, with `time`, `level`, `logger`, `event` and the event's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record's line; what is not an event of ours is the `text` of an event `logged`."""
+        head = {"time": _time(record), "level": record.levelname.lower(), "logger": record.name}
+        line = record.msg
+        said = {"event": line.event, **line.fields} if isinstance(line, LogLine) else _logged(record.getMessage())
+        if record.exc_info and record.exc_info[1] is not None:
+            said["error"] = _where(record.exc_info[1])
+        return _json(head | said)
+
+    def last_words(self, sentence: str) -> str:
+        """An event `ended`."""
+        return self.format(_record(logging.CRITICAL, logline("ended", text=sentence)))
+
+
+_FORMS: Final[Mapping[LogFormat, type[LineFormatter | JsonFormatter]]] = {"text": LineFormatter, "json": JsonFormatter}
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{moment}.{int(record.msecs):03d}Z"
+
+
+def _logged(text: str) -> dict[str, object]:
+    return {"event": "logged", "text": text}
+
+
+def _json(fields: Mapping[str, object]) -> str:
+    """The fields as JSON; where they are long, their texts are cut until the line is not."""
+    line = ""
+    for most in (MAX_VALUE, MAX_VALUE // 8, MAX_VALUE // 64):
+        line = json.dumps({key: _plain(value, most) for key, value in fields.items()})
+        if len(line) <= MAX_LINE:
+            break
+    return line
+
+
+def _plain(value: object, most: int) -> object:
+    if isinstance(value, float):
+        # JSON has no word for what is not finite.
+        return round(value, 3) if math.isfinite(value) else str(value)
+    return value if isinstance(value, bool | int) else bounded(str(value), most)
+
+
+def _record(level: int, line: LogLine) -> logging.LogRecord:
+    return logging.LogRecord(__name__, level, "", 0, line, None, None)
 
 
 def _where(error: BaseException) -> str:
@@ -42,24 +111,26 @@ def _where(error: BaseException) -> str:
 class Log:
     """The process's log. Whatever reads it, or does not, writing to it never waits."""
 
-    def __init__(self, writer: LogWriter) -> None:
+    def __init__(self, writer: LogWriter, form: LineForm) -> None:
         self._writer = writer
+        self._form = form
 
     def last_words(self, sentence: str) -> None:
         """Write the line that a host shows when the process is gone: one clear sentence, the last on standard error."""
-        self._writer.write(bounded(f"mlx-worker: {' '.join(sentence.split())}", MAX_LINE), always=True)
+        self._writer.write(self._form.last_words(" ".join(sentence.split())), always=True)
 
     def close(self) -> None:
         """Give a reader that reads the rest; one that does not must not hold up the end of the process."""
         self._writer.drain(LAST_LINES_SECONDS)
 
 
-def start_log(level: str) -> Log:
+def start_log(level: str, form: LogFormat = "text") -> Log:
     """Send this process's log to standard error, and there what libraries print."""
-    writer = LogWriter(os.dup(STANDARD_ERROR), _dropped)
+    formatter = _FORMS[form]()
+    writer = LogWriter(os.dup(STANDARD_ERROR), lambda count: formatter.format(_dropped(count)))
     without_waiting(STANDARD_ERROR)
     handler = _WriterHandler(writer)
-    handler.setFormatter(LineFormatter())
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     # A host that stopped reading must not turn log lines into tracebacks.
@@ -69,7 +140,7 @@ def start_log(level: str) -> Log:
     # Every line is an event: what reads the log must not have to tell ours from theirs.
     printed = logging.getLogger("printed")
     sys.stdout = sys.stderr = LineStream(lambda line: printed.info(logline("printed", text=line)))
-    return Log(writer)
+    return Log(writer, formatter)
 
 
 class _WriterHandler(logging.Handler):
@@ -84,6 +155,5 @@ class _WriterHandler(logging.Handler):
             self.handleError(record)
 
 
-def _dropped(count: int) -> str:
-    message = logline("log_lines_dropped", count=count)
-    return LineFormatter().format(logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None))
+def _dropped(count: int) -> logging.LogRecord:
+    return _record(logging.WARNING, logline("log_lines_dropped", count=count))

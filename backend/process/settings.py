@@ -7,12 +7,14 @@ import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
 from backend import __version__
-from backend.config import TOKEN_VARIABLES, CacheConfig, EngineConfig, ServerConfig
+from backend.config import TOKEN_VARIABLES, CacheConfig, EngineConfig, LogFormat, MetricsConfig, ServerConfig
 from backend.core.request import Json
+from backend.process.commands import listed
 from backend.process.durations import seconds_of
 from backend.translate import option_values as read
 from backend.translate.options import LoadDefaults
@@ -23,9 +25,11 @@ class Settings:
     """What the process was told."""
 
     server: ServerConfig
+    metrics: MetricsConfig
     loads: LoadDefaults
     blas: str
     log_level: str
+    log_format: LogFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +56,30 @@ def _duration(value: Json) -> float:
     return seconds_of(str(value))
 
 
+def _interval(text: str) -> float:
+    seconds = seconds_of(text)
+    if not 0.1 <= seconds <= 3600:
+        raise ValueError("must be from 100ms to 1h")
+    return seconds
+
+
 def _message_size(text: str) -> int:
     size = read.size(text)
     # gRPC takes the number as an int, and with 0 no call at all could be made.
     if not 1 << 10 <= size < 1 << 31:
         raise ValueError("must be at least 1KiB and less than 2GiB")
     return size
+
+
+def _port(text: str) -> int | None:
+    if text.lower() == "auto":
+        return 0
+    port: int | None = read.off_or(read.integer(1, 65535))(text)
+    return port
+
+
+def _ip_address(text: str) -> str:
+    return str(ip_address(text))
 
 
 def _directories(text: str) -> tuple[str, ...]:
@@ -68,7 +90,7 @@ _size_or_auto, _count_or_auto, _flag_or_auto = map(read.auto_or, (read.size, rea
 _duration_or_off = read.off_or(_duration)
 _bits_or_off = read.off_or(read.one_of_numbers(4, 8))
 
-_ENGINE, _CACHE = EngineConfig(), CacheConfig()
+_ENGINE, _CACHE, _METRICS = EngineConfig(), CacheConfig(), MetricsConfig()
 
 SETTINGS: Final = (
     _Setting("--addr", str, "127.0.0.1:50051", "where to listen: HOST:PORT (port 0: any free one) or unix:PATH"),
@@ -122,6 +144,7 @@ SETTINGS: Final = (
         "run every kind of step once at the load: auto (on a GPU), on, off",
     ),
     _Setting("--model-idle", _duration_or_off, "off", "drop the weights after this time without a request, or off"),
+    _Setting("--progress", _interval, "5s", "how often the log says how far a download, a load or a long prompt is"),
     _Setting("--watchdog", _duration_or_off, "600s", "a step that takes longer ends the process, or off"),
     _Setting("--prompt-cache-size", _count_or_auto, "auto", "cached sequences at most; 0: no cache; auto: no limit"),
     _Setting("--prompt-cache-bytes", _size_or_auto, "auto", "cached KV at most; auto: a share of what is left"),
@@ -138,6 +161,9 @@ SETTINGS: Final = (
         "",
         f"directories, joined by {os.pathsep!r}, whose templates, tokenizers and adapters any load may read",
     ),
+    _Setting("--metrics-port", _port, "off", "serve metrics for Prometheus on this port, auto (any free one), or off"),
+    _Setting("--metrics-address", _ip_address, _METRICS.address, "IP address of the interface to serve metrics on"),
+    _Setting("--log-format", read.one_of("text", "json"), "text", "lines of key=value pairs (text) or JSON (json)"),
     _Setting(
         "--log-level", read.one_of("debug", "info", "warning", "error"), "info", "debug, info, warning or error"
     ),
@@ -148,11 +174,12 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
     """Settings from flags and environment; a wrong one ends the process as argparse does, with code 2."""
     parser = argparse.ArgumentParser(
         prog="mlx-worker",
+        usage="mlx-worker [serve] [--addr HOST:PORT] [options]\n       mlx-worker COMMAND ...",
         allow_abbrev=False,
-        description="A gRPC worker that serves a language model with MLX.",
-        epilog="mlx-worker check --help: try the worker out on this machine. "
-        "mlx-worker cache --help: look at the prompt cache of a running worker, or of a directory. "
-        "The bearer token may also come from LOCALAI_GRPC_AUTH_TOKEN or MLX_WORKER_TOKEN.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="A gRPC worker that serves a language model with MLX, and commands around it.\n\n"
+        f"commands:\n{listed()}\n\nmlx-worker COMMAND --help has what each takes; serve takes the options below.",
+        epilog="The bearer token may also come from LOCALAI_GRPC_AUTH_TOKEN or MLX_WORKER_TOKEN.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     for setting in SETTINGS:
@@ -217,6 +244,7 @@ def _settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Sett
                 sampler=values["sampler"],
                 warm_up=values["warm_up"],
                 model_idle_s=values["model_idle"],
+                progress_s=values["progress"],
                 watchdog_s=values["watchdog"],
                 kv_bits=values["kv_bits"],
                 kv_group_size=values["kv_group_size"],
@@ -235,8 +263,10 @@ def _settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Sett
             allow_remote_code=values["allow_remote_code"],
             file_roots=values["allow_files"],
         ),
+        metrics=MetricsConfig(port=values["metrics_port"], address=values["metrics_address"]),
         blas=values["blas"],
         log_level=values["log_level"],
+        log_format=values["log_format"],
     )
 
 

@@ -6,8 +6,10 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Protocol
 
+from backend.config import MetricsConfig
 from backend.core.logline import logline
 from backend.process.exit_codes import ExitCode
 from backend.process.parent_watch import parent_gone
@@ -15,6 +17,9 @@ from backend.process.settings import Settings
 from backend.rpc.address import AddressError
 from backend.rpc.engine_api import EngineApi
 from backend.rpc.server import WorkerServer
+
+if TYPE_CHECKING:
+    from backend.metrics.endpoint import MetricsEndpoint
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +39,29 @@ class Ending:
     grace_s: float = 0.0
 
 
+def start_metrics(config: MetricsConfig, engine: EngineApi, server: WorkerServer) -> "MetricsEndpoint | None":
+    """Serve the operator's port, where there is to be one.
+
+    Raises:
+        AddressError: It cannot be had.
+    """
+    if config.port is None:
+        return None
+    # Here, not above: without such a port nothing of HTTP and Prometheus is in the process.
+    from backend.metrics.endpoint import EndpointError, MetricsEndpoint
+    from backend.metrics.exposition import Exposition
+
+    endpoint = MetricsEndpoint(config.address, config.port, Exposition(engine.figures, server.calls.copy).scrape)
+    try:
+        url = endpoint.start()
+    except EndpointError as error:
+        raise AddressError(str(error)) from error
+    log.info(logline("metrics", url=url))
+    if not ip_address(config.address).is_loopback:
+        log.warning(logline("metrics_exposed", address=config.address, text="whoever reaches it can read it"))
+    return endpoint
+
+
 class Worker:
     """One run of the process. Event loop only."""
 
@@ -49,6 +77,7 @@ class Worker:
         engine = self._make_engine()
         try:
             server = WorkerServer(self._settings.server, engine, self._settings.loads)
+            metrics = start_metrics(self._settings.metrics, engine, server)
             address = await server.start()
         except AddressError as error:
             return Ending(ExitCode.ADDRESS, str(error))
@@ -58,6 +87,8 @@ class Worker:
         ending = await self._first_ending(engine)
         log.info(logline("stopping", code=int(ending.code), reason=ending.sentence))
         await self._stop(server, engine, ending)
+        if metrics is not None:
+            metrics.close()
         return ending
 
     def _take_signals(self) -> None:

@@ -16,6 +16,7 @@ from backend.rpc.engine_api import AnswerEvents, EngineApi
 from backend.rpc.identity import check_identity, request_id_of
 from backend.rpc.methods import Context, Received
 from backend.rpc.off_loop import OffLoop
+from backend.rpc.request_line import RequestLine
 from backend.translate import without_effect
 from backend.translate.logprobs import logprobs_json, written_size
 from backend.translate.replies import ReplyStream, whole_reply
@@ -35,35 +36,39 @@ class Answers:
 
     async def whole(self, received: Received[pb.PredictOptions], context: Context) -> pb.Reply:
         """The complete answer."""
-        events, shape = await self._submit(received, context)
-        pieces: list[Piece] = []
-        try:
-            async for event in events:
-                if isinstance(event, Delta):
-                    pieces.append(event.piece)
-                else:
-                    end = _end(event, context)
-                    return whole_reply(pieces, end, shape, await self._logprobs(end))
-        finally:
-            events.cancel()
-        raise RequestCancelled
+        with RequestLine("Predict", context) as line:
+            events, shape = await self._submit(received, context, line)
+            pieces: list[Piece] = []
+            try:
+                async for event in events:
+                    line.note(event)
+                    if isinstance(event, Delta):
+                        pieces.append(event.piece)
+                    else:
+                        end = _end(event, context)
+                        return whole_reply(pieces, end, shape, await self._logprobs(end))
+            finally:
+                events.cancel()
+            raise RequestCancelled
 
     async def pieces(self, received: Received[pb.PredictOptions], context: Context) -> AsyncGenerator[pb.Reply]:
         """The answer as it comes."""
-        events, shape = await self._submit(received, context, streamed=True)
-        replies = ReplyStream(shape)
-        try:
-            async for event in events:
-                if isinstance(event, Delta):
-                    new = replies.delta(event)
-                else:
-                    end = _end(event, context)
-                    new = replies.finished(end, await self._logprobs(end))
-                for reply in new:
-                    yield reply
-        finally:
-            # A client that leaves closes this generator at its yield; the row must not take another step.
-            events.cancel()
+        with RequestLine("PredictStream", context) as line:
+            events, shape = await self._submit(received, context, line, streamed=True)
+            replies = ReplyStream(shape)
+            try:
+                async for event in events:
+                    line.note(event)
+                    if isinstance(event, Delta):
+                        new = replies.delta(event)
+                    else:
+                        end = _end(event, context)
+                        new = replies.finished(end, await self._logprobs(end))
+                    for reply in new:
+                        yield reply
+            finally:
+                # A client that leaves closes this generator at its yield; the row must not take another step.
+                events.cancel()
 
     async def _logprobs(self, end: Finished) -> bytes:
         if not end.logprobs:
@@ -71,17 +76,18 @@ class Answers:
         return await self._off_loop.run(written_size(end.logprobs), logprobs_json, end.logprobs)
 
     async def _submit(
-        self, received: Received[pb.PredictOptions], context: Context, *, streamed: bool = False
+        self, received: Received[pb.PredictOptions], context: Context, line: RequestLine, *, streamed: bool = False
     ) -> tuple[AnswerEvents, ReplyShape]:
         wire = received.message
+        line.request_id = request_id = request_id_of(wire.CorrelationId)
         model = self._engine.model_config()
         if model is None:
             raise ModelNotLoaded
         check_identity(wire.ModelIdentity, self._engine.loaded_identity())
-        request_id = request_id_of(wire.CorrelationId)
         context.set_trailing_metadata((("x-request-id", request_id),))
         deadline = deadline_of(context.time_remaining(), time.monotonic())
         asked = await self._off_loop.run(received.size, _asked, wire, model, request_id, deadline, streamed)
+        line.priority = asked.request.priority or None
         self._note_fields_without_effect(asked.without_effect)
         return await self._engine.submit(asked.request), asked.shape
 
@@ -123,7 +129,6 @@ def _end(event: Finished | Failed, context: Context) -> Finished:
         raise _failure(event.error, request_id, context)
     told = {"x-finish-reason": event.reason.value, **timings(event)}
     context.set_trailing_metadata((("x-request-id", str(request_id)), *told.items()))
-    log.debug(logline("answered", request_id=request_id, reason=event.reason.value, **_figures(event)))
     return event
 
 
@@ -142,20 +147,7 @@ def _failure(error: WorkerError, request_id: Any, context: Context) -> WorkerErr
     if isinstance(error, RequestCancelled):
         cancelled = ("x-finish-reason", FinishReason.CANCELLED.value)
         context.set_trailing_metadata((("x-request-id", request_id), cancelled))
-    log.info(logline("failed", request_id=request_id, error=type(error).__name__))
     return error
-
-
-def _figures(event: Finished) -> dict[str, float]:
-    usage = event.usage
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "tokens": usage.completion_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "queue_ms": usage.queue_ms,
-        "prefill_ms": usage.prefill_ms,
-        "decode_ms": usage.decode_ms,
-    }
 
 
 def _ascii(text: str) -> str:

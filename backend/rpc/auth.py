@@ -15,9 +15,10 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # not subscriptab
 class TokenInterceptor(grpc.aio.ServerInterceptor):
     """Refuses every call that does not carry exactly one right token."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, on_refusal: Callable[[], None] = lambda: None) -> None:
         # Bytes: compare_digest raises on text that is not ASCII.
         self._expected = b"Bearer " + token.encode()
+        self._on_refusal = on_refusal
         self._refusal = grpc.stream_stream_rpc_method_handler(_refuse)
 
     async def intercept_service(
@@ -33,6 +34,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         ]
         if len(values) == 1 and hmac.compare_digest(values[0], self._expected):
             return await continuation(handler_call_details)
+        self._on_refusal()
         return self._refusal
 
 

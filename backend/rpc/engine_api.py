@@ -6,7 +6,15 @@ from typing import Protocol
 from backend.config import ModelConfig
 from backend.core.events import Event, Finished
 from backend.core.pooled import PooledRequest
-from backend.core.reports import CacheReport, EngineMetrics, EngineStatus, ModelFacts, PrefixFacts, WorkerInfo
+from backend.core.reports import (
+    CacheReport,
+    EngineFigures,
+    EngineMetrics,
+    EngineStatus,
+    ModelFacts,
+    PrefixFacts,
+    WorkerInfo,
+)
 from backend.core.request import Conversation, GenerationRequest
 
 
@@ -113,3 +121,7 @@ class EngineApi(Protocol):
     def metrics(self) -> EngineMetrics: ...
 
     def info(self) -> WorkerInfo: ...
+
+    def figures(self) -> EngineFigures:
+        """What an operator may know. Any thread may ask."""
+        ...

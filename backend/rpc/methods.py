@@ -17,9 +17,11 @@ from google.protobuf.message import DecodeError, Message
 
 from backend.core.errors import InternalFault, InvalidRequest, WorkerError
 from backend.core.logline import logline
+from backend.rpc.calls import CallCounts
 from backend.rpc.gate import Gate
 from backend.rpc.off_loop import OffLoop
 from backend.rpc.status import status_of
+from backend.translate.requests import deadline_of
 from backend.translate.wire_limits import check_size
 
 Request = TypeVar("Request", bound=Message)
@@ -65,17 +67,23 @@ class Handlers:
 
     gate: Gate
     off_loop: OffLoop
+    calls: CallCounts
 
-    def unary(self, kind: type[Request], method: Unary[Request]) -> Handler:
-        """A handler for a method with one reply."""
+    def unary(self, name: str, kind: type[Request], method: Unary[Request]) -> Handler:
+        """A handler for a method with one reply; `name` is what its calls are counted under."""
 
         async def handle(data: bytes, context: Context) -> Message:
+            ended: grpc.StatusCode | None = None
             try:
                 with self.gate.call():
-                    return await method(await receive(self.off_loop, kind, data), context)
+                    reply = await method(await receive(self.off_loop, kind, data), context)
+                ended = grpc.StatusCode.OK
+                return reply
             except Exception as error:  # noqa: BLE001 (the edge: every error is answered)
                 code, details = answer_to(error, context)
+                ended = code
             finally:
+                self.calls.ended(name, ended or left_with(context))
                 self.off_loop.give_back_memory(len(data))
             # gRPC keeps what abort raises, and with it this frame, in a cycle: out here, and without the request.
             del data
@@ -83,19 +91,23 @@ class Handlers:
 
         return grpc.unary_unary_rpc_method_handler(handle, response_serializer=serialize)
 
-    def stream(self, kind: type[Request], method: Stream[Request]) -> Handler:
-        """A handler for a method with a stream of replies."""
+    def stream(self, name: str, kind: type[Request], method: Stream[Request]) -> Handler:
+        """A handler for a method with a stream of replies; `name` is what its calls are counted under."""
 
         # It writes instead of yielding: a client that leaves cancels the write, and a generator of ours would
         # hear of it only when it is collected.
         async def handle(data: bytes, context: Context) -> None:
+            ended: grpc.StatusCode | None = None
             try:
                 with self.gate.call():
                     await write_all(method(await receive(self.off_loop, kind, data), context), context)
+                ended = grpc.StatusCode.OK
                 return
             except Exception as error:  # noqa: BLE001
                 code, details = answer_to(error, context)
+                ended = code
             finally:
+                self.calls.ended(name, ended or left_with(context))
                 self.off_loop.give_back_memory(len(data))
             del data
             await context.abort(code, details)
@@ -124,6 +136,13 @@ def answer_to(error: Exception, context: Context) -> tuple[grpc.StatusCode, str]
         log.error(logline("internal_fault", id=fault), exc_info=error)
         error = InternalFault(f"internal error {fault}")
     return status_of(error)
+
+
+def left_with(context: Context) -> grpc.StatusCode:
+    """The status of a call whose client has left, or whose time was up before we said so."""
+    left = deadline_of(context.time_remaining(), now=0.0)
+    late = left is not None and left <= 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
 
 
 def serialize(message: Message) -> bytes:

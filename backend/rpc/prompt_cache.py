@@ -30,11 +30,11 @@ class PromptCacheService:
         return grpc.method_handlers_generic_handler(
             PROMPT_CACHE_SERVICE,
             {
-                "Create": make.unary(pb.CreatePrefixRequest, self.create),
-                "List": make.unary(pb.ListPrefixesRequest, self.list_all),
-                "Delete": make.unary(pb.DeletePrefixRequest, self.delete),
-                "Clear": make.unary(pb.ClearPromptCacheRequest, self.clear),
-                "Stats": make.unary(pb.PromptCacheStatsRequest, self.stats),
+                "Create": make.unary("PromptCache.Create", pb.CreatePrefixRequest, self.create),
+                "List": make.unary("PromptCache.List", pb.ListPrefixesRequest, self.list_all),
+                "Delete": make.unary("PromptCache.Delete", pb.DeletePrefixRequest, self.delete),
+                "Clear": make.unary("PromptCache.Clear", pb.ClearPromptCacheRequest, self.clear),
+                "Stats": make.unary("PromptCache.Stats", pb.PromptCacheStatsRequest, self.stats),
             },
         )
 

@@ -13,6 +13,7 @@ from backend.config import ServerConfig
 from backend.core.logline import logline
 from backend.rpc.address import Address, AddressError, SocketClaim
 from backend.rpc.auth import TokenInterceptor
+from backend.rpc.calls import CallCounts
 from backend.rpc.engine_api import EngineApi
 from backend.rpc.gate import Gate
 from backend.rpc.methods import Handlers
@@ -48,6 +49,7 @@ class WorkerServer:
         self._prompt_cache = PromptCacheService(engine, self._off_loop)
         self._info = InfoService(engine)
         self._gate = Gate()
+        self.calls = CallCounts()
         self._claim = SocketClaim(self._address.path) if self._address.path else None
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] (not in its stubs)
         self._server: grpc.aio.Server | None = None
@@ -59,9 +61,9 @@ class WorkerServer:
             AddressError: It is not safe, or cannot be had.
         """
         self._check_exposure()
-        interceptors = [TokenInterceptor(self._config.token)] if self._config.token else []
+        interceptors = [TokenInterceptor(self._config.token, self.calls.unauthenticated)] if self._config.token else []
         server = grpc.aio.server(interceptors=interceptors, options=_options(self._config))
-        make = Handlers(self._gate, self._off_loop)
+        make = Handlers(self._gate, self._off_loop, self.calls)
         server.add_generic_rpc_handlers(
             (self._backend.handlers(make), self._prompt_cache.handlers(make), self._info.handlers(make))
         )

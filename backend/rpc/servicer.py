@@ -54,19 +54,19 @@ class BackendService:
         return grpc.method_handlers_generic_handler(
             BACKEND_SERVICE,
             {
-                "Health": make.unary(pb.HealthMessage, self.health),
-                "Free": make.unary(pb.HealthMessage, self.free),
-                "Predict": make.unary(predict, self._answers.whole),
-                "LoadModel": make.unary(pb.ModelOptions, self.load_model),
-                "PredictStream": make.stream(predict, self._answers.pieces),
-                "Embedding": make.unary(predict, self._pooled.embedding),
-                "TokenizeString": make.unary(predict, self.tokenize_string),
-                "Detokenize": make.unary(pb.DetokenizeRequest, self.detokenize),
-                "Status": make.unary(pb.HealthMessage, self.status),
-                "Rerank": make.unary(pb.RerankRequest, self._pooled.rerank),
-                "Score": make.unary(pb.ScoreRequest, self._pooled.score),
-                "GetMetrics": make.unary(pb.MetricsRequest, self.get_metrics),
-                "ModelMetadata": make.unary(pb.ModelOptions, self.model_metadata),
+                "Health": make.unary("Backend.Health", pb.HealthMessage, self.health),
+                "Free": make.unary("Backend.Free", pb.HealthMessage, self.free),
+                "Predict": make.unary("Backend.Predict", predict, self._answers.whole),
+                "LoadModel": make.unary("Backend.LoadModel", pb.ModelOptions, self.load_model),
+                "PredictStream": make.stream("Backend.PredictStream", predict, self._answers.pieces),
+                "Embedding": make.unary("Backend.Embedding", predict, self._pooled.embedding),
+                "TokenizeString": make.unary("Backend.TokenizeString", predict, self.tokenize_string),
+                "Detokenize": make.unary("Backend.Detokenize", pb.DetokenizeRequest, self.detokenize),
+                "Status": make.unary("Backend.Status", pb.HealthMessage, self.status),
+                "Rerank": make.unary("Backend.Rerank", pb.RerankRequest, self._pooled.rerank),
+                "Score": make.unary("Backend.Score", pb.ScoreRequest, self._pooled.score),
+                "GetMetrics": make.unary("Backend.GetMetrics", pb.MetricsRequest, self.get_metrics),
+                "ModelMetadata": make.unary("Backend.ModelMetadata", pb.ModelOptions, self.model_metadata),
             },
         )
 
@@ -165,7 +165,7 @@ class InfoService:
 
     def handlers(self, make: Handlers) -> grpc.GenericRpcHandler:
         """All methods, ready to be registered."""
-        get = make.unary(pb.InfoRequest, self.get)
+        get = make.unary("Info.Get", pb.InfoRequest, self.get)
         return grpc.method_handlers_generic_handler(INFO_SERVICE, {"Get": get})
 
     async def get(self, request: Received[pb.InfoRequest], context: Context) -> pb.InfoResponse:

@@ -7,6 +7,7 @@ from backend.core.events import Usage
 from backend.core.pooled import EmbedAsk, PooledRequest, Relevances, RerankAsk, ScoreAsk, ScoredToken, Scores, Vectors
 from backend.pb import backend_pb2 as pb
 from backend.translate.cache_scope import tenant_of
+from backend.translate.requests import priority_of
 
 _EMBEDDINGS = pb.EmbeddingResult.DESCRIPTOR.fields_by_name["embeddings"].number
 _LENGTH_DELIMITED = 2
@@ -24,7 +25,7 @@ def embedding_request(wire: pb.PredictOptions, *, request_id: str, deadline: flo
     if not text and not tokens:
         raise InvalidRequest("Embeddings", "is empty, and so is EmbeddingTokens")
     ask = EmbedAsk(text=text, tokens=tokens, prompt_name=wire.Metadata.get("embedding_prompt", ""))
-    return PooledRequest(request_id=request_id, ask=ask, tenant=tenant_of(wire.Metadata), deadline=deadline)
+    return _request(ask, wire.Metadata, request_id, deadline)
 
 
 def score_request(
@@ -33,7 +34,7 @@ def score_request(
     """Candidates to score.
 
     Args:
-        metadata: Of the call; the message has no place for a `cache_salt`.
+        metadata: Of the call; the message has no place for `cache_salt` and `priority`.
 
     Raises:
         InvalidRequest: There is none, or a number is negative.
@@ -43,7 +44,7 @@ def score_request(
     if wire.stable_prefix_len < 0:
         raise InvalidRequest("stable_prefix_len", f"must not be negative, is {wire.stable_prefix_len}")
     ask = ScoreAsk(prompt=wire.prompt, candidates=tuple(wire.candidates), stable_bytes=wire.stable_prefix_len)
-    return PooledRequest(request_id=request_id, ask=ask, tenant=tenant_of(metadata), deadline=deadline)
+    return _request(ask, metadata, request_id, deadline)
 
 
 def rerank_request(
@@ -64,7 +65,19 @@ def rerank_request(
     if wire.top_n < 0:
         raise InvalidRequest("top_n", f"must not be negative, is {wire.top_n}")
     ask = RerankAsk(query=wire.query, documents=tuple(wire.documents))
-    return PooledRequest(request_id=request_id, ask=ask, tenant=tenant_of(metadata), deadline=deadline)
+    return _request(ask, metadata, request_id, deadline)
+
+
+def _request(
+    ask: EmbedAsk | ScoreAsk | RerankAsk, metadata: Mapping[str, str], request_id: str, deadline: float | None
+) -> PooledRequest:
+    return PooledRequest(
+        request_id=request_id,
+        ask=ask,
+        tenant=tenant_of(metadata),
+        priority=priority_of(metadata),
+        deadline=deadline,
+    )
 
 
 def embedding_result(vectors: Vectors, usage: Usage) -> pb.EmbeddingResult:

@@ -1,12 +1,13 @@
 """`PredictOptions` into `GenerationRequest`: everything a request can get wrong without a vocabulary ends here."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Literal
 
 from backend.config import ModelConfig
 from backend.core.errors import InvalidRequest
-from backend.core.request import Conversation, GenerationRequest, Grammar
+from backend.core.request import MAX_PRIORITY, Conversation, GenerationRequest, Grammar
 from backend.core.utf8 import utf8_size
 from backend.pb import backend_pb2 as pb
 from backend.translate.cache_scope import conversation_id_of, name_of_path, tenant_of
@@ -17,6 +18,7 @@ from backend.translate.wire_limits import MAX_GRAMMAR_BYTES
 
 GrammarKind = Literal["json_schema", "regex", "lark"]
 _METADATA_GRAMMARS: tuple[GrammarKind, ...] = ("json_schema", "regex", "lark")
+_PRIORITY = re.compile(r"[+-]?[0-9]{1,9}", re.ASCII)
 _MEDIA = ("Images", "Videos", "Audios")
 
 
@@ -48,6 +50,7 @@ def generation_request(
         cache_answer=model.cache.keep_answers,
         tenant=tenant_of(wire.Metadata),
         conversation_id=conversation_id_of(wire.Metadata),
+        priority=priority_of(wire.Metadata),
         keep_as=name_of_path(wire.PromptCachePath, model.model_path),
         deadline=deadline,
         streamed=streamed,
@@ -73,6 +76,18 @@ def prompt_of(wire: pb.PredictOptions, model: ModelConfig) -> str | Conversation
         hint = "; Messages need UseTokenizerTemplate" if wire.Messages else ""
         raise InvalidRequest("Prompt", f"prompt is empty{hint}")
     return prompt
+
+
+def priority_of(metadata: Mapping[str, str]) -> int:
+    """The request's priority; 0 where it has none.
+
+    Raises:
+        InvalidRequest: It is no whole number, or out of range.
+    """
+    text = metadata.get("priority", "").strip()
+    if text and not _PRIORITY.fullmatch(text):
+        raise InvalidRequest("Metadata[priority]", f"must be a whole number in [{-MAX_PRIORITY}, {MAX_PRIORITY}]")
+    return int(text or "0")
 
 
 def deadline_of(time_remaining: float | None, now: float) -> float | None:

@@ -272,10 +272,10 @@ def test_info_counts_the_reasons_of_short_hits(empty: Worker, random_model: Mode
     assert told["tokens_matched"] == n - 1 + 30 + 20 == empty.queue()["cached_tokens"]
 
 
-def test_a_debug_line_tells_of_each_request(empty: Worker, random_model: Model) -> None:
+def test_a_line_of_the_log_tells_of_each_request(empty: Worker, random_model: Model) -> None:
     empty.must_load(random_model())
     predict(empty.stub, letters(QUESTION))
     seen = len(empty.log.lines)
     predict(empty.stub, letters(QUESTION, CorrelationId="turn-7"))
-    line = empty.log.wait_for(r"answered request_id=turn-7 .*", 10, after=seen)[0]
-    assert f"cached_tokens={len(QUESTION) - 1}" in line
+    line = empty.log.wait_for(r"request_ended request_id=turn-7 .*", 10, after=seen)[0]
+    assert f"cached_tokens={len(QUESTION) - 1} cache_reason=full" in line

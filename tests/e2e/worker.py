@@ -98,8 +98,8 @@ class Worker:
 
     def __enter__(self) -> "Worker":
         self.spawn()
-        ready = self.log.wait_for(r" ready address=(\S+)")
-        self.address = ready[1].strip('"')
+        ready = self.log.wait_for(r'\bready"?,? "?address(?:=|": )(\S+)')
+        self.address = ready[1].strip('",')
         self.channel = grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
         self.stub = rpc.BackendStub(self.channel)
         self.info = rpc.InfoStub(self.channel)

@@ -6,6 +6,7 @@ from typing import Any
 
 from backend.core.events import Piece, ToolCallDelta
 from backend.output import OutputFormat, OutputStream, SectionParser
+from tests import chosen
 
 
 class TextTokens:
@@ -67,13 +68,15 @@ def joined(piece: Piece) -> Piece:
 
 
 def cuts(text: str, *, pairs_below: int = 90) -> Iterator[list[str]]:
-    """Every character alone, every cut in two and, for short texts, every cut in three."""
+    """Every character alone, every cut in two and, for short texts, cuts in three: a few, or all if so chosen."""
     yield list(text)
     for i in range(len(text) + 1):
         yield [text[:i], text[i:]]
     if len(text) < pairs_below:
         for i, j in itertools.combinations(range(1, len(text)), 2):
-            yield [text[:i], text[i:j], text[j:]]
+            # Those with a short middle, and of the others some that begin and end everywhere.
+            if chosen.every_cut or j - i < 3 or (i + j) % 11 == 0:
+                yield [text[:i], text[i:j], text[j:]]
 
 
 def calls_in(piece: Piece) -> list[tuple[str, str]]:

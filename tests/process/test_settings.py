@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.config import CacheConfig, EngineConfig, ServerConfig
+from backend.config import CacheConfig, EngineConfig, MetricsConfig, ServerConfig
 from backend.process.settings import SETTINGS, Settings, parse_settings
 
 
@@ -58,6 +58,7 @@ def test_every_setting_has_a_variable_that_does_what_its_flag_does() -> None:
         "--sampler": "host",
         "--warm-up": "off",
         "--model-idle": "15m",
+        "--progress": "1s",
         "--watchdog": "off",
         "--prompt-cache-size": "0",
         "--prompt-cache-dir": "kv",
@@ -67,6 +68,9 @@ def test_every_setting_has_a_variable_that_does_what_its_flag_does() -> None:
         "--cache-kv-bits": "4",
         "--allow-remote-code": "true",
         "--allow-files": "/a:/b",
+        "--metrics-port": "auto",
+        "--metrics-address": "::1",
+        "--log-format": "json",
         "--log-level": "debug",
     }
     assert values.keys() == {setting.flag for setting in SETTINGS}
@@ -135,7 +139,11 @@ def test_help_explains_every_flag_with_its_default_and_variable(capsys: pytest.C
     text = " ".join(capsys.readouterr().out.split())
     for setting in SETTINGS:
         assert f"(default: {setting.default or 'none'}; env {', '.join(setting.variables)})" in text
-    assert "mlx-worker check --help" in text and "mlx-worker cache --help" in text
+
+
+@pytest.mark.parametrize("text", ["0", "99ms", "2h", "off"])
+def test_progress_comes_at_a_bounded_rate(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--progress: " in refusal(capsys, f"--progress={text}")
 
 
 @pytest.mark.parametrize("text", ["0", "0s", "0.0", "off", "0ms"])
@@ -143,6 +151,17 @@ def test_no_time_is_off_however_it_is_written(text: str) -> None:
     told = settings(f"--watchdog={text}", f"--parent-watch={text}", f"--model-idle={text}")
     engine = told.loads.engine
     assert (engine.watchdog_s, told.server.parent_watch_s, engine.model_idle_s) == (None, None, None)
+
+
+def test_the_operators_port_is_off_until_it_is_named_and_on_loopback_until_another_address_is() -> None:
+    assert settings().metrics == settings("--metrics-port=0").metrics == MetricsConfig(port=None, address="127.0.0.1")
+    assert settings("--metrics-port=9100").metrics.port == 9100
+    assert settings("--metrics-port=auto").metrics.port == 0
+
+
+@pytest.mark.parametrize("argument", ["--metrics-port=65536", "--metrics-port=http", "--metrics-address=example.com"])
+def test_a_port_or_address_that_is_none_is_refused(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert argument.partition("=")[0] in refusal(capsys, argument)
 
 
 def test_a_budget_of_zero_is_none_at_all_and_not_auto() -> None:

@@ -10,6 +10,7 @@ from backend.core.events import Delta, Event, Failed, Finished, FinishReason, Pi
 from backend.core.pooled import PooledRequest, PooledResult
 from backend.core.reports import (
     CacheReport,
+    EngineFigures,
     EngineMetrics,
     EngineState,
     EngineStatus,
@@ -166,3 +167,6 @@ class FakeEngine:
 
     def info(self) -> WorkerInfo:
         return WorkerInfo(version="1", model=self.loaded_identity() or "", blas="none", cache={"hits": 1.0})
+
+    def figures(self) -> EngineFigures:
+        return EngineFigures(worker={"version": "1"}, numbers={"engine_up": self.alive})

@@ -223,6 +223,20 @@ def test_a_template_blob_that_is_no_object_or_replaces_the_template_is_refused(b
     assert error.field == "Metadata[chat_template_kwargs]"
 
 
+@pytest.mark.parametrize(("text", "priority"), [("", 0), ("10", 10), (" -10 ", -10), ("+3", 3), ("-0", 0)])
+def test_a_priority_is_a_whole_number(text: str, priority: int) -> None:
+    assert translate(Prompt="p", Metadata={"priority": text}).priority == priority
+
+
+@pytest.mark.parametrize("text", ["11", "-11", "1.0", "high", "--1", "1 0", "\u0663", "9" * 5000])
+def test_what_is_no_priority_is_refused(text: str) -> None:
+    error = refusal(Metadata={"priority": text})
+    assert (error.field, error.message) == (
+        "Metadata[priority]",
+        "Metadata[priority]: must be a whole number in [-10, 10]",
+    )
+
+
 def test_a_grammar_is_gbnf_unless_metadata_names_another_dialect() -> None:
     assert translate(Prompt="p", Grammar='root ::= "a"').grammar == Grammar(kind="gbnf", text='root ::= "a"')
     assert translate(Prompt="p", Metadata={"regex": "a+"}).grammar == Grammar(kind="regex", text="a+")

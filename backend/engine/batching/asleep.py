@@ -31,10 +31,11 @@ class Asleep:
         return EnginePicture(
             at=now,
             active_bytes=mx.get_active_memory(),
+            peak_bytes=mx.get_peak_memory(),
             buffer_pool=mx.get_cache_memory(),
             cached_kv=self.prefix.nbytes,
             budget=self.budget,
-            counters=replace(self.counters),
+            counters=self.counters.copy(),
             disk_state=self.prefix.disk_state,
             cache=self.prefix.figures(),
         )

@@ -38,7 +38,7 @@ class Decoding:
     Args:
         tell: Lets clients have what was posted, before work that they need not wait for.
         kv: How rows are held where they are quantised.
-        requeue: Puts a row back at the head of the queue, to begin with what the prompt cache has of its tokens.
+        requeue: Puts a row back at its place in the queue, to begin with what the prompt cache has of its tokens.
         pooled: Where rows go on that have tails to run over their prompt.
     """
 
@@ -73,14 +73,23 @@ class Decoding:
             self._end_prefill_only(row, now)
         ready = [row for row in ready if not row.request.prefill_only]
         for row in ready:
-            row.decoding_at = row.decoding_at or now
-            self.counters.cached_tokens += row.cached_tokens if not row.preemptions else 0
+            self._note_prefilled(row, now)
         self._join_rows(ready)
         self.moving = []
 
+    def _note_prefilled(self, row: Row, now: float) -> None:
+        if row.decoding_at:
+            return  # it has been here before
+        row.decoding_at = now
+        self.counters.cached_tokens += row.cached_tokens
+        # Without a reason nobody is to know what the cache had.
+        if row.cache_reason:
+            self.counters.looked_up_tokens += len(row.submit.prompt.tokens)
+            self.counters.cache_reasons[row.cache_reason.partition(" ")[0]] += 1
+
     def _end_prefill_only(self, row: Row, now: float) -> None:
         if row.submit.work is not None:
-            self.counters.cached_tokens += row.cached_tokens if not row.preemptions else 0
+            self._note_prefilled(row, now)
             self.pooled.admit(row)
             return
         if self.storing.store_named(row):

@@ -37,7 +37,7 @@ class Emitter:
             self.finisher.fail(row, row_fault(row, item.error))
             return Then.FAILED
         try:
-            reason, piece = self._advance(row, item)
+            reason, piece = self._advance(row, item, now)
         except FOREIGN as error:  # a parser's failure is its own request's
             self.finisher.fail(row, internal_fault("output", row, error))
             return Then.FAILED
@@ -48,7 +48,7 @@ class Emitter:
             self.outbox.post(row.stream, Delta(piece=piece, usage=row.usage(now)))
         return Then.GOES_ON
 
-    def _advance(self, row: Row, item: Emitted) -> tuple[FinishReason | None, Piece]:
+    def _advance(self, row: Row, item: Emitted, now: float) -> tuple[FinishReason | None, Piece]:
         row.generated.append(item.token)
         output = row.submit.output
         eos_ids = self.eos_ids()
@@ -56,6 +56,7 @@ class Emitter:
             return FinishReason.STOP, output.finish()
         row.completion_tokens += 1
         self.counters.generated_tokens += 1
+        self._time(row, now)
         if item.logprobs is not None:
             row.logprobs.append(token_logprob(item.token, item.logprobs, row.submit.bytes_of))
         piece = output.push(item.token)
@@ -67,3 +68,12 @@ class Emitter:
         if row.completion_tokens >= row.submit.max_tokens:
             return FinishReason.LENGTH, piece + output.finish(cut=True)
         return None, piece
+
+    def _time(self, row: Row, now: float) -> None:
+        timings = self.counters.timings
+        if row.first_token_at:
+            timings.between_tokens.observe(now - row.last_token_at)
+        else:
+            row.first_token_at = now
+            timings.first_token.observe(now - row.submit.accepted_at)
+        row.last_token_at = now

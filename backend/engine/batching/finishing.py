@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from backend.core.constraint import OVER_LIMIT
@@ -13,7 +14,7 @@ from backend.core.errors import (
     RequestCancelled,
     WorkerError,
 )
-from backend.core.events import Failed, Finished, FinishReason, Piece
+from backend.core.events import Failed, Finished, FinishReason, Piece, Usage
 from backend.core.logline import logline
 from backend.core.pooled import PooledResult
 from backend.engine.batching.row import Row
@@ -30,6 +31,7 @@ class Finisher:
 
     outbox: Outbox
     counters: Counters
+    clock: Callable[[], float]
 
     def compute(self, row: Row, result: PooledResult, now: float) -> None:
         """What was wanted in place of an answer is computed."""
@@ -41,15 +43,28 @@ class Finisher:
         """The answer is complete."""
         if reason is FinishReason.STOP and row.submit.output.has_tool_calls:
             reason = FinishReason.TOOL_CALLS
+        usage = row.usage(now)
+        if not row.request.prefill_only:
+            self._count(reason, usage, now - row.submit.accepted_at)
         end = Finished(
             reason=reason,
             piece=piece,
-            usage=row.usage(now),
+            usage=usage,
             logprobs=tuple(row.logprobs),
             cache_reason=row.cache_reason,
             result=result,
         )
         self.outbox.post(row.stream, end)
+
+    def _count(self, reason: FinishReason, usage: Usage, seconds: float) -> None:
+        self.counters.finished[reason.value] += 1
+        timings = self.counters.timings
+        timings.request.observe(seconds)
+        timings.queue.observe(usage.queue_ms / 1e3)
+        timings.prefill.observe(usage.prefill_ms / 1e3)
+        timings.decode.observe(usage.decode_ms / 1e3)
+        timings.prompt_tokens.observe(usage.prompt_tokens)
+        timings.generated_tokens.observe(usage.completion_tokens)
 
     def fail(self, row: Row, error: WorkerError) -> None:
         """The request ends without a complete answer, unless it has ended already."""
@@ -59,7 +74,7 @@ class Finisher:
             self.counters.cancelled += 1
         else:
             self.counters.failed += 1
-        self.outbox.post(row.stream, Failed(error=error))
+        self.outbox.post(row.stream, Failed(error=error, usage=row.usage(self.clock())))
 
 
 def row_fault(row: Row, reason: str) -> WorkerError:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from backend.core.logline import logline
@@ -124,9 +124,11 @@ class DecodeGroups:
         """Bytes that all groups need for padding."""
         return self.projected() - self._budget.apart(row.covered for row in self.rows)
 
-    def projected(self) -> int:
+    def projected(self, *, without: Collection[Row] = ()) -> int:
         """Bytes that all groups need to run on, padding included."""
-        return sum(self._budget.together([row.covered for row in batch.rows]) for batch in self.batches)
+        return sum(
+            self._budget.together([row.covered for row in batch.rows if row not in without]) for batch in self.batches
+        )
 
     def join(self, rows: Sequence[Row]) -> list[tuple[Row, BaseException]]:
         """Each row into its group. One whose caches do not go with the others' gets a batch of its own.

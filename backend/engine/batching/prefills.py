@@ -18,6 +18,7 @@ from backend.engine.batching.reused import Reused
 from backend.engine.batching.row import Row
 from backend.engine.batching.scheduler import Prefilling, most_urgent, next_end, waited_after
 from backend.engine.loading.failures import FOREIGN
+from backend.engine.loading.progress import Rate
 from backend.engine.picture import Counters
 from backend.engine.quantized.conversion import to_codes
 from backend.engine.quantized.kv_format import KVFormat
@@ -26,7 +27,6 @@ from mlx_cache.tree import common_prefix
 
 # Waiting for another row's prefill pays once it saves at least this many tokens.
 SHARE_AT_LEAST = 64
-REPORT_SECONDS = 5.0
 # A disk that has not answered by then may never: the prompt is prefilled instead.
 READ_SECONDS = 10.0
 # Chunks that wait in the middle, each with what its layers have computed, which no budget knows.
@@ -43,6 +43,7 @@ class Prefills:
         settle: Waits for all that is on the device, each under the guard of its owner; called before each wait here.
         meanwhile: What can be done while a slice runs.
         distrust: Throws away what others have on the device, for it may be theirs that failed.
+        report_s: From one log line on a long prompt to the next.
         kv: Where rows come to hold codes in the middle of their prompt, how; else None.
 
     Attributes:
@@ -61,6 +62,7 @@ class Prefills:
     settle: Callable[[], None]
     meanwhile: Callable[[], None]
     distrust: Callable[[], None]
+    report_s: float = 5.0
     kv: KVFormat | None = None
     rows: list[Row] = field(default_factory=list[Row])
     running: Row | None = None
@@ -238,11 +240,14 @@ class Prefills:
         return True
 
     def _report(self, row: Row) -> None:
-        now = self.clock()
-        if now - max(row.admitted_at, row.reported_at) >= REPORT_SECONDS:
-            row.reported_at = now
-            facts = {"request_id": row.request.request_id, "done": row.covered, "of": len(row.feed)}
-            log.info(logline("prefill", **facts))
+        now, before = self.clock(), max(row.admitted_at, row.reported_at)
+        if now - before < self.report_s:
+            return
+        rate = Rate(before, max(row.restored, row.reported_covered))
+        rate.saw(now, row.covered)
+        row.reported_at, row.reported_covered = now, row.covered
+        facts = {"request_id": row.request.request_id, "done": row.covered, "of": len(row.feed)}
+        log.info(logline("prefill", **facts, **rate.figures(len(row.feed), "tokens")))
 
     def _publish(self, row: Row) -> None:
         """Store the prefill so far where somebody can use it: the followers now, anybody at the prompt's end."""
@@ -282,7 +287,7 @@ class Prefills:
     def _insert(self, row: Row) -> None:
         self.settle()
         caches = row.proven
-        if caches is not None and row.epoch == self.prefix.epoch(row.request.tenant):
+        if caches is not None and not self.prefix.erased_since(row.epoch, row.request.tenant):
             self.prefix.insert(row.feed[: row.covered], caches, row.request.tenant, restored=row.restored)
 
     def _leader_for(self, row: Row) -> Row | None:
@@ -321,7 +326,7 @@ class Prefills:
         """Go on with the rows whose disk has answered, or took too long."""
         for row in [row for row in self.rows if row.reading is not None and self._has_answer(row)]:
             reused = self._stop_reading(row)
-            stale = row.epoch != self.prefix.epoch(row.request.tenant)
+            stale = self.prefix.erased_since(row.epoch, row.request.tenant)
             if reused is None or reused.caches is None or stale:
                 self._guarded(row, self._restore_from_memory)
                 continue

@@ -85,6 +85,10 @@ class PrefixCache:
         """Changes when what the tenant has cached is erased: what was computed before is not stored after it."""
         return self._epoch + self._epochs.get(tenant, 0)
 
+    def erased_since(self, epoch: int, tenant: str) -> bool:
+        """Whether what the tenant had has been erased since this epoch."""
+        return epoch != self.epoch(tenant)
+
     def match(self, tokens: NDArray[np.int32], tenant: str = "") -> int:
         """Tokens that `fetch` would restore; touches nothing."""
         try:

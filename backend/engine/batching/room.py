@@ -1,5 +1,6 @@
 """What the rows and the prompt cache take of the budget, and what has to give way."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -11,9 +12,12 @@ from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.row import Row
+from backend.engine.batching.standing import displaceable
 
 # Of what the prompt cache may hold; the rest of it, and the rows, need the rest.
 NAMED_SHARE = 0.5
+# Of what the others' names leave: something is always left for whoever comes next. The host's own have no such bound.
+TENANT_SHARE = 0.5
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,34 +37,63 @@ class Room:
 
     def may_keep(self, tokens: int, *, name: str, tenant: str) -> bool:
         """Whether a prefix of so many tokens may have this name: what is named never gives way to anything."""
-        replaced = self.prefix.kept.names.get(tenant, name)
-        if replaced is None and len(self.prefix.kept.names) >= MOST_NAMES:
+        names = self.prefix.kept.names
+        replaced = names.get(tenant, name)
+        others = [named for named in names if named.tenant != tenant]
+        own = [named for named in names if named.tenant == tenant and named is not replaced]
+        share = 1.0 if not tenant else TENANT_SHARE
+        if replaced is None and len(own) + 1 > share * (MOST_NAMES - len(others)):
             return False
-        most = NAMED_SHARE * min(self.prefix.most_bytes, self.budget.total)
-        return self.named(without=replaced) + self.budget.cost.bytes_for(tokens) <= most
+        most_bytes = NAMED_SHARE * min(self.prefix.most_bytes, self.budget.total)
+        wanted = self.budget.cost.bytes_for(tokens)
+        # What comes in place of as much takes nothing from anybody.
+        held = 0 if replaced is None else self._bytes([replaced])
+        return wanted <= max(held, share * (most_bytes - self._bytes(others)) - self._bytes(own))
 
-    def named(self, *, without: NamedPrefix | None = None) -> int:
+    def named(self) -> int:
         """Bytes that the prompt cache holds under names, at most."""
-        held = (named for named in self.prefix.kept.names if named.pinned and named is not without)
-        return sum(self.budget.cost.bytes_for(len(named.tokens)) for named in held)
+        return self._bytes(self.prefix.kept.names)
+
+    def _bytes(self, names: Iterable[NamedPrefix]) -> int:
+        return sum(self.budget.cost.bytes_for(len(named.tokens)) for named in names if named.pinned)
 
     def live(self) -> int:
         """Bytes of KV that the rows have now."""
         return self.groups.nbytes() + self.prefills.nbytes() + self.pooled.nbytes()
 
-    def projected(self) -> int:
+    def projected(self, *, without: Collection[Row] = ()) -> int:
         """Bytes of KV that all rows need to run on: those that decode with their padding, prompts each for itself."""
-        apart = (row.expects for row in (*self.prefills.rows, *self.pooled.rows))
-        return self.groups.projected() + self.budget.apart(apart)
+        waiting = (*self.prefills.rows, *self.pooled.rows)
+        apart = [row.expects for row in waiting if row not in without]
+        return self.groups.projected(without=without) + self.budget.apart(apart)
 
     def spare(self) -> int:
         """Bytes of the budget that no row is going to need."""
         return self.budget.most - self.projected() - self.named()
 
-    def admits(self, row: Row) -> bool:
-        """Whether the row may start beside those that run."""
+    def has_place(self, row: Row, most_rows: int, *, without: Collection[Row] = ()) -> bool:
+        """Whether the row may start beside those that run, or could if some of them did not."""
+        return len(self.rows) - len(without) < most_rows and self._admits(row, without)
+
+    def leaving_for(self, row: Row, most_rows: int) -> list[Row]:
+        """The rows that have to leave so that one of higher priority can start; none where that would not do."""
+        running = self.rows
+        # One that has ended leaves in any case.
+        if any(other.stream.ended for other in running):
+            return []
+        leaving: list[Row] = []
+        for other in displaceable(running, row):
+            leaving.append(other)
+            if self.has_place(row, most_rows, without=leaving):
+                return leaving
+        return []
+
+    def _admits(self, row: Row, without: Collection[Row]) -> bool:
         return self.budget.admits(
-            row.expects, beside=self.projected() + self.named(), rows=len(self.rows), returning=row.preemptions > 0
+            row.expects,
+            beside=self.projected(without=without) + self.named(),
+            rows=len(self.rows) - len(without),
+            returning=row.preemptions > 0,
         )
 
     def make_for(self, row: Row) -> None:

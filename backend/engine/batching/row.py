@@ -11,6 +11,7 @@ from backend.core.events import TokenLogprob, Usage
 from backend.core.request import GenerationRequest
 from backend.engine.batching.chunk import Chunk
 from backend.engine.batching.reused import Reused
+from backend.engine.batching.standing import Standing
 from backend.engine.channel import AnswerStream
 from backend.engine.disk_threads import Job
 from backend.engine.inbox import Submit
@@ -41,16 +42,20 @@ class Row:
         reading: What a disk is asked for; the row waits for it, until `reading_until` at most.
         leader: The row whose prefill this one waits for, to take the shared prefix from the cache.
         covered: Tokens whose KV exists.
+        preemptions: Times that it went back to the queue; of those, `displaced` for a higher priority.
+        first_token_at, last_token_at: When tokens of the answer became known; 0 while there is none.
         restored: Those of them that the prompt cache had.
     """
 
     submit: Submit
     sampling: RowSampling
     feed: NDArray[np.int32]
+    standing: Standing
     caches: list[Any] | None = None
     covered: int = 0
     restored: int = 0
     cached_tokens: int = 0
+    reported_covered: int = 0
     cache_reason: str = ""
     generated: list[int] = field(default_factory=list[int])
     completion_tokens: int = 0
@@ -68,7 +73,10 @@ class Row:
     admitted_at: float = 0.0
     decoding_at: float = 0.0
     reported_at: float = 0.0
+    first_token_at: float = 0.0
+    last_token_at: float = 0.0
     preemptions: int = 0
+    displaced: int = 0
 
     @property
     def stream(self) -> AnswerStream:
@@ -127,6 +135,7 @@ class Row:
             queue_ms=(admitted - self.submit.accepted_at) * 1e3,
             prefill_ms=(decoding - admitted) * 1e3,
             decode_ms=(now - decoding) * 1e3,
+            first_token_ms=(self.first_token_at - self.submit.accepted_at) * 1e3 if self.first_token_at else 0.0,
         )
 
 

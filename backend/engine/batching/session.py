@@ -3,9 +3,8 @@
 import gc
 import logging
 import secrets
-from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import mlx.core as mx
@@ -26,9 +25,11 @@ from backend.engine.batching.pace import Pace
 from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.prefix_cache import PrefixCache
+from backend.engine.batching.queue import Queue
 from backend.engine.batching.room import Room
 from backend.engine.batching.row import Row
 from backend.engine.batching.scheduler import chunk_ends
+from backend.engine.batching.standing import Standing
 from backend.engine.batching.storing import Storing
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.inbox import Submit
@@ -79,7 +80,7 @@ class Session:
     scores: int | None = None
     memory_facts: Mapping[str, str] = field(default_factory=dict[str, str])
     restore_limits: Callable[[], None] = lambda: None
-    waiting: deque[Row] = field(default_factory=deque[Row])
+    waiting: Queue = field(default_factory=Queue)
     counters: Counters = field(default_factory=Counters)
     touched: bool = False
     blocked: bool = False
@@ -91,7 +92,7 @@ class Session:
     decoding: Decoding = field(init=False)
 
     def __post_init__(self) -> None:
-        finisher, kv = Finisher(self.outbox, self.counters), self.loaded.kv
+        finisher, kv = Finisher(self.outbox, self.counters, self.clock), self.loaded.kv
 
         # What prompts and decoding rows ask of each other can only be said once both are there.
         def settle() -> None:
@@ -118,6 +119,7 @@ class Session:
             settle=settle,
             meanwhile=hand_out,
             distrust=distrust,
+            report_s=self.config.engine.progress_s,
             kv=kv,
         )
         is_codes = kv.is_codes if kv is not None else lambda _covered: False
@@ -186,9 +188,10 @@ class Session:
             top_logprobs=submit.request.logprobs,
             constraint=submit.constraint,
         )
-        row = Row(submit, sampling, submit.prompt.tokens)
+        standing = Standing.of(self.clock(), submit.request.priority)
+        row = Row(submit, sampling, submit.prompt.tokens, standing)
         row.feed = row.to_feed()
-        self.waiting.append(row)
+        self.waiting.add(row)
         self.blocked = False
 
     def cancel(self, streams: Collection[AnswerStream]) -> None:
@@ -279,6 +282,7 @@ class Session:
         return EnginePicture(
             at=now,
             active_bytes=mx.get_active_memory(),
+            peak_bytes=mx.get_peak_memory(),
             buffer_pool=mx.get_cache_memory(),
             weights=self.loaded.weight_bytes,
             live_kv=self.room.live(),
@@ -288,7 +292,7 @@ class Session:
             prefilling=len(self.prefills.rows) + len(self.pooled.rows),
             decoding=sum(not row.stream.ended for row in self.groups.rows),
             storing=sum(row.stream.ended for row in self.room.rows),
-            counters=replace(self.counters),
+            counters=self.counters.copy(),
             disk_state=self.prefix.disk_state,
             cache=self.prefix.figures(),
         )
@@ -296,15 +300,19 @@ class Session:
     def _admit(self) -> None:
         # Where only a disk is waited for, there is nothing to do until it answers.
         self.blocked = True
-        while self.waiting and len(self.room.rows) < self.max_rows:
-            row = self.waiting[0]
-            if not self.room.admits(row):
+        while self.waiting:
+            row = self.waiting.first
+            if not self.room.has_place(row, self.max_rows):
+                # Under strict nothing may be kept of a row that leaves.
+                if not self.strict and self.room.leaving_for(row, self.max_rows):
+                    self._displace_for(row)
+                    continue
                 if self.room.rows:
                     return
-                self.waiting.popleft()
+                self.waiting.remove(row)
                 self._fail(row, Overloaded(self.budget.refusal(row.expects)))
                 continue
-            self.decoding.moving = [self.waiting.popleft()]
+            self.decoding.moving = [self.waiting.take_first()]
             self.touched = True
             row.admitted_at = row.admitted_at or self.clock()
             row.last_token = int(row.feed[-1])
@@ -320,49 +328,60 @@ class Session:
                 self._fail(row, internal_fault("admission", row, error))
             self.decoding.moving = []
 
+    def _displace_for(self, row: Row) -> None:
+        # First, for a row that comes to its end by what is drawn makes room without another's leaving.
+        self.decoding.hand_out()
+        for other in self.room.leaving_for(row, self.max_rows):
+            self._preempt(other, displaced_by=row)
+
     def _snapshot_ends(self, row: Row) -> tuple[int, ...]:
         if not self.prefix.snapshots or self.strict:
             return ()
         return (*row.submit.prompt.boundaries, *range(SNAPSHOT_EVERY, len(row.feed), SNAPSHOT_EVERY))
 
     def _relieve(self) -> None:
-        """Keep live rows, copies and cache within the budget: the cache gives way, then the youngest row goes back."""
+        """Keep live rows, copies and cache within the budget: the cache gives way, then the row that came last."""
         while not self.room.relieved() and (rows := self.room.rows):
             if len(rows) == 1:
                 refusal = self.budget.refusal(rows[0].covered)
                 self._end_where(rows.__contains__, partial(Overloaded, refusal))
                 return
-            self._preempt(max(rows, key=lambda row: row.submit.accepted_at))
+            self._preempt(max(rows, key=lambda row: row.standing.place))
 
-    def _preempt(self, row: Row) -> None:
+    def _preempt(self, row: Row, *, displaced_by: Row | None = None) -> None:
+        # What is drawn goes out first: then a row's KV ends before its last token, where it can be taken up again.
+        self.decoding.hand_out()
         self.decoding.settle()
-        if row in self.pooled.rows:
-            self.counters.preemptions += 1
-            self.pooled.remove(row)
-            self._requeue(row)
-            return
-        if row not in self.prefills.rows and row not in self.groups.rows:
-            return  # its batch was lost
+        pooled = row in self.pooled.rows
+        if not pooled and row not in self.prefills.rows and row not in self.groups.rows:
+            return  # it has ended, or its batch was lost
         self.counters.preemptions += 1
-        # Kept where the copy fits beside the row itself; else it is prefilled again.
-        self.room.limit_cache(self.room.live())
-        self.decoding.storing.store(row)
+        if displaced_by is not None:
+            row.displaced += 1
+            self.counters.priority_preemptions += 1
+        if not pooled:  # its prompt is stored already, and what runs over it is not to be
+            # Kept where the copy fits beside the row itself; else it is prefilled again.
+            self.room.limit_cache(self.room.live())
+            self.decoding.storing.store(row)
         self.decoding.moving = [*self.decoding.moving, row]
-        if row in self.prefills.rows:
+        if pooled:
+            self.pooled.remove(row)
+        elif row in self.prefills.rows:
             self.prefills.remove(row)
         else:
             self.decoding.leave([row])
         self._requeue(row)
-        log.info(logline("preempted", request_id=row.request.request_id, tokens=len(row.feed)))
+        by = None if displaced_by is None else displaced_by.request.request_id
+        log.info(logline("preempted", request_id=row.request.request_id, tokens=len(row.feed), displaced_by=by))
 
     def _requeue(self, row: Row) -> None:
-        """Back to the head of the queue, to begin with what the prompt cache has of its tokens."""
+        """Back to its place in the queue, to begin with what the prompt cache has of its tokens."""
         if not row.stream.ended:
             row.preemptions += 1
             row.caches, row.chunk, row.leader = None, None, None
             row.feed = row.to_feed()
             row.covered = 0
-            self.waiting.appendleft(row)
+            self.waiting.put_back(row)
             self.blocked = False
         self.decoding.moving = [other for other in self.decoding.moving if other is not row]
 

@@ -71,7 +71,7 @@ class Storing:
     def store_named(self, row: Row) -> bool:
         """Keep a prompt that is prefilled for nothing but its name; False if there is no room for it."""
         self.settle()
-        caches, current = row.proven, row.epoch == self.prefix.epoch(row.request.tenant)
+        caches, current = row.proven, not self.prefix.erased_since(row.epoch, row.request.tenant)
         return caches is not None and current and self._name(row, row.submit.prompt.tokens, caches)
 
     def _keep(self, row: Row, tokens: NDArray[np.int32], caches: list[Any]) -> None:
@@ -91,5 +91,5 @@ class Storing:
 
     def _leaves_kv(self, row: Row) -> bool:
         wanted = row.stores and (row.request.cache_answer or not row.generated)
-        current = row.epoch == self.prefix.epoch(row.request.tenant)
+        current = not self.prefix.erased_since(row.epoch, row.request.tenant)
         return self.prefix.keeps and current and wanted and row.covered > 0

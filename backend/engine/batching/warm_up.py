@@ -95,7 +95,9 @@ def warm_up(session: Session, errors: Discarded, *, chunk: int, cancelled: Calla
     Raises:
         ModelLoadFailed: A step fails, or the load is not wanted any more.
     """
-    progress = ProgressLog("warm_up", session.loaded.path.name, None, unit="rounds")
+    progress = ProgressLog(
+        "warm_up", session.loaded.path.name, None, unit="rounds", every_s=session.config.engine.progress_s
+    )
     planned = rounds(chunk=chunk, max_rows=session.max_rows, context=session.loaded.context_length)
     ends_at = session.clock() + MOST_SECONDS
     try:

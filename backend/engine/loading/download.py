@@ -17,7 +17,7 @@ from typing import IO, Any
 from backend.config import TOKEN_VARIABLES
 from backend.core.errors import ModelLoadFailed
 from backend.core.logline import logline
-from backend.engine.loading.progress import Progress, ProgressLog
+from backend.engine.loading.progress import LOG_EVERY_S, Progress, ProgressLog
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +36,20 @@ def download(
     patterns: Sequence[str],
     progress: Progress | None,
     cancelled: Callable[[], bool],
+    every_s: float = LOG_EVERY_S,
 ) -> Path:
     """The repository's directory in the hub cache, downloaded as far as it is not there yet.
 
     A part that an earlier try left is continued. Any thread; returns or raises within a moment of `cancelled`.
 
+    Args:
+        every_s: Seconds from one line of the log to the next.
+
     Raises:
         ModelLoadFailed: One line that names the repository.
     """
     log.info(logline("model_download", repository=repository, revision=revision or None))
-    reports = ProgressLog("download", repository, progress)
+    reports = ProgressLog("download", repository, progress, every_s=every_s)
     answer: dict[str, Any] = {}
     with _started(repository, revision, patterns) as process:
         try:

@@ -43,7 +43,12 @@ def locate_model(
         return place.path
     patterns = (*MODEL_FILES, "*.py") if config.trust_remote_code else MODEL_FILES
     return download(
-        place.repository, revision=config.revision, patterns=patterns, progress=progress, cancelled=cancelled
+        place.repository,
+        revision=config.revision,
+        patterns=patterns,
+        progress=progress,
+        cancelled=cancelled,
+        every_s=config.engine.progress_s,
     )
 
 

@@ -96,7 +96,8 @@ def _load(
     wanted = config.dtype or preferred_dtype(_parameters(model))
     if wanted:
         _cast(model, DTYPES[wanted])
-    _evaluate(model, directory, ProgressLog("weights", directory.name, progress), cancelled)
+    reading = ProgressLog("weights", directory.name, progress, every_s=config.engine.progress_s)
+    _evaluate(model, directory, reading, cancelled)
     plain_cache, kv = _cache_maker(model, config.max_kv_size), kv_format(config)
     new_cache = plain_cache if kv is None else lambda: new_row(plain_cache, kv)
     if known is not None:

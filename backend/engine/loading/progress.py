@@ -2,7 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from backend.core.logline import logline
 
@@ -12,6 +14,28 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 
 LOG_EVERY_S = 5.0
+# A rate is that of so long, not of all the time: what a disk or a network does now says how long the rest takes.
+RATE_SECONDS = 15.0
+
+
+class Rate:
+    """How fast something goes, and how long the rest of it takes. Reports in order of time."""
+
+    def __init__(self, now: float, done: int = 0) -> None:
+        self._seen = deque([(now, done)])
+
+    def saw(self, now: float, done: int) -> None:
+        """So much is done by now."""
+        self._seen.append((now, done))
+        while len(self._seen) > 2 and self._seen[1][0] <= now - RATE_SECONDS:
+            self._seen.popleft()
+
+    def figures(self, total: int, unit: str) -> dict[str, float | None]:
+        """For a log line: `bytes_per_s` and `left_s`, None where they are not known."""
+        (began, first), (now, done) = self._seen[0], self._seen[-1]
+        rate = (done - first) / (now - began) if now > began else 0.0
+        left = (total - done) / rate if rate > 0 and total else None
+        return {f"{unit}_per_s": rate if rate > 0 else None, "left_s": left}
 
 
 class ProgressLog:
@@ -21,6 +45,7 @@ class ProgressLog:
 
     Args:
         unit: What is counted.
+        every_s: Seconds from one line to the next.
     """
 
     def __init__(
@@ -30,14 +55,17 @@ class ProgressLog:
         observer: Progress | None,
         *,
         unit: str = "bytes",
+        every_s: float = LOG_EVERY_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stage = stage
         self._model = model
         self._observer = observer
         self._unit = unit
+        self._every_s = every_s
         self._clock = clock
         self._started = self._logged = clock()
+        self._rate: Rate | None = None
         self._done = 0
         self._total = 0
 
@@ -46,15 +74,20 @@ class ProgressLog:
         self._done, self._total = max(done, self._done), total
         if self._observer is not None:
             self._observer(self._stage, self._done, total)
-        if self._clock() - self._logged >= LOG_EVERY_S:
-            self._logged = self._clock()
-            self._log(f"model_{self._stage}")
+        now = self._clock()
+        if self._rate is None:
+            # What an earlier try left comes with the first report, and says nothing of how fast this one is.
+            self._rate = Rate(now, self._done)
+        self._rate.saw(now, self._done)
+        if now - self._logged >= self._every_s:
+            self._logged = now
+            self._log(f"model_{self._stage}", self._rate.figures(total, self._unit))
 
     def finish(self) -> None:
         """Log what the stage has done, and its seconds."""
         self._log(f"model_{self._stage}_done")
 
-    def _log(self, event: str) -> None:
+    def _log(self, event: str, figures: Mapping[str, float | None] = MappingProxyType({})) -> None:
         seconds = self._clock() - self._started
         counts = {self._unit: self._done, f"total_{self._unit}": self._total}
-        log.info(logline(event, model=self._model, **counts, seconds=seconds))
+        log.info(logline(event, model=self._model, **counts, seconds=seconds, **figures))

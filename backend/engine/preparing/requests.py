@@ -145,6 +145,7 @@ class RequestPreparer:
             request_id=request.request_id,
             prompt="",
             tenant=request.tenant,
+            priority=request.priority,
             prefill_only=True,
             deadline=request.deadline,
         )

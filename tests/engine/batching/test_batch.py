@@ -12,6 +12,7 @@ from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.batch_host import HostBatch
 from backend.engine.batching.chunk import Chunk
 from backend.engine.batching.row import Row
+from backend.engine.batching.standing import Standing
 from backend.engine.inbox import Submit
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.sampling.device.sampler import DeviceSampler
@@ -39,7 +40,7 @@ def prefilled(loaded: LoadedModel, index: int) -> Row:
     tokens = np.random.default_rng(index).integers(1, 250, PROMPTS[index]).astype(np.int32)
     sampling = RowSampling(Sampling(temperature=0.7, seed=index), prompt=tokens, eos_ids=loaded.eos_ids, top_logprobs=3)
     # Of a submitted request a batch knows the sampling alone.
-    row = Row(cast(Submit, None), sampling, tokens, caches=loaded.new_cache())
+    row = Row(cast(Submit, None), sampling, tokens, Standing.of(0.0, 0), caches=loaded.new_cache())
     assert row.caches is not None
     chunk = Chunk(loaded.model, row.caches, tokens[:-1], cuttable=False)
     chunk.put(chunk.layers)

@@ -16,6 +16,7 @@ from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.row import Row
 from backend.engine.batching.scheduler import chunk_ends
+from backend.engine.batching.standing import Standing
 from backend.engine.batching.tenant_store import TenantStore
 from backend.engine.inbox import Submit
 from backend.engine.loading import load_model
@@ -82,7 +83,8 @@ def test_a_slice_is_what_fits_the_time_wherever_the_time_goes(
         Submit,
         SimpleNamespace(request=SimpleNamespace(cache_read_only=True, request_id="r", tenant="", prefill_only=False)),
     )
-    row = Row(submit, RowSampling(Sampling(), prompt=tokens, eos_ids=loaded.eos_ids, top_logprobs=None), tokens)
+    sampling = RowSampling(Sampling(), prompt=tokens, eos_ids=loaded.eos_ids, top_logprobs=None)
+    row = Row(submit, sampling, tokens, Standing.of(0.0, 0))
     row.chunk_ends = chunk_ends(len(tokens), CHUNK, ())
     prefills.admit(row)
     steps: list[int] = []

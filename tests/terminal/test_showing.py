@@ -2,7 +2,7 @@
 
 import pytest
 
-from backend.cache_command.showing import age, figure, files, one_line, pairs, percent, printable, size, table
+from backend.terminal.showing import age, figure, files, one_line, pairs, percent, printable, size, table
 
 MIB = 1 << 20
 

@@ -1,0 +1,1 @@
+"""`mlx-worker bench`: a worker under load, alone or beside another server."""

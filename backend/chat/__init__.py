@@ -1,0 +1,1 @@
+"""`mlx-worker chat`: talk to a model."""

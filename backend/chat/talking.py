@@ -1,0 +1,123 @@
+"""Turns of a conversation with a worker. Ctrl-C ends the answer, not the program."""
+
+import signal
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import grpc
+
+from backend.chat.conversation import Conversation
+from backend.chat.turn import Answer, request_of
+from backend.chat.view import AnswerView, summary
+from backend.client.answers import End, Part, Stopwatch, end_of, part_of
+from backend.client.log_events import LogEvent
+from backend.client.reached import Reached
+from backend.client.steps import step_of
+from backend.terminal.screen import Screen, Waiting
+
+
+class WorkerGone(Exception):
+    """There is nobody to talk to any more; the message is one sentence."""
+
+
+class Talk:
+    """A conversation and what it has taken so far. Main thread, but for `tell`."""
+
+    def __init__(self, conversation: Conversation, screen: Screen) -> None:
+        self.conversation = conversation
+        self.answers = self.tokens = self.prompt_tokens = self.cached_tokens = 0
+        self._screen = screen
+        self._waiting: Waiting | None = None
+
+    def tell(self, event: LogEvent) -> None:
+        """An event of the worker's log; what is waited for is shown further along."""
+        waiting, step = self._waiting, step_of(event)
+        if waiting is not None and step is not None:
+            waiting.at(step)
+
+    @contextmanager
+    def waiting(self, what: str) -> Generator[None]:
+        """Show that something takes a while."""
+        with self._screen.waiting(what) as waiting:
+            self._waiting = waiting
+            try:
+                yield
+            finally:
+                self._waiting = None
+
+    def ask(self, worker: Reached) -> bool:
+        """Have the conversation answered; whether it was. A stopped answer counts, and what there is of it is kept.
+
+        Raises:
+            WorkerGone: Our own worker has ended.
+        """
+        watch, answer, view = Stopwatch(perf_counter()), Answer(), AnswerView(self._screen)
+        try:
+            request = request_of(self.conversation)
+        except (ValueError, TypeError) as error:
+            return self._failed(f"The request cannot be sent: {error}.", answer)
+        call = worker.stub.PredictStream(request, metadata=worker.connection.metadata)
+        stopped = False
+        try:
+            with _stopping(call):
+                self._receive(map(part_of, call), watch, answer, view)
+        except grpc.RpcError as error:
+            view.end()
+            failed: Any = error
+            stopped = failed.code() is grpc.StatusCode.CANCELLED and worker.ending() is None
+            if not stopped:
+                return self._lost(worker, worker.sentence(error), answer)
+        view.end()
+        end = end_of(call.trailing_metadata()) if not stopped else End()
+        self._count(watch, answer, end)
+        if not answer.is_empty:
+            self.conversation.messages.append(answer.message())
+        self._screen.say(summary(watch, answer, end, stopped=stopped))
+        return True
+
+    def _receive(self, parts: Iterator[Part], watch: Stopwatch, answer: Answer, view: AnswerView) -> None:
+        first: Part | None = None
+        with self.waiting("waiting for the answer"):
+            for part in parts:
+                watch.saw(part.tokens)
+                answer.take(part)
+                if part.shows:
+                    first = part
+                    break
+        rest: Iterable[Part] = parts if first is not None else ()
+        if first is not None:
+            view.show(first)
+        for part in rest:
+            watch.saw(part.tokens)
+            answer.take(part)
+            view.show(part)
+
+    def _count(self, watch: Stopwatch, answer: Answer, end: End) -> None:
+        self.answers += 1
+        self.tokens += watch.tokens
+        self.prompt_tokens += answer.prompt_tokens
+        self.cached_tokens += end.cached_tokens or 0
+
+    def _lost(self, worker: Reached, sentence: str, answer: Answer) -> bool:
+        if worker.ending() is not None:
+            raise WorkerGone(sentence)
+        return self._failed(sentence, answer)
+
+    def _failed(self, sentence: str, answer: Answer) -> bool:
+        """Say why there is no answer. The question goes too, or it would be there twice when it is asked again."""
+        self._screen.say(sentence, "red")
+        if self.conversation.messages and self.conversation.messages[-1]["role"] == "user":
+            self.conversation.messages.pop()
+        return False
+
+
+@contextmanager
+def _stopping(call: grpc.Call) -> Generator[None]:
+    """Let Ctrl-C cancel a call, meanwhile."""
+    before = signal.signal(signal.SIGINT, lambda *_: call.cancel())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

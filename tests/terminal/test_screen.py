@@ -1,0 +1,39 @@
+"""What reaches standard output and standard error."""
+
+import io
+
+from backend.terminal.progress import Step
+from backend.terminal.screen import Screen, shown
+
+
+def test_without_a_terminal_what_is_said_goes_beside_what_was_asked_for() -> None:
+    out, err = io.StringIO(), io.StringIO()
+    screen = Screen(out, err, live=False)
+    screen.write("answer")
+    screen.aside("reasons")
+    screen.say("figures", "red")
+    with screen.waiting("waiting") as waiting:
+        waiting.at(Step(what="downloading", done=1, total=2))
+    waiting.at(Step(what="of something else"))
+    assert waiting.step.what == "downloading"
+    assert out.getvalue() == "answer"
+    assert err.getvalue() == "reasonsfigures\n"
+
+
+def test_on_a_terminal_all_is_in_one_place_and_in_colours() -> None:
+    out, err = io.StringIO(), io.StringIO()
+    screen = Screen(out, err, live=True)
+    screen.aside("reasons", "dim")
+    screen.say("[bold]no markup[/bold] :smile:")
+    with screen.waiting("waiting"):
+        pass
+    assert "\x1b[2mreasons" in out.getvalue()
+    assert "[bold]no markup[/bold] :smile:" in out.getvalue()
+    assert err.getvalue() == ""
+
+
+def test_what_a_model_writes_moves_no_cursor() -> None:
+    assert shown("a\x1b[2J\x07b\r\n\tc\u202e") == "a[2Jb\n\tc"
+    out = io.StringIO()
+    Screen(out, out, live=True).write("\x1b]0;title\x07x")
+    assert "\x1b]" not in out.getvalue() and "\x07" not in out.getvalue()
