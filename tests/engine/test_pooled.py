@@ -561,3 +561,32 @@ def test_a_prompt_that_no_candidate_leaves_alone_is_refused(model: Callable[[str
         assert len(logprobs(await handle.compute(score("a", (" b",))))[0]) == 2
 
     run(model("qwen3"), body)
+
+
+def test_a_higher_priority_goes_before_and_takes_the_place_of_what_runs(
+    model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = Stopped(monkeypatch)
+
+    async def body(handle: EngineHandle) -> None:
+        expected = await handle.compute(rerank(TEXTS))
+        ended: list[str] = []
+
+        async def ask(name: str, wanted: PooledRequest) -> Finished:
+            end = await handle.compute(wanted)
+            ended.append(name)
+            return end
+
+        low = asyncio.create_task(ask("low", rerank(TEXTS)))
+        ran = passes.ran
+        while passes.ran == ran:
+            await asyncio.sleep(0.001)
+        waiting = asyncio.create_task(ask("waiting", embed("it waits")))
+        await asyncio.sleep(0)
+        high = asyncio.create_task(ask("high", score(priority=5)))
+        await asyncio.gather(low, waiting, high)
+        assert ended[0] == "high"
+        assert low.result().result == expected.result
+        assert (await settled(handle))["preemptions"] >= 1
+
+    run(model("qwen3"), body, max_rows=1)
