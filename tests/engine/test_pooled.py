@@ -147,7 +147,7 @@ def test_poolings_and_lengths(model: Callable[[str], Path], pooling: str) -> Non
     run(model("qwen3"), body, pooled=PooledConfig(pooling=pooling, normalize=False))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("family", QUICK_FAMILIES)
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_next", pytest.param("gemma3_text", marks=pytest.mark.slow)])
 def test_documents_are_ranked_by_yes_against_no_and_share_the_query(model: Callable[[str], Path], family: str) -> None:
     straight = Straight(model(family))
     documents = tuple(
@@ -188,7 +188,10 @@ def test_documents_are_ranked_by_cosine_where_the_model_cannot_say_yes(model: Ca
     run(model("qwen3"), body, pooled=PooledConfig(rerank="cosine"))
 
 
-@pytest.mark.parametrize("family", QUICK_FAMILIES)
+# Of plain keys and values a test over the socket says the same.
+@pytest.mark.parametrize(
+    "family", ["qwen3_next", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gemma3_text"))]
+)
 def test_beside_streams_all_are_as_they_are_alone(model: Callable[[str], Path], family: str) -> None:
     async def body(handle: EngineHandle) -> None:
         def streams() -> list[Awaitable[object]]:

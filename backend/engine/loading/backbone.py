@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
-from backend.engine.loading.failures import FOREIGN, one_line
+from backend.engine.loading.failures import FOREIGN, check_cancelled, one_line
 from backend.engine.loading.loaded import Backbone
 from backend.engine.loading.probe.company import FLOAT32_TOLERANCE, MOST_IN_COMPANY
 
@@ -21,11 +21,17 @@ _DEPTH = 3
 _SHORT, _LONG = 5, 11
 
 
-def find_backbone(model: Any) -> Backbone | str:
+def find_backbone(model: Any, *, cancelled: Callable[[], bool] = lambda: False) -> Backbone | str:
     """The backbone, or in one line why there is none. Some ten passes over a few tokens.
 
     It is the innermost module that takes tokens and whose output, whatever it is, the rest of the model turns into
     logits place by place: what is fed back in reverse order comes out so.
+
+    Args:
+        cancelled: Asked between some passes; true ends it.
+
+    Raises:
+        ModelLoadFailed: It was cancelled.
     """
     if not isinstance(model, nn.Module):
         return NOT_FOUND
@@ -39,8 +45,10 @@ def find_backbone(model: Any) -> Backbone | str:
     except FOREIGN as error:
         return one_line(error)
     for path in _paths(model, ()):
+        check_cancelled(cancelled)
         width = _width(model, path, tokens, logits, new_cache)
         if width is not None:
+            check_cancelled(cancelled)
             forward = _at(model, path)
             padded = _padded(forward, new_cache)
             return Backbone(path=path, forward=forward, new_cache=new_cache, width=width, padded=padded)

@@ -134,7 +134,7 @@ def _load(
         kv=kv,
         stored_kv=stored_kv,
         score_bytes=score_bytes(settings, getattr(mx, dtype).size) if kv is not None else 0,
-        backbone=find_backbone(model),
+        backbone=find_backbone(model, cancelled=cancelled),
         sentence=files.sentence,
     )
     _log_loaded(loaded)

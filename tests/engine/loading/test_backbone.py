@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from mlx_lm.utils import load_model
 
+from backend.core.errors import ModelLoadFailed
 from backend.engine.loading.backbone import NOT_FOUND, find_backbone, same_backbone
 from backend.engine.loading.loaded import Backbone
 from tests.architectures import catalogue
@@ -84,6 +85,17 @@ def test_what_gives_logits_is_no_backbone() -> None:
 
     assert find_backbone(_Wrapped()) == NOT_FOUND
     assert find_backbone(object()) == NOT_FOUND
+
+
+def test_a_load_that_is_given_up_ends_in_the_middle() -> None:
+    asked: list[int] = []
+
+    def cancelled() -> bool:
+        asked.append(1)
+        return len(asked) > 2
+
+    with pytest.raises(ModelLoadFailed, match="cancelled"):
+        find_backbone(_Mixing(mixes=False), cancelled=cancelled)
 
 
 # Their head is inside of what takes tokens, or that is called in another way.
