@@ -109,12 +109,12 @@ def session(arguments: Sequence[str], play: Callable[[Terminal], None]) -> str:
 
 def chat(terminal: Terminal) -> None:
     """Two questions, the second of which finds the first in the cache; and one that is reasoned about."""
-    terminal.wait_for("/help helps", 90)
-    terminal.answered("What is the capital of France?", r"tokens[^\]]*\]\s*> $")
-    terminal.answered("And what is the capital of Italy?", r"tokens[^\]]*\]\s*> $")
-    terminal.answered("/new", r"A new conversation.\s*> $")
-    terminal.answered("/thinking on", r"thinking: on\s*> $")
-    terminal.answered("What is the capital of Spain?", r"tokens[^\]]*\]\s*> $")
+    terminal.wait_for(r"/help helps\n> $", 90)
+    terminal.answered("What is the capital of France?")
+    terminal.answered("And what is the capital of Italy?")
+    terminal.answered("/new", "A new conversation")
+    terminal.answered("/thinking on", "thinking: on")
+    terminal.answered("What is the capital of Spain?")
     terminal.press(CTRL_D)
 
 

@@ -17,6 +17,7 @@ from backend.rpc.address import Address
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
+_LAST_LINES_SECONDS: Final = 1.0
 # Over those of the environment: we read the log, somebody looks at the progress, and nobody stops it but us.
 _SETTINGS: Final = (
     *("--addr", "127.0.0.1:0", "--log-level", "info", "--progress", "500ms"),
@@ -75,7 +76,8 @@ class OwnWorker:
             start_new_session=True,
         )
         assert self._process.stderr is not None
-        threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True)
+        self._reader.start()
         try:
             self._wait_ready()
         except BaseException:
@@ -95,7 +97,7 @@ class OwnWorker:
         except subprocess.TimeoutExpired:
             return None
         with self._changed:
-            self._changed.wait_for(lambda: self._log_ended, 1.0)
+            self._changed.wait_for(lambda: self._log_ended, _LAST_LINES_SECONDS)
         said = without_head(self._last[0]).removeprefix("mlx-worker: ") if self._last else "it said nothing"
         return f"The worker ended with exit code {code}: {said.rstrip('.')}."
 
@@ -129,6 +131,10 @@ class OwnWorker:
         except BaseException:  # whoever waits here has lost patience
             self._kill()
             raise
+        self._reader.join(_LAST_LINES_SECONDS)
+        # What holds the other end still is no reason to wait for ever.
+        if not self._reader.is_alive() and self._process.stderr is not None:
+            self._process.stderr.close()
 
     def _kill(self) -> None:
         self._process.kill()

@@ -17,6 +17,11 @@ def rows(model: str, options: Sequence[str], device: Mapping[str, Any], environm
         found = ask("model_process", model, *options, environment=environment)
     except NotKnown as why:
         return [bad("model", str(why), "Its files end the process that reads them: look at the tokenizer first.")]
+    return rows_of(found, device)
+
+
+def rows_of(found: Mapping[str, Any], device: Mapping[str, Any]) -> list[Row]:
+    """What was found of a model, beside what the device has."""
     if "refused" in found:
         return [_refused_row(found["refused"])]
     return [_files_row(found), _size_row(found, device), _tokenizer_row(found)]

@@ -108,7 +108,10 @@ def pins() -> dict[str, str]:
 
 
 def _lists() -> Iterable[Path]:
-    yield Path(__file__).parents[2] / "requirements" / _LIST
+    here = Path(__file__).parents[2]
+    yield here / "requirements" / _LIST
+    # Where pip installs into a folder, its record of files does not say where this one has gone.
+    yield here / "share" / "mlx-worker" / _LIST
     try:
         files = metadata.distribution("mlx-worker").files or ()
     except metadata.PackageNotFoundError:

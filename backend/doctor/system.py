@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from backend.config import CacheConfig, ServerConfig
+from backend.config import CacheConfig, MetricsConfig, ServerConfig
 from backend.doctor.finding import Row, bad, ok, warn
 from backend.process.open_files import WANTED
 from backend.rpc.address import Address, AddressError
@@ -98,16 +98,36 @@ def address_row(server: ServerConfig) -> Row:
         return bad(name, f"{address.target}: others can reach it", "Set LOCALAI_GRPC_AUTH_TOKEN, or take 127.0.0.1.")
     if address.path is not None:
         return _socket_row(address.path)
-    family, _, _, _, where = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As gRPC binds: what a connection has left behind does not matter.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(where)
-        except OSError as error:
-            advice = "Stop what listens there, perhaps a worker that runs already, or take another --addr."
-            return bad(name, f"{address.target}: {error.strerror}", advice)
+    why = _unbindable(address.host, address.port)
+    if why:
+        advice = "Stop what listens there, perhaps a worker that runs already, or take another --addr."
+        return bad(name, f"{address.target}: {why}", advice)
     return ok(name, f"{address.target} is free")
+
+
+def metrics_row(metrics: MetricsConfig) -> Row:
+    """Whether a worker can serve metrics where it would."""
+    name = "metrics"
+    if metrics.port is None:
+        return ok(name, "not served (--metrics-port serves them)")
+    where = f"{metrics.address} port {metrics.port or 'auto'}"
+    why = _unbindable(metrics.address, metrics.port)
+    if why:
+        return bad(name, f"{where}: {why}", "Take another --metrics-port or --metrics-address.")
+    return ok(name, f"{where} is free")
+
+
+def _unbindable(host: str, port: int) -> str:
+    """Why nothing can listen there; empty where something can."""
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As gRPC binds: what a connection has left behind does not matter.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _socket_row(path: Path) -> Row:

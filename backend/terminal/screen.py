@@ -6,6 +6,7 @@ about it goes to standard error, so that a program can read the one and a person
 
 import threading
 import time
+import unicodedata
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final, TextIO
@@ -18,11 +19,13 @@ from backend.terminal.progress import Step
 
 # Where nothing moves, a line in so many seconds says that something does.
 PLAIN_EVERY_S: Final = 5.0
+# Beside what prints: ends of lines, tabs, and the joiners that some scripts and emoji are written with.
+_KEPT: Final = "\n\t\u200c\u200d"
 
 
 def shown(text: str) -> str:
     """Text of a model or a stranger that neither moves the cursor nor changes the terminal."""
-    return "".join(char for char in text if char.isprintable() or char in "\n\t")
+    return "".join(char for char in text if char.isprintable() or char in _KEPT or unicodedata.category(char) == "Zs")
 
 
 class Screen:

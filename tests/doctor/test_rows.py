@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from backend.config import CacheConfig, ServerConfig
-from backend.doctor import device, packages
+from backend.config import CacheConfig, MetricsConfig, ServerConfig
+from backend.doctor import device, model, packages
 from backend.doctor.finding import Mark, bad, counts, data, lines, ok, warn
 from backend.doctor.programs import NotKnown, ask
-from backend.doctor.system import address_row, cache_row, hub_cache_row, open_files_row
+from backend.doctor.system import address_row, cache_row, hub_cache_row, metrics_row, open_files_row
 
 ALONE = {"mlx": ["0.32.4"], "mlx-cpu": ["0.32.4"]}
 
@@ -90,6 +90,16 @@ def test_an_address_is_free_taken_or_none() -> None:
     assert address_row(ServerConfig(address="0.0.0.0:0", token="t")).mark is Mark.OK
 
 
+def test_the_operators_port_is_looked_at_where_there_is_one() -> None:
+    assert metrics_row(MetricsConfig()).mark is metrics_row(MetricsConfig(port=0)).mark is Mark.OK
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        row = metrics_row(MetricsConfig(port=taken.getsockname()[1]))
+        assert row.mark is Mark.BAD and "Address already in use" in row.found
+    assert address_row(ServerConfig(address="no.such.host.invalid:1", token="t")).mark is Mark.BAD
+
+
 def test_a_unix_socket_is_looked_at_without_being_made(tmp_path: Path) -> None:
     path = tmp_path / "s"
     assert address_row(ServerConfig(address=f"unix:{path}")).mark is Mark.OK
@@ -142,6 +152,40 @@ def test_the_device_is_told_with_what_would_make_it_faster() -> None:
     assert [row.mark for row in device.rows(gpu, platform="linux", has_nvidia=True)] == [Mark.OK, Mark.OK, Mark.WARN]
     assert [row.mark for row in device.rows({"error": "no driver"}, platform="linux")] == [Mark.BAD]
     assert [row.mark for row in device.rows({"blas_error": "none"}, platform="linux")] == [Mark.BAD]
+
+
+TINY = {
+    "directory": "/m",
+    "architecture": "qwen3",
+    "file_bytes": 100 << 20,
+    "weight_bytes": 200 << 20,
+    "dtype": "float32",
+    "context": 8192,
+    "has_template": True,
+    "calls": "json_tools",
+    "reasons": False,
+    "warnings": [],
+}
+
+
+def test_a_model_is_held_against_the_memory() -> None:
+    files, weights, tokenizer = model.rows_of(TINY, CPU)
+    assert {files.mark, weights.mark, tokenizer.mark} == {Mark.OK}
+    assert weights.found == "200.0 MiB as float32 (100.0 MiB in the files) of 8.0 GiB"
+    marks = {share: model.rows_of(TINY, {"memory": int((200 << 20) / share)})[1].mark for share in (0.7, 0.9, 1.1)}
+    assert marks == {0.7: Mark.OK, 0.9: Mark.WARN, 1.1: Mark.BAD}
+    assert model.rows_of(TINY, {})[1].mark is Mark.OK
+
+
+def test_what_a_load_would_refuse_or_do_without_is_told() -> None:
+    [row] = model.rows_of({"refused": "/m/config.json: has no model_type"}, CPU)
+    assert row.mark is Mark.BAD and row.found == "would be refused: /m/config.json: has no model_type"
+    absent = "hub repository 'a/b' is not in the cache, and the hub cannot be reached (OfflineModeIsEnabled)"
+    [row] = model.rows_of({"refused": absent}, CPU)
+    assert row.mark is Mark.WARN and row.found == "not on this machine yet"
+    files, _, tokenizer = model.rows_of(TINY | {"has_template": False, "calls": "", "warnings": ["DraftModel"]}, CPU)
+    assert (files.mark, files.advice) == (Mark.WARN, "DraftModel.")
+    assert tokenizer.found == "no chat template, no known form of tool calls"
 
 
 def test_a_program_that_ends_or_hangs_is_a_reason() -> None:

@@ -92,12 +92,16 @@ class Terminal:
         assert found, f"nothing matches {pattern!r}:\n{self.text[-2000:]}"
         return found[0]
 
-    def answered(self, text: str, pattern: str = r"\[[^\[\]]*tokens[^\[\]]*\]") -> str:
-        """Type a line; what is written from there to the first match, which is by default the line after an answer."""
+    def prompted(self, after: int = 0) -> None:
+        """Wait until a line is asked for: keys that are pressed before that are not those of a line's editor."""
+        self.wait_for(r"\n[\w ]*> $", after=after)
+
+    def answered(self, text: str, pattern: str = r"\[[^\[\]]*tokens[^\[\]]*\]\n") -> str:
+        """Type a line; what is written to the first match, by default the line after an answer, and the next prompt."""
         before = len(self.text)
         self.type(text)
-        end = self.wait_for(pattern, after=before).end()
-        return self.text[before:end]
+        self.prompted(self.wait_for(pattern, after=before).end() - 1)
+        return self.text[before:]
 
     def code(self, seconds: float = 60.0) -> int:
         """The exit code, once it has ended."""

@@ -210,7 +210,7 @@ def test_a_trace_is_replayed_by_its_clock(worker: Worker, tmp_path: Path) -> Non
 def test_a_long_prompt_tells_the_log_how_far_it_is(worker: Worker) -> None:
     before = len(worker.log.lines)
     ran = run(
-        "--requests", "1", "--warm-up", "0", "--prompt-tokens", "1500", "--seconds", "30", "--addr", worker.address
+        "--requests", "1", "--warm-up", "0", "--prompt-tokens", "700", "--seconds", "30", "--addr", worker.address
     )
     assert ran.code == 0, ran.err
     told = worker.log.wait_for(r" prefill request_id=\S+ done=(\d+) of=(\d+) tokens_per_s=(\S+) left_s=", after=before)

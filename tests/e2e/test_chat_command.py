@@ -1,20 +1,23 @@
 """`mlx-worker chat` in a pseudo-terminal, and as part of a pipe, against a real worker."""
 
+import io
 import json
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import pytest
 
+from backend.chat.command import chat
+from backend.chat.commands import TABLE
 from tests.e2e.chatting import TOOLS, WEATHER_QUESTION
 from tests.e2e.terminal import CTRL_C, CTRL_D, UP, Terminal, environment
-from tests.e2e.worker import ROOT, TINY_CHAT, Worker, wait_until
+from tests.e2e.worker import TINY_CHAT, Worker, wait_until
 from tests.engine.loading.hub_stub import REPOSITORY, HubStub
 
 CAPITAL = "What is the capital of France?"
@@ -34,20 +37,30 @@ class Piped(NamedTuple):
     err: str
 
 
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """The command takes signals that are this process's own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def piped(lines: str, *arguments: str, **added: str) -> Piped:
-    command = [sys.executable, "-m", "backend", "chat", *arguments]
-    env = environment(**added)
-    ran = subprocess.run(command, cwd=ROOT, env=env, input=lines, capture_output=True, text=True, timeout=90)
-    return Piped(ran.returncode, ran.stdout, ran.stderr)
+    """The command in this process: starting another each time takes longer than what it does."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(err):
+        patched.setattr(sys, "stdin", io.StringIO(lines))
+        code = chat([*arguments], environment(**added))
+    return Piped(code, out.getvalue(), err.getvalue())
 
 
 def test_a_conversation_in_a_terminal(worker: Worker, tmp_path: Path) -> None:
     with Terminal("chat", "--addr", worker.address) as terminal:
-        terminal.wait_for(r"model: 8,192 tokens of context; /help helps\n")
+        terminal.wait_for(r"model: 8,192 tokens of context; /help helps\n> $")
         first = terminal.answered(CAPITAL)
         assert PARIS in first
         assert "s to the first token" in first and "tokens/s" in first and "0 of " in first
-        terminal.wait_for("> ", after=len(terminal.text) - 3)
         second = terminal.answered("And of Italy?")
         # What was said before is in the cache.
         told = terminal.wait_for(r"(\d+) of (\d+) prompt tokens from the cache\]\s*> $")
@@ -74,18 +87,18 @@ def test_a_conversation_in_a_terminal(worker: Worker, tmp_path: Path) -> None:
 
 def test_ctrl_c_stops_the_answer_and_then_leaves(worker: Worker) -> None:
     with Terminal("chat", "--addr", worker.address, "--set", "ignore_eos=on") as terminal:
-        terminal.wait_for("/help helps")
+        terminal.wait_for(r"/help helps\n> $")
         before = len(terminal.text)
         terminal.type("Count from 1 to 10.")
         terminal.wait_for("1, 2, 3", after=before)
         terminal.press(CTRL_C)
-        stopped = terminal.wait_for(r"\[[^\]]* tokens, [^\]]*stopped\]", after=before)
+        stopped = terminal.wait_for(r"\[[^\]]* tokens, [^\]]*stopped\]\n> $", after=before)
         worker.wait_for_queue(lambda queue: queue["in_flight"] == 0)
         # The chat goes on, from what there is of the answer.
         terminal.answered("/set ignore_eos off", "set: ")
         assert "prompt tokens" in terminal.answered(CAPITAL), stopped
         terminal.press(CTRL_C)
-        terminal.wait_for("Ctrl-C once more, or Ctrl-D, leaves.")
+        terminal.wait_for(r"Ctrl-C once more, or Ctrl-D, leaves\.\n> $")
         terminal.press(CTRL_C)
         assert terminal.code() == 0
 
@@ -93,7 +106,7 @@ def test_ctrl_c_stops_the_answer_and_then_leaves(worker: Worker) -> None:
 def test_a_tool_call_is_shown_and_its_result_typed(worker: Worker, tmp_path: Path) -> None:
     (tmp_path / "tools.json").write_text(TOOLS)
     with Terminal("chat", "--addr", worker.address) as terminal:
-        terminal.wait_for("/help helps")
+        terminal.wait_for(r"/help helps\n> $")
         assert "get_weather" in terminal.answered(f"/tools {tmp_path}/tools.json", "tools: [^\n]*\n")
         called = terminal.answered(WEATHER_QUESTION)
         assert "get_weather({" in called.replace("\n", "") and "Paris" in called
@@ -115,6 +128,40 @@ def test_in_a_pipe_the_answer_alone_is_on_standard_output(worker: Worker) -> Non
     assert "France" in ran.err and "tokens/s" in ran.err and "\x1b" not in ran.err
     refused = piped(f"/set top_p 7\n{CAPITAL}\n", "--addr", worker.address)
     assert (refused.code, refused.out) == (1, "") and "TopP: " in refused.err
+
+
+def test_every_command_says_what_it_did_or_what_it_lacks(worker: Worker, tmp_path: Path) -> None:
+    (tmp_path / "tools.json").write_text(TOOLS)
+    lines = {
+        "/help": "/set NAME VALUE",
+        "/system Be brief.": "system: Be brief.",
+        "/set top_k 3": "set: top_k 3",
+        "/set": "set: top_k 3",
+        "/set top_k off": "set: nothing; answers are greedy",
+        "/set nothing 3": "There is no setting 'nothing': there are temperature, top_k, ",
+        "/thinking maybe": "/thinking takes on, off or default.",
+        "/thinking off": "thinking: off",
+        f"/tools {tmp_path}/tools.json": "tools: get_weather, get_time",
+        "/tools off": "tools: none",
+        f"/tools {tmp_path}/none": f"{tmp_path}/none cannot be read: No such file or directory.",
+        "/save": "Name a file.",
+        f"/save {tmp_path}/kept": f"Saved to {tmp_path}/kept.",
+        f"/save {tmp_path}/no/kept": "No such file or directory",
+        f"/load {tmp_path}/kept": f"Loaded 0 messages from {tmp_path}/kept.",
+        "/stats": "from the cache",
+        "/new": "A new conversation.",
+        "//slash": "tokens/s",
+        "/nothing": "There is no command /nothing: /help lists them.",
+        "/quit": "",
+    }
+    ran = piped("\n".join([*lines, "never asked"]), "--addr", worker.address)
+    assert ran.code == 0
+    place = 0
+    for line, told in lines.items():
+        place = ran.err.find(told, place)
+        assert place >= 0, (line, ran.err)
+    assert {line.split()[0] for line in lines} >= set(TABLE)
+    assert ran.out.strip()  # the answer to the text with a slash
 
 
 def test_what_is_wrong_is_one_sentence(worker: Worker, tmp_path: Path) -> None:
@@ -142,7 +189,7 @@ def test_a_worker_that_does_not_start_or_has_no_model_is_one_sentence_too() -> N
 )
 def test_a_worker_of_its_own_is_gone_at_the_end(how: str) -> None:
     with Terminal("chat", "--model", str(TINY_CHAT)) as terminal:
-        terminal.wait_for("/help helps", 90)
+        terminal.wait_for(r"/help helps\n> $", 90)
         [own] = psutil.Process(terminal.process.pid).children()
         assert own.cmdline()[-1] != "" and "serve" in own.cmdline()
         if how == "left":
@@ -173,10 +220,11 @@ def test_ctrl_c_while_the_model_loads_leaves_no_worker() -> None:
 @pytest.mark.slow
 def test_the_chat_ends_with_a_sentence_when_its_worker_does() -> None:
     with Terminal("chat", "--model", str(TINY_CHAT)) as terminal:
-        terminal.wait_for("/help helps", 90)
+        terminal.wait_for(r"/help helps\n> $", 90)
         [own] = psutil.Process(terminal.process.pid).children()
         own.kill()
-        terminal.answered(CAPITAL, r"The worker ended with exit code -9: ")
+        terminal.type(CAPITAL)
+        terminal.wait_for(r"The worker ended with exit code -9: ")
         assert terminal.code() == 69
 
 
@@ -186,12 +234,12 @@ def test_a_long_prompt_shows_how_far_it_is_and_ctrl_c_stops_it(tmp_path: Path) -
     (tmp_path / "long.json").write_text(json.dumps(long))
     arguments = ("--load", str(tmp_path / "long.json"), "--option", "prefill_chunk:256")
     with Terminal("chat", "--model", str(TINY_CHAT), *arguments) as terminal:
-        terminal.wait_for("/help helps", 90)
+        terminal.wait_for(r"/help helps\n> $", 90)
         before = len(terminal.text)
         terminal.type("And now?")
         terminal.wait_for(r"reading the prompt .*[\d,]+ of [\d,]+ tokens, [\d,]+ tokens/s, .* left", after=before)
         terminal.press(CTRL_C)
-        terminal.wait_for(r"\[0 tokens, stopped\]", after=before)
+        terminal.wait_for(r"\[0 tokens, stopped\]\n> $", after=before)
         terminal.answered("/new", "A new conversation")
         assert PARIS in terminal.answered(CAPITAL)
         terminal.press(CTRL_D)
@@ -207,7 +255,7 @@ def test_a_download_shows_how_far_it_is(tmp_path: Path) -> None:
         with Terminal("chat", "--model", REPOSITORY, env=env) as terminal:
             terminal.wait_for(rf"downloading {REPOSITORY} .*[\d.]+ [KM]?i?B of 14\.9 MiB", 90)
             hub.go_on.set()
-            terminal.wait_for("/help helps", 90)
+            terminal.wait_for(r"/help helps\n> $", 90)
             assert PARIS in terminal.answered(CAPITAL)
             terminal.press(CTRL_D)
             assert terminal.code() == 0

@@ -1,6 +1,7 @@
 """The wheel: built from a copy of the tree without the network, looked into, and run from where it was put."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -134,3 +135,7 @@ def test_the_command_runs_from_where_pip_has_put_it(wheel: Path, tmp_path: Path)
     assert "\n  doctor  " in said("help")
     for name in ("chat", "bench", "doctor", "check", "cache"):
         assert f"usage: mlx-worker {name} " in said("help", name)
+    # The doctor finds the pinned versions where the wheel has put them.
+    found = json.loads(said("doctor", "--json", "--addr", "127.0.0.1:0"))
+    libraries = next(row for row in found["rows"] if row["name"] == "libraries")
+    assert libraries["found"].endswith("as pinned"), libraries

@@ -34,6 +34,8 @@ def test_on_a_terminal_all_is_in_one_place_and_in_colours() -> None:
 
 def test_what_a_model_writes_moves_no_cursor() -> None:
     assert shown("a\x1b[2J\x07b\r\n\tc\u202e") == "a[2Jb\n\tc"
+    text = "trois\u00a0: \u3000全角, \u0645\u06cc\u200c\u062e, 👩\u200d🚀"
+    assert shown(text) == text
     out = io.StringIO()
     Screen(out, out, live=True).write("\x1b]0;title\x07x")
     assert "\x1b]" not in out.getvalue() and "\x07" not in out.getvalue()

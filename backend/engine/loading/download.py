@@ -49,7 +49,7 @@ def download(
         ModelLoadFailed: One line that names the repository.
     """
     log.info(logline("model_download", repository=repository, revision=revision or None))
-    reports = ProgressLog("download", repository, progress, every_s=every_s)
+    reports = ProgressLog("download", repository, progress, every_s=every_s, at_once=True)
     answer: dict[str, Any] = {}
     with _started(repository, revision, patterns) as process:
         try:

@@ -46,6 +46,7 @@ class ProgressLog:
     Args:
         unit: What is counted.
         every_s: Seconds from one line to the next.
+        at_once: Whether the first report is a line too: where it may be long until there is more to tell.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class ProgressLog:
         *,
         unit: str = "bytes",
         every_s: float = LOG_EVERY_S,
+        at_once: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stage = stage
@@ -64,7 +66,8 @@ class ProgressLog:
         self._unit = unit
         self._every_s = every_s
         self._clock = clock
-        self._started = self._logged = clock()
+        self._started = clock()
+        self._logged = self._started - every_s if at_once else self._started
         self._rate: Rate | None = None
         self._done = 0
         self._total = 0
@@ -79,7 +82,7 @@ class ProgressLog:
             # What an earlier try left comes with the first report, and says nothing of how fast this one is.
             self._rate = Rate(now, self._done)
         self._rate.saw(now, self._done)
-        if now - self._logged >= self._every_s:
+        if total and now - self._logged >= self._every_s:
             self._logged = now
             self._log(f"model_{self._stage}", self._rate.figures(total, self._unit))
 

@@ -51,3 +51,13 @@ def test_a_rate_is_that_of_late_and_unknown_before_there_are_two_reports() -> No
         rate.saw(float(second), second if second <= 50 else 50 + 10 * (second - 50))
     assert rate.figures(1050, "bytes") == {"bytes_per_s": 10.0, "left_s": 50.0}
     assert rate.figures(0, "bytes")["left_s"] is None
+
+
+def test_where_more_may_be_long_in_coming_the_first_report_of_a_size_is_a_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reports = ProgressLog("download", "m", None, at_once=True, clock=lambda: 0.0)
+    with caplog.at_level(logging.INFO):
+        for total in (0, 1000, 1000):
+            reports.report(0, total)
+    assert caplog.messages == ["model_download model=m bytes=0 total_bytes=1000 seconds=0.000"]
