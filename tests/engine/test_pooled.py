@@ -593,3 +593,14 @@ def test_a_higher_priority_goes_before_and_takes_the_place_of_what_runs(
         assert (await settled(handle))["preemptions"] >= 1
 
     run(model("qwen3"), body, max_rows=1)
+
+
+def test_a_score_takes_its_prompt_from_the_disk(model: Callable[[str], Path], tmp_path: Path) -> None:
+    config = model_config(model("qwen3"), cache=CacheConfig(directory=str(tmp_path / "kv")))
+
+    async def body(handle: EngineHandle) -> Finished:
+        return await handle.compute(score())
+
+    cold, later = with_engine(config, body), with_engine(config, body)
+    assert (cold.usage.cached_tokens, later.usage.cached_tokens) == (0, len(PROMPT) - 1)
+    assert (later.cache_reason, later.result) == ("disk", cold.result)
