@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from backend.core.errors import (
 from backend.core.events import Finished
 from backend.core.pooled import EmbedAsk, PooledRequest, Relevances, RerankAsk, ScoreAsk, Scores, Vectors
 from backend.core.request import Grammar, Sampling
+from backend.engine.batching import assembly
 from backend.engine.batching.chunk import Chunk
 from backend.engine.batching.decoding import Decoding
 from backend.engine.batching.memory import MemoryBudget
@@ -473,6 +475,27 @@ def test_codes_of_keys_and_values_score_as_they_answer_and_embed_as_numbers_do(t
         assert not np.allclose(logprobs(end)[0], straight.logprobs((PROMPT + answer.text).encode(), len(PROMPT)))
 
     run(path, body, kv_bits=4, kv_group_size=32)
+
+
+def test_long_tails_over_codes_run_in_pieces_that_bound_their_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    inner = Pass.__init__
+
+    def noted(one: Pass, *args: Any, **options: Any) -> None:
+        inner(one, *args, **options)
+        passes.append(one.tokens)
+
+    monkeypatch.setattr(Pass, "__init__", noted)
+    # Four heads in float32: 32 queries of 400 keys, and no 64.
+    monkeypatch.setattr(assembly, "MOST_SCORE_BYTES", 16 * 40 * 400)
+
+    async def body(handle: EngineHandle) -> None:
+        await handle.compute(score(PROMPT, ("a candidate of some length " * 8,)))
+        assert passes and max(passes) <= 40
+
+    run(write_model(tmp_path / "qwen3", "qwen3", hidden=128), body, kv_bits=4, kv_group_size=32)
 
 
 def test_a_template_without_a_system_message_asks_in_one(model: Callable[[str], Path]) -> None:

@@ -135,6 +135,7 @@ class Session:
             clock=self.clock,
             settle=settle,
             meanwhile=hand_out,
+            scores=self.scores,
         )
         self.room = Room(
             budget=self.budget, prefix=self.prefix, prefills=self.prefills, groups=self.groups, pooled=self.pooled

@@ -14,6 +14,7 @@ from backend.engine.batching.pooled.results import Computed
 from backend.engine.batching.pooled.texts import plan_batch
 from backend.engine.batching.pooled.units import Part, TailRun, TextBatch, Unit
 from backend.engine.batching.row import Row
+from backend.engine.batching.scheduler import LEAST_CHUNK
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.loading.loaded import Backbone
 from backend.engine.picture import Counters
@@ -32,6 +33,7 @@ class Pooled:
     Args:
         settle: Waits for all that others have on the device, each under the guard of its owner.
         meanwhile: What can be done before others are held up.
+        scores: Of a tail's pass, the most query tokens times key tokens; None where nothing bounds them.
 
     Attributes:
         open: Rows with what is computed of them, in the order of their turns.
@@ -48,6 +50,7 @@ class Pooled:
     clock: Callable[[], float]
     settle: Callable[[], None]
     meanwhile: Callable[[], None]
+    scores: int | None = None
     open: list[Computed] = field(default_factory=list[Computed])
     unit: Unit | None = None
     running: Pass | None = None
@@ -154,12 +157,14 @@ class Pooled:
         return self._texts(computed)
 
     def _tail(self, computed: Computed, work: Tails) -> Unit:
-        index = computed.next
+        row, index = computed.row, computed.next
+        keys = row.covered + len(work.tails[index].feed)
+        bound = self.chunk if self.scores is None else max(LEAST_CHUNK, self.scores // max(1, keys))
         return TailRun(
-            parts=[Part(row=computed.row, index=index)],
+            parts=[Part(row=row, index=index)],
             tail=work.tails[index],
             model=self.model,
-            chunk=self.chunk,
+            chunk=min(self.chunk, bound),
             vocab_size=self.vocab_size,
             yes_no=work.yes_no,
         )

@@ -1,5 +1,6 @@
 """What runs in one go beside others: a batch of texts, or one tail of a row. Engine thread only."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -191,4 +192,7 @@ def pieces(length: int, wanted: int, *, chunk: int, most: int) -> list[tuple[int
 
 def chance(logits: Sequence[float]) -> float:
     """Of the first of two tokens against the second, in float64."""
-    return float(1.0 / (1.0 + np.exp(np.float64(logits[1]) - np.float64(logits[0]))))
+    apart = logits[0] - logits[1]
+    # The smaller of the two odds, which never overflows.
+    odds = math.exp(-abs(apart))
+    return (1.0 if apart >= 0 else odds) / (1.0 + odds)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from backend.core.pooled import Pooling
 from backend.engine.batching.pooled.texts import LEAST_FILLED, normalized, picked, plan_batch, pooled
-from backend.engine.batching.pooled.units import pieces
+from backend.engine.batching.pooled.units import chance, pieces
 
 
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=60), st.integers(1, 2048))
@@ -52,3 +52,10 @@ def test_the_passes_of_a_tail_are_its_tokens_and_logits_are_of_its_end(
     assert all(end - start <= (min(chunk, most) if logits else chunk) for start, end, logits in planned)
     with_logits = sum(end - start for start, end, logits in planned if logits)
     assert with_logits >= wanted
+
+
+def test_a_chance_is_that_of_a_softmax_however_far_apart_the_logits_are() -> None:
+    for yes, no in ((0.0, 0.0), (3.0, -1.0), (-2.5, 4.0)):
+        expected = np.exp(yes) / (np.exp(yes) + np.exp(no))
+        assert chance((yes, no)) == pytest.approx(expected, rel=1e-12)
+    assert (chance((1e4, -1e4)), chance((-1e4, 1e4))) == (1.0, 0.0)
