@@ -55,9 +55,16 @@ class Talk:
         """Have the conversation answered; whether it was. A stopped answer counts, and what there is of it is kept.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C, where nobody types.
+            KeyboardInterrupt: Ctrl-C where nobody types, or just before or after the call.
             WorkerGone: Our own worker has ended.
         """
+        try:
+            return self._ask(worker)
+        except KeyboardInterrupt:
+            self._take_back()
+            raise
+
+    def _ask(self, worker: Reached) -> bool:
         watch, answer, view = Stopwatch(perf_counter()), Answer(), AnswerView(self._screen)
         try:
             request = request_of(self.conversation)

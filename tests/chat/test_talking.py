@@ -94,5 +94,7 @@ def test_a_call_that_was_cut_waits_for_no_result(how: Any, serve: Callable[[Answ
 
 def test_where_nobody_types_ctrl_c_is_the_end(serve: Callable[[Answer], Reached]) -> None:
     worker = serve(interrupting(pb.ChatDelta(content="So")))
+    asked = talk(typed=False)
     with pytest.raises(KeyboardInterrupt):
-        talk(typed=False).ask(worker)
+        asked.ask(worker)
+    assert asked.conversation.messages == []
