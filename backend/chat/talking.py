@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -70,11 +70,14 @@ class Talk:
             request = request_of(self.conversation)
         except (ValueError, TypeError) as error:
             return self._failed(f"The request cannot be sent: {error}.")
-        call = worker.stub.PredictStream(request, metadata=worker.connection.metadata)
-        stopped = False
+        stopped, end = False, End()
         try:
-            with self._interruptible(call):
+            # From before the call: what stops it may come while it begins.
+            with _stopping() if self._typed else nullcontext(_Stop()) as stop:
+                call = worker.stub.PredictStream(request, metadata=worker.connection.metadata)
+                stop.is_for(call)
                 self._receive(map(part_of, call), watch, answer, view)
+                end = end_of(call.trailing_metadata())
         except grpc.RpcError as error:
             view.end()
             failed: Any = error
@@ -82,14 +85,10 @@ class Talk:
             if not stopped:
                 return self._lost(worker, worker.sentence(error))
         view.end()
-        end = end_of(call.trailing_metadata()) if not stopped else End()
         self._count(watch, answer, end)
         self._keep(answer, is_cut=stopped or end.reason in CUT)
         self._screen.say(summary(watch, answer, end, stopped=stopped))
         return True
-
-    def _interruptible(self, call: grpc.Call) -> AbstractContextManager[None]:
-        return _stopping(call) if self._typed else nullcontext()
 
     def _keep(self, answer: Answer, *, is_cut: bool) -> None:
         """The answer as far as the conversation can go on from it: a call that was cut has no result to wait for."""
@@ -140,11 +139,32 @@ class Talk:
             self.conversation.messages.pop()
 
 
+class _Stop:
+    """Cancels a call, also one that is yet to come. Main thread."""
+
+    def __init__(self) -> None:
+        self._call: grpc.Call | None = None
+        self._wanted = False
+
+    def is_for(self, call: grpc.Call) -> None:
+        """The call that is meant."""
+        self._call = call
+        if self._wanted:
+            call.cancel()
+
+    def now(self) -> None:
+        """End it."""
+        self._wanted = True
+        if self._call is not None:
+            self._call.cancel()
+
+
 @contextmanager
-def _stopping(call: grpc.Call) -> Generator[None]:
+def _stopping() -> Generator[_Stop]:
     """Let Ctrl-C cancel a call, meanwhile."""
-    before = signal.signal(signal.SIGINT, lambda *_: call.cancel())
+    stop = _Stop()
+    before = signal.signal(signal.SIGINT, lambda *_: stop.now())
     try:
-        yield
+        yield stop
     finally:
         signal.signal(signal.SIGINT, before)

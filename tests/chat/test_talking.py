@@ -50,14 +50,15 @@ def serve() -> Iterator[Callable[[Answer], Reached]]:
     server.stop(None).wait(5)
 
 
-def interrupting(*deltas: pb.ChatDelta) -> Answer:
-    """These, then Ctrl-C, then nothing."""
+def hanging(*deltas: pb.ChatDelta) -> Answer:
+    """These and no end; without any, somebody presses Ctrl-C."""
 
     def answer(context: Any) -> Iterator[pb.Reply]:
         over = threading.Event()
         context.add_callback(over.set)
         yield from (pb.Reply(chat_deltas=[delta], tokens=1) for delta in deltas)
-        os.kill(os.getpid(), signal.SIGINT)
+        if not deltas:
+            os.kill(os.getpid(), signal.SIGINT)
         assert over.wait(10)
 
     return answer
@@ -73,28 +74,44 @@ def cut(*deltas: pb.ChatDelta) -> Answer:
     return answer
 
 
-def talk(*, typed: bool = True) -> Talk:
-    return Talk(Conversation(messages=[QUESTION]), Screen(io.StringIO(), io.StringIO(), live=False), typed=typed)
+class CtrlC(io.StringIO):
+    """Where somebody presses Ctrl-C at the sight of this."""
+
+    def __init__(self, seen: str) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def write(self, text: str) -> int:
+        if self._seen in text:
+            signal.raise_signal(signal.SIGINT)
+        return super().write(text)
+
+
+def talk(*, typed: bool = True, out: io.StringIO | None = None) -> Talk:
+    screen = Screen(out or io.StringIO(), io.StringIO(), live=False)
+    return Talk(Conversation(messages=[QUESTION]), screen, typed=typed)
 
 
 def test_a_question_that_was_stopped_before_its_answer_is_taken_back(serve: Callable[[Answer], Reached]) -> None:
     stopped = talk()
-    assert stopped.ask(serve(interrupting()))
+    assert stopped.ask(serve(hanging()))
     assert stopped.conversation.messages == []
 
 
-@pytest.mark.parametrize("how", [cut, interrupting])
-def test_a_call_that_was_cut_waits_for_no_result(how: Any, serve: Callable[[Answer], Reached]) -> None:
+@pytest.mark.parametrize(("how", "out"), [(cut, io.StringIO()), (hanging, CtrlC("f("))])
+def test_a_call_that_was_cut_or_stopped_waits_for_no_result(
+    how: Callable[..., Answer], out: io.StringIO, serve: Callable[[Answer], Reached]
+) -> None:
     worker = serve(how(pb.ChatDelta(content="So"), BEGUN))
-    asked = talk()
+    asked = talk(out=out)
     assert asked.ask(worker)
     assert asked.conversation.messages == [QUESTION, {"role": "assistant", "content": "So"}]
     assert asked.conversation.open_calls == []
 
 
 def test_where_nobody_types_ctrl_c_is_the_end(serve: Callable[[Answer], Reached]) -> None:
-    worker = serve(interrupting(pb.ChatDelta(content="So")))
-    asked = talk(typed=False)
+    worker = serve(cut(pb.ChatDelta(content="So")))
+    asked = talk(typed=False, out=CtrlC("So"))
     with pytest.raises(KeyboardInterrupt):
         asked.ask(worker)
     assert asked.conversation.messages == []
