@@ -47,11 +47,6 @@ class Histogram:
         """Values in all."""
         return sum(self.counts)
 
-    def plus(self, other: "Histogram") -> "Histogram":
-        """One that has seen the values of both; equal bounds."""
-        counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
-        return Histogram(self.bounds, counts, self.total + other.total)
-
     def copy(self) -> "Histogram":
         """One that changes no more."""
         return Histogram(self.bounds, self.counts, self.total)

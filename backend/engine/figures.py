@@ -1,7 +1,7 @@
 """What an operator may know of the engine. Any thread may ask: it is made of one picture and of frozen facts.
 
-Totals alone, since the process began: nothing here is of one request, client or tenant. Under `strict`, where nobody
-learns what the prompt cache has, there is nothing of it here either.
+Totals alone: nothing here is of one request, client or tenant. Under `strict`, where nobody learns what the prompt
+cache has, there is nothing of it here either.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import backend
 from backend.core.histogram import Histogram
 from backend.core.reports import EngineFigures
-from backend.engine.picture import Counters, EnginePicture, Totals
+from backend.engine.picture import Counters, EnginePicture
 from backend.engine.preparing.requests import RequestPreparer
 from backend.engine.reports import library_versions, peak_bytes, resident_bytes
 
@@ -19,6 +19,8 @@ _STORE = {
     "inserts": "prompt_cache_inserts",
     "tokens_stored": "prompt_cache_stored_tokens",
     "evicted_bytes": "prompt_cache_evicted_bytes",
+    "n_sequences": "prompt_cache_sequences",
+    "n_tokens": "prompt_cache_tokens",
     "disk.reads": "prompt_cache_disk_reads",
     "disk.hits": "prompt_cache_disk_hits",
     "disk.tokens_read": "prompt_cache_disk_read_tokens",
@@ -28,10 +30,6 @@ _STORE = {
     "disk.dropped": "prompt_cache_disk_dropped",
     "disk.evicted": "prompt_cache_disk_evictions",
     "disk.quarantined": "prompt_cache_disk_quarantined",
-}
-_STORE_NOW = {
-    "n_sequences": "prompt_cache_sequences",
-    "n_tokens": "prompt_cache_tokens",
     "disk.bytes": "prompt_cache_disk_bytes",
     "disk.files": "prompt_cache_disk_files",
 }
@@ -40,7 +38,7 @@ _STORE_NOW = {
 def engine_figures(
     model: RequestPreparer | None, picture: EnginePicture | None, *, alive: bool, asleep: bool, in_flight: int
 ) -> EngineFigures:
-    """The figures as of the last picture; what does not count up only where a model is loaded."""
+    """The figures as of the last picture; of a model only where one is loaded."""
     versions = library_versions()
     worker = {"version": backend.__version__, "mlx": versions["mlx"], "mlx_lm": versions["mlx-lm"]}
     numbers: dict[str, float] = {
@@ -55,21 +53,19 @@ def engine_figures(
             "memory_peak_bytes": picture.peak_bytes,
             "memory_buffer_pool_bytes": picture.buffer_pool,
         }
-    totals = picture.totals if picture is not None else Totals()
-    counters = totals.counters
-    numbers |= _totals(counters)
-    counts = {"request_success": counters.finished}
-    if model is not None and picture is not None:
-        numbers |= _rows(picture, in_flight)
-        if model.config.engine.isolation != "strict":
-            numbers |= _cache(picture, totals)
-            counts["prefix_cache_lookups"] = counters.cache_reasons
+    if model is None or picture is None:
+        return EngineFigures(worker=worker, numbers=numbers)
+    tells = model.config.engine.isolation != "strict"
+    numbers |= _rows(picture, in_flight) | _totals(picture.counters)
+    if tells:
+        numbers |= _cache(picture)
+    finished = {"request_success": picture.counters.finished}
     return EngineFigures(
         worker=worker,
-        model=_words(model) if model is not None else {},
+        model=_words(model),
         numbers=numbers,
-        counts=counts,
-        histograms=_histograms(counters),
+        counts=finished | ({"prefix_cache_lookups": picture.counters.cache_reasons} if tells else {}),
+        histograms=_histograms(picture.counters),
     )
 
 
@@ -115,10 +111,9 @@ def _totals(counters: Counters) -> dict[str, float]:
     }
 
 
-def _cache(picture: EnginePicture, totals: Totals) -> dict[str, float]:
-    counters = totals.counters
-    store = {name: totals.cache[key] for key, name in _STORE.items() if key in totals.cache}
-    store |= {name: picture.cache[key] for key, name in _STORE_NOW.items() if key in picture.cache}
+def _cache(picture: EnginePicture) -> dict[str, float]:
+    counters = picture.counters
+    store = {name: picture.cache[key] for key, name in _STORE.items() if key in picture.cache}
     return store | {
         "kv_cached_bytes": picture.cached_kv,
         "prefix_cache_queries": counters.looked_up_tokens,

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from backend.core.histogram import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, TOKEN_SECONDS, TOKENS, Histogram
@@ -33,10 +33,6 @@ class Timings:
             prompt_tokens=self.prompt_tokens.copy(),
             generated_tokens=self.generated_tokens.copy(),
         )
-
-    def plus(self, other: "Timings") -> "Timings":
-        """Of both."""
-        return Timings(*(getattr(self, name).plus(getattr(other, name)) for name in _names(self)))
 
 
 @dataclass(slots=True)
@@ -73,33 +69,6 @@ class Counters:
             self, cache_reasons=self.cache_reasons.copy(), finished=self.finished.copy(), timings=self.timings.copy()
         )
 
-    def plus(self, other: "Counters") -> "Counters":
-        """Of both, as an object of its own."""
-        summed = {name: getattr(self, name) + getattr(other, name) for name in _names(self) if name != "timings"}
-        return Counters(**summed, timings=self.timings.plus(other.timings))
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """What counted over several loads; nothing in it changes.
-
-    Attributes:
-        cache: The prompt cache's own figures by name, summed: those that are no counts mean nothing here.
-    """
-
-    counters: Counters = field(default_factory=Counters)
-    cache: Mapping[str, float] = field(default_factory=dict[str, float])
-
-    def plus(self, counters: Counters, cache: Mapping[str, float]) -> "Totals":
-        """With another load's."""
-        names = {*self.cache, *cache}
-        summed = {name: self.cache.get(name, 0.0) + cache.get(name, 0.0) for name in names}
-        return Totals(self.counters.plus(counters), summed)
-
-
-def _names(counted: Timings | Counters) -> list[str]:
-    return [one.name for one in fields(counted)]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnginePicture:
@@ -109,9 +78,7 @@ class EnginePicture:
         storing: Rows that have ended and are here yet: the prompt cache takes copies, or their last step runs.
         buffer_pool: Bytes of freed buffers that MLX keeps for reuse.
         disk_state: `on`, or why the prompt cache's disk takes nothing; empty where there is none.
-        counters: Of the load that is current.
         cache: The prompt cache's own figures by name.
-        before: Of the loads before it.
     """
 
     at: float
@@ -129,9 +96,3 @@ class EnginePicture:
     counters: Counters = field(default_factory=Counters)
     disk_state: str = ""
     cache: Mapping[str, float] = field(default_factory=dict)
-    before: Totals = field(default_factory=Totals)
-
-    @property
-    def totals(self) -> Totals:
-        """Since the process began."""
-        return self.before.plus(self.counters, self.cache)

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backend.core.errors import InternalFault, RequestAborted, WorkerError, WorkerUnavailable
@@ -16,7 +15,7 @@ from backend.core.logline import logline
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.inbox import Call, Cancel, Command, Inbox, Stop, Submit
 from backend.engine.loading.failures import FOREIGN, one_line
-from backend.engine.picture import EnginePicture, Totals
+from backend.engine.picture import EnginePicture
 
 if TYPE_CHECKING:
     # Importing the session imports mlx_lm: seconds that the open port must not wait for.
@@ -55,7 +54,6 @@ class EngineThread:
         self.asleep: Asleep | None = None  # what is there of a model whose weights are not
         self.generation = 0
         self.picture: EnginePicture | None = None
-        self._before = Totals()  # of models that were dropped
         self.heartbeat: float | None = None  # when the step or call that runs now began; None between them
 
     @property
@@ -122,7 +120,7 @@ class EngineThread:
     def tell(self) -> None:
         """Engine thread only: let clients have what was posted so far; the step goes on."""
         if self.session is not None:
-            self.picture = replace(self.session.picture(self._clock()), before=self._before)
+            self.picture = self.session.picture(self._clock())
         self.outbox.flush()
 
     def _take_picture(self) -> None:
@@ -130,7 +128,7 @@ class EngineThread:
         idle = self.session is None or not self.session.busy
         if idle or self.picture is None or now - self.picture.at >= PICTURE_SECONDS:
             shown = self.session or self.asleep
-            self.picture = replace(shown.picture(now) if shown else _empty_picture(now), before=self._before)
+            self.picture = shown.picture(now) if shown else _empty_picture(now)
 
     def _obey(self, command: Submit | Call | Stop) -> None:
         match command:
@@ -181,10 +179,6 @@ class EngineThread:
         if old is not None:
             old.abort(lambda: RequestAborted("the model was unloaded"))
             self.outbox.flush()
-        # After the ends, which count too.
-        if (dropped := old or asleep) is not None:
-            self._before = self._before.plus(dropped.counters, dropped.prefix.figures())
-        if old is not None:
             old.close()
         if asleep is not None:
             asleep.close()

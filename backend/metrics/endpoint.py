@@ -1,6 +1,5 @@
 """The HTTP server of the operator's port: threads of its own, so many at most, each of which answers one scrape."""
 
-import errno
 import logging
 import socket
 import threading
@@ -25,15 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class EndpointError(Exception):
-    """The port cannot be had; the message is one line for whoever started the worker.
-
-    Attributes:
-        in_use: Somebody else has it.
-    """
-
-    def __init__(self, message: str, *, in_use: bool) -> None:
-        super().__init__(message)
-        self.in_use = in_use
+    """The port cannot be had; the message is one line for whoever started the worker."""
 
 
 class MetricsEndpoint:
@@ -56,9 +47,7 @@ class MetricsEndpoint:
             server = _Server(self._host, self._port, self._scrape)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            in_use = getattr(error, "errno", None) == errno.EADDRINUSE
-            message = f"cannot serve metrics on {self._host} port {self._port}: {reason}"
-            raise EndpointError(message, in_use=in_use) from error
+            raise EndpointError(f"cannot serve metrics on {self._host} port {self._port}: {reason}") from error
         self._server = server
         threading.Thread(target=server.serve_forever, args=(_CLOSE_SECONDS,), name="metrics", daemon=True).start()
         host = f"[{self._host}]" if ":" in self._host else self._host

@@ -40,10 +40,10 @@ class Ending:
 
 
 def start_metrics(config: MetricsConfig, engine: EngineApi, server: WorkerServer) -> "MetricsEndpoint | None":
-    """Serve the operator's port, where there is to be one and nobody else has it.
+    """Serve the operator's port, where there is to be one.
 
     Raises:
-        AddressError: It is none that anybody here could have.
+        AddressError: It cannot be had.
     """
     if config.port is None:
         return None
@@ -55,10 +55,6 @@ def start_metrics(config: MetricsConfig, engine: EngineApi, server: WorkerServer
     try:
         url = endpoint.start()
     except EndpointError as error:
-        # A host that starts a worker for each model gives all of them the same settings.
-        if error.in_use:
-            log.warning(logline("metrics_not_served", text=str(error)))
-            return None
         raise AddressError(str(error)) from error
     log.info(logline("metrics", url=url))
     if not ip_address(config.address).is_loopback:
