@@ -1,9 +1,11 @@
 """What the system gives a process: open files, disks, a port."""
 
+import errno
 import os
 import resource
 import shutil
 import socket
+import ssl
 import stat
 import tempfile
 from collections.abc import Mapping
@@ -23,6 +25,8 @@ _LEAST_FREE: Final = 1 << 30
 def open_files_row(limits: tuple[int, int] | None = None) -> Row:
     """How many files a worker may open."""
     soft, hard = limits or resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= WANTED:
+        return ok("open files", f"limit {_limit(soft)}")
     if hard == resource.RLIM_INFINITY or hard >= WANTED:
         return ok("open files", f"limit {_limit(soft)}, raised to {count(WANTED)} at the start")
     advice = f"Many clients need {count(WANTED)}: raise the hard limit (ulimit -Hn, LimitNOFILE=)."
@@ -105,6 +109,38 @@ def address_row(server: ServerConfig) -> Row:
     return ok(name, f"{address.target} is free")
 
 
+def tls_row(server: ServerConfig) -> Row:
+    """Whether certificate and key are there and belong together."""
+    name, certificate, key = "TLS", server.tls_certificate, server.tls_key
+    if not certificate:
+        if key:
+            return warn(name, "off: --tls-key without --tls-certificate", "Give both, or neither.")
+        return _without_tls(name, server)
+    if not key:
+        return bad(name, f"{certificate} without a key", "Give --tls-key too.")
+    try:
+        for file in (certificate, key):
+            Path(file).read_bytes()
+        # A key with a password is refused, and nobody is asked for it.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: "")
+    except ssl.SSLError as error:
+        advice = "Give a certificate and the key it was made with, both PEM, the key without a password."
+        return bad(name, f"{certificate} with {key}: {(error.reason or 'not PEM').lower().replace('_', ' ')}", advice)
+    except OSError as error:
+        return bad(name, f"{error.filename}: {error.strerror}", "Name files that the worker's user may read.")
+    return ok(name, certificate)
+
+
+def _without_tls(name: str, server: ServerConfig) -> Row:
+    try:
+        is_local = Address.parse(server.address).is_local
+    except AddressError:  # which another row tells
+        is_local = True
+    if server.require_tls and not is_local:
+        return bad(name, "off, and --require-tls is set", "Give --tls-certificate and --tls-key.")
+    return ok(name, "off (--tls-certificate and --tls-key)")
+
+
 def metrics_row(metrics: MetricsConfig) -> Row:
     """Whether a worker can serve metrics where it would."""
     name = "metrics"
@@ -112,6 +148,8 @@ def metrics_row(metrics: MetricsConfig) -> Row:
         return ok(name, "not served (--metrics-port serves them)")
     where = f"{metrics.address} port {metrics.port or 'auto'}"
     why = _unbindable(metrics.address, metrics.port)
+    if why == os.strerror(errno.EADDRINUSE):
+        return warn(name, f"{where}: {why}", "A worker serves without; --metrics-port auto takes any free port.")
     if why:
         return bad(name, f"{where}: {why}", "Take another --metrics-port or --metrics-address.")
     return ok(name, f"{where} is free")
