@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from backend.core.pooled import Pooling
 from backend.core.request import Json, Sampling
 
 # Where the bearer token may come from; no process that the worker starts gets them.
@@ -15,6 +16,7 @@ LogFormat = Literal["text", "json"]
 FLUSH_SECONDS = 3.0
 """What a disk gets of the prompt cache when its model goes; a host that stops a worker does not wait for long."""
 Isolation = Literal["performance", "balanced", "strict"]
+RerankWay = Literal["yes_no", "cosine"]
 STRICT_CHUNK = 128
 """Under `strict` prefill chunks, and what is used of a named prefix, end at multiples of this many tokens: so the bits
 of an answer are the same whether there was a name or not."""
@@ -138,6 +140,27 @@ class CacheConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PooledConfig:
+    """Embedding and Rerank, where the model's own files are not to decide.
+
+    Attributes:
+        pooling: None takes the model's; `none` gives every token's vector, for the host to pool.
+        normalize: Vectors of whole texts get the length 1; None takes what the model's files say, else they do.
+        prompt: The name of that of the model's prompts which goes before a text; empty takes its default.
+        rerank: None takes what the model is made for.
+        made_for: What the host loads it for; empty where it does not say, and the model's files do.
+        instruction: What a document is to do for a query.
+    """
+
+    pooling: Pooling | None = None
+    normalize: bool | None = None
+    prompt: str = ""
+    rerank: RerankWay | None = None
+    made_for: Literal["", "embeddings", "reranking"] = ""
+    instruction: str = "Given a web search query, retrieve relevant passages that answer the query"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """What LoadModel asks for. Two equal configurations are the same load.
 
@@ -172,3 +195,4 @@ class ModelConfig:
     default_max_tokens: int | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
+    pooled: PooledConfig = field(default_factory=PooledConfig)

@@ -22,6 +22,7 @@ from backend.check.driving import mlx_lm_batch
 from backend.core.request import Sampling
 from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.row import Row
+from backend.engine.batching.standing import Standing
 from backend.engine.inbox import Submit
 from backend.engine.sampling.device.sampler import DeviceSampler
 from backend.engine.sampling.row_sampling import RowSampling
@@ -54,7 +55,7 @@ def our_step(settings: Sequence[Sampling], vocab: int = VOCAB, *, fused: bool = 
     # Of a submitted request the batch knows the sampling alone.
     submit = cast(Submit, None)
     rows = [RowSampling(one, prompt=prompt, eos_ids=frozenset([EOS]), top_logprobs=None) for one in settings]
-    batch.join([Row(submit, sampling, prompt, caches=[]) for sampling in rows])
+    batch.join([Row(submit, sampling, prompt, Standing.of(0.0, 0), caches=[]) for sampling in rows])
     return batch.step
 
 

@@ -30,12 +30,14 @@ class Run:
     Attributes:
         seconds: In which it was asked, those of others' rounds apart.
         began: Of its rounds; seconds of `time.perf_counter`.
+        not_begun: Requests that had arrived when the time was over, and had found no stream free.
     """
 
     name: str
     measured: list[Measured] = field(default_factory=list[Measured])
     seconds: float = 0.0
     began: list[float] = field(default_factory=list[float])
+    not_begun: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ class Driver:
     async def _part(self, target: Target, part: Sequence[Planned], run: Run, seconds: float) -> None:
         start = time.perf_counter()
         run.began.append(start)
-        todo = iter(part)
+        todo, before = iter(part), len(run.measured)
         try:
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
                 for _ in range(min(self.streams, len(part))):
@@ -85,7 +87,10 @@ class Driver:
         except TimeoutError:
             pass
         finally:
-            run.seconds += time.perf_counter() - start
+            took = time.perf_counter() - start
+            run.seconds += took
+            arrived = sum(one.at is not None and one.at <= min(took, seconds) for one in part)
+            run.not_begun += max(0, arrived - (len(run.measured) - before))
 
     async def _stream(self, target: Target, todo: Iterator[Planned], run: Run, start: float) -> None:
         for planned in todo:

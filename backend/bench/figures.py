@@ -19,6 +19,7 @@ class Summary:
     Attributes:
         requests: That came to their end.
         cut: That ran when the time was over.
+        not_begun: That had arrived by then, and were never sent: no time of theirs is known, and it would be long.
         errors: How often each sentence.
         tokens: Of answers, as far as they came.
         cached_share: Of the whole answers' prompt tokens; None where the server does not say.
@@ -31,6 +32,7 @@ class Summary:
     seconds: float
     requests: int
     cut: int
+    not_begun: int
     errors: Mapping[str, int]
     tokens: int
     prompt_tokens: int
@@ -62,6 +64,7 @@ def summary(run: Run) -> Summary:
         seconds=run.seconds,
         requests=len(whole),
         cut=sum(one.cut for one in measured),
+        not_begun=run.not_begun,
         errors=dict(Counter(one.error for one in measured if one.error).most_common()),
         tokens=sum(one.tokens for one in measured),
         prompt_tokens=sum(one.prompt_tokens for one in whole),

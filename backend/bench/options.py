@@ -140,8 +140,23 @@ def _options(given: argparse.Namespace, environment: Mapping[str, str]) -> Bench
         rounds=given.rounds if given.beside or given.beside_http else 1,
         warm_up=given.warm_up,
         fresh=not given.keep_cache,
-        json=given.json,
+        json=_writable(given.json),
     )
+
+
+def _writable(file: Path | None) -> Path | None:
+    """The file, once it is known that it can be written at the end: a run may take hours. It stays as it was."""
+    if file is None or (file.exists() and not file.is_file() and not file.is_dir()):
+        return file  # what is no file, such as a pipe, takes no trial
+    is_new = not file.exists()
+    try:
+        with file.open("a"):
+            pass
+    except OSError as error:
+        raise ValueError(f"{file} cannot be written: {error.strerror}") from None
+    if is_new:
+        file.unlink()
+    return file
 
 
 def _beside(given: argparse.Namespace, environment: Mapping[str, str]) -> Connection | None:

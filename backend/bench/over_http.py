@@ -77,8 +77,14 @@ class HttpTarget:
             body["prompt"] = planned.prompt
         try:
             path = "/chat/completions" if self._as_chat else "/completions"
+            is_over = False
             for event in exchange.events(path, json.dumps(body).encode(), self._headers):
-                _take(event, measured)
+                is_over = event is None or _take(event, measured) or is_over
+            # A connection that ends is not yet an answer that does.
+            if not is_over:
+                raise ValueError("The answer stops before its end.")
+            if not measured.tokens:
+                raise ValueError("The answer has no tokens.")
             measured.ended = time.perf_counter()
         # A stranger's JSON may have any shape.
         except (OSError, http.client.HTTPException, ValueError, AttributeError, TypeError, LookupError) as error:
@@ -124,8 +130,8 @@ class _Exchange:
         finally:
             self._connection.close()
 
-    def events(self, path: str, body: bytes, headers: dict[str, str]) -> Iterator[dict[str, Any]]:
-        """The events that a POST is answered with.
+    def events(self, path: str, body: bytes, headers: dict[str, str]) -> Iterator[dict[str, Any] | None]:
+        """The events that a POST is answered with; None is the one that says that there are no more.
 
         Raises:
             ValueError: It is refused, or answered with something else.
@@ -137,8 +143,9 @@ class _Exchange:
                 self._connection.connect()
             self._connection.request("POST", self._path + path, body, headers)
             for line in self._checked():
-                if line.startswith(b"data:") and (text := line[5:].strip()) != b"[DONE]":
-                    yield json.loads(text)
+                if line.startswith(b"data:"):
+                    text = line[5:].strip()
+                    yield None if text == b"[DONE]" else json.loads(text)
         finally:
             self._connection.close()
 
@@ -158,14 +165,19 @@ def _parsed(url: str) -> SplitResult:
     return parts._replace(path=path if path.endswith("/v1") else f"{path}/v1", query="", fragment="")
 
 
-def _take(event: dict[str, Any], measured: Measured) -> None:
-    """What one event brings. A piece of text counts as a token, until the server says how many there were."""
+def _take(event: dict[str, Any], measured: Measured) -> bool:
+    """What one event brings; whether it ends the answer.
+
+    A piece of text counts as a token, until the server says how many there were.
+    """
     if "error" in event:
         raise ValueError(f"The server says: {event['error']}")
+    is_end = False
     for choice in event.get("choices") or ():
         delta = choice.get("delta") or {}
         if choice.get("text") or delta.get("content") or delta.get("reasoning_content"):
             measured.saw(measured.watch.tokens + 1)
+        is_end = is_end or bool(choice.get("finish_reason"))
     usage = event.get("usage")
     if usage:
         measured.prompt_tokens = int(usage.get("prompt_tokens") or 0)
@@ -173,3 +185,4 @@ def _take(event: dict[str, Any], measured: Measured) -> None:
         details = usage.get("prompt_tokens_details") or {}
         if details.get("cached_tokens") is not None:
             measured.cached_tokens = int(details["cached_tokens"])
+    return is_end

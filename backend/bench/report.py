@@ -24,6 +24,9 @@ def lines(summaries: Sequence[Summary], runs: Sequence[Run], *, width: int) -> l
     for summary in summaries:
         errors = list(summary.errors.items())
         told += [f"{summary.name}: {number} x {one_line(text)}" for text, number in errors[:_MOST_ERRORS]]
+        if summary.not_begun:
+            late = f"{count(summary.not_begun)} that arrived were not begun"
+            told.append(f"{summary.name}: {late}, so these times are a lower bound")
     return [*told, *_charts(runs, width)]
 
 
@@ -31,10 +34,12 @@ def _rows(summaries: Sequence[Summary]) -> list[list[str]]:
     def row(name: str, cell: Any) -> list[str]:
         return [name, *(cell(summary) for summary in summaries)]
 
+    late = [row("not begun", lambda s: count(s.not_begun))] if _any_late(summaries) else []
     rows = [
         row("requests", lambda s: count(s.requests)),
         row("errors", lambda s: count(sum(s.errors.values()))),
         row("cut by the end", lambda s: count(s.cut)),
+        *late,
         row("seconds", lambda s: f"{s.seconds:.1f}"),
         row("tokens/s", lambda s: f"{s.tokens_a_second:.1f}"),
         row("requests/s", lambda s: f"{s.requests_a_second:.2f}"),
@@ -46,13 +51,18 @@ def _rows(summaries: Sequence[Summary]) -> list[list[str]]:
     return rows
 
 
+def _any_late(summaries: Sequence[Summary]) -> bool:
+    return any(summary.not_begun for summary in summaries)
+
+
 def _time(found: Mapping[int, float], p: int) -> str:
     return milliseconds(found[p]) if p in found else "-"
 
 
 def _ratio_cells(summaries: Sequence[Summary]) -> list[str]:
     found = ratios(summaries[0], summaries[1])
-    names = ["", "", "", "", "tokens_a_second", "requests_a_second", "", ""]
+    late = [""] if _any_late(summaries) else []
+    names = [*late, "", "", "", "", "tokens_a_second", "requests_a_second", "", ""]
     names += [f"{name}_p{p}" for name in _LATENCIES for p in PERCENTILES]
     return [f"{found[name]:.2f}" if name in found else "" for name in names]
 
@@ -91,6 +101,7 @@ def _server(summary: Summary) -> dict[str, Any]:
         "seconds": summary.seconds,
         "requests": summary.requests,
         "cut": summary.cut,
+        "not_begun": summary.not_begun,
         "errors": summary.errors,
         "tokens": summary.tokens,
         "tokens_a_second": summary.tokens_a_second,

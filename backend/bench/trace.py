@@ -1,10 +1,12 @@
 """A trace of requests that others have seen, made into a plan.
 
 A line is a JSON object: `timestamp` (milliseconds from the start), `input_length` and `output_length` (tokens), and
-`hash_ids`: one id for each block of 512 prompt tokens. Prompts with equal ids begin alike as far as those go.
+`hash_ids`: one id for each block of 512 prompt tokens. Prompts with equal ids begin alike as far as those go, and no
+prompt is longer than its ids.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -43,7 +45,7 @@ class _Request:
 
 
 def plan(replay: Replay, texts: Texts, run: str) -> list[Planned]:
-    """The trace's first requests that fit the context.
+    """The file's first requests that fit the context, by their time.
 
     Args:
         run: Other runs' texts are others, so that nothing of theirs is of use to this one.
@@ -52,7 +54,8 @@ def plan(replay: Replay, texts: Texts, run: str) -> list[Planned]:
         ValueError: The file is no trace, or nothing of it fits; one sentence.
     """
     fitting = (one for one in _requests(replay) if one.prompt_tokens + one.answer_tokens < replay.context)
-    planned = [_planned(one, replay, texts, run) for one in islice(fitting, replay.requests)]
+    first = sorted(islice(fitting, replay.requests), key=lambda one: one.at)
+    planned = [_planned(one, replay, texts, run) for one in first]
     if not planned:
         raise ValueError(
             f"{replay.file}: no request fits a context of {replay.context} tokens; a smaller --scale helps."
@@ -88,13 +91,16 @@ def _requests(replay: Replay) -> Iterator[_Request]:
 def _request(line: str, replay: Replay, number: int) -> _Request:
     try:
         found: Any = json.loads(line)
+        at, blocks = float(found["timestamp"]) / 1000, found["hash_ids"]
+        if not math.isfinite(at) or not isinstance(blocks, list) or not blocks:
+            raise ValueError
         return _Request(
-            at=float(found["timestamp"]) / 1000,
+            at=at,
             prompt_tokens=max(1, round(int(found["input_length"]) * replay.scale)),
             answer_tokens=max(1, round(int(found["output_length"]) * replay.scale)),
-            blocks=tuple(map(str, found["hash_ids"])),
+            blocks=tuple(map(str, blocks)),
         )
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise ValueError(
             f"{replay.file}, line {number}: no object with timestamp, input_length, output_length and hash_ids."
         ) from None

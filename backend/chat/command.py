@@ -35,7 +35,7 @@ def chat(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 def _chat(options: ChatOptions) -> int:
     typed = sys.stdin.isatty() and sys.stdout.isatty()
     screen = Screen(sys.stdout, sys.stderr, live=typed and not options.plain)
-    talk = Talk(options.conversation, screen)
+    talk = Talk(options.conversation, screen, typed=typed)
     lines = Lines(sys.stdin, live=typed, words=list(TABLE), history=options.history)
     # So that a worker of ours is stopped then too.
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -95,7 +95,7 @@ class Commands:
         """Take tools from a file."""
         if text:
             self._conversation.tools = [] if text == "off" else load_tools(_path(text))
-        names = [str((tool.get("function") or tool).get("name", "?")) for tool in self._conversation.tools]
+        names = [str(tool.get("function", tool)["name"]) for tool in self._conversation.tools]
         self._screen.say(f"tools: {', '.join(names) or 'none'}")
 
     def save(self, text: str) -> None:

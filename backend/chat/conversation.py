@@ -67,6 +67,7 @@ def load(path: Path) -> Conversation:
         system = messages.pop(0).get("content", "")
     settings, thinking, tools = told.get("settings") or {}, told.get("thinking"), told.get("tools") or []
     right = isinstance(system, str) and isinstance(settings, dict) and isinstance(tools, list)
+    right = right and all(map(_is_tool, tools))
     if not right or thinking not in (None, True, False):
         raise ValueError(f"{path} holds no conversation.")
     known = {name: read(name, str(value)) for name, value in settings.items() if name in FIELDS}
@@ -80,8 +81,8 @@ def load_tools(path: Path) -> list[Any]:
         ValueError: It is something else, or cannot be read; one sentence.
     """
     found = read_json(path)
-    if not isinstance(found, list) or not found or not all(isinstance(tool, dict) for tool in found):
-        raise ValueError(f"{path} holds no JSON array of tools.")
+    if not isinstance(found, list) or not found or not all(map(_is_tool, found)):
+        raise ValueError(f"{path} holds no JSON array of tools, each with a function and its name.")
     return found
 
 
@@ -115,5 +116,13 @@ def _message(path: Path, place: int, message: Any) -> Message:
 
 
 def _is_call(call: Any) -> bool:
-    function = call.get("function") if isinstance(call, dict) else None
-    return isinstance(function, dict) and isinstance(call.get("id"), str) and isinstance(function.get("name"), str)
+    return isinstance(call, dict) and isinstance(call.get("id"), str) and _is_named(call.get("function"))
+
+
+def _is_tool(tool: Any) -> bool:
+    # Some write the function itself.
+    return isinstance(tool, dict) and _is_named(tool.get("function", tool))
+
+
+def _is_named(function: Any) -> bool:
+    return isinstance(function, dict) and isinstance(function.get("name"), str)

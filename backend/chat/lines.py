@@ -10,7 +10,7 @@ MOST_HISTORY: Final = 1000
 
 
 class Lines:
-    """Lines from standard input.
+    """Lines from standard input; a text of several lines that was pasted is one, where readline knows a paste.
 
     Args:
         live: Whether a person types them, and sees a prompt.
@@ -27,7 +27,7 @@ class Lines:
                 self._prepare()
 
     def next(self, prompt: str) -> str:
-        """The next line, stripped.
+        """The next line, or the pasted lines, stripped.
 
         Raises:
             EOFError: There are no more.
@@ -55,8 +55,12 @@ class Lines:
                 self._readline.read_history_file(str(self._history))
         self._readline.set_completer_delims(" ")
         self._readline.set_completer(self._complete)
-        edits_like_bsd = "libedit" in (self._readline.__doc__ or "")
-        self._readline.parse_and_bind("bind ^I rl_complete" if edits_like_bsd else "tab: complete")
+        if "libedit" in (self._readline.__doc__ or ""):
+            self._readline.parse_and_bind("bind ^I rl_complete")
+            return
+        self._readline.parse_and_bind("tab: complete")
+        # Python turns it off.
+        self._readline.parse_and_bind("set enable-bracketed-paste on")
 
     def _complete(self, text: str, state: int) -> str | None:
         found = [word for word in self._words if text.startswith("/") and word.startswith(text)]

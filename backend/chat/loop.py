@@ -27,7 +27,7 @@ class Loop:
         """Until the person leaves, or the lines end; the exit code.
 
         Raises:
-            KeyboardInterrupt: A program that writes the lines wants it so.
+            KeyboardInterrupt: Where a program writes the lines: one is the end, of an answer too.
             WorkerGone: There is nobody to talk to any more.
         """
         interrupted = False
@@ -49,7 +49,8 @@ class Loop:
             except Leave:
                 return 0
             except KeyboardInterrupt:  # between two answers' own handling of it
-                pass
+                if not self._typed:
+                    raise
             interrupted = False
         if self._typed:
             self._screen.say("")

@@ -1,8 +1,8 @@
-"""Turns of a conversation with a worker. Ctrl-C ends the answer, not the program."""
+"""Turns of a conversation with a worker. Ctrl-C ends the answer, and not the program where a person types."""
 
 import signal
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -11,7 +11,7 @@ import grpc
 from backend.chat.conversation import Conversation
 from backend.chat.turn import Answer, request_of
 from backend.chat.view import AnswerView, summary
-from backend.client.answers import End, Part, Stopwatch, end_of, part_of
+from backend.client.answers import CUT, End, Part, Stopwatch, end_of, part_of
 from backend.client.log_events import LogEvent
 from backend.client.reached import Reached
 from backend.client.steps import step_of
@@ -23,12 +23,16 @@ class WorkerGone(Exception):
 
 
 class Talk:
-    """A conversation and what it has taken so far. Main thread, but for `tell`."""
+    """A conversation and what it has taken so far. Main thread, but for `tell`.
 
-    def __init__(self, conversation: Conversation, screen: Screen) -> None:
+    Args:
+        typed: Whether a person types, and may go on after Ctrl-C.
+    """
+
+    def __init__(self, conversation: Conversation, screen: Screen, *, typed: bool) -> None:
         self.conversation = conversation
         self.answers = self.tokens = self.prompt_tokens = self.cached_tokens = 0
-        self._screen = screen
+        self._screen, self._typed = screen, typed
         self._waiting: Waiting | None = None
 
     def tell(self, event: LogEvent) -> None:
@@ -51,31 +55,49 @@ class Talk:
         """Have the conversation answered; whether it was. A stopped answer counts, and what there is of it is kept.
 
         Raises:
+            KeyboardInterrupt: Ctrl-C where nobody types, or just before or after the call.
             WorkerGone: Our own worker has ended.
         """
+        try:
+            return self._ask(worker)
+        except KeyboardInterrupt:
+            self._take_back()
+            raise
+
+    def _ask(self, worker: Reached) -> bool:
         watch, answer, view = Stopwatch(perf_counter()), Answer(), AnswerView(self._screen)
         try:
             request = request_of(self.conversation)
         except (ValueError, TypeError) as error:
-            return self._failed(f"The request cannot be sent: {error}.", answer)
-        call = worker.stub.PredictStream(request, metadata=worker.connection.metadata)
-        stopped = False
+            return self._failed(f"The request cannot be sent: {error}.")
+        stopped, end = False, End()
         try:
-            with _stopping(call):
+            # From before the call: what stops it may come while it begins.
+            with _stopping() if self._typed else nullcontext(_Stop()) as stop:
+                call = worker.stub.PredictStream(request, metadata=worker.connection.metadata)
+                stop.is_for(call)
                 self._receive(map(part_of, call), watch, answer, view)
+                end = end_of(call.trailing_metadata())
         except grpc.RpcError as error:
             view.end()
             failed: Any = error
             stopped = failed.code() is grpc.StatusCode.CANCELLED and worker.ending() is None
             if not stopped:
-                return self._lost(worker, worker.sentence(error), answer)
+                return self._lost(worker, worker.sentence(error))
         view.end()
-        end = end_of(call.trailing_metadata()) if not stopped else End()
         self._count(watch, answer, end)
-        if not answer.is_empty:
-            self.conversation.messages.append(answer.message())
+        self._keep(answer, is_cut=stopped or end.reason in CUT)
         self._screen.say(summary(watch, answer, end, stopped=stopped))
         return True
+
+    def _keep(self, answer: Answer, *, is_cut: bool) -> None:
+        """The answer as far as the conversation can go on from it: a call that was cut has no result to wait for."""
+        if is_cut:
+            answer.calls.clear()
+        if answer.is_empty:
+            self._take_back()
+        else:
+            self.conversation.messages.append(answer.message())
 
     def _receive(self, parts: Iterator[Part], watch: Stopwatch, answer: Answer, view: AnswerView) -> None:
         first: Part | None = None
@@ -100,24 +122,49 @@ class Talk:
         self.prompt_tokens += answer.prompt_tokens
         self.cached_tokens += end.cached_tokens or 0
 
-    def _lost(self, worker: Reached, sentence: str, answer: Answer) -> bool:
+    def _lost(self, worker: Reached, sentence: str) -> bool:
         if worker.ending() is not None:
             raise WorkerGone(sentence)
-        return self._failed(sentence, answer)
+        return self._failed(sentence)
 
-    def _failed(self, sentence: str, answer: Answer) -> bool:
-        """Say why there is no answer. The question goes too, or it would be there twice when it is asked again."""
+    def _failed(self, sentence: str) -> bool:
+        """Say why there is no answer."""
         self._screen.say(sentence, "red")
+        self._take_back()
+        return False
+
+    def _take_back(self) -> None:
+        """Forget a question without an answer: asked again it would be there twice, and many templates take no two."""
         if self.conversation.messages and self.conversation.messages[-1]["role"] == "user":
             self.conversation.messages.pop()
-        return False
+
+
+class _Stop:
+    """Cancels a call, also one that is yet to come. Main thread."""
+
+    def __init__(self) -> None:
+        self._call: grpc.Call | None = None
+        self._wanted = False
+
+    def is_for(self, call: grpc.Call) -> None:
+        """The call that is meant."""
+        self._call = call
+        if self._wanted:
+            call.cancel()
+
+    def now(self) -> None:
+        """End it."""
+        self._wanted = True
+        if self._call is not None:
+            self._call.cancel()
 
 
 @contextmanager
-def _stopping(call: grpc.Call) -> Generator[None]:
+def _stopping() -> Generator[_Stop]:
     """Let Ctrl-C cancel a call, meanwhile."""
-    before = signal.signal(signal.SIGINT, lambda *_: call.cancel())
+    stop = _Stop()
+    before = signal.signal(signal.SIGINT, lambda *_: stop.now())
     try:
-        yield
+        yield stop
     finally:
         signal.signal(signal.SIGINT, before)

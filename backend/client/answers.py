@@ -3,8 +3,12 @@
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from backend.pb import backend_pb2 as pb
+
+# Reasons for an end that may have come within a tool call; a stream has the beginning of such a call.
+CUT: Final = ("length", "stop-string")
 
 
 @dataclass(frozen=True, slots=True)

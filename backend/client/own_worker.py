@@ -2,10 +2,10 @@
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Final
@@ -23,6 +23,7 @@ _SETTINGS: Final = (
     *("--addr", "127.0.0.1:0", "--log-level", "info", "--progress", "500ms"),
     *("--parent-watch", "1s", "--grace", "1s"),
 )
+_NO_REASON: Final = ("debug", "info")
 # Of a worker that others reach, look at and read the log of.
 _NOT_ITS: Final = (*TOKEN_VARIABLES, "MLX_WORKER_TLS_", "MLX_WORKER_LOG_", "MLX_WORKER_METRICS_")
 
@@ -45,7 +46,7 @@ class OwnWorker:
         self._token = secrets.token_hex(16)
         self._environment = {name: value for name, value in environment.items() if not name.startswith(_NOT_ITS)}
         self._tell = tell
-        self._last: deque[str] = deque(maxlen=1)
+        self._last_words = ""
         self._address: str = ""
         self._changed = threading.Condition()
         self._log_ended = False
@@ -98,8 +99,9 @@ class OwnWorker:
             return None
         with self._changed:
             self._changed.wait_for(lambda: self._log_ended, _LAST_LINES_SECONDS)
-        said = without_head(self._last[0]).removeprefix("mlx-worker: ") if self._last else "it said nothing"
-        return f"The worker ended with exit code {code}: {said.rstrip('.')}."
+        said = without_head(self._last_words).removeprefix("mlx-worker: ").rstrip(".")
+        how = f"was ended by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
+        return f"The worker {how}{': ' if said else ''}{said}."
 
     def _wait_ready(self) -> None:
         with self._changed:
@@ -109,8 +111,9 @@ class OwnWorker:
 
     def _read(self, stream: Iterable[str]) -> None:
         for line in filter(None, map(str.strip, stream)):
-            self._last.append(line)
             event = event_of(line)
+            # What it did before is no reason for its end.
+            self._last_words = "" if event is not None and event.level in _NO_REASON else line
             if event is None:
                 continue
             if event.name == "ready":
@@ -139,3 +142,10 @@ class OwnWorker:
     def _kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of the real-time signals
+        return f"signal {number}"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from backend.core.errors import WorkerError
+from backend.core.pooled import PooledResult
 
 
 class FinishReason(StrEnum):
@@ -96,6 +97,7 @@ class Finished:
     Attributes:
         piece: Text that was held back until now.
         cache_reason: Why no more of the prompt came from the prompt cache; empty where clients are told nothing of it.
+        result: What was computed in place of an answer.
     """
 
     reason: FinishReason
@@ -103,6 +105,7 @@ class Finished:
     usage: Usage
     logprobs: tuple[TokenLogprob, ...] = ()
     cache_reason: str = ""
+    result: PooledResult | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from backend.doctor import device, model, packages
 from backend.doctor.finding import Mark, Row, bad, counts, data, lines, ok
 from backend.doctor.options import DoctorOptions, parse_options
 from backend.doctor.programs import NotKnown, ask
-from backend.doctor.system import address_row, cache_row, hub_cache_row, metrics_row, open_files_row
+from backend.doctor.system import address_row, cache_row, hub_cache_row, metrics_row, open_files_row, tls_row
 from backend.process.settings import Settings, parse_settings
 from backend.terminal.screen import Screen
 from backend.terminal.showing import size
@@ -53,11 +53,12 @@ def _rows(options: DoctorOptions, environment: Mapping[str, str]) -> Iterator[Ro
     yield from device.rows(found, platform=sys.platform)
     yield open_files_row()
     yield address_row(settings.server)
+    yield tls_row(settings.server)
     yield metrics_row(settings.metrics)
     yield cache_row(settings.loads.cache)
     yield hub_cache_row(environment)
     if options.model:
-        yield from model.rows(_name(options.model), options.load_options, found, environment)
+        yield from model.rows(_name(options.model), options.load_options, found, environment, flags=options.settings)
     if options.hub:
         yield hub_row("" if Path(options.model).exists() else options.model, environment)
 

@@ -1,5 +1,6 @@
 """A model's files, as a load would take them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,17 @@ from backend.terminal.showing import count, size
 _MUCH = 0.8
 
 
-def rows(model: str, options: Sequence[str], device: Mapping[str, Any], environment: Mapping[str, str]) -> list[Row]:
-    """What would become of a load of this model."""
+def rows(
+    model: str,
+    options: Sequence[str],
+    device: Mapping[str, Any],
+    environment: Mapping[str, str],
+    *,
+    flags: Sequence[str] = (),
+) -> list[Row]:
+    """What would become of a load of this model by a worker with these flags and this environment."""
     try:
-        found = ask("model_process", model, *options, environment=environment)
+        found = ask("model_process", json.dumps(list(flags)), model, *options, environment=environment)
     except NotKnown as why:
         return [bad("model", str(why), "Its files end the process that reads them: look at the tokenizer first.")]
     return rows_of(found, device)
@@ -63,4 +71,7 @@ def _tokenizer_row(found: Mapping[str, Any]) -> Row:
     if not found["has_template"]:
         advice = "Messages cannot be rendered: give the load a chat_template_file, or send prompts."
         return warn("tokenizer", told, advice)
+    if found["template_error"]:
+        advice = "Messages cannot be rendered: correct the template, or give the load another chat_template_file."
+        return bad("tokenizer", f"{told}; one message: {found['template_error']}", advice)
     return ok("tokenizer", told)

@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import socket
+import ssl
 import stat
 import tempfile
 from collections.abc import Mapping
@@ -108,6 +109,38 @@ def address_row(server: ServerConfig) -> Row:
     return ok(name, f"{address.target} is free")
 
 
+def tls_row(server: ServerConfig) -> Row:
+    """Whether certificate and key are there and belong together."""
+    name, certificate, key = "TLS", server.tls_certificate, server.tls_key
+    if not certificate:
+        if key:
+            return bad(name, f"{key} without a certificate", "Give --tls-certificate too.")
+        return _without_tls(name, server)
+    if not key:
+        return bad(name, f"{certificate} without a key", "Give --tls-key too.")
+    try:
+        for file in (certificate, key):
+            Path(file).read_bytes()
+        # A key with a password is refused, and nobody is asked for it.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: "")
+    except ssl.SSLError as error:
+        advice = "Give a certificate and the key it was made with, both PEM, the key without a password."
+        return bad(name, f"{certificate} with {key}: {(error.reason or 'not PEM').lower().replace('_', ' ')}", advice)
+    except OSError as error:
+        return bad(name, f"{error.filename}: {error.strerror}", "Name files that the worker's user may read.")
+    return ok(name, certificate)
+
+
+def _without_tls(name: str, server: ServerConfig) -> Row:
+    try:
+        is_local = Address.parse(server.address).is_local
+    except AddressError:  # which another row tells
+        is_local = True
+    if server.require_tls and not is_local:
+        return bad(name, "off, and --require-tls is set", "Give --tls-certificate and --tls-key.")
+    return ok(name, "off (--tls-certificate and --tls-key)")
+
+
 def metrics_row(metrics: MetricsConfig) -> Row:
     """Whether a worker can serve metrics where it would."""
     name = "metrics"
@@ -116,7 +149,7 @@ def metrics_row(metrics: MetricsConfig) -> Row:
     where = f"{metrics.address} port {metrics.port or 'auto'}"
     why = _unbindable(metrics.address, metrics.port)
     if why == os.strerror(errno.EADDRINUSE):
-        return warn(name, f"{where}: {why}", "A worker would serve none: take another --metrics-port, or auto.")
+        return warn(name, f"{where}: {why}", "A worker serves without; --metrics-port auto takes any free port.")
     if why:
         return bad(name, f"{where}: {why}", "Take another --metrics-port or --metrics-address.")
     return ok(name, f"{where} is free")

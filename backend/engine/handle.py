@@ -3,14 +3,15 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from backend.config import FLUSH_SECONDS, ModelConfig
-from backend.core.errors import DeadlineExceeded, ModelNotLoaded, Overloaded, WorkerUnavailable
-from backend.core.events import Failed
+from backend.core.errors import DeadlineExceeded, ModelNotLoaded, Overloaded, RequestCancelled, WorkerUnavailable
+from backend.core.events import Failed, Finished
 from backend.core.logline import logline
+from backend.core.pooled import PooledRequest
 from backend.core.reports import (
     CacheReport,
     EngineFigures,
@@ -28,7 +29,8 @@ from backend.engine.figures import engine_figures
 from backend.engine.inbox import Call, Cancel, Inbox, Stop, Submit
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.loads import Loads
-from backend.engine.preparing.requests import RequestPreparer
+from backend.engine.preparing.pooled import size_of
+from backend.engine.preparing.requests import Prepared, RequestPreparer
 from backend.engine.thread import EngineThread, warm_up
 
 log = logging.getLogger(__name__)
@@ -165,7 +167,29 @@ class EngineHandle:
         """
         model = self._require()
         request = model.check(request)
-        if request.deadline is not None and request.deadline <= self._clock():
+
+        def preparing() -> Awaitable[Prepared]:
+            return model.prep.run_for(request.prompt, model.prepare, request)
+
+        return await self._submit(model, preparing, request.deadline)
+
+    async def compute(self, request: PooledRequest) -> Finished:
+        """Run a request for numbers to its end, which has them.
+
+        Raises:
+            WorkerError: As `submit`, and whatever ended it; `Unsupported` if the model cannot do it.
+        """
+        model = self._require()
+
+        def preparing() -> Awaitable[Prepared]:
+            return model.prep.run_sized(size_of(request.ask), model.prepare_pooled, request)
+
+        return await _end_of(await self._submit(model, preparing, request.deadline))
+
+    async def _submit(
+        self, model: RequestPreparer, preparing: Callable[[], Awaitable[Prepared]], deadline: float | None
+    ) -> AnswerStream:
+        if deadline is not None and deadline <= self._clock():
             raise DeadlineExceeded
         limits = model.config.engine
         rows = limits.rows_together(batchable=model.facts.batchable)
@@ -181,9 +205,9 @@ class EngineHandle:
             clock=self._clock,
         )
         try:
-            prepared = await model.prep.run_for(request.prompt, model.prepare, request)
+            prepared = await preparing()
             constraint = await model.constrain(prepared)
-            await self._loads.awake(request.deadline)
+            await self._loads.awake(deadline)
             accepted = self._inbox.put(
                 Submit(
                     request=prepared.request,
@@ -195,6 +219,7 @@ class EngineHandle:
                     stream=stream,
                     generation=model.facts.generation,
                     accepted_at=accepted_at,
+                    work=prepared.work,
                 )
             )
             if not accepted:
@@ -232,13 +257,7 @@ class EngineHandle:
         Raises:
             WorkerError: As `submit`, and whatever ended it.
         """
-        stream = await self.submit(request)
-        try:
-            async for event in stream:
-                if isinstance(event, Failed):
-                    raise event.error
-        finally:
-            stream.cancel()
+        await _end_of(await self.submit(request))
 
     async def list_prefixes(self, tenant: str) -> list[PrefixFacts]:
         """What the tenant has under names, oldest first."""
@@ -346,3 +365,20 @@ class EngineHandle:
             return await future
         finally:
             self._awaited.discard(future)
+
+
+async def _end_of(stream: AnswerStream) -> Finished:
+    """The end of a request that is not read in pieces; whoever stops waiting for it ends it.
+
+    Raises:
+        WorkerError: It failed.
+    """
+    try:
+        async for event in stream:
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, Finished):
+                return event
+    finally:
+        stream.cancel()
+    raise RequestCancelled

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from backend.core.constraint import Constraint
 from backend.core.request import GenerationRequest
 from backend.engine.channel import AnswerStream
+from backend.engine.work import Work
 from backend.prompt.preparer import EncodedPrompt
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class Submit:
     Attributes:
         generation: The load it was prepared for; the engine ends it ABORTED under any other.
         accepted_at: Monotonic seconds.
+        work: What is computed in place of an answer.
     """
 
     request: GenerationRequest
@@ -33,6 +35,7 @@ class Submit:
     stream: AnswerStream
     generation: int
     accepted_at: float
+    work: Work | None = None
 
 
 @dataclass(frozen=True, slots=True)

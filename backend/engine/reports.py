@@ -12,6 +12,7 @@ import backend
 from backend.config import Isolation
 from backend.core.reports import CacheReport, EngineMetrics, EngineState, EngineStatus, WorkerInfo
 from backend.engine.picture import EnginePicture
+from backend.engine.preparing.pooled import PooledPreparer
 from backend.engine.preparing.requests import RequestPreparer
 
 LIBRARIES = ("mlx", "mlx-lm", "grpcio", "llguidance", "transformers")
@@ -105,6 +106,7 @@ def info(
     details = details | {"architecture": facts.architecture, "path": facts.path, "serial_reason": facts.serial_reason}
     details |= {"uncached_reason": facts.uncached_reason, **facts.memory}
     details["prompt_cache_disk"] = picture.disk_state if picture else ""
+    details |= {"embedding": _embedding(model.pooled), "rerank": model.pooled.rerank_way}
     isolation = model.config.engine.isolation
     details |= {"isolation": isolation, "isolation_keeps": KEPT[isolation]}
     details["idle"] = f"asleep since {asleep_since:%Y-%m-%dT%H:%M:%SZ}" if asleep_since else ""
@@ -120,6 +122,14 @@ def info(
         queue=_told(_queue(picture, in_flight), isolation) if picture else {},
         details={name: text for name, text in details.items() if text},
     )
+
+
+def _embedding(pooled: PooledPreparer) -> str:
+    """What Embedding does here, or why it does nothing."""
+    if pooled.unsupported:
+        return pooled.unsupported
+    length = ", length 1" if pooled.normalize and pooled.pooling != "none" else ""
+    return f"pooling {pooled.pooling}, width {pooled.facts.hidden_width}{length}"
 
 
 def _told(queue: dict[str, float], isolation: Isolation) -> dict[str, float]:

@@ -195,9 +195,6 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
             values[setting.key] = setting.parse(text)
         except (ValueError, read.OptionValueError) as error:
             parser.error(f"{source}: {error}")
-    if bool(values["tls_certificate"]) != bool(values["tls_key"]):
-        missing, given_one = ("key", "certificate") if values["tls_certificate"] else ("certificate", "key")
-        parser.error(f"--tls-{missing} is missing: --tls-{given_one} is set, and TLS needs both")
     # The host's switch is a variable of its own.
     if environment.get("LOCALAI_BACKEND_PARENT_WATCH", "").lower() in read.OFF and given["parent_watch"] is None:
         values["parent_watch"] = None

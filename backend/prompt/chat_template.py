@@ -79,6 +79,11 @@ class ChatTemplate:
         self._renderer: Renderer = FunctionRenderer(function) if function else RendererPool(ProcessRenderer)
         self._arguments_as_text: dict[str, bool] = {}
 
+    @property
+    def exists(self) -> bool:
+        """Whether the model has one."""
+        return self._settings.function is not None or "default" in self._settings.sources
+
     def start(self) -> None:
         """Get a render process up; not needed before `render`."""
         self._renderer.start()

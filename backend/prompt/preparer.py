@@ -77,6 +77,11 @@ class PromptPreparer:
         )
         self._template = ChatTemplate(settings)
 
+    @property
+    def has_template(self) -> bool:
+        """Whether conversations can be rendered at all."""
+        return self._template.exists
+
     def start(self) -> None:
         """Get a render process up while something else goes on; `prepare` would start it."""
         self._template.start()
@@ -125,6 +130,10 @@ class PromptPreparer:
     def encode(self, text: str, *, add_special_tokens: bool, most: int | None = None) -> NDArray[np.int32]:
         """Token ids of a text, which may be empty; `most` as in `prepare`."""
         return self._encoder.encode(text, add_special_tokens=add_special_tokens, most=most).ids
+
+    def encode_located(self, text: str, *, most: int | None = None) -> Encoded:
+        """As `encode` with special tokens, and where each character lies."""
+        return self._encoder.encode(text, add_special_tokens=True, most=most)
 
     def _prepare_text(self, text: str, most: int | None) -> EncodedPrompt:
         # A tokenizer that adds a BOS makes a token even of nothing.

@@ -127,19 +127,20 @@ def _end(event: Finished | Failed, context: Context) -> Finished:
     request_id = dict(context.trailing_metadata() or ()).get("x-request-id", "")
     if isinstance(event, Failed):
         raise _failure(event.error, request_id, context)
+    told = {"x-finish-reason": event.reason.value, **timings(event)}
+    context.set_trailing_metadata((("x-request-id", str(request_id)), *told.items()))
+    return event
+
+
+def timings(event: Finished) -> dict[str, str]:
+    """What trailing metadata says of where the time went, and of the cache."""
     usage = event.usage
-    trailing = {
-        "x-request-id": str(request_id),
-        "x-finish-reason": event.reason.value,
-        "x-queue-ms": f"{usage.queue_ms:.3f}",
-        "x-prefill-ms": f"{usage.prefill_ms:.3f}",
-    }
+    told = {"x-queue-ms": f"{usage.queue_ms:.3f}", "x-prefill-ms": f"{usage.prefill_ms:.3f}"}
     # Without a reason nobody is to know what the cache had.
     if event.cache_reason:
-        trailing["x-prompt-cache-tokens"] = str(usage.cached_tokens)
-        trailing["x-prompt-cache-reason"] = _ascii(event.cache_reason)
-    context.set_trailing_metadata(tuple(trailing.items()))
-    return event
+        told["x-prompt-cache-tokens"] = str(usage.cached_tokens)
+        told["x-prompt-cache-reason"] = _ascii(event.cache_reason)
+    return told
 
 
 def _failure(error: WorkerError, request_id: Any, context: Context) -> WorkerError:

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from backend.config import ModelConfig
-from backend.core.events import Event
+from backend.core.events import Event, Finished
+from backend.core.pooled import PooledRequest
 from backend.core.reports import (
     CacheReport,
     EngineFigures,
@@ -69,6 +70,10 @@ class EngineApi(Protocol):
         Raises:
             InvalidRequest, ModelNotLoaded, Overloaded, WorkerUnavailable, DeadlineExceeded.
         """
+        ...
+
+    async def compute(self, request: PooledRequest) -> Finished:
+        """Run a request for numbers to its end, which has them; what `submit` raises, its end, and `Unsupported`."""
         ...
 
     async def tokenize(self, prompt: str | Conversation) -> list[int]:

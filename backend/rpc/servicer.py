@@ -7,7 +7,7 @@ from typing import Final
 import grpc
 
 from backend.config import ModelConfig
-from backend.core.errors import InvalidRequest, ModelLoadFailed, ModelNotLoaded, Unsupported, WorkerUnavailable
+from backend.core.errors import InvalidRequest, ModelLoadFailed, ModelNotLoaded, WorkerUnavailable
 from backend.core.logline import logline
 from backend.core.reports import EngineState, ToolMarkers
 from backend.core.request import Conversation
@@ -17,6 +17,7 @@ from backend.rpc.engine_api import EngineApi
 from backend.rpc.identity import check_identity
 from backend.rpc.methods import Context, Handlers, Received
 from backend.rpc.off_loop import OffLoop
+from backend.rpc.pooled import PooledMethods
 from backend.rpc.status import one_line
 from backend.translate import without_effect
 from backend.translate.options import LoadDefaults, load_request
@@ -45,6 +46,7 @@ class BackendService:
         self._load_defaults = load_defaults
         self._off_loop = off_loop
         self._answers = Answers(engine, off_loop)
+        self._pooled = PooledMethods(engine, off_loop)
 
     def handlers(self, make: Handlers) -> grpc.GenericRpcHandler:
         """All methods, ready to be registered."""
@@ -57,12 +59,12 @@ class BackendService:
                 "Predict": make.unary("Backend.Predict", predict, self._answers.whole),
                 "LoadModel": make.unary("Backend.LoadModel", pb.ModelOptions, self.load_model),
                 "PredictStream": make.stream("Backend.PredictStream", predict, self._answers.pieces),
-                "Embedding": make.unary("Backend.Embedding", predict, self.embedding),
+                "Embedding": make.unary("Backend.Embedding", predict, self._pooled.embedding),
                 "TokenizeString": make.unary("Backend.TokenizeString", predict, self.tokenize_string),
                 "Detokenize": make.unary("Backend.Detokenize", pb.DetokenizeRequest, self.detokenize),
                 "Status": make.unary("Backend.Status", pb.HealthMessage, self.status),
-                "Rerank": make.unary("Backend.Rerank", pb.RerankRequest, self.rerank),
-                "Score": make.unary("Backend.Score", pb.ScoreRequest, self.score),
+                "Rerank": make.unary("Backend.Rerank", pb.RerankRequest, self._pooled.rerank),
+                "Score": make.unary("Backend.Score", pb.ScoreRequest, self._pooled.score),
                 "GetMetrics": make.unary("Backend.GetMetrics", pb.MetricsRequest, self.get_metrics),
                 "ModelMetadata": make.unary("Backend.ModelMetadata", pb.ModelOptions, self.model_metadata),
             },
@@ -136,21 +138,6 @@ class BackendService:
             rendered_template=facts.rendered_template,
             tool_format=_markers(facts.tool_markers) if facts.tool_markers else None,
         )
-
-    async def embedding(self, request: Received[pb.PredictOptions], context: Context) -> pb.EmbeddingResult:
-        """Not served yet."""
-        check_identity(request.message.ModelIdentity, self._engine.loaded_identity())
-        raise Unsupported("Embedding is not served by this worker")
-
-    async def rerank(self, request: Received[pb.RerankRequest], context: Context) -> pb.RerankResult:
-        """Not served yet."""
-        check_identity(request.message.ModelIdentity, self._engine.loaded_identity())
-        raise Unsupported("Rerank is not served by this worker")
-
-    async def score(self, request: Received[pb.ScoreRequest], context: Context) -> pb.ScoreResponse:
-        """Not served yet."""
-        check_identity(request.message.ModelIdentity, self._engine.loaded_identity())
-        raise Unsupported("Score is not served by this worker")
 
 
 def _text_to_tokenize(wire: pb.PredictOptions, model: ModelConfig) -> str | Conversation:

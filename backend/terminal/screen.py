@@ -19,13 +19,21 @@ from backend.terminal.progress import Step
 
 # Where nothing moves, a line in so many seconds says that something does.
 PLAIN_EVERY_S: Final = 5.0
-# Beside what prints: ends of lines, tabs, and the joiners that some scripts and emoji are written with.
-_KEPT: Final = "\n\t\u200c\u200d"
+_KEPT: Final = "\n\t"
+# Embeddings and overrides turn round what is shown after them, and have no end of their own.
+_TURNING: Final = "\u202a\u202b\u202d\u202e"
+# Control characters, and halves of a pair that no encoding has.
+_NOT_SHOWN: Final = ("Cc", "Cs")
 
 
 def shown(text: str) -> str:
     """Text of a model or a stranger that neither moves the cursor nor changes the terminal."""
-    return "".join(char for char in text if char.isprintable() or char in _KEPT or unicodedata.category(char) == "Zs")
+    return "".join(char for char in text if char in _KEPT or not _acts(char))
+
+
+def _acts(char: str) -> bool:
+    # What Python's tables do not know yet, such as a new emoji, is text: they are older than a model's words.
+    return char in _TURNING or unicodedata.category(char) in _NOT_SHOWN
 
 
 class Screen:

@@ -1,5 +1,6 @@
 """Figures and tables as a person reads them. Pure."""
 
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
@@ -62,7 +63,7 @@ def one_line(text: str) -> str:
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()) -> list[str]:
     """Aligned columns two spaces apart; those whose heading is in `right` end together, others begin together."""
     cells = [list(headings), *(list(map(printable, row)) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(map(_cells, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(map(_padded, row, widths, [h in right for h in headings])).rstrip() for row in cells]
 
 
@@ -73,4 +74,16 @@ def pairs(facts: Mapping[str, str]) -> list[str]:
 
 
 def _padded(text: str, width: int, is_right: bool) -> str:
-    return text.rjust(width) if is_right else text.ljust(width)
+    room = " " * (width - _cells(text))
+    return room + text if is_right else text + room
+
+
+def _cells(text: str) -> int:
+    """Columns of a terminal that a text takes: two for a wide letter, none for a mark on the one before it."""
+    return sum(_width(letter) for letter in text)
+
+
+def _width(letter: str) -> int:
+    if unicodedata.category(letter) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1

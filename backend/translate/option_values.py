@@ -115,6 +115,13 @@ def size(value: Json) -> int:
     return int(digits) * (1000 if decimal else 1024) ** _POWER[unit.lower()]
 
 
+def euclidean(value: Json) -> bool:
+    """Whether vectors get the Euclidean length 1, by llama.cpp's numbers: 2 for that, -1 for as they are."""
+    if str(value) not in ("2", "-1") or isinstance(value, bool):
+        raise OptionValueError("must be 2 (Euclidean) or -1 (none)")
+    return str(value) == "2"
+
+
 def auto_or(reader: Reader) -> Reader:
     """None for `auto`, else what `reader` reads; zero is a value."""
 

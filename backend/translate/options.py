@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from backend.config import CacheConfig, EngineConfig, ModelConfig
+from backend.config import CacheConfig, EngineConfig, ModelConfig, PooledConfig
 from backend.core.errors import InvalidRequest, ModelLoadFailed
 from backend.core.request import Json, Sampling
 from backend.output.parser_names import reasoning_parsers, tool_parsers
@@ -64,6 +64,11 @@ OPTIONS: Final[Mapping[str, tuple[str, read.Reader]]] = {
     "watchdog_s": ("engine.watchdog_s", read.off_or(read.number(0, 1e6))),
     "reader_buffer_bytes": ("engine.reader_buffer_bytes", read.size),
     "reader_patience_s": ("engine.reader_patience_s", read.number(0, 1e6)),
+    "pooling": ("pooled.pooling", read.auto_or(read.one_of("last", "mean", "none"))),
+    "embd_normalize": ("pooled.normalize", read.auto_or(read.euclidean)),
+    "embedding_prompt": ("pooled.prompt", read.text),
+    "rerank": ("pooled.rerank", read.auto_or(read.one_of("yes_no", "cosine"))),
+    "rerank_instruction": ("pooled.instruction", read.text),
     "top_k": ("defaults.top_k", read.integer_or_none(-1, 0)),
     "top_p": ("defaults.top_p", read.number(0, 1)),
     "min_p": ("defaults.min_p", read.number(0, 1)),
@@ -121,7 +126,7 @@ def load_request(wire: pb.ModelOptions, defaults: LoadDefaults) -> LoadRequest:
 
 
 def _config(wire: pb.ModelOptions, values: dict[str, Any], defaults: LoadDefaults) -> ModelConfig:
-    parts: dict[str, dict[str, Any]] = {"engine": {}, "cache": {}, "defaults": {}, "": {}}
+    parts: dict[str, dict[str, Any]] = {"engine": {}, "cache": {}, "pooled": {}, "defaults": {}, "": {}}
     for target, value in values.items():
         part, _, name = target.rpartition(".")
         parts[part][name] = value
@@ -134,6 +139,7 @@ def _config(wire: pb.ModelOptions, values: dict[str, Any], defaults: LoadDefault
             file_roots=tuple(filter(None, (wire.ModelPath, *defaults.file_roots))),
             engine=replace(defaults.engine, **parts["engine"]),
             cache=replace(defaults.cache, **parts["cache"]),
+            pooled=PooledConfig(**parts["pooled"]),
             defaults=replace(Sampling(), **parts["defaults"]),
             **parts[""],
         )
@@ -149,6 +155,8 @@ def _fields_of(wire: pb.ModelOptions) -> dict[str, Any]:
         values["trust_remote_code"] = True
     if wire.DType:
         values["dtype"] = _read("DType", read.dtype, wire.DType)
+    if wire.Reranking or wire.Embeddings:
+        values["pooled.made_for"] = "reranking" if wire.Reranking else "embeddings"
     return values
 
 

@@ -25,6 +25,10 @@ MAX_TOOLS_BYTES: Final = 1 << 20
 MAX_GRAMMAR_BYTES: Final = 1 << 20
 MAX_ARGUMENTS_BYTES: Final = 256 << 10  # of JSON in ToolChoice and chat_template_kwargs
 MAX_LOGIT_BIAS_BYTES: Final = 256 << 10
+MAX_CANDIDATES: Final = 1 << 10  # of Score, and documents of Rerank
+MAX_SCORE_PROMPT_BYTES: Final = 4 << 20
+MAX_CANDIDATES_BYTES: Final = 1 << 20
+MAX_QUERY_BYTES: Final = 64 << 10
 MAX_MODEL_OPTIONS_BYTES: Final = 4 << 20
 MAX_DETOKENIZE_BYTES: Final = 1 << 20
 
@@ -78,6 +82,18 @@ LIMITS: Final[Mapping[str, MessageLimits]] = {
             "messages": FieldLimit(MAX_TEXT_BYTES, MAX_MESSAGES),
             "tools": FieldLimit(MAX_TOOLS_BYTES),
             "metadata": FieldLimit(MAX_METADATA_BYTES, MAX_METADATA),
+        }
+    ),
+    pb.ScoreRequest.DESCRIPTOR.name: MessageLimits(
+        fields={
+            "prompt": FieldLimit(MAX_SCORE_PROMPT_BYTES),
+            "candidates": FieldLimit(MAX_CANDIDATES_BYTES, MAX_CANDIDATES),
+        }
+    ),
+    pb.RerankRequest.DESCRIPTOR.name: MessageLimits(
+        fields={
+            "query": FieldLimit(MAX_QUERY_BYTES),
+            "documents": FieldLimit(MAX_TEXT_BYTES, MAX_CANDIDATES),
         }
     ),
     pb.ModelOptions.DESCRIPTOR.name: MessageLimits(

@@ -5,19 +5,19 @@ from google.protobuf.message import Message
 PREDICT = frozenset({
     "Threads", "Batch", "NKeep", "F16KV", "DebugMode", "TailFreeSamplingZ", "Mirostat", "MirostatETA",
     "MirostatTAU", "PenalizeNL", "MLock", "MMap", "PromptCacheAll", "MainGPU", "TensorSplit",
-    "Debug", "EmbeddingTokens", "Embeddings", "RopeFreqBase", "RopeFreqScale", "NegativePromptScale",
+    "Debug", "RopeFreqBase", "RopeFreqScale", "NegativePromptScale",
     "NegativePrompt", "NDraft",
 })  # fmt: skip
 
 MODEL = frozenset({
-    "Seed", "NBatch", "F16Memory", "MLock", "MMap", "VocabOnly", "LowVRAM", "Embeddings", "NUMA", "NGPULayers",
+    "Seed", "NBatch", "F16Memory", "MLock", "MMap", "VocabOnly", "LowVRAM", "NUMA", "NGPULayers",
     "MainGPU", "TensorSplit", "Threads", "RopeFreqBase", "RopeFreqScale", "RMSNormEps", "NGQA", "PipelineType",
     "SchedulerType", "CUDA", "CFGScale", "IMG2IMG", "CLIPModel", "CLIPSubfolder", "CLIPSkip", "LoraBase",
     "NoMulMatQ", "AudioPath", "Quantization", "MMProj", "LoraScale", "RopeScaling", "YarnExtFactor",
     "YarnAttnFactor", "YarnBetaFast", "YarnBetaSlow", "ControlNet", "Type", "GPUMemoryUtilization",
     "EnforceEager", "SwapSpace", "TensorParallelSize", "FlashAttention", "NoKVOffload", "LoadFormat",
     "LoraScales", "CacheTypeKey", "CacheTypeValue", "GrammarTriggers", "DisableLogStatus", "LimitImagePerPrompt",
-    "LimitVideoPerPrompt", "LimitAudioPerPrompt", "Reranking", "Overrides", "Proxy", "EnableScore",
+    "LimitVideoPerPrompt", "LimitAudioPerPrompt", "Overrides", "Proxy", "EnableScore",
 })  # fmt: skip
 
 

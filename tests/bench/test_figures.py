@@ -65,6 +65,18 @@ def test_a_server_that_says_nothing_of_a_cache_has_no_share() -> None:
     assert summary(run("a", one)).tokens == 9
 
 
+def test_what_arrived_and_was_never_begun_is_told_beside_the_times() -> None:
+    late = run("a", measured(0.0, (1.0, 1)))
+    late.not_begun = 289
+    told = lines([summary(late)], [late], width=80)
+    assert next(line for line in told if line.startswith("not begun")).split()[-1] == "289"
+    assert "a: 289 that arrived were not begun, so these times are a lower bound" in told
+    other = run("b", measured(0.0, (2.0, 1)))
+    told = lines([summary(late), summary(other)], [late, other], width=80)
+    assert next(line for line in told if line.startswith("first token p50")).endswith("0.50")
+    assert data({}, [summary(late)], [late])["servers"][0]["not_begun"] == 289
+
+
 def test_tokens_over_time_are_those_of_its_own_rounds() -> None:
     twice = Run("a", [measured(0.0, (0.5, 4)), measured(100.0, (1.5, 8))], 2.0, [0.0, 100.0])
     assert sum(over_time(twice, 4)) * 0.5 == 12

@@ -94,6 +94,28 @@ def test_a_trace_keeps_what_its_prompts_share_and_when_they_came(tmp_path: Path)
     assert len(timeless) == 1 and timeless[0].at is None
 
 
+def test_a_trace_in_no_order_is_replayed_by_its_times(tmp_path: Path) -> None:
+    file = written(tmp_path / "t", (4000, 512, 10, [1]), (0, 512, 20, [2]))
+    planned = trace.plan(replay(file), TEXTS, "")
+    assert [(one.at, one.answer_tokens) for one in planned] == [(0.0, 2), (2.0, 1)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"timestamp": NaN, "input_length": 9, "output_length": 9, "hash_ids": [1]}',
+        '{"timestamp": "NaN", "input_length": 9, "output_length": 9, "hash_ids": [1]}',
+        '{"timestamp": 0, "input_length": Infinity, "output_length": 9, "hash_ids": [1]}',
+        '{"timestamp": 0, "input_length": 9, "output_length": 9, "hash_ids": []}',
+        '{"timestamp": 0, "input_length": 9, "output_length": 9, "hash_ids": "ab"}',
+    ],
+)
+def test_a_line_without_a_time_or_a_text_is_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / "t").write_text(line)
+    with pytest.raises(ValueError, match="line 1: no object with timestamp"):
+        trace.plan(replay(tmp_path / "t"), TEXTS, "")
+
+
 def test_what_is_no_trace_is_said_with_its_line(tmp_path: Path) -> None:
     file = written(tmp_path / "t", (0, 100, 1, [1]))
     with file.open("a") as more:

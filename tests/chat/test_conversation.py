@@ -47,6 +47,7 @@ def test_a_plain_array_of_messages_is_one_too(tmp_path: Path) -> None:
         ('[{"role": "assistant", "tool_calls": [1]}]', "tool_calls must be calls"),
         ('{"messages": [], "settings": {"top_k": "x"}}', "top_k takes a whole number"),
         ('{"messages": [], "thinking": "yes"}', "holds no conversation"),
+        ('{"messages": [], "tools": [{"function": "x"}]}', "holds no conversation"),
     ],
 )
 def test_what_is_no_conversation_is_refused_in_a_sentence(content: str, words: str, tmp_path: Path) -> None:
@@ -55,10 +56,11 @@ def test_what_is_no_conversation_is_refused_in_a_sentence(content: str, words: s
         load(tmp_path / "c.json")
 
 
-def test_tools_are_an_array_of_objects(tmp_path: Path) -> None:
-    (tmp_path / "t.json").write_text("[1]")
-    with pytest.raises(ValueError, match="no JSON array of tools"):
-        load_tools(tmp_path / "t.json")
+def test_tools_are_an_array_of_functions_with_names(tmp_path: Path) -> None:
+    for wrong in ("[1]", '[{"function": "x"}]', '[{"function": {"name": 1}}]', "[]"):
+        (tmp_path / "t.json").write_text(wrong)
+        with pytest.raises(ValueError, match="no JSON array of tools"):
+            load_tools(tmp_path / "t.json")
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         load_tools(tmp_path / "none.json")
 

@@ -11,7 +11,7 @@ from backend.config import CacheConfig, MetricsConfig, ServerConfig
 from backend.doctor import device, model, packages
 from backend.doctor.finding import Mark, bad, counts, data, lines, ok, warn
 from backend.doctor.programs import NotKnown, ask
-from backend.doctor.system import address_row, cache_row, hub_cache_row, metrics_row, open_files_row
+from backend.doctor.system import address_row, cache_row, hub_cache_row, metrics_row, open_files_row, tls_row
 
 ALONE = {"mlx": ["0.32.4"], "mlx-cpu": ["0.32.4"]}
 
@@ -103,8 +103,21 @@ def test_the_operators_port_is_looked_at_where_there_is_one() -> None:
         taken.listen()
         row = metrics_row(MetricsConfig(port=taken.getsockname()[1]))
         assert row.mark is Mark.WARN and "Address already in use" in row.found
-    assert metrics_row(MetricsConfig(port=9100, address="192.0.2.1")).mark is Mark.BAD
+    assert metrics_row(MetricsConfig(port=9100, address="203.0.113.1")).mark is Mark.BAD
     assert address_row(ServerConfig(address="no.such.host.invalid:1", token="t")).mark is Mark.BAD
+
+
+def test_certificate_and_key_are_looked_at_together(tmp_path: Path) -> None:
+    assert tls_row(ServerConfig()).mark is Mark.OK
+    assert tls_row(ServerConfig(require_tls=True)).mark is Mark.OK
+    assert tls_row(ServerConfig(require_tls=True, address="0.0.0.0:1")).mark is Mark.BAD
+    assert tls_row(ServerConfig(tls_certificate="/nope")).found == "/nope without a key"
+    assert tls_row(ServerConfig(tls_key="/nope")).mark is Mark.BAD
+    row = tls_row(ServerConfig(tls_certificate="/nope", tls_key="/nope"))
+    assert (row.mark, row.found) == (Mark.BAD, "/nope: No such file or directory")
+    (tmp_path / "c").write_text("no PEM")
+    row = tls_row(ServerConfig(tls_certificate=str(tmp_path / "c"), tls_key=str(tmp_path / "c")))
+    assert row.mark is Mark.BAD and row.advice.startswith("Give a certificate and the key")
 
 
 def test_a_unix_socket_is_looked_at_without_being_made(tmp_path: Path) -> None:
@@ -169,6 +182,7 @@ TINY = {
     "dtype": "float32",
     "context": 8192,
     "has_template": True,
+    "template_error": "",
     "calls": "json_tools",
     "reasons": False,
     "warnings": [],

@@ -14,7 +14,9 @@ from backend.pb import backend_pb2 as pb
 UNSET_CONTEXT = 4096
 # What a request gets where neither it nor the YAML says anything; top-k stays 0 for the names of MLX.
 SAMPLING = {"temperature": 0.9, "top_p": 0.95, "top_k": 0, "min_p": 0.0, "max_tokens": 0}
-READ = {"backend", "context_size", "name", "options", "parameters", "reasoning", "template"}
+READ = {
+    "backend", "context_size", "embeddings", "name", "options", "parameters", "reasoning", "reranking", "template"
+}  # fmt: skip
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -39,6 +41,8 @@ def model_options(config: Mapping[str, Any], models: Path) -> pb.ModelOptions:
         FlashAttention="auto",
         Threads=4,
         Seed=-1,
+        Embeddings=config.get("embeddings", False),
+        Reranking=config.get("reranking", False),
     )
 
 

@@ -185,16 +185,32 @@ def test_media_are_refused_by_a_text_model(worker: Worker, field: str) -> None:
         ask(worker.stub, chat("What is this?", 3, **{field: ["aGk="]})).refused(INVALID, field)
 
 
-def test_what_is_not_served_yet_is_unimplemented(worker: Worker) -> None:
-    calls: list[tuple[Any, Any]] = [
-        (worker.stub.Embedding, prompt(STORY)),
-        (worker.stub.Rerank, pb.RerankRequest(query="q", documents=["d"])),
-        (worker.stub.Score, pb.ScoreRequest(prompt="p", candidates=["c"])),
+def test_requests_for_numbers_that_ask_of_nothing(worker: Worker) -> None:
+    calls: list[tuple[Any, Any, str]] = [
+        (worker.stub.Embedding, prompt(STORY), "Embeddings"),
+        (worker.stub.Embedding, pb.PredictOptions(Embeddings="a", EmbeddingTokens=[1]), "EmbeddingTokens"),
+        (worker.stub.Embedding, pb.PredictOptions(EmbeddingTokens=[1, 768]), "EmbeddingTokens"),
+        (worker.stub.Embedding, pb.PredictOptions(EmbeddingTokens=[-1]), "EmbeddingTokens"),
+        (worker.stub.Embedding, pb.PredictOptions(Embeddings="word " * 9000), "Embeddings"),
+        (worker.stub.Embedding, pb.PredictOptions(Embeddings="a", Metadata={"embedding_prompt": "x"}), "prompt"),
+        (worker.stub.Rerank, pb.RerankRequest(query="", documents=["d"]), "query"),
+        (worker.stub.Rerank, pb.RerankRequest(query="q"), "documents"),
+        (worker.stub.Rerank, pb.RerankRequest(query="q", documents=["d", ""]), "documents[1]"),
+        (worker.stub.Rerank, pb.RerankRequest(query="q", documents=["d"], top_n=-1), "top_n"),
+        (worker.stub.Rerank, pb.RerankRequest(query="q", documents=["d", "word " * 9000]), "documents[1]"),
+        (worker.stub.Rerank, pb.RerankRequest(query="q", documents=["d"] * 1025), "documents"),
+        (worker.stub.Score, pb.ScoreRequest(prompt="p"), "candidates"),
+        (worker.stub.Score, pb.ScoreRequest(prompt="p", candidates=["c"], stable_prefix_len=-1), "stable_prefix_len"),
+        (worker.stub.Score, pb.ScoreRequest(prompt="p", candidates=["c", "word " * 9000]), "candidates[1]"),
+        (worker.stub.Score, pb.ScoreRequest(prompt="p", candidates=["c"] * 1025), "candidates"),
+        (worker.stub.Score, pb.ScoreRequest(prompt="word " * 20_000, candidates=["c"] * 100), "limit"),
     ]
-    for method, message in calls:
+    for method, message, words in calls:
         with pytest.raises(grpc.RpcError) as caught:
-            method(message, timeout=10)
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
+            method(message, timeout=30)
+        error: Any = caught.value
+        assert error.code() is INVALID, (words, error.details())
+        assert words in error.details()
 
 
 def test_detokenize_refuses_ids_that_the_model_does_not_have(worker: Worker) -> None:

@@ -62,6 +62,7 @@ class OpenAI(BaseHTTPRequestHandler):
     asked: list[dict[str, Any]]
     status = 200
     stall = False
+    ends = "with a word"
 
     def log_message(self, *args: Any) -> None:
         """Not on standard error."""
@@ -75,9 +76,24 @@ class OpenAI(BaseHTTPRequestHandler):
         if self.status != 200:
             self._whole(self.status, {"error": "busy"})
             return
+        if self.ends == "before it began":
+            self._whole(200, {})
+            return
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        if self.ends == "too soon":
+            self._event({"choices": [{"text": "w", "delta": {"content": "w"}}]})
+            self._chunk(b"")
+            return
+        if self.ends == "within a piece":
+            self.wfile.write(b"50\r\ndata: {")
+            self.close_connection = True
+            return
+        if self.ends == "without a token":
+            self._chunk(b"data: [DONE]\n\n")
+            self._chunk(b"")
+            return
         for _ in range(asked["max_tokens"]):
             self._event({"choices": [{"text": "w", "delta": {"content": "w"}}]})
             time.sleep(30 if self.stall else 0.001)
@@ -179,6 +195,46 @@ def test_what_a_server_refuses_is_counted_and_named(worker: Worker, other: tuple
     assert run(*SMALL, "--addr", "127.0.0.1:1").code == 69
     long = run("--answer-tokens", "9000", "--addr", worker.address)
     assert long.code == 2 and "the model's context 8192" in long.err
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ("before it began", "The answer stops before its end."),
+        ("too soon", "The answer stops before its end."),
+        ("within a piece", ""),
+        ("without a token", "The answer has no tokens."),
+    ],
+)
+def test_an_answer_that_breaks_off_is_an_error(
+    ends: str, words: str, worker: Worker, other: tuple[str, type[OpenAI]]
+) -> None:
+    url, handler = other
+    handler.ends = ends
+    broken = run(*SMALL, "--requests", "1", "--warm-up", "0", "--addr", worker.address, "--beside-http", url)
+    assert broken.code == 1 and f"http: 1 x {words}" in broken.out
+
+
+def test_requests_that_arrive_and_find_no_stream_are_counted(worker: Worker, tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    ran = run(
+        *("--streams", "1", "--rate", "100", "--requests", "400", "--seconds", "1", "--answer-tokens", "2000"),
+        *("--warm-up", "0", "--addr", worker.address, "--json", file),
+    )
+    [server] = figures(ran, file)["servers"]
+    assert server["cut"] == 1
+    assert 60 < server["requests"] + server["cut"] + server["not_begun"] < 150
+    assert "so these times are a lower bound" in ran.out
+    worker.wait_for_queue(lambda queue: queue["in_flight"] == 0)
+
+
+def test_a_file_that_cannot_be_written_is_found_out_before_the_run(tmp_path: Path) -> None:
+    ran = run("--addr", "127.0.0.1:1", "--json", tmp_path / "none" / "b.json")
+    assert ran.code == 2 and "b.json cannot be written: No such file or directory" in ran.err
+    (tmp_path / "kept.json").write_text("kept")
+    assert run("--addr", "127.0.0.1:1", "--json", tmp_path / "kept.json").code == 69
+    assert run("--addr", "127.0.0.1:1", "--json", tmp_path / "new.json").code == 69
+    assert (tmp_path / "kept.json").read_text() == "kept" and not (tmp_path / "new.json").exists()
 
 
 def test_time_ends_a_run_and_what_runs_then_is_cut_not_failed(

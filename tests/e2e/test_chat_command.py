@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import readline
 import signal
 import sys
 from collections.abc import Iterator
@@ -101,6 +102,20 @@ def test_ctrl_c_stops_the_answer_and_then_leaves(worker: Worker) -> None:
         terminal.wait_for(r"Ctrl-C once more, or Ctrl-D, leaves\.\n> $")
         terminal.press(CTRL_C)
         assert terminal.code() == 0
+
+
+@pytest.mark.skipif("libedit" in (readline.__doc__ or ""), reason="libedit knows no pastes")
+def test_pasted_lines_are_one_question(worker: Worker, tmp_path: Path) -> None:
+    with Terminal("chat", "--addr", worker.address) as terminal:
+        terminal.wait_for(r"/help helps\n> $")
+        assert "\x1b[?2004h" in terminal.raw  # asks the terminal to say where a paste begins and ends
+        terminal.press(f"\x1b[200~{CAPITAL}\rIn a word.\x1b[201~")
+        terminal.answered("")
+        terminal.answered(f"/save {tmp_path}/kept.json", "Saved to")
+        terminal.type("/quit")
+        assert terminal.code() == 0
+    asked, _ = json.loads((tmp_path / "kept.json").read_text())["messages"]
+    assert asked["content"] == f"{CAPITAL}\nIn a word."
 
 
 def test_a_tool_call_is_shown_and_its_result_typed(worker: Worker, tmp_path: Path) -> None:
@@ -224,7 +239,7 @@ def test_the_chat_ends_with_a_sentence_when_its_worker_does() -> None:
         [own] = psutil.Process(terminal.process.pid).children()
         own.kill()
         terminal.type(CAPITAL)
-        terminal.wait_for(r"The worker ended with exit code -9: ")
+        terminal.wait_for(r"The worker was ended by SIGKILL\.")
         assert terminal.code() == 69
 
 

@@ -67,6 +67,19 @@ def test_a_model_without_one_of_its_shards_is_refused_by_name(copy: Path) -> Non
     assert row.mark is Mark.BAD and "model-00002.safetensors: no such file" in row.found
 
 
+def test_the_workers_settings_count_and_the_template_is_tried(copy: Path, tmp_path: Path) -> None:
+    template = tmp_path / "elsewhere" / "t.jinja"
+    template.parent.mkdir()
+    template.write_text("{% for message in messages %}{{ message.content }")
+    files = {"MLX_WORKER_ALLOW_FILES": str(template.parent)}
+    code, rows = examined(
+        *("--model", str(copy), "--addr", "127.0.0.1:0", "--option", f"chat_template_file:{template}"), **files
+    )
+    assert code == 1 and rows["model"]["mark"] == "ok", rows
+    assert rows["tokenizer"]["mark"] == "bad" and "; one message: " in rows["tokenizer"]["found"]
+    assert "template" in rows["tokenizer"]["found"].split("; one message: ")[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "words"),

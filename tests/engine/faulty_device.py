@@ -12,6 +12,7 @@ import numpy as np
 from backend.engine import waits
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.batch_device import DeviceBatch
+from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.row import Row
 from backend.engine.batching.session import Session
@@ -112,12 +113,22 @@ class FaultyDevice:
         for batch in self.session.groups.batches:
             if batch._caches is caches:
                 return _batch(batch.rows)
+        unit = self.session.pooled.unit
+        if unit is not None and unit.caches is caches:
+            return _pooled(self.session.pooled)
         row = next(row for row in self.session.prefills.rows if row.caches is caches)
         return Owner("prompt", frozenset([row.request.request_id]))
 
 
 def _batch(rows: list[Row]) -> Owner:
     return Owner("batch", frozenset(row.request.request_id for row in rows if not row.stream.ended))
+
+
+def _pooled(pooled: Pooled) -> Owner:
+    assert pooled.unit is not None
+    here = {id(row) for row in pooled.rows}
+    names = (part.row.request.request_id for part in pooled.unit.parts if id(part.row) in here)
+    return Owner("pooled", frozenset(names))
 
 
 def _frames() -> Iterator[FrameType]:
@@ -140,6 +151,8 @@ def _waiting() -> Owner:
             return Owner("cache", frozenset())
         if isinstance(own, DecodeBatch):
             return _batch(own.rows)
+        if isinstance(own, Pooled):
+            return _pooled(own)
         if isinstance(own, Prefills):
             return Owner("prompt", frozenset([frame.f_locals["row"].request.request_id]))
     raise AssertionError(f"a wait of nobody's, by {waits.__name__}")

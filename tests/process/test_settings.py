@@ -74,18 +74,11 @@ def test_every_setting_has_a_variable_that_does_what_its_flag_does() -> None:
         "--log-level": "debug",
     }
     assert values.keys() == {setting.flag for setting in SETTINGS}
-    needed = {"--tls-certificate": ("--tls-key=k",), "--tls-key": ("--tls-certificate=c",)}
     for setting in SETTINGS:
-        others = needed.get(setting.flag, ())
-        by_flag = settings(f"{setting.flag}={values[setting.flag]}", *others)
+        by_flag = settings(f"{setting.flag}={values[setting.flag]}")
         assert by_flag != settings(), setting.flag
         for variable in setting.variables:
-            assert settings(*others, **{variable: values[setting.flag]}) == by_flag, variable
-
-
-def test_a_certificate_without_its_key_is_told_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--tls-key is missing" in refusal(capsys, "--tls-certificate=c")
-    assert "--tls-certificate is missing" in refusal(capsys, "--tls-key=k")
+            assert settings(**{variable: values[setting.flag]}) == by_flag, variable
 
 
 def test_a_flag_wins_over_the_environment_and_an_empty_variable_is_unset() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from backend.config import ModelConfig
 from backend.core.errors import InvalidRequest, ModelNotLoaded, WorkerError, WorkerUnavailable
 from backend.core.events import Delta, Event, Failed, Finished, FinishReason, Piece, Usage
+from backend.core.pooled import PooledRequest, PooledResult
 from backend.core.reports import (
     CacheReport,
     EngineFigures,
@@ -66,6 +67,8 @@ class FakeEngine:
     refusal: Exception | None = None
     load_failure: Exception | None = None
     requests: list[GenerationRequest] = field(default_factory=list)
+    computed: list[PooledRequest] = field(default_factory=list)
+    result: PooledResult | None = None
     answers: list[FakeAnswer] = field(default_factory=list)
     prefixes: dict[tuple[str, str], PrefixFacts] = field(default_factory=dict)
     loads: list[ModelConfig] = field(default_factory=list)
@@ -111,6 +114,13 @@ class FakeEngine:
         self.answers.append(stream)
         self.submitted.set()
         return stream
+
+    async def compute(self, request: PooledRequest) -> Finished:
+        self.computed.append(request)
+        if self.refusal is not None:
+            raise self.refusal
+        usage = Usage(prompt_tokens=3)
+        return Finished(reason=FinishReason.STOP, piece=Piece(), usage=usage, cache_reason="off", result=self.result)
 
     async def tokenize(self, prompt: str | Conversation) -> list[int]:
         text = prompt if isinstance(prompt, str) else "".join(message.content for message in prompt.messages)

@@ -1,6 +1,7 @@
 """The service over a real socket: answers, failures, cancellation."""
 
 import asyncio
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from backend.core import errors
 from backend.core.events import Delta, Failed, Piece, Usage
+from backend.core.pooled import EmbedAsk, Relevances, RerankAsk, ScoreAsk, ScoredToken, Scores, Vectors
 from backend.pb import backend_pb2 as pb
 from tests.rpc.conftest import Worker, first, status_of
 from tests.rpc.fake_engine import FakeEngine
@@ -65,7 +67,10 @@ def test_trailing_metadata_says_what_reply_has_no_field_for(scenario: Run) -> No
     scenario(test)
 
 
-@pytest.mark.parametrize("method", ["Predict", "PredictStream", "TokenizeString", "Detokenize", "ModelMetadata"])
+@pytest.mark.parametrize(
+    "method",
+    ["Predict", "PredictStream", "TokenizeString", "Detokenize", "ModelMetadata", "Embedding", "Score", "Rerank"],
+)
 def test_without_a_model_it_is_failed_precondition_model_not_loaded(scenario: Run, method: str) -> None:
     async def test(worker: Worker) -> None:
         request = worker_request(method)
@@ -78,9 +83,12 @@ def test_without_a_model_it_is_failed_precondition_model_not_loaded(scenario: Ru
 
 
 def worker_request(method: str) -> Any:
-    return {"Detokenize": pb.DetokenizeRequest(), "ModelMetadata": pb.ModelOptions()}.get(
-        method, pb.PredictOptions(Prompt="hi")
-    )
+    return {
+        "Detokenize": pb.DetokenizeRequest(),
+        "ModelMetadata": pb.ModelOptions(),
+        "Score": pb.ScoreRequest(),
+        "Rerank": pb.RerankRequest(),
+    }.get(method, pb.PredictOptions(Prompt="hi"))
 
 
 @pytest.mark.parametrize(
@@ -184,15 +192,38 @@ def test_a_request_for_another_model_is_not_found_with_the_sentinel(scenario: Ru
     scenario(test)
 
 
-@pytest.mark.parametrize(
-    ("method", "request_"),
-    [("Embedding", pb.PredictOptions()), ("Rerank", pb.RerankRequest()), ("Score", pb.ScoreRequest())],
-)
-def test_what_is_not_served_is_unimplemented(scenario: Run, method: str, request_: Any) -> None:
+def test_embeddings_scores_and_ranks_are_what_the_engine_computed(scenario: Run) -> None:
     async def test(worker: Worker) -> None:
-        code, details = await status_of(getattr(worker.backend, method)(request_))
-        assert code == CODES.UNIMPLEMENTED
-        assert method in details
+        engine, backend = worker.engine, worker.backend
+        engine.result = Vectors(data=struct.pack("<4f", 1, 2, 3, 4), count=2, dim=2, per_token=True)
+        made = await backend.Embedding(pb.PredictOptions(Embeddings="a", Metadata={"cache_salt": "s"}))
+        assert (list(made.embeddings), made.tokens, made.dim, made.prompt_tokens) == ([1, 2, 3, 4], 2, 2, 3)
+        assert made.layout == pb.EMBEDDING_LAYOUT_PER_TOKEN
+        engine.result = Vectors(data=struct.pack("<200f", *range(200)), count=1, dim=200, per_token=False)
+        made = await backend.Embedding(pb.PredictOptions(EmbeddingTokens=[5, 6]))
+        assert list(made.embeddings) == list(range(200)) and made.layout == pb.EMBEDDING_LAYOUT_FINAL
+        tokens = ScoredToken(token=b"x", logprob=-1.0), ScoredToken(token=b"\xff", logprob=-2.0)
+        engine.result = Scores((tokens, ()))
+        asked = pb.ScoreRequest(prompt="p", candidates=["xy", ""], include_token_logprobs=True, length_normalize=True)
+        scored = await backend.Score(asked, metadata=(("cache-salt", "s"),))
+        first, second = scored.candidates
+        assert (first.log_prob, first.length_normalized_log_prob, first.num_tokens) == (-3.0, -1.5, 2)
+        assert [(entry.token, entry.log_prob) for entry in first.tokens] == [("x", -1.0), ("\ufffd", -2.0)]
+        assert second == pb.CandidateScore()
+        engine.result = Relevances((0.25, 0.75, 0.75))
+        ranked = await backend.Rerank(pb.RerankRequest(query="q", documents=["a", "b", "c"], top_n=2))
+        assert [(one.index, one.text, one.relevance_score) for one in ranked.results] == [
+            (1, "b", 0.75),
+            (2, "c", 0.75),
+        ]
+        assert (ranked.usage.total_tokens, ranked.usage.prompt_tokens) == (3, 3)
+        salted, plain, score, rank = engine.computed
+        assert salted.tenant == score.tenant != plain.tenant == rank.tenant == ""
+        assert (salted.ask, plain.ask) == (EmbedAsk(text="a"), EmbedAsk(tokens=(5, 6)))
+        assert (score.ask, rank.ask) == (
+            ScoreAsk(prompt="p", candidates=("xy", "")),
+            RerankAsk(query="q", documents=("a", "b", "c")),
+        )
 
     scenario(test)
 

@@ -34,7 +34,9 @@ def test_on_a_terminal_all_is_in_one_place_and_in_colours() -> None:
 
 def test_what_a_model_writes_moves_no_cursor() -> None:
     assert shown("a\x1b[2J\x07b\r\n\tc\u202e") == "a[2Jb\n\tc"
-    text = "trois\u00a0: \u3000全角, \u0645\u06cc\u200c\u062e, 👩\u200d🚀"
+    # Joiners, marks of direction, a flag's tags, a place to break, private use, and what is newer than Python's tables.
+    text = "trois\u00a0: \u3000全角, \u0645\u06cc\u200c\u062e\u200f, 👩\u200d🚀🏴\U000e0067\U000e007f"
+    text += ", a\u200b\u00adb, \ue0a0\U0001fadc"
     assert shown(text) == text
     out = io.StringIO()
     Screen(out, out, live=True).write("\x1b]0;title\x07x")

@@ -57,6 +57,10 @@ def test_columns_are_aligned_and_lines_end_without_spaces() -> None:
     assert pairs({"name": "rules", "size": "", "in the end": "x"}) == ["name        rules", "size", "in the end  x"]
 
 
+def test_wide_letters_and_marks_are_counted_by_the_columns_that_they_take() -> None:
+    assert table(("N", "T"), [("全角", "1"), ("e\u0301", "2")]) == ["N     T", "全角  1", "e\u0301     2"]
+
+
 def test_nothing_that_a_file_or_a_worker_says_moves_the_cursor() -> None:
     assert printable("a\x1b[2Jb\n") == "a?[2Jb?"
     assert one_line("two\nlines \x1b[0m") == "two lines ?[0m"

@@ -160,6 +160,11 @@ def test_every_key_of_options_works_as_an_engine_argument_too() -> None:
         "dtype": "auto",
         "kv_bits": 4,
         "kv_group_size": 32,
+        "pooling": "mean",
+        "normalize": 2,
+        "prompt": "query",
+        "rerank": "cosine",
+        "instruction": "x",
     }
     flags = ("use_context_size", "trust_remote_code", "cache.keep_answers", "cache.strip_agent_header")
     texts = ("revision", "tokenizer", "chat_template", "chat_template_file")
@@ -241,3 +246,18 @@ def test_a_size_of_zero_is_a_size_and_auto_is_none() -> None:
     own = LoadDefaults(engine=EngineConfig(kv_bytes=5), cache=CacheConfig(max_sequences=6, max_bytes=7))
     auto = load("kv_bytes:auto", "prompt_cache_bytes:auto", "prompt_cache_size:auto", defaults=own).config
     assert (auto.engine.kv_bytes, auto.cache.max_bytes, auto.cache.max_sequences) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "made_for"),
+    [({}, ""), ({"Embeddings": True}, "embeddings"), ({"Embeddings": True, "Reranking": True}, "reranking")],
+)
+def test_a_host_says_what_a_model_is_made_for(fields: dict, made_for: str) -> None:
+    assert load(**fields).config.pooled.made_for == made_for
+
+
+def test_lengths_of_embeddings_are_numbered_as_in_llama_cpp() -> None:
+    assert config("embd_normalize:2").pooled.normalize is True
+    assert config("embd_normalize:-1").pooled.normalize is False
+    with pytest.raises(ModelLoadFailed, match="embd_normalize"):
+        config("embd_normalize:1")

@@ -96,3 +96,11 @@ def test_what_the_parser_takes_is_counted_to_its_last_field(data: bytes) -> None
         return
     if stops > 1024:
         assert "StopPrompts" in refusal(pb.PredictOptions(), many)
+
+
+@pytest.mark.parametrize(("message", "field"), [(pb.ScoreRequest, "candidates"), (pb.RerankRequest, "documents")])
+def test_candidates_and_documents_are_counted_and_weighed(message: type, field: str) -> None:
+    most = wire_limits.MAX_CANDIDATES
+    check_size(message, message(**{field: ["a"] * most}).SerializeToString())
+    assert refusal(message(**{field: ["a"] * (most + 1)})) == f"{field}: has over {most} entries"
+    assert "bytes" in refusal(message(**{field: ["a" * (9 * MIB)]}))

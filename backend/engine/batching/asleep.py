@@ -56,7 +56,14 @@ class Asleep:
 
 def without_weights(loaded: LoadedModel) -> LoadedModel:
     """The facts of a load."""
-    return replace(loaded, model=None, new_cache=_no_caches)
+    backbone = loaded.backbone
+    if not isinstance(backbone, str):
+        backbone = replace(backbone, forward=_no_model, new_cache=_no_caches)
+    return replace(loaded, model=None, new_cache=_no_caches, backbone=backbone)
+
+
+def _no_model(*_args: Any, **_options: Any) -> mx.array:
+    raise RuntimeError("the model is asleep")
 
 
 def _no_caches() -> list[Any]:

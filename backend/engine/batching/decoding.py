@@ -14,6 +14,7 @@ from backend.engine.batching.batch import DecodeBatch, Emitted
 from backend.engine.batching.emitting import Emitter, Then
 from backend.engine.batching.finishing import Finisher, internal_fault
 from backend.engine.batching.groups import DecodeGroups
+from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.row import Row
 from backend.engine.batching.storing import Storing
@@ -38,6 +39,7 @@ class Decoding:
         tell: Lets clients have what was posted, before work that they need not wait for.
         kv: How rows are held where they are quantised.
         requeue: Puts a row back at its place in the queue, to begin with what the prompt cache has of its tokens.
+        pooled: Where rows go on that have tails to run over their prompt.
     """
 
     groups: DecodeGroups
@@ -49,6 +51,7 @@ class Decoding:
     counters: Counters
     tell: Callable[[], None]
     requeue: Callable[[Row], None]
+    pooled: Pooled
     clock: Callable[[], float]
     kv: KVFormat | None = None
     moving: list[Row] = field(default_factory=list[Row])
@@ -70,13 +73,14 @@ class Decoding:
             self._end_prefill_only(row, now)
         ready = [row for row in ready if not row.request.prefill_only]
         for row in ready:
-            if not row.decoding_at:
-                row.decoding_at = now
-                self._count_reuse(row)
+            self._note_prefilled(row, now)
         self._join_rows(ready)
         self.moving = []
 
-    def _count_reuse(self, row: Row) -> None:
+    def _note_prefilled(self, row: Row, now: float) -> None:
+        if row.decoding_at:
+            return  # it has been here before
+        row.decoding_at = now
         self.counters.cached_tokens += row.cached_tokens
         # Without a reason nobody is to know what the cache had.
         if row.cache_reason:
@@ -84,6 +88,10 @@ class Decoding:
             self.counters.cache_reasons[row.cache_reason.partition(" ")[0]] += 1
 
     def _end_prefill_only(self, row: Row, now: float) -> None:
+        if row.submit.work is not None:
+            self._note_prefilled(row, now)
+            self.pooled.admit(row)
+            return
         if self.storing.store_named(row):
             self.finisher.finish(row, FinishReason.STOP, Piece(), now)
         else:

@@ -16,6 +16,7 @@ from backend.core.errors import (
 )
 from backend.core.events import Failed, Finished, FinishReason, Piece, Usage
 from backend.core.logline import logline
+from backend.core.pooled import PooledResult
 from backend.engine.batching.row import Row
 from backend.engine.channel import Outbox
 from backend.engine.picture import Counters
@@ -32,7 +33,13 @@ class Finisher:
     counters: Counters
     clock: Callable[[], float]
 
-    def finish(self, row: Row, reason: FinishReason, piece: Piece, now: float) -> None:
+    def compute(self, row: Row, result: PooledResult, now: float) -> None:
+        """What was wanted in place of an answer is computed."""
+        self.finish(row, FinishReason.STOP, Piece(), now, result)
+
+    def finish(
+        self, row: Row, reason: FinishReason, piece: Piece, now: float, result: PooledResult | None = None
+    ) -> None:
         """The answer is complete."""
         if reason is FinishReason.STOP and row.submit.output.has_tool_calls:
             reason = FinishReason.TOOL_CALLS
@@ -45,6 +52,7 @@ class Finisher:
             usage=usage,
             logprobs=tuple(row.logprobs),
             cache_reason=row.cache_reason,
+            result=result,
         )
         self.outbox.post(row.stream, end)
 

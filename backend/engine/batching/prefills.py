@@ -354,9 +354,9 @@ class Prefills:
     def _restore_from_memory(self, row: Row) -> None:
         self.settle()
         request = row.request
-        reused = self.prefix.fetch(
-            self._restorable(row), request.tenant, now=self.clock(), counted=not request.prefill_only
-        )
+        # What only makes a prefix is no hit of one.
+        counted = not request.prefill_only or row.submit.work is not None
+        reused = self.prefix.fetch(self._restorable(row), request.tenant, now=self.clock(), counted=counted)
         row.caches = reused.caches or self.new_cache()
         row.covered = row.restored = reused.length
         self._note_reuse(row, reused)

@@ -8,6 +8,7 @@ import mlx.core as mx
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.named import MOST_NAMES, NamedPrefix
+from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.row import Row
@@ -27,11 +28,12 @@ class Room:
     prefix: PrefixCache
     prefills: Prefills
     groups: DecodeGroups
+    pooled: Pooled
 
     @property
     def rows(self) -> list[Row]:
         """Every row that has KV or is about to."""
-        return [*self.groups.rows, *self.prefills.rows]
+        return [*self.groups.rows, *self.prefills.rows, *self.pooled.rows]
 
     def may_keep(self, tokens: int, *, name: str, tenant: str) -> bool:
         """Whether a prefix of so many tokens may have this name: what is named never gives way to anything."""
@@ -57,12 +59,13 @@ class Room:
 
     def live(self) -> int:
         """Bytes of KV that the rows have now."""
-        return self.groups.nbytes() + self.prefills.nbytes()
+        return self.groups.nbytes() + self.prefills.nbytes() + self.pooled.nbytes()
 
     def projected(self, *, without: Collection[Row] = ()) -> int:
         """Bytes of KV that all rows need to run on: those that decode with their padding, prompts each for itself."""
-        prompts = [len(row.feed) for row in self.prefills.rows if row not in without]
-        return self.groups.projected(without=without) + self.budget.apart(prompts)
+        waiting = (*self.prefills.rows, *self.pooled.rows)
+        apart = [row.expects for row in waiting if row not in without]
+        return self.groups.projected(without=without) + self.budget.apart(apart)
 
     def spare(self) -> int:
         """Bytes of the budget that no row is going to need."""
@@ -87,7 +90,7 @@ class Room:
 
     def _admits(self, row: Row, without: Collection[Row]) -> bool:
         return self.budget.admits(
-            len(row.feed),
+            row.expects,
             beside=self.projected(without=without) + self.named(),
             rows=len(self.rows) - len(without),
             returning=row.preemptions > 0,
@@ -95,7 +98,7 @@ class Room:
 
     def make_for(self, row: Row) -> None:
         """The cache gives way before a row takes anything, this row's own prefix last."""
-        self.limit_cache(self.projected() + self.budget.projected(len(row.feed)), sparing=row)
+        self.limit_cache(self.projected() + self.budget.projected(row.expects), sparing=row)
 
     def limit_cache(self, live: int, *, sparing: Row | None = None) -> None:
         """Keep the cache to what rows of `live` bytes leave it."""

@@ -17,6 +17,7 @@ from backend.engine.disk_threads import Job
 from backend.engine.inbox import Submit
 from backend.engine.sampling.row_sampling import RowSampling
 from backend.engine.sampling.sampled import RowLogprobs
+from backend.engine.work import Embed, Tails
 
 
 @dataclass(slots=True, eq=False)
@@ -112,14 +113,23 @@ class Row:
     def to_feed(self) -> NDArray[np.int32]:
         """What has to be in the KV, and the token after it, which is whichever where nothing is to be generated."""
         tokens = self.tokens()
-        return np.append(tokens, tokens[-1:]) if self.request.prefill_only else tokens
+        return np.append(tokens, np.int32(0)) if self.request.prefill_only else tokens
+
+    @property
+    def expects(self) -> int:
+        """Tokens that it is to have in caches of its own before it decodes, if it does."""
+        work = self.submit.work
+        if isinstance(work, Embed):
+            return work.reach
+        return len(self.feed) + (work.longest if isinstance(work, Tails) else 0)
 
     def usage(self, now: float) -> Usage:
         """Running totals at monotonic time `now`."""
         admitted = self.admitted_at or now
         decoding = self.decoding_at or now
+        work = self.submit.work
         return Usage(
-            prompt_tokens=len(self.submit.prompt.tokens),
+            prompt_tokens=len(self.submit.prompt.tokens) if work is None else work.total,
             completion_tokens=self.completion_tokens,
             cached_tokens=self.cached_tokens,
             queue_ms=(admitted - self.submit.accepted_at) * 1e3,

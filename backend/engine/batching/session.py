@@ -22,6 +22,7 @@ from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.pace import Pace
+from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.queue import Queue
@@ -37,6 +38,7 @@ from backend.engine.loading.failures import FOREIGN
 from backend.engine.picture import Counters, EnginePicture
 from backend.engine.sampling.row_sampling import RowSampling
 from backend.engine.waits import drain
+from backend.engine.work import Embed
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +50,9 @@ SNAPSHOT_EVERY = 4096
 class Session:
     """Engine thread only.
 
-    Invariant: a row is in exactly one of `waiting`, `prefills` and `groups` while its client is owed an end, and after
-    it only until what it leaves is stored; while it goes from one to the next it is in `decoding.moving`, so that
-    whatever ends the thread finds it.
+    Invariant: a row is in exactly one of `waiting`, `prefills`, `pooled` and `groups` while its client is owed an end,
+    and after it only until what it leaves is stored; while it goes from one to the next it is in `decoding.moving`, so
+    that whatever ends the thread finds it.
 
     Args:
         chunk: Tokens of a prefill chunk at most.
@@ -60,6 +62,7 @@ class Session:
     Attributes:
         touched: A request has run since nothing of any was left.
         blocked: No waiting request can be admitted before one that runs ends.
+        pooled_ran: The last step ran something pooled, so prompts are next.
     """
 
     loaded: LoadedModel
@@ -81,7 +84,9 @@ class Session:
     counters: Counters = field(default_factory=Counters)
     touched: bool = False
     blocked: bool = False
+    pooled_ran: bool = False
     prefills: Prefills = field(init=False)
+    pooled: Pooled = field(init=False)
     groups: DecodeGroups = field(init=False)
     room: Room = field(init=False)
     decoding: Decoding = field(init=False)
@@ -119,7 +124,22 @@ class Session:
         )
         is_codes = kv.is_codes if kv is not None else lambda _covered: False
         self.groups = DecodeGroups(self.new_batch, self.budget, self.padding, spare=spare, is_codes=is_codes)
-        self.room = Room(budget=self.budget, prefix=self.prefix, prefills=self.prefills, groups=self.groups)
+        self.pooled = Pooled(
+            model=self.loaded.model,
+            backbone=self.loaded.backbone,
+            vocab_size=self.loaded.vocab_size,
+            chunk=self.chunk,
+            pace=self.pace,
+            counters=self.counters,
+            finisher=finisher,
+            clock=self.clock,
+            settle=settle,
+            meanwhile=hand_out,
+            scores=self.scores,
+        )
+        self.room = Room(
+            budget=self.budget, prefix=self.prefix, prefills=self.prefills, groups=self.groups, pooled=self.pooled
+        )
         self.decoding = Decoding(
             groups=self.groups,
             prefills=self.prefills,
@@ -137,6 +157,7 @@ class Session:
             counters=self.counters,
             tell=self.tell,
             requeue=self._requeue,
+            pooled=self.pooled,
             clock=self.clock,
             kv=kv,
         )
@@ -149,7 +170,8 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self.groups) or self.prefills.busy or (bool(self.waiting) and not (self.blocked and self.room.rows))
+        runs = bool(self.groups) or self.prefills.busy or self.pooled.busy
+        return runs or (bool(self.waiting) and not (self.blocked and self.room.rows))
 
     @property
     def max_rows(self) -> int:
@@ -159,7 +181,7 @@ class Session:
     def submit(self, submit: Submit) -> None:
         """Take a request; it starts when there is room."""
         self.counters.requests += 1
-        self.counters.prompt_tokens += len(submit.prompt.tokens)
+        self.counters.prompt_tokens += len(submit.prompt.tokens) if submit.work is None else submit.work.total
         sampling = RowSampling(
             submit.request.sampling,
             prompt=submit.prompt.tokens,
@@ -185,6 +207,7 @@ class Session:
             self._fail(row, error())
         self.waiting.clear()
         self.prefills.abandon()
+        self.pooled.abandon()
         self.decoding.abandon()
 
     def step(self) -> None:
@@ -192,7 +215,7 @@ class Session:
         self.tidy()
         self._admit()
         running = len(self.room.rows)
-        self.prefills.run(streams=bool(self.groups))
+        self._run_prompts()
         self.decoding.join()
         if self.groups:
             self.decoding.step()
@@ -200,6 +223,16 @@ class Session:
         if len(self.room.rows) < running:
             self.blocked = False
         self.tidy()
+
+    def _run_prompts(self) -> None:
+        """Prompts, and what is pooled, take turns: no stream waits for more than a chunk between two of its tokens."""
+        self.pooled_ran = self.pooled.busy and not (self.pooled_ran and self.prefills.busy)
+        streams = bool(self.groups)
+        if self.pooled_ran:
+            # A prompt that has come meanwhile waits for its turn as a stream does.
+            self.pooled.run(streams=streams or self.prefills.busy)
+        else:
+            self.prefills.run(streams=streams)
 
     def _end_overdue(self) -> None:
         now = self.clock()
@@ -235,11 +268,12 @@ class Session:
             keeps_cache: All but those of the prompt cache, which somebody else holds.
         """
         self.prefills.abandon()
+        self.pooled.abandon()
         drain()
         if not keeps_cache:
             self.prefix.close(FLUSH_SECONDS)
         figures = self.prefix.figures()
-        del self.loaded, self.prefills, self.groups, self.room, self.decoding, self.prefix, self.new_batch
+        del self.loaded, self.prefills, self.pooled, self.groups, self.room, self.decoding, self.prefix, self.new_batch
         gc.collect()
         self.restore_limits()
         mx.clear_cache()
@@ -258,7 +292,7 @@ class Session:
             cached_kv=self.prefix.nbytes,
             budget=self.budget.total,
             waiting=len(self.waiting),
-            prefilling=len(self.prefills.rows),
+            prefilling=len(self.prefills.rows) + len(self.pooled.rows),
             decoding=sum(not row.stream.ended for row in self.groups.rows),
             storing=sum(row.stream.ended for row in self.room.rows),
             counters=self.counters.copy(),
@@ -280,7 +314,7 @@ class Session:
                 if self.room.rows:
                     return
                 self.waiting.remove(row)
-                self._fail(row, Overloaded(self.budget.refusal(len(row.feed))))
+                self._fail(row, Overloaded(self.budget.refusal(row.expects)))
                 continue
             self.decoding.moving = [self.waiting.take_first()]
             self.touched = True
@@ -292,7 +326,8 @@ class Session:
             row.chunk_ends = chunk_ends(len(row.feed), self.chunk, (*row.snapshot_ends, *starts), scores=self.scores)
             self.room.make_for(row)
             try:
-                self.prefills.admit(row)
+                # Texts leave nothing in a cache and take nothing from one.
+                (self.pooled if isinstance(row.submit.work, Embed) else self.prefills).admit(row)
             except FOREIGN as error:  # a model makes its caches itself
                 self._fail(row, internal_fault("admission", row, error))
             self.decoding.moving = []
@@ -321,17 +356,21 @@ class Session:
         # What is drawn goes out first: then a row's KV ends before its last token, where it can be taken up again.
         self.decoding.hand_out()
         self.decoding.settle()
-        if row not in self.prefills.rows and row not in self.groups.rows:
+        pooled = row in self.pooled.rows
+        if not pooled and row not in self.prefills.rows and row not in self.groups.rows:
             return  # it has ended, or its batch was lost
         self.counters.preemptions += 1
         if displaced_by is not None:
             row.displaced += 1
             self.counters.priority_preemptions += 1
-        # Kept where the copy fits beside the row itself; else it is prefilled again.
-        self.room.limit_cache(self.room.live())
-        self.decoding.storing.store(row)
+        if not pooled:  # its prompt is stored already, and what runs over it is not to be
+            # Kept where the copy fits beside the row itself; else it is prefilled again.
+            self.room.limit_cache(self.room.live())
+            self.decoding.storing.store(row)
         self.decoding.moving = [*self.decoding.moving, row]
-        if row in self.prefills.rows:
+        if pooled:
+            self.pooled.remove(row)
+        elif row in self.prefills.rows:
             self.prefills.remove(row)
         else:
             self.decoding.leave([row])
@@ -357,13 +396,16 @@ class Session:
         waiting = [row for row in self.waiting if which(row)]
         prefilling = [row for row in self.prefills.rows if which(row)]
         decoding = [row for row in self.groups.rows if which(row)]
-        for row in (*waiting, *prefilling, *decoding):
+        pooled = [row for row in self.pooled.rows if which(row)]
+        for row in (*waiting, *prefilling, *pooled, *decoding):
             self._fail(row, error())
             self.blocked = False
         self.decoding.storing.rows = [*prefilling, *decoding]
         self.decoding.storing.store_all()
         for row in waiting:
             self.waiting.remove(row)
+        for row in pooled:
+            self.pooled.remove(row)
         for row in prefilling:
             if row in self.prefills.rows:  # else it waited for the one before, and failed on its own
                 self.prefills.remove(row)

@@ -27,6 +27,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_json_list(path: Path) -> list[dict[str, Any]]:
+    """The objects in a JSON file that is a list of them.
+
+    Raises:
+        ModelLoadFailed: The file is not UTF-8, not JSON or not such a list; names it.
+    """
+    value = guarded(str(path), lambda: json.loads(path.read_text(encoding="utf-8")))
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ModelLoadFailed(f"{path}: is not a list of JSON objects")
+    return value
+
+
 def check_config(directory: Path, *, trust_remote_code: bool) -> None:
     """Refuse a directory whose config.json cannot name a model, or names code that may not run.
 

@@ -17,6 +17,7 @@ from backend.engine.loading.failures import check_cancelled, guarded
 from backend.engine.loading.locate import Local, fetch_extra, locate_model, resolve_extra
 from backend.engine.loading.permitted import PermittedFiles
 from backend.engine.loading.progress import Progress
+from backend.engine.loading.sentence import SentenceConfig, read_sentence_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,12 +29,14 @@ class ModelFiles:
         tokenizer_directory: The model's, or another's.
         adapter: The directory of a LoRA adapter, or None.
         tokenizer: mlx-lm's TokenizerWrapper, chat template overrides applied.
+        sentence: What the model's own files say of embeddings.
     """
 
     directory: Path
     tokenizer_directory: Path
     adapter: Path | None
     tokenizer: Any
+    sentence: SentenceConfig
 
 
 def open_files(
@@ -70,6 +73,7 @@ def _open_files(config: ModelConfig, progress: Progress | None, cancelled: Calla
         tokenizer_directory=tokenizer_directory,
         adapter=adapter,
         tokenizer=_tokenizer(config, directory, tokenizer_directory, permitted),
+        sentence=read_sentence_config(directory, partial(permitted.check_regular, "modules.json")),
     )
 
 

@@ -1,12 +1,31 @@
 """A model that is loaded and has passed its probe."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from backend.engine.loading.kv_cost import KVCost
+from backend.engine.loading.sentence import SentenceConfig
 from backend.engine.quantized.kv_format import KVFormat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Backbone:
+    """What lies before a model's head. Engine thread only, but for path, width and `padded`.
+
+    Attributes:
+        path: Its place in the model, names of attributes.
+        forward: `forward(tokens [rows, n], cache=caches)` gives `[rows, n, width]`, after the last norm.
+        new_cache: Fresh caches that hold all tokens, as numbers, of any number of rows.
+        padded: Rows that are padded on the right have the hidden states that they have alone.
+    """
+
+    path: tuple[str, ...]
+    forward: Callable[..., Any]
+    new_cache: Callable[[], list[Any]]
+    width: int
+    padded: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,6 +54,8 @@ class LoadedModel:
         kv: How rows hold keys and values; None for the numbers themselves.
         stored_kv: How the prompt cache holds those of rows that hold numbers; None for as the rows do.
         score_bytes: Of one query token's scores against one key token, where attention holds them all; 0 where not.
+        backbone: What gives hidden states, or why nothing does.
+        sentence: What the model's files say of embeddings.
     """
 
     model: Any
@@ -59,3 +80,5 @@ class LoadedModel:
     kv: KVFormat | None = None
     stored_kv: KVFormat | None = None
     score_bytes: int = 0
+    backbone: Backbone | str = ""
+    sentence: SentenceConfig = field(default_factory=SentenceConfig)

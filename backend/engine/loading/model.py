@@ -19,6 +19,7 @@ from mlx_lm.utils import load_model as load_checkpoint
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed
 from backend.core.logline import logline
+from backend.engine.loading.backbone import find_backbone, same_backbone
 from backend.engine.loading.context import served_context
 from backend.engine.loading.dtype import main_dtype, preferred_dtype
 from backend.engine.loading.failures import check_cancelled, guarded
@@ -26,7 +27,7 @@ from backend.engine.loading.files import ModelFiles
 from backend.engine.loading.fingerprint import namespace
 from backend.engine.loading.kernel_cache import keep_kernels
 from backend.engine.loading.kv_options import check_kv_options, kv_format, stored_format, unquantisable
-from backend.engine.loading.loaded import LoadedModel
+from backend.engine.loading.loaded import Backbone, LoadedModel
 from backend.engine.loading.probe import (
     CodesRefused,
     ProbeFailed,
@@ -133,6 +134,8 @@ def _load(
         kv=kv,
         stored_kv=stored_kv,
         score_bytes=score_bytes(settings, getattr(mx, dtype).size) if kv is not None else 0,
+        backbone=find_backbone(model, cancelled=cancelled),
+        sentence=files.sentence,
     )
     _log_loaded(loaded)
     return loaded
@@ -149,7 +152,10 @@ def _again(known: LoadedModel, model: Any, new_cache: Callable[[], list[Any]]) -
         _set_float32(model)
     if guarded(str(known.path), known.namespace_now) != known.namespace or _weight_bytes(model) != known.weight_bytes:
         raise ModelLoadFailed(f"{known.path}: its files have changed while they were read")
-    return replace(known, model=model, new_cache=new_cache)
+    backbone = known.backbone
+    if isinstance(backbone, Backbone):
+        backbone = same_backbone(backbone, model)
+    return replace(known, model=model, new_cache=new_cache, backbone=backbone)
 
 
 def _set_float32(model: Any) -> None:

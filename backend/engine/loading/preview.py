@@ -10,12 +10,16 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model as load_checkpoint
 
 from backend.config import ModelConfig
+from backend.core.errors import InvalidRequest
+from backend.core.request import Conversation, Message
 from backend.engine.loading.context import served_context
 from backend.engine.loading.dtype import main_dtype, preferred_dtype
 from backend.engine.loading.failures import guarded
 from backend.engine.loading.files import open_files
 from backend.output import OutputFormat
+from backend.prompt.preparer import PromptPreparer
 
+_ONE_MESSAGE = Conversation(messages=(Message(role="user", content="Hello"),))
 _HALF = (mx.float16, mx.bfloat16)
 
 
@@ -27,7 +31,8 @@ class Preview:
         file_bytes: Of the weights as they are in the files.
         weight_bytes: Of the weights as they would be held.
         dtype: Most of them are held in.
-        has_template: Whether messages can be rendered.
+        has_template: Whether there is a chat template.
+        template_error: Why it does not render one message; empty where it does.
         calls: The format of its tool calls; empty where none is known.
     """
 
@@ -38,6 +43,7 @@ class Preview:
     dtype: str
     context: int
     has_template: bool
+    template_error: str
     calls: str
     reasons: bool
 
@@ -57,6 +63,7 @@ def preview(config: ModelConfig) -> Preview:
     wanted = config.dtype or preferred_dtype(arrays)
     half = sum(array.nbytes for array in arrays if array.dtype in _HALF)
     output = OutputFormat.choose(files.tokenizer)
+    has_template = bool(getattr(files.tokenizer, "has_chat_template", False))
     return Preview(
         directory=directory,
         architecture=_architecture(settings),
@@ -64,10 +71,24 @@ def preview(config: ModelConfig) -> Preview:
         weight_bytes=plain + half if wanted == "float32" else plain,
         dtype=wanted or main_dtype(arrays),
         context=served_context(settings, config.context),
-        has_template=bool(getattr(files.tokenizer, "has_chat_template", False)),
+        has_template=has_template,
+        template_error=_template_error(config, files.tokenizer) if has_template else "",
         calls=output.format_type,
         reasons=bool(output.reasoning_start),
     )
+
+
+def _template_error(config: ModelConfig, tokenizer: Any) -> str:
+    prompts = PromptPreparer(
+        tokenizer, template_kwargs=config.template_kwargs, strip_agent_header=config.cache.strip_agent_header
+    )
+    try:
+        prompts.prepare(_ONE_MESSAGE)
+    except InvalidRequest as error:
+        return error.message
+    finally:
+        prompts.close()
+    return ""
 
 
 def _architecture(settings: Mapping[str, Any]) -> str:

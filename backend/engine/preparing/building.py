@@ -13,6 +13,7 @@ from backend.engine.loading.failures import FOREIGN
 from backend.engine.preparing.constraining import GrammarChoice
 from backend.engine.preparing.facts import LoadedFacts
 from backend.engine.preparing.lanes import Lanes
+from backend.engine.preparing.pooled import PooledPreparer
 from backend.engine.preparing.requests import RequestPreparer
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ def _built(config: ModelConfig, facts: LoadedFacts, tokenizer: Any, prep: Lanes,
         format=output,
         grammars=GrammarChoice(format=output, reasoning_start_ids=reasoning_start, special=vocabulary.special),
         compiler=compiler,
+        pooled=PooledPreparer.of(prompts, facts, config.pooled),
     )
 
 

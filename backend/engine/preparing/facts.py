@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from backend.engine.loading.sentence import SentenceConfig
+
 if TYPE_CHECKING:
     from backend.engine.loading import LoadedModel
 
@@ -20,6 +22,8 @@ class LoadedFacts:
         serial_reason: Why rows cannot decode together; empty when they can.
         uncached_reason: Why the prompt cache keeps nothing of this model; empty where it does.
         runs_own_code: The checkpoint brings the model's code with it.
+        hidden_width: Of the model's hidden states; 0 where none can be had, and `hidden_reason` says why.
+        sentence: What the model's files say of embeddings.
     """
 
     generation: int
@@ -35,11 +39,18 @@ class LoadedFacts:
     device: str
     runs_own_code: bool = False
     memory: Mapping[str, str] = field(default_factory=dict[str, str])
+    hidden_width: int = 0
+    hidden_reason: str = ""
+    sentence: SentenceConfig = field(default_factory=SentenceConfig)
 
     @classmethod
     def of(cls, loaded: "LoadedModel", generation: int, memory: Mapping[str, str]) -> "LoadedFacts":
         """The facts of a model just loaded."""
+        backbone = loaded.backbone
         return cls(
+            hidden_width=0 if isinstance(backbone, str) else backbone.width,
+            hidden_reason=backbone if isinstance(backbone, str) else "",
+            sentence=loaded.sentence,
             generation=generation,
             path=str(loaded.path),
             architecture=str(loaded.config.get("model_type", "")),

@@ -34,6 +34,10 @@ class Lanes:
         """Work whose time grows with the prompt."""
         return await self._on(characters(prompt), work, *args, **kwargs)
 
+    async def run_sized(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Work whose time grows with so many characters."""
+        return await self._on(size, work, *args, **kwargs)
+
     async def _on(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         lane = next(lane for limit, lane in self._lanes if limit is None or size <= limit)
         if self._closed:

@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from backend.config import STRICT_CHUNK, ModelConfig
 from backend.core.constraint import Constraint
 from backend.core.errors import InvalidRequest, Overloaded, RequestAborted, WorkerUnavailable
+from backend.core.pooled import PooledRequest
 from backend.core.reports import ModelFacts, ToolMarkers
 from backend.core.request import Conversation, GenerationRequest, Message
 from backend.engine.preparing.constraining import GrammarChoice, WantedGrammar
 from backend.engine.preparing.facts import LoadedFacts
 from backend.engine.preparing.lanes import Lanes
+from backend.engine.preparing.pooled import PooledPreparer
+from backend.engine.work import Work
 from backend.grammar.compiler import GrammarCompiler
 from backend.output import OutputFormat, OutputStream, TokenTable
 from backend.prompt.preparer import EncodedPrompt, PromptPreparer
@@ -28,13 +31,14 @@ _FORCED = ("required", "function")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A request, rendered, encoded and checked against the model."""
+    """A request, rendered, encoded and checked against the model; `work` is what it wants in place of an answer."""
 
     request: GenerationRequest
     prompt: EncodedPrompt
     max_tokens: int
     output: OutputStream
     grammar: WantedGrammar | None
+    work: Work | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,7 @@ class RequestPreparer:
     format: OutputFormat
     grammars: GrammarChoice
     compiler: GrammarCompiler
+    pooled: PooledPreparer
     closing: threading.Event = field(default_factory=threading.Event)
 
     def close(self) -> None:
@@ -125,6 +130,28 @@ class RequestPreparer:
             output=OutputStream(self.table.decoder(), request.stop, parser),
             grammar=self.grammars.wanted(request, prompt),
         )
+
+    def prepare_pooled(self, request: PooledRequest) -> Prepared:
+        """Encode and check a request for numbers; a prep thread.
+
+        Raises:
+            InvalidRequest: What it asks of is empty or too long.
+            Unsupported: The model cannot do it.
+        """
+        if self.closing.is_set():
+            raise RequestAborted("the model was unloaded")
+        prompt, work = self.pooled.prepare(request.ask)
+        row = GenerationRequest(
+            request_id=request.request_id,
+            prompt="",
+            tenant=request.tenant,
+            priority=request.priority,
+            prefill_only=True,
+            deadline=request.deadline,
+        )
+        parser = self.format.parser(opens_reasoning=False, late_reasoning=False, tools=(), parse_tools=False)
+        output = OutputStream(self.table.decoder(), (), parser)
+        return Prepared(request=row, prompt=prompt, max_tokens=1, output=output, grammar=None, work=work)
 
     def _check_tokens(self, tokens: NDArray[np.int32]) -> None:
         # What a template, a post-processor or an added token makes of a text is the tokenizer's own affair.

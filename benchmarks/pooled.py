@@ -1,0 +1,163 @@
+"""Texts embedded a second, together and one at a time; and what 50 documents behind one query prefill.
+
+    python -m benchmarks.pooled [--texts 1000] [--clients 48] [--documents 50] [--streams 8]
+
+Texts have 4 to 256 tokens, as many short ones as long ones on a logarithmic scale; one byte is one token. The same
+worker embeds them one at a time, then asked by many clients at once, in turns of a quarter of them, so that other load
+hits both alike. Then the same beside streams, with the longest gap between two pieces of a stream, against that of the
+streams by themselves. The documents share a query; what they prefill is counted by the worker and held against the
+tokens that are distinct.
+"""
+
+import argparse
+import asyncio
+import random
+import time
+from pathlib import Path
+
+from backend.pb import backend_pb2 as pb
+from benchmarks.report import Report, arguments, parse
+from benchmarks.serving import Timeline, Worker, model, worker
+
+LEAST, MOST = 4, 256
+TURNS = 4
+
+
+def texts(count: int, seed: int, most: int = MOST) -> list[str]:
+    """Texts whose lengths spread evenly over their logarithms."""
+    draw = random.Random(seed)
+    lengths = [round(LEAST * (most / LEAST) ** draw.random()) for _ in range(count)]
+    return [
+        f"{index} bridges and rivers, {draw.random()} ".ljust(MOST, "x")[:length]
+        for index, length in enumerate(lengths)
+    ]
+
+
+def patched(path: Path) -> Path:
+    """The model with `yes` and `no` among its tokens."""
+    from tests.straight import with_yes_and_no
+
+    return with_yes_and_no(path)
+
+
+async def embed(server: Worker, text: str) -> None:
+    """One text."""
+    result = await server.stub.Embedding(pb.PredictOptions(Embeddings=text))
+    assert result.prompt_tokens == len(text)
+
+
+async def together(server: Worker, wanted: list[str], clients: int) -> float:
+    """Seconds for all, asked by so many clients at once."""
+    left = iter(wanted)
+
+    async def client() -> None:
+        for text in left:
+            await embed(server, text)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return time.perf_counter() - started
+
+
+def longest_gap(line: Timeline) -> float:
+    """Seconds between two pieces of a stream."""
+    return max((b - a for a, b in zip(line.arrivals, line.arrivals[1:], strict=False)), default=0.0)
+
+
+async def rates(server: Worker, options: argparse.Namespace) -> list[list[object]]:
+    """Texts a second for each range of lengths, one at a time and together."""
+    rows: list[list[object]] = []
+    for most in (MOST, 32, 10):
+        wanted = texts(options.texts, most, most)
+        seconds = [0.0, 0.0]
+        part = -(-len(wanted) // TURNS)
+        for start in range(0, len(wanted), part):
+            some = wanted[start : start + part]
+            seconds[0] += await together(server, some, 1)
+            seconds[1] += await together(server, some, options.clients)
+        alone, company = (len(wanted) / s for s in seconds)
+        tokens = sum(map(len, wanted)) / len(wanted)
+        rows.append([f"{LEAST} to {most}", len(wanted), tokens, alone, company, company / alone])
+    return rows
+
+
+async def beside_streams(server: Worker, options: argparse.Namespace) -> list[list[object]]:
+    """Streams by themselves, and beside texts without end."""
+    wanted = texts(options.texts, 2)
+    asked = [
+        pb.PredictOptions(Prompt=f"stream {seed}", Tokens=options.tokens, IgnoreEOS=True, Seed=seed)
+        for seed in range(options.streams)
+    ]
+    rows: list[list[object]] = []
+    for name in ("streams alone", "streams beside texts"):
+        embedding = None
+        if name != "streams alone":
+            embedding = asyncio.create_task(together(server, wanted * 20, options.clients))
+        started = time.perf_counter()
+        lines = await asyncio.gather(*map(server.stream, asked))
+        seconds = time.perf_counter() - started
+        if embedding is not None:
+            embedding.cancel()
+            await asyncio.wait([embedding])
+        rate = sum(line.tokens for line in lines) / seconds
+        rows.append([name, rate, 1e3 * max(map(longest_gap, lines))])
+    return rows
+
+
+async def at_rest(server: Worker) -> dict[str, float]:
+    """The queue's figures once nothing runs."""
+    while (queue := await server.queue())["in_flight"]:  # noqa: ASYNC110  only the worker knows
+        await asyncio.sleep(0.01)
+    return queue
+
+
+async def documents(server: Worker, count: int) -> list[list[object]]:
+    """What a Rerank prefills, against what is distinct in it."""
+    query = "Which of the bridges over the river is the oldest one?"
+    found = [f"{index}. {text}" for index, text in enumerate(texts(count, 3))]
+    before = (await at_rest(server))["prefilled_tokens"]
+    started = time.perf_counter()
+    result = await server.stub.Rerank(pb.RerankRequest(query=query, documents=found))
+    seconds = time.perf_counter() - started
+    ran = (await at_rest(server))["prefilled_tokens"] - before
+    one = await server.stub.Rerank(pb.RerankRequest(query=query, documents=found[:1]))
+    whole = one.usage.prompt_tokens
+    # What each document's prompt has beside the document is the same in all; what is after it cannot be shared.
+    closing = len("<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n") - sum(
+        len(marker) - 1 for marker in ("<|im_end|>", "<|im_start|>", "<think>", "</think>")
+    )
+    prefix = whole - len(found[0]) - closing
+    distinct = prefix + sum(len(document) + closing for document in found)
+    return [[count, result.usage.prompt_tokens, distinct, ran, ran / distinct, seconds]]
+
+
+async def measure(options: argparse.Namespace) -> None:
+    report = Report(options)
+    path = patched(model(f"pooled-32000-{options.hidden}", vocab=32_000, hidden=options.hidden, layers=8))
+    async with worker() as server:
+        await server.load(path)
+        await together(server, texts(20, 0), 8)  # the first requests of a process pay for what is made at first use
+        blas = await server.blas()
+        report.note(f"vocabulary 32000, width {options.hidden}, 8 layers, BLAS {blas}, {options.clients} clients")
+        headings = ["tokens", "texts", "mean", "one at a time /s", "together /s", "ratio"]
+        report.table(headings, await rates(server, options))
+        report.table(
+            [f"{options.streams} streams", "tokens/s", "longest gap ms"], await beside_streams(server, options)
+        )
+        headings = ["documents", "tokens in all", "distinct", "prefilled", "prefilled / distinct", "s"]
+        report.table(headings, await documents(server, options.documents))
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument("--clients", type=int, default=48)
+    parser.add_argument("--documents", type=int, default=50)
+    parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=100)
+    parser.add_argument("--hidden", type=int, default=512)
+    asyncio.run(measure(parse(parser, texts=40, documents=6, streams=2, tokens=20, hidden=128)))
+
+
+if __name__ == "__main__":
+    main()

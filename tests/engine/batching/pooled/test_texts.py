@@ -1,0 +1,61 @@
+"""Which texts run together, and how their hidden states become vectors."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.core.pooled import Pooling
+from backend.engine.batching.pooled.texts import LEAST_FILLED, normalized, picked, plan_batch, pooled
+from backend.engine.batching.pooled.units import chance, pieces
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=60), st.integers(1, 2048))
+def test_the_first_text_always_runs_and_a_batch_is_bounded_and_filled(lengths: list[int], most: int) -> None:
+    chosen = plan_batch(lengths, most)
+    assert chosen[0] == 0 and len(set(chosen)) == len(chosen)
+    size = len(chosen) * max(lengths[i] for i in chosen)
+    if len(chosen) > 1:
+        assert size <= most
+        assert sum(lengths[i] for i in chosen) >= LEAST_FILLED * size
+
+
+def test_texts_of_like_length_run_together() -> None:
+    assert plan_batch([100, 5, 101, 6, 99, 400], 512) == [0, 2, 4]
+    assert plan_batch([700, 5], 512) == [0]
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "none"])
+@pytest.mark.parametrize("cut", [5, 1, 4])
+def test_pieces_of_a_text_give_the_vector_of_the_whole(pooling: Pooling, cut: int) -> None:
+    hidden = mx.random.normal((5, 8), key=mx.random.key(1))
+    arrays = [np.array(picked(part, pooling)) for part in (hidden[:cut], hidden[cut:]) if part.shape[0]]
+    whole = np.array(hidden)
+    expected = {"last": whole[-1:], "mean": whole.mean(axis=0)[None], "none": whole}[pooling]
+    assert np.allclose(pooled(arrays, 5, pooling, normalize=False), expected, atol=1e-6)
+    lengths = np.linalg.norm(pooled(arrays, 5, pooling, normalize=True), axis=-1)
+    assert np.allclose(lengths, 1, atol=1e-6)
+
+
+def test_nothing_is_divided_by_zero() -> None:
+    assert not normalized(np.zeros((2, 3), np.float32)).any()
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 64), st.integers(1, 64))
+def test_the_passes_of_a_tail_are_its_tokens_and_logits_are_of_its_end(
+    length: int, wanted: int, chunk: int, most: int
+) -> None:
+    wanted = min(wanted, length)
+    planned = pieces(length, wanted, chunk=chunk, most=most)
+    assert [token for start, end, _ in planned for token in range(start, end)] == list(range(length))
+    assert all(end - start <= (min(chunk, most) if logits else chunk) for start, end, logits in planned)
+    with_logits = sum(end - start for start, end, logits in planned if logits)
+    assert with_logits >= wanted
+
+
+def test_a_chance_is_that_of_a_softmax_however_far_apart_the_logits_are() -> None:
+    for yes, no in ((0.0, 0.0), (3.0, -1.0), (-2.5, 4.0)):
+        expected = np.exp(yes) / (np.exp(yes) + np.exp(no))
+        assert chance((yes, no)) == pytest.approx(expected, rel=1e-12)
+    assert (chance((1e4, -1e4)), chance((-1e4, 1e4))) == (1.0, 0.0)
