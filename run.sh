@@ -15,10 +15,14 @@ if [ -z "$python" ]; then
   python="$here/.venv/bin/python"
   if [ -e "$here/first-run.py" ]; then
     # Anew where the list is another one: a host may have put a newer package over this one.
-    if [ ! -x "$python" ] || ! cmp -s "$here/requirements/worker.txt" "$here/.venv/requirements.txt"; then
+    made_for="$here/.venv/requirements.txt"
+    # In the shell: a small image need not have cmp.
+    if [ ! -x "$python" ] || [ ! -e "$made_for" ] || [ "$(<"$here/requirements/worker.txt")" != "$(<"$made_for")" ]; then
       # A host that was started from a desktop has few places in its PATH.
       base="$(PATH="$PATH:/opt/homebrew/bin:/usr/local/bin" sh "$here/find-python")" || exit 6
-      "$base" -I "$here/first-run.py" || exit 6
+      code=0
+      "$base" -I "$here/first-run.py" || code=$?
+      case "$code" in 0) ;; 130) exit 130 ;; *) exit 6 ;; esac
     fi
   # Another Python would end in an import error, which hosts do not show.
   elif [ ! -x "$python" ]; then

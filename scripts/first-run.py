@@ -10,6 +10,7 @@ import filecmp
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ LOG = HERE / ".first-run.log"
 SYSTEMS = ("Linux-x86_64", "Darwin-arm64")
 IMPORTS = ("grpc", "llguidance", "mlx_lm")
 FAILED = 6
+INTERRUPTED = 130
 LIMIT_SECONDS = 1800.0
 TELL_SECONDS = 5.0
 POLL_SECONDS = 0.1
@@ -50,7 +52,7 @@ def say(text: str) -> None:
 
 def watch() -> int:
     """Have the work done, or wait for whoever does it; 0 once there is an environment."""
-    parent, began, tell_at = os.getppid(), time.monotonic(), TELL_SECONDS
+    parent, began = os.getppid(), time.monotonic()
     system = f"{platform.system()}-{platform.machine()}"
     if system not in SYSTEMS:
         say(f"cannot set up: there is no MLX for {system} in the list, only for {' and '.join(SYSTEMS)}")
@@ -63,13 +65,23 @@ def watch() -> int:
     except OSError as error:
         say(f"cannot set up in {HERE}: {error}; run {HERE}/run.sh --setup-only as somebody who may write there")
         return FAILED
-    say(f"first start: making {VENV}; it goes on where the host stops waiting, and the next start finds it")
+    try:
+        say(f"first start: making {VENV}; it goes on where the host stops waiting, and the next start finds it")
+        return wait_for(worker, parent, began)
+    except KeyboardInterrupt:
+        say(f"the set-up goes on by itself (kill -- -{worker.pid} ends it), and the next start finds it")
+        return INTERRUPTED
+
+
+def wait_for(worker: "subprocess.Popen[bytes]", parent: int, began: float) -> int:
+    """Tell where the work stands until it has ended."""
+    tell_at = TELL_SECONDS
     while worker.poll() is None:
         if os.getppid() != parent:
             return FAILED
         if (waited := time.monotonic() - began) >= tell_at:
             tell_at += TELL_SECONDS
-            say(f"first start: {stands_at()}{installed()}, {waited:.0f} s so far")
+            say(f"first start: at {stands_at()}{installed()}, {waited:.0f} s so far")
         time.sleep(POLL_SECONDS)
     if worker.returncode == 0:
         say(f"first start: ready after {time.monotonic() - began:.0f} s")
@@ -94,16 +106,28 @@ def work() -> int:
         if is_ready():
             return 0
         try:
-            make_environment(time.monotonic() + LIMIT_SECONDS)
+            make_environment(time.monotonic() + LIMIT_SECONDS, lock.fileno())
         except (CannotSetUp, OSError) as error:
-            tell(f"cannot set up: {error}")
+            tell(f"cannot set up: {error}{still_there()}")
             return FAILED
         STATE.unlink(missing_ok=True)
         return 0
 
 
-def make_environment(deadline: float) -> None:
-    """Raises CannotSetUp or OSError; nothing stands at VENV then that was not there before."""
+def still_there() -> str:
+    """How to go on with the environment of another list, where there is one."""
+    python = VENV / "bin" / "python"
+    if not os.access(python, os.X_OK):
+        return ""
+    return f"; the environment of the list before is still there: MLX_WORKER_PYTHON={python} starts with it"
+
+
+def make_environment(deadline: float, lock: int) -> None:
+    """Raises CannotSetUp or OSError; nothing stands at VENV then that was not there before.
+
+    Args:
+        lock: Goes to all that write into NEW: where this process is killed, the lock is free once they have ended.
+    """
     python = NEW / "bin" / "python"
     for left_over in (NEW, OLD):
         shutil.rmtree(left_over, ignore_errors=True)
@@ -113,17 +137,17 @@ def make_environment(deadline: float) -> None:
             f"{sys.executable} cannot make environments, install {version}-venv or name another in PYTHON"
         )
     tell(f"step 1 of 3, an empty environment with Python {platform.python_version()}")
-    run([sys.executable, "-I", "-m", "venv", str(NEW)], deadline)
+    run([sys.executable, "-I", "-m", "venv", str(NEW)], deadline, lock)
     pip = [str(python), "-I", "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
     wanted = sum(line[:1].isalnum() for line in WANTED.read_text().splitlines())
     tell(f"step 2 of 3, fetching and installing the {wanted} packages of {WANTED.name}")
     # As make setup does: the list is complete, so nothing is resolved. Compiled is what the next step imports: all of
     # it takes longer than the installing, and half of the disk, for modules that nobody runs.
     how = ["--no-deps", "--no-compile", "--require-hashes", "--only-binary", ":all:"]
-    run([*pip, "install", *how, "-r", str(WANTED)], deadline)
+    run([*pip, "install", *how, "-r", str(WANTED)], deadline, lock)
     tell("step 3 of 3, trying what was installed")
-    run([*pip, "check"], deadline)
-    run([str(python), "-I", "-c", f"import {', '.join(IMPORTS)}"], deadline)
+    run([*pip, "check"], deadline, lock)
+    run([str(python), "-I", "-c", f"import {', '.join(IMPORTS)}"], deadline, lock)
     shutil.copyfile(WANTED, NEW / "requirements.txt")
     if VENV.exists():
         VENV.rename(OLD)
@@ -131,22 +155,28 @@ def make_environment(deadline: float) -> None:
     shutil.rmtree(OLD, ignore_errors=True)
 
 
-def run(command: list[str], deadline: float) -> None:
+def run(command: list[str], deadline: float, lock: int) -> None:
     """Run it with its output in the log; CannotSetUp with its own reason when it fails or takes too long."""
     began_at = LOG.stat().st_size
     remaining = max(1.0, deadline - time.monotonic())
     with LOG.open("a") as log:
         try:
-            ended = subprocess.run(command, check=False, stdout=log, stderr=log, timeout=remaining)
+            ended = subprocess.run(command, check=False, stdout=log, stderr=log, timeout=remaining, pass_fds=[lock])
         except subprocess.TimeoutExpired:
             raise CannotSetUp(f"{stands_at()} took longer than {LIMIT_SECONDS / 60:.0f} minutes") from None
     if ended.returncode:
         with LOG.open(errors="replace") as log:
             log.seek(began_at)
             lines = [line.strip() for line in log if line.strip()]
-        # pip says what first went wrong; a traceback ends with it.
-        reasons = [line for line in lines if line.startswith("ERROR:")] or lines[-1:] or ["it said nothing"]
-        raise CannotSetUp(f"{stands_at()}: {reasons[0][:400]} (all of it in {LOG})")
+        raise CannotSetUp(f"{stands_at()}: {reason_in(lines)[:400]} (all of it in {LOG})")
+
+
+def reason_in(lines: list[str]) -> str:
+    """What first went wrong, which pip says in words of its own; a traceback ends with it."""
+    reason = ([line for line in lines if line.startswith("ERROR:")] or lines[-1:] or ["it said nothing"])[0]
+    # Of an index that it cannot reach pip says in the end that it has no versions.
+    broken = re.search(r"after connection broken by (.*)", "\n".join(lines))
+    return f"no connection: {broken[1]}" if broken and "(from versions: none)" in reason else reason
 
 
 def tell(text: str) -> None:

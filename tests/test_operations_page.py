@@ -71,6 +71,11 @@ def test_priorities_are_those_of_the_code() -> None:
     assert f"more than {words[MOST_DISPLACED]} times" in PAGE
 
 
+def test_what_the_cache_cannot_keep_of_a_row_that_leaves_is_told_whole() -> None:
+    paragraph = next(part for part in PAGE.split("\n\n") if "the prompt cache cannot keep of them" in part)
+    assert all(word in paragraph for word in ("is off", "has no\nroom", "`PromptCacheRO`", "`prompt_cache_all:false`"))
+
+
 def expressions(part: Any) -> list[str]:
     """Every expression of a dashboard, those of its variables included."""
     if isinstance(part, dict):

@@ -47,6 +47,11 @@ class Histogram:
         """Values in all."""
         return sum(self.counts)
 
+    def __add__(self, other: "Histogram") -> "Histogram":
+        """Both together; they have the same bounds."""
+        counts = [mine + others for mine, others in zip(self.counts, other.counts, strict=True)]
+        return Histogram(self.bounds, counts, self.total + other.total)
+
     def copy(self) -> "Histogram":
         """One that changes no more."""
         return Histogram(self.bounds, self.counts, self.total)

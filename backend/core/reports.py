@@ -91,8 +91,8 @@ class EngineFigures:
 
     Attributes:
         model: The loaded model in words; empty where none is.
-        numbers: Gauges, and counts since the load.
-        counts: Counts since the load by a word out of a few, such as a finish reason.
+        numbers: Gauges, and counts since the process began.
+        counts: Counts since then by a word out of a few, such as a finish reason.
     """
 
     worker: Mapping[str, str]

@@ -114,7 +114,7 @@ def tls_row(server: ServerConfig) -> Row:
     name, certificate, key = "TLS", server.tls_certificate, server.tls_key
     if not certificate:
         if key:
-            return warn(name, "off: --tls-key without --tls-certificate", "Give both, or neither.")
+            return bad(name, f"{key} without a certificate", "Give --tls-certificate too.")
         return _without_tls(name, server)
     if not key:
         return bad(name, f"{certificate} without a key", "Give --tls-key too.")

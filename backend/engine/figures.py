@@ -1,7 +1,7 @@
 """What an operator may know of the engine. Any thread may ask: it is made of one picture and of frozen facts.
 
-Totals alone: nothing here is of one request, client or tenant. Under `strict`, where nobody learns what the prompt
-cache has, there is nothing of it here either.
+Totals alone, since the process began: nothing here is of one request, client or tenant. Under `strict`, where nobody
+learns what the prompt cache has, there is nothing of it here either.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,16 @@ from backend.engine.reports import library_versions, peak_bytes, resident_bytes
 
 # A client that may load chooses the name, and must not choose the size of what is told.
 MAX_WORDS = 256
-_STORE = {
+_STORE_NOW = {
+    "n_sequences": "prompt_cache_sequences",
+    "n_tokens": "prompt_cache_tokens",
+    "disk.bytes": "prompt_cache_disk_bytes",
+    "disk.files": "prompt_cache_disk_files",
+}
+_STORE_TOTALS = {
     "inserts": "prompt_cache_inserts",
     "tokens_stored": "prompt_cache_stored_tokens",
     "evicted_bytes": "prompt_cache_evicted_bytes",
-    "n_sequences": "prompt_cache_sequences",
-    "n_tokens": "prompt_cache_tokens",
     "disk.reads": "prompt_cache_disk_reads",
     "disk.hits": "prompt_cache_disk_hits",
     "disk.tokens_read": "prompt_cache_disk_read_tokens",
@@ -30,15 +34,13 @@ _STORE = {
     "disk.dropped": "prompt_cache_disk_dropped",
     "disk.evicted": "prompt_cache_disk_evictions",
     "disk.quarantined": "prompt_cache_disk_quarantined",
-    "disk.bytes": "prompt_cache_disk_bytes",
-    "disk.files": "prompt_cache_disk_files",
 }
 
 
 def engine_figures(
     model: RequestPreparer | None, picture: EnginePicture | None, *, alive: bool, asleep: bool, in_flight: int
 ) -> EngineFigures:
-    """The figures as of the last picture; of a model only where one is loaded."""
+    """The figures as of the last picture; but for totals, of a model only where one is loaded."""
     versions = library_versions()
     worker = {"version": backend.__version__, "mlx": versions["mlx"], "mlx_lm": versions["mlx-lm"]}
     numbers: dict[str, float] = {
@@ -47,25 +49,26 @@ def engine_figures(
         "model_asleep": asleep,
         "process_resident_memory_bytes": resident_bytes() or peak_bytes(),
     }
-    if picture is not None:
-        numbers |= {
-            "memory_active_bytes": picture.active_bytes,
-            "memory_peak_bytes": picture.peak_bytes,
-            "memory_buffer_pool_bytes": picture.buffer_pool,
-        }
-    if model is None or picture is None:
+    if picture is None:
         return EngineFigures(worker=worker, numbers=numbers)
-    tells = model.config.engine.isolation != "strict"
-    numbers |= _rows(picture, in_flight) | _totals(picture.counters)
-    if tells:
-        numbers |= _cache(picture)
-    finished = {"request_success": picture.counters.finished}
+    totals = picture.totals
+    numbers |= {
+        "memory_active_bytes": picture.active_bytes,
+        "memory_peak_bytes": picture.peak_bytes,
+        "memory_buffer_pool_bytes": picture.buffer_pool,
+    }
+    numbers |= _totals(totals)
+    if picture.tells:
+        numbers |= _cache_totals(totals, picture)
+    if model is not None:
+        numbers |= _rows(picture, in_flight) | (_cache_now(picture) if picture.tells else {})
+    finished = {"request_success": totals.finished}
     return EngineFigures(
         worker=worker,
-        model=_words(model),
+        model=_words(model) if model is not None else {},
         numbers=numbers,
-        counts=finished | ({"prefix_cache_lookups": picture.counters.cache_reasons} if tells else {}),
-        histograms=_histograms(picture.counters),
+        counts=finished | ({"prefix_cache_lookups": totals.cache_reasons} if picture.tells else {}),
+        histograms=_histograms(totals),
     )
 
 
@@ -111,11 +114,16 @@ def _totals(counters: Counters) -> dict[str, float]:
     }
 
 
-def _cache(picture: EnginePicture) -> dict[str, float]:
-    counters = picture.counters
-    store = {name: picture.cache[key] for key, name in _STORE.items() if key in picture.cache}
+def _cache_now(picture: EnginePicture) -> dict[str, float]:
+    store = {name: picture.cache[key] for key, name in _STORE_NOW.items() if key in picture.cache}
+    return store | {"kv_cached_bytes": picture.cached_kv}
+
+
+def _cache_totals(counters: Counters, picture: EnginePicture) -> dict[str, float]:
+    before, now = picture.before.cache, picture.cache
+    known = before.keys() | now.keys()
+    store = {name: before.get(key, 0.0) + now.get(key, 0.0) for key, name in _STORE_TOTALS.items() if key in known}
     return store | {
-        "kv_cached_bytes": picture.cached_kv,
         "prefix_cache_queries": counters.looked_up_tokens,
         "prefix_cache_hits": counters.cached_tokens,
         "shared_prefills": counters.shared_waits,

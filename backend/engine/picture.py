@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 from backend.core.histogram import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, TOKEN_SECONDS, TOKENS, Histogram
@@ -20,6 +20,10 @@ class Timings:
     decode: Histogram = field(default_factory=partial(Histogram, REQUEST_SECONDS))
     prompt_tokens: Histogram = field(default_factory=partial(Histogram, TOKENS))
     generated_tokens: Histogram = field(default_factory=partial(Histogram, TOKENS))
+
+    def __add__(self, other: "Timings") -> "Timings":
+        """Both together, as one that changes no more."""
+        return Timings(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
 
     def copy(self) -> "Timings":
         """One that changes no more."""
@@ -63,11 +67,39 @@ class Counters:
     finished: Counter[str] = field(default_factory=Counter[str])
     timings: Timings = field(default_factory=Timings)
 
+    def __add__(self, other: "Counters") -> "Counters":
+        """Both together, as one that changes no more."""
+        return Counters(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
+
     def copy(self) -> "Counters":
         """One that changes no more."""
         return replace(
             self, cache_reasons=self.cache_reasons.copy(), finished=self.finished.copy(), timings=self.timings.copy()
         )
+
+    def without_cache(self) -> "Counters":
+        """A copy that tells nothing of what the prompt cache had."""
+        none = {"cached_tokens": 0, "disk_waits_ended": 0, "shared_waits": 0, "looked_up_tokens": 0}
+        return replace(self.copy(), cache_reasons=Counter[str](), **none)
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What the loads before the present one did, all together.
+
+    Attributes:
+        cache: Their prompt caches' last figures added up by name; only of those that count does the sum mean something.
+    """
+
+    counters: Counters = field(default_factory=Counters)
+    cache: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    def and_also(self, counters: Counters, cache: Mapping[str, float], *, tells: bool) -> "Before":
+        """With one more load; of its prompt cache only where that may be told."""
+        if not tells:
+            counters, cache = counters.without_cache(), {}
+        added = {name: self.cache.get(name, 0.0) + cache.get(name, 0.0) for name in self.cache.keys() | cache.keys()}
+        return Before(self.counters + counters, added)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +110,10 @@ class EnginePicture:
         storing: Rows that have ended and are here yet: the prompt cache takes copies, or their last step runs.
         buffer_pool: Bytes of freed buffers that MLX keeps for reuse.
         disk_state: `on`, or why the prompt cache's disk takes nothing; empty where there is none.
+        counters: Since the load.
         cache: The prompt cache's own figures by name.
+        tells: Whether anything of the prompt cache may be told.
+        before: What was counted before the load.
     """
 
     at: float
@@ -96,3 +131,10 @@ class EnginePicture:
     counters: Counters = field(default_factory=Counters)
     disk_state: str = ""
     cache: Mapping[str, float] = field(default_factory=dict)
+    tells: bool = True
+    before: Before = field(default_factory=Before)
+
+    @property
+    def totals(self) -> Counters:
+        """Since the process began."""
+        return self.before.counters + self.counters

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backend.core.errors import InternalFault, RequestAborted, WorkerError, WorkerUnavailable
@@ -15,7 +16,7 @@ from backend.core.logline import logline
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.inbox import Call, Cancel, Command, Inbox, Stop, Submit
 from backend.engine.loading.failures import FOREIGN, one_line
-from backend.engine.picture import EnginePicture
+from backend.engine.picture import Before, EnginePicture
 
 if TYPE_CHECKING:
     # Importing the session imports mlx_lm: seconds that the open port must not wait for.
@@ -54,6 +55,7 @@ class EngineThread:
         self.asleep: Asleep | None = None  # what is there of a model whose weights are not
         self.generation = 0
         self.picture: EnginePicture | None = None
+        self._before = Before()
         self.heartbeat: float | None = None  # when the step or call that runs now began; None between them
 
     @property
@@ -120,15 +122,17 @@ class EngineThread:
     def tell(self) -> None:
         """Engine thread only: let clients have what was posted so far; the step goes on."""
         if self.session is not None:
-            self.picture = self.session.picture(self._clock())
+            self.picture = self._picture_of(self.session, self._clock())
         self.outbox.flush()
 
     def _take_picture(self) -> None:
         now = self._clock()
         idle = self.session is None or not self.session.busy
         if idle or self.picture is None or now - self.picture.at >= PICTURE_SECONDS:
-            shown = self.session or self.asleep
-            self.picture = shown.picture(now) if shown else _empty_picture(now)
+            self.picture = self._picture_of(self.session or self.asleep, now)
+
+    def _picture_of(self, shown: "Session | Asleep | None", now: float) -> EnginePicture:
+        return replace(shown.picture(now) if shown else _empty_picture(now), before=self._before)
 
     def _obey(self, command: Submit | Call | Stop) -> None:
         match command:
@@ -178,10 +182,20 @@ class EngineThread:
         self.generation += 1
         if old is not None:
             old.abort(lambda: RequestAborted("the model was unloaded"))
+            if self.picture is not None:
+                self.picture = replace(self.picture, counters=old.counters.copy())
             self.outbox.flush()
-            old.close()
-        if asleep is not None:
-            asleep.close()
+        if ended := old or asleep:
+            self._close_for_good(ended)
+            self._take_picture()
+
+    def _close_for_good(self, ended: "Session | Asleep") -> None:
+        """Its totals stay, even where closing it fails."""
+        tells, figures = ended.prefix.tells, ended.prefix.figures()
+        try:
+            figures = ended.close()
+        finally:
+            self._before = self._before.and_also(ended.counters, figures, tells=tells)
 
     def put_to_sleep(self) -> "LoadedModel | None":
         """Engine thread only: drop the weights and keep the generation and the prompt cache.

@@ -1,8 +1,11 @@
 """The HTTP server of the operator's port: threads of its own, so many at most, each of which answers one scrape."""
 
+import errno
+import io
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +17,7 @@ from backend.core.logline import logline
 PATH: Final = "/metrics"
 # Of scrapes at a time; one more is closed at once.
 MOST_SCRAPES: Final = 8
-# Of a client that does not say what it wants, or does not read.
+# Of a client: until it has said what it wants, and again until it has read the answer.
 CLIENT_SECONDS: Final = 5.0
 _CLOSE_SECONDS: Final = 0.05
 
@@ -24,7 +27,15 @@ log = logging.getLogger(__name__)
 
 
 class EndpointError(Exception):
-    """The port cannot be had; the message is one line for whoever started the worker."""
+    """The port cannot be had; the message is one line for whoever started the worker.
+
+    Attributes:
+        in_use: By another process, and else it could be had.
+    """
+
+    def __init__(self, message: str, *, in_use: bool) -> None:
+        super().__init__(message)
+        self.in_use = in_use
 
 
 class MetricsEndpoint:
@@ -47,7 +58,9 @@ class MetricsEndpoint:
             server = _Server(self._host, self._port, self._scrape)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise EndpointError(f"cannot serve metrics on {self._host} port {self._port}: {reason}") from error
+            in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            told = f"cannot serve metrics on {self._host} port {self._port}: {reason}"
+            raise EndpointError(told, in_use=in_use) from error
         self._server = server
         threading.Thread(target=server.serve_forever, args=(_CLOSE_SECONDS,), name="metrics", daemon=True).start()
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -94,14 +107,38 @@ class _Server(ThreadingHTTPServer):
         log.debug(logline("scrape_failed"), exc_info=True)
 
 
+class _UntilDeadline(io.RawIOBase):
+    """What a client sends, all of it within `CLIENT_SECONDS`: a socket's own limit begins anew with every byte."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__()
+        self._connection = connection
+        self._deadline = time.monotonic() + CLIENT_SECONDS
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
-    timeout = CLIENT_SECONDS
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_UntilDeadline(self.connection))
 
     def do_GET(self) -> None:
         if self.path.partition("?")[0] != PATH:
             self.send_error(HTTPStatus.NOT_FOUND)
             return
         content_type, body = cast(_Server, self.server).scrape(self.headers.get("Accept", ""))
+        # Of a call that sends, it is the limit of all that is sent.
+        self.connection.settimeout(CLIENT_SECONDS)
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))

@@ -40,10 +40,10 @@ class Ending:
 
 
 def start_metrics(config: MetricsConfig, engine: EngineApi, server: WorkerServer) -> "MetricsEndpoint | None":
-    """Serve the operator's port, where there is to be one.
+    """Serve the operator's port, where there is to be one and no other process has it.
 
     Raises:
-        AddressError: It cannot be had.
+        AddressError: It cannot be had on this machine.
     """
     if config.port is None:
         return None
@@ -55,7 +55,11 @@ def start_metrics(config: MetricsConfig, engine: EngineApi, server: WorkerServer
     try:
         url = endpoint.start()
     except EndpointError as error:
-        raise AddressError(str(error)) from error
+        if not error.in_use:
+            raise AddressError(str(error)) from error
+        # Hosts start a process for each model with one environment: the second has to serve its model all the same.
+        log.warning(logline("metrics_off", text=str(error)))
+        return None
     log.info(logline("metrics", url=url))
     if not ip_address(config.address).is_loopback:
         log.warning(logline("metrics_exposed", address=config.address, text="whoever reaches it can read it"))

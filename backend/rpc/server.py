@@ -60,6 +60,7 @@ class WorkerServer:
         Raises:
             AddressError: It is not safe, or cannot be had.
         """
+        self._check_tls()
         self._check_exposure()
         interceptors = [TokenInterceptor(self._config.token, self.calls.unauthenticated)] if self._config.token else []
         server = grpc.aio.server(interceptors=interceptors, options=_options(self._config))
@@ -103,6 +104,12 @@ class WorkerServer:
     def running_calls(self) -> int:
         """Calls that have started and not ended."""
         return self._gate.running
+
+    def _check_tls(self) -> None:
+        certificate, key = self._config.tls_certificate, self._config.tls_key
+        if bool(certificate) != bool(key):
+            missing, there = ("key", "certificate") if certificate else ("certificate", "key")
+            raise AddressError(f"--tls-{missing} is missing: --tls-{there} is set, and TLS needs both")
 
     def _check_exposure(self) -> None:
         if self._address.is_local:

@@ -75,7 +75,12 @@ def test_few_open_files_are_a_warning() -> None:
     assert open_files_row((256, resource.RLIM_INFINITY)).mark is Mark.OK
     assert open_files_row((256, 4096)).mark is Mark.OK
     assert open_files_row((256, 1024)).found == "hard limit 1,024"
-    assert open_files_row((20_000, 1 << 20)).found == "limit 20,000"
+    assert open_files_row((256, 4096)).found == "limit 256, raised to 4,096 at the start"
+
+
+def test_a_limit_that_is_high_enough_is_not_said_to_be_raised() -> None:
+    assert open_files_row((20_000, resource.RLIM_INFINITY)).found == "limit 20,000"
+    assert open_files_row((resource.RLIM_INFINITY, resource.RLIM_INFINITY)).found == "limit none"
 
 
 def test_an_address_is_free_taken_or_none() -> None:
@@ -107,7 +112,7 @@ def test_certificate_and_key_are_looked_at_together(tmp_path: Path) -> None:
     assert tls_row(ServerConfig(require_tls=True)).mark is Mark.OK
     assert tls_row(ServerConfig(require_tls=True, address="0.0.0.0:1")).mark is Mark.BAD
     assert tls_row(ServerConfig(tls_certificate="/nope")).found == "/nope without a key"
-    assert tls_row(ServerConfig(tls_key="/nope")).mark is Mark.WARN
+    assert tls_row(ServerConfig(tls_key="/nope")).mark is Mark.BAD
     row = tls_row(ServerConfig(tls_certificate="/nope", tls_key="/nope"))
     assert (row.mark, row.found) == (Mark.BAD, "/nope: No such file or directory")
     (tmp_path / "c").write_text("no PEM")

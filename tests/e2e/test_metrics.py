@@ -219,19 +219,44 @@ def test_a_client_that_leaves_and_one_whose_time_is_up_are_counted(worker: Worke
     assert after["e2e_request_latency_seconds_count"] == before["e2e_request_latency_seconds_count"]
 
 
+def test_an_unload_takes_nothing_from_the_totals(worker: Worker, url: str) -> None:
+    """Neither what was cut nor what was generated since the last scrape, whoever looks first after it."""
+    before = scrape(url)
+    call = worker.stub.PredictStream(prompt("Once upon a time", 6000, IgnoreEOS=True), timeout=60)
+    tokens = [next(call).tokens for _ in range(3)][-1]
+    assert worker.stub.Free(pb.HealthMessage(), timeout=30).success
+    freed = scrape(url)
+    assert freed["model_loaded"] == 0 and "mlx_worker_kv_budget_bytes" not in freed.samples
+    with pytest.raises(grpc.RpcError) as cut:
+        list(call)
+    assert cut.value.code() is grpc.StatusCode.ABORTED
+    worker.must_load()
+    after = scrape(url)
+    for told in (freed, after):
+        assert told["requests_cancelled_total"] == before["requests_cancelled_total"] + 1
+        assert told["generation_tokens_total"] >= before["generation_tokens_total"] + tokens
+        for name, samples in before.samples.items():
+            if name.endswith(("_total", "_bucket", "_count", "_sum")):
+                assert all(value <= told.samples[name][labels] for labels, value in samples.items()), name
+
+
 def test_under_strict_nothing_of_the_prompt_cache_is_told(worker: Worker, url: str) -> None:
+    before = scrape(url)
     worker.must_load(TINY_CHAT, "isolation:strict")
     answers = [stream(worker.stub, prompt("Once upon a time", 4)) for _ in range(2)]
     worker.rest()
     told = scrape(url)
-    # A load begins at 0 again.
-    assert told["requests_accepted_total"] == len(answers) == told["e2e_request_latency_seconds_count"]
+    for name in ("requests_accepted_total", "e2e_request_latency_seconds_count"):
+        assert told[name] == before[name] + len(answers)
     about = {name for name in told.samples if "cache" in name} - {"mlx_worker_kv_cache_usage_perc"}
     assert not about
     assert not {"cached_tokens", "cache_reason"} & line_of(worker, answers[-1]).keys()
     assert worker.stub.Free(pb.HealthMessage(), timeout=30).success
     told = scrape(url)
-    assert told["model_loaded"] == 0 and "mlx_worker_prompt_tokens_total" not in told.samples
+    assert told["model_loaded"] == 0
+    # What the loads before it let be told, and nothing of its own.
+    for name in ("prefix_cache_queries_total", "prompt_cache_inserts_total", "prompt_cache_disk_waits_ended_total"):
+        assert told[name] == before[name]
 
 
 def test_every_metric_of_the_dashboard_is_in_a_scrape_of_a_worker_that_has_a_disk(
@@ -246,8 +271,15 @@ def test_every_metric_of_the_dashboard_is_in_a_scrape_of_a_worker_that_has_a_dis
     worker.must_load()
 
 
-def test_a_port_that_is_taken_ends_the_process_with_one_sentence(url: str) -> None:
+def test_a_port_that_another_worker_has_is_a_warning_and_the_model_is_served(url: str) -> None:
+    """As a host has it that starts a process for each model, all of them with one environment."""
     port = url.rsplit(":", 1)[1].partition("/")[0]
-    with spawned(SCRIPTED, "--metrics-port", port, ready=False) as second:
-        code, last = second.end()
-    assert code == 3 and last.startswith(f"mlx-worker: cannot serve metrics on 127.0.0.1 port {port}: ")
+    with spawned(SCRIPTED, MLX_WORKER_METRICS_PORT=port) as second, second.client() as backend:
+        assert any(f"cannot serve metrics on 127.0.0.1 port {port}: " in line for line in second.log)
+        assert backend.Predict(pb.PredictOptions(Prompt="hi"), timeout=30).message == b"Hello"
+
+
+def test_an_address_that_is_not_of_this_machine_ends_the_process_with_one_sentence() -> None:
+    with spawned(SCRIPTED, "--metrics-port", "auto", "--metrics-address", "192.0.2.1", ready=False) as worker:
+        code, last = worker.end()
+    assert code == 3 and last.startswith("mlx-worker: cannot serve metrics on 192.0.2.1 port 0: ")

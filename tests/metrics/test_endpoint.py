@@ -47,6 +47,25 @@ def test_clients_that_say_nothing_take_no_more_than_the_places_that_there_are(ur
     raise AssertionError("their places stay taken")
 
 
+def test_a_client_that_says_a_little_at_a_time_has_no_longer_than_one_that_says_nothing(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.metrics.endpoint.CLIENT_SECONDS", 0.3)
+    host, port = url.removeprefix("http://").removesuffix("/metrics").split(":")
+    with socket.create_connection((host, int(port)), timeout=0.05) as drip:
+        drip.sendall(b"GET /metrics HTTP/1.0\r\n")
+        for _ in range(60):
+            try:
+                drip.sendall(b"X: y\r\n")
+                if drip.recv(1) == b"":
+                    return
+            except TimeoutError:  # it is listened to yet
+                continue
+            except ConnectionError:
+                return
+    raise AssertionError("it keeps its place")
+
+
 def test_a_scrape_that_fails_costs_that_scrape_alone() -> None:
     answers = iter([ValueError("no"), ("text/plain", b"told 2\n")])
 
@@ -68,5 +87,9 @@ def test_a_scrape_that_fails_costs_that_scrape_alone() -> None:
 
 def test_a_port_that_is_taken_is_one_sentence(url: str) -> None:
     port = int(url.rsplit(":", 1)[1].partition("/")[0])
-    with pytest.raises(EndpointError, match=rf"cannot serve metrics on 127\.0\.0\.1 port {port}: "):
+    with pytest.raises(EndpointError, match=rf"cannot serve metrics on 127\.0\.0\.1 port {port}: ") as taken:
         MetricsEndpoint("127.0.0.1", port, lambda accept: ("", b"")).start()
+    assert taken.value.in_use
+    with pytest.raises(EndpointError) as foreign:
+        MetricsEndpoint("192.0.2.1", 0, lambda accept: ("", b"")).start()
+    assert not foreign.value.in_use

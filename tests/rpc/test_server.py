@@ -152,6 +152,11 @@ def test_a_missing_certificate_is_an_address_error_that_names_the_file(loop: asy
     assert "/no/cert" in refused(loop, "127.0.0.1:0", tls_certificate="/no/cert", tls_key="/no/cert")
 
 
+def test_a_certificate_without_its_key_is_told_what_is_missing(loop: asyncio.Runner) -> None:
+    assert "--tls-key is missing" in refused(loop, "127.0.0.1:0", tls_certificate="/no/cert")
+    assert "--tls-certificate is missing" in refused(loop, "127.0.0.1:0", tls_key="/no/key")
+
+
 def test_a_unix_socket_serves(loop: asyncio.Runner, tmp_path: Path) -> None:
     async def main() -> None:
         async with running_worker(address=f"unix:{tmp_path}/s") as worker:

@@ -1,10 +1,12 @@
 """The package: what is in it, the same bytes every time, and a first start that fails in words."""
 
+import fcntl
 import json
 import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -132,6 +134,99 @@ def test_a_named_python_needs_no_first_start(installed: Path) -> None:
     code, lines = end(start(installed, MLX_WORKER_PYTHON=sys.executable))
     assert (code, lines) == (0, [f"mlx-worker: ready to start with {sys.executable}"])
     assert not (installed / ".venv").exists()
+
+
+def test_a_start_that_finds_its_environment_needs_no_cmp(installed: Path) -> None:
+    """Nor anything else of its machine but where the folder is."""
+    (installed / ".venv" / "bin").mkdir(parents=True)
+    (installed / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    shutil.copy(installed / "requirements" / "worker.txt", installed / ".venv" / "requirements.txt")
+    few = installed.parent / "few"
+    few.mkdir()
+    for name in ("bash", "env", "realpath", "readlink", "dirname"):
+        if there := shutil.which(name):
+            (few / name).symlink_to(there)
+    code, lines = end(start(installed, PATH=str(few)))
+    assert (code, lines) == (0, [f"mlx-worker: ready to start with {installed}/.venv/bin/python"])
+    (installed / ".venv" / "requirements.txt").write_text("# older\n")
+    assert end(start(installed, PYTHON="/nowhere/python"))[0] == 6
+
+
+def test_whoever_stops_waiting_is_told_that_the_set_up_goes_on(installed: Path) -> None:
+    replace_in(
+        installed / "first-run.py", "    python = NEW /", '    subprocess.run(["sleep", "60"])\n    python = NEW /'
+    )
+    process = start(installed)
+    assert process.stderr is not None
+    assert "first start: making" in process.stderr.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    code, lines = end(process)
+    assert code == 130 and len(lines) == 1, lines
+    told = re.search(r"the set-up goes on by itself \(kill -- -(\d+) ends it\)", lines[0])
+    assert told, lines
+    os.killpg(int(told[1]), signal.SIGKILL)
+
+
+def test_what_was_killed_in_its_middle_is_not_begun_anew_while_its_pip_writes(installed: Path) -> None:
+    first_run = runpy.run_path(str(installed / "first-run.py"))
+    said, told = os.pipe()
+    code = f"import os, sys, time; os.write({told}, b'.'); time.sleep(60)"
+    work = f"run([sys.executable, '-c', {code!r}], time.monotonic() + 60, lock)"
+    replace_in(installed / "first-run.py", "    python = NEW /", f"    {work}\n    python = NEW /")
+    replace_in(installed / "first-run.py", "pass_fds=[lock]", f"pass_fds=[lock, {told}]")
+    working = subprocess.Popen(
+        [sys.executable, "-I", str(installed / "first-run.py"), "--work"], pass_fds=[told], start_new_session=True
+    )
+    try:
+        with first_run["LOG"].open("a"):  # as whoever waits for the work has made it
+            assert os.read(said, 1) == b"."
+        working.kill()
+        working.wait(PATIENCE)
+        with first_run["LOCK"].open("a") as lock:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.killpg(working.pid, signal.SIGKILL)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    finally:
+        os.close(told)
+        os.close(said)
+
+
+def test_the_reason_is_the_connection_where_that_is_what_was_missing(installed: Path) -> None:
+    reason_in = runpy.run_path(str(installed / "first-run.py"))["reason_in"]
+    none = "ERROR: Could not find a version that satisfies the requirement a==1 (from versions: none)"
+    broken = "WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError(...)': /simple/a/"
+    assert reason_in([broken, none, "ERROR: No matching"]) == "no connection: 'NewConnectionError(...)': /simple/a/"
+    assert reason_in([none]) == none
+    # A line that broke once and came back is not why another thing failed.
+    assert reason_in([broken, "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES"]).startswith("ERROR: THESE")
+
+
+def test_what_is_told_of_work_that_has_just_ended_reads_as_a_place(installed: Path) -> None:
+    """The state's file is gone a moment before the process that ends."""
+    replace_in(installed / "first-run.py", "TELL_SECONDS = 5.0", "TELL_SECONDS = 0.2")
+    ending = "def work() -> int:\n    STATE.unlink()\n    time.sleep(1)\n    return FAILED\n"
+    replace_in(installed / "first-run.py", "def work() -> int:\n", ending)
+    assert any("first start: at its end, " in line for line in end(start(installed))[1])
+
+
+def test_an_environment_of_the_list_before_is_named_where_the_new_one_cannot_be_had(installed: Path) -> None:
+    python = installed / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    replace_in(installed / "first-run.py", 'find_spec("ensurepip")', 'find_spec("no_ensurepip")')
+    code, lines = end(start(installed))
+    assert code == 6 and f"MLX_WORKER_PYTHON={python} starts with it" in lines[-1], lines
+    assert end(start(installed, MLX_WORKER_PYTHON=str(python)))[0] == 0
+
+
+@pytest.mark.slow
+def test_without_a_network_the_last_line_says_so(installed: Path) -> None:
+    wanted = installed / "requirements" / "worker.txt"
+    wanted.write_text("no-such-package-of-ours==1.0 --hash=sha256:" + "0" * 64 + "\n")
+    nobody = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1", "PIP_NO_INDEX": ""}
+    code, lines = end(start(installed, **nobody))
+    assert code == 6 and "no connection: " in lines[-1] and "refused" in lines[-1], lines
 
 
 @pytest.mark.slow

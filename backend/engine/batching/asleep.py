@@ -1,5 +1,6 @@
 """What stays of a session whose weights were dropped. Engine thread only, but for the frozen `loaded`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,17 +39,19 @@ class Asleep:
             counters=self.counters.copy(),
             disk_state=self.prefix.disk_state,
             cache=self.prefix.figures(),
+            tells=self.prefix.tells,
         )
 
     def tidy(self, now: float) -> None:
         """Forget what has been idle for too long."""
         self.prefix.forget_idle(now)
 
-    def close(self) -> None:
-        """Drop what the prompt cache has, here on the thread that made it, and return its memory."""
+    def close(self) -> Mapping[str, float]:
+        """Drop what the prompt cache has, here on the thread that made it, and return its memory; its last figures."""
         self.prefix.close(FLUSH_SECONDS)
         mx.clear_cache()
         give_back()
+        return self.prefix.figures()
 
 
 def without_weights(loaded: LoadedModel) -> LoadedModel:

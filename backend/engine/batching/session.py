@@ -261,8 +261,8 @@ class Session:
             loaded=without_weights(self.loaded), prefix=self.prefix, counters=self.counters, budget=self.budget.total
         )
 
-    def close(self, *, keeps_cache: bool = False) -> None:
-        """Drop every MLX object, here on the thread that made them, and return their memory.
+    def close(self, *, keeps_cache: bool = False) -> Mapping[str, float]:
+        """Drop every MLX object, here on the thread that made them, and return their memory; the cache's last figures.
 
         Args:
             keeps_cache: All but those of the prompt cache, which somebody else holds.
@@ -272,11 +272,13 @@ class Session:
         drain()
         if not keeps_cache:
             self.prefix.close(FLUSH_SECONDS)
+        figures = self.prefix.figures()
         del self.loaded, self.prefills, self.pooled, self.groups, self.room, self.decoding, self.prefix, self.new_batch
         gc.collect()
         self.restore_limits()
         mx.clear_cache()
         give_back()
+        return figures
 
     def picture(self, now: float) -> EnginePicture:
         """A picture of the session for other threads."""
@@ -296,6 +298,7 @@ class Session:
             counters=self.counters.copy(),
             disk_state=self.prefix.disk_state,
             cache=self.prefix.figures(),
+            tells=self.prefix.tells,
         )
 
     def _admit(self) -> None:
