@@ -152,6 +152,7 @@ def test_a_plan_is_run_to_its_end_and_its_shared_beginning_comes_from_the_cache(
     assert figures(run(*SMALL, *kept), file)["servers"][0]["cached_share"] > 0.8
 
 
+@pytest.mark.slow
 def test_two_servers_have_their_turns_and_the_ratio_is_beside_them(worker: Worker, tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     ran = run(*SMALL, "--rounds", "2", "--addr", worker.address, "--beside", worker.address, "--json", file)
@@ -185,6 +186,7 @@ def test_a_server_that_speaks_http_gets_the_same_prompts(
     assert len(prompts) == 7  # six, and one to warm up
 
 
+@pytest.mark.slow
 def test_what_a_server_refuses_is_counted_and_named(worker: Worker, other: tuple[str, type[OpenAI]]) -> None:
     url, handler = other
     handler.status = 503
@@ -215,6 +217,7 @@ def test_an_answer_that_breaks_off_is_an_error(
     assert broken.code == 1 and f"http: 1 x {words}" in broken.out
 
 
+@pytest.mark.slow
 def test_requests_that_arrive_and_find_no_stream_are_counted(worker: Worker, tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     ran = run(
@@ -237,6 +240,7 @@ def test_a_file_that_cannot_be_written_is_found_out_before_the_run(tmp_path: Pat
     assert (tmp_path / "kept.json").read_text() == "kept" and not (tmp_path / "new.json").exists()
 
 
+@pytest.mark.slow
 def test_time_ends_a_run_and_what_runs_then_is_cut_not_failed(
     worker: Worker, other: tuple[str, type[OpenAI]], tmp_path: Path
 ) -> None:
@@ -250,6 +254,7 @@ def test_time_ends_a_run_and_what_runs_then_is_cut_not_failed(
     worker.wait_for_queue(lambda queue: queue["in_flight"] == 0)
 
 
+@pytest.mark.slow
 def test_a_trace_is_replayed_by_its_clock(worker: Worker, tmp_path: Path) -> None:
     trace, file = tmp_path / "trace.jsonl", tmp_path / "bench.json"
     requests = [(0, 2000, 100, [1, 2, 3, 4]), (1000, 2000, 100, [1, 2, 3, 5]), (2000, 2100, 100, [1, 2, 3, 5, 6])]
@@ -263,6 +268,7 @@ def test_a_trace_is_replayed_by_its_clock(worker: Worker, tmp_path: Path) -> Non
     assert server["cached_share"] > 0.3
 
 
+@pytest.mark.slow
 def test_a_long_prompt_tells_the_log_how_far_it_is(worker: Worker) -> None:
     before = len(worker.log.lines)
     ran = run(
@@ -273,6 +279,7 @@ def test_a_long_prompt_tells_the_log_how_far_it_is(worker: Worker) -> None:
     assert 0 < int(told[1]) < int(told[2]) and float(told[3]) > 0
 
 
+@pytest.mark.slow
 def test_it_shows_itself_in_a_terminal_and_ctrl_c_shows_what_there_is() -> None:
     with Terminal("bench", "--model", str(TINY_CHAT), "--requests", "5000", "--answer-tokens", "20") as terminal:
         terminal.wait_for(r"measuring .*\d+ of 5,000 requests", 30)

@@ -145,6 +145,7 @@ def test_in_a_pipe_the_answer_alone_is_on_standard_output(worker: Worker) -> Non
     assert (refused.code, refused.out) == (1, "") and "TopP: " in refused.err
 
 
+@pytest.mark.slow
 def test_every_command_says_what_it_did_or_what_it_lacks(worker: Worker, tmp_path: Path) -> None:
     (tmp_path / "tools.json").write_text(TOOLS)
     lines = {

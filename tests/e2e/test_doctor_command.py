@@ -67,6 +67,7 @@ def test_a_model_without_one_of_its_shards_is_refused_by_name(copy: Path) -> Non
     assert row.mark is Mark.BAD and "model-00002.safetensors: no such file" in row.found
 
 
+@pytest.mark.slow
 def test_the_workers_settings_count_and_the_template_is_tried(copy: Path, tmp_path: Path) -> None:
     template = tmp_path / "elsewhere" / "t.jinja"
     template.parent.mkdir()

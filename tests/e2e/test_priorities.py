@@ -13,6 +13,7 @@ def long(index: int, **metadata: str) -> object:
     return prompt(STORY, 250 + index, IgnoreEOS=True, Temperature=1.0, Seed=index, Metadata=metadata)
 
 
+@pytest.mark.slow
 def test_a_higher_one_is_answered_while_lower_ones_wait_and_their_answers_do_not_change(worker: Worker) -> None:
     golden = [stream(worker.stub, long(index)) for index in range(2)]
     worker.must_load(TINY_CHAT, "max_rows:2")

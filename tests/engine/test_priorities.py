@@ -208,6 +208,7 @@ def test_a_row_leaves_for_others_only_so_often(model: Model) -> None:
     same(with_engine(config, body), model("qwen3"), low)
 
 
+@pytest.mark.slow
 def test_where_memory_is_short_only_as_many_leave_as_it_takes_and_none_for_nothing(model: Model) -> None:
     path = model("qwen3")
     low = [asking(f"low {index}", n=210 + index, priority=-1, length=2) for index in range(3)]

@@ -16,6 +16,7 @@ from backend.engine.batching.prefix_cache import CUT_BY_TOKEN
 from backend.engine.batching.row import Row
 from backend.engine.batching.row_caches import copied
 from backend.engine.loading.loaded import Backbone
+from backend.engine.waits import on_host
 from backend.engine.work import Tail
 
 Numbers = NDArray[np.float32]
@@ -103,7 +104,7 @@ class TextBatch:
     def take(self, output: Any) -> None:
         """See `Unit`."""
         for part, array in zip(self.parts, output or (), strict=bool(output)):
-            part.pieces.append(np.array(array))
+            part.pieces.append(on_host(array).copy())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -149,7 +150,7 @@ class TailRun:
     def take(self, output: Any) -> None:
         """See `Unit`."""
         if output is not None:
-            self.parts[0].pieces.append(np.array(output))
+            self.parts[0].pieces.append(on_host(output).copy())
 
     def cut_back(self) -> None:
         """Leave the row's caches as they were before the tail."""
