@@ -70,7 +70,7 @@ class Lanes:
         lengthen: list[int] = []
         stop: list[int] = []
         refuse: list[int] = []
-        for trial in [t for t, started in self._quick.items() if now - started >= self._limits.quick_s]:
+        for trial in [t for t, started in self._quick.items() if now >= started + self._limits.quick_s]:
             if len(self._long) < self._limits.long and not self._again:
                 self._long.add(trial)
                 lengthen.append(trial)
