@@ -1,7 +1,5 @@
 """The engine's picture of itself, in the words of `backend.core.reports`."""
 
-import resource
-import sys
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
@@ -10,6 +8,7 @@ from pathlib import Path
 
 import backend
 from backend.config import Isolation
+from backend.confined.memory import peak_bytes
 from backend.core.reports import CacheReport, EngineMetrics, EngineState, EngineStatus, WorkerInfo
 from backend.engine.picture import EnginePicture
 from backend.engine.preparing.pooled import PooledPreparer
@@ -39,12 +38,6 @@ def resident_bytes(status_file: Path = STATUS_FILE) -> int:
     except (OSError, StopIteration):
         return 0
     return int(line.split()[1]) << 10
-
-
-def peak_bytes() -> int:
-    """The most bytes that this process has had in memory."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak << 10
 
 
 def status(state: EngineState, picture: EnginePicture | None, status_file: Path = STATUS_FILE) -> EngineStatus:

@@ -1,16 +1,20 @@
 """A program in a pseudo-terminal, as a person has it before them."""
 
 import fcntl
+import io
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from types import TracebackType
+from typing import NamedTuple
 
 from tests.e2e.worker import ROOT
 
@@ -31,6 +35,30 @@ def environment(**added: str) -> dict[str, str]:
     """This process's, without what would tell a worker where to be."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLX_WORKER_", "LOCALAI_"))}
     return kept | {"TERM": "xterm-256color", "MLX_WORKER_BLAS": "reference", "HF_HUB_OFFLINE": "1"} | added
+
+
+class Ran(NamedTuple):
+    """How a command ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+def in_this_process(command: Callable[[], int]) -> Ran:
+    """Run a command here: starting another process each time takes longer than what it does.
+
+    It takes signals that are this process's own: they are as before afterwards.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            code = command()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return Ran(code, out.getvalue(), err.getvalue())
 
 
 class Terminal:

@@ -1,20 +1,17 @@
 """`mlx-worker bench` against a real worker, beside it and beside a server that speaks HTTP."""
 
-import io
 import json
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from backend.bench.command import bench
-from tests.e2e.terminal import CTRL_C, Terminal
+from tests.e2e.terminal import CTRL_C, Ran, Terminal, in_this_process
 from tests.e2e.worker import TINY_CHAT, Worker
 
 SMALL = ("--requests", "6", "--streams", "3", "--prompt-tokens", "40-60", "--answer-tokens", "8")
@@ -27,27 +24,8 @@ def worker() -> Iterator[Worker]:
         yield worker
 
 
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture(autouse=True)
-def signals() -> Iterator[None]:
-    """The command takes signals that are this process's own."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def run(*arguments: str | Path) -> Ran:
-    """The command in this process: starting another each time takes longer than what it does."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = bench([*map(str, arguments)], {})
-    return Ran(code, out.getvalue(), err.getvalue())
+    return in_this_process(lambda: bench([*map(str, arguments)], {}))
 
 
 def figures(ran: Ran, file: Path) -> dict[str, Any]:

@@ -7,9 +7,7 @@ import readline
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 import pytest
@@ -17,7 +15,7 @@ import pytest
 from backend.chat.command import chat
 from backend.chat.commands import TABLE
 from tests.e2e.chatting import TOOLS, WEATHER_QUESTION
-from tests.e2e.terminal import CTRL_C, CTRL_D, UP, Terminal, environment
+from tests.e2e.terminal import CTRL_C, CTRL_D, UP, Ran, Terminal, environment, in_this_process
 from tests.e2e.worker import TINY_CHAT, Worker, wait_until
 from tests.engine.loading.hub_stub import REPOSITORY, HubStub
 
@@ -32,28 +30,10 @@ def worker() -> Iterator[Worker]:
         yield worker
 
 
-class Piped(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture(autouse=True)
-def signals() -> Iterator[None]:
-    """The command takes signals that are this process's own."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def piped(lines: str, *arguments: str, **added: str) -> Piped:
-    """The command in this process: starting another each time takes longer than what it does."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(err):
+def piped(lines: str, *arguments: str, **added: str) -> Ran:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "stdin", io.StringIO(lines))
-        code = chat([*arguments], environment(**added))
-    return Piped(code, out.getvalue(), err.getvalue())
+        return in_this_process(lambda: chat([*arguments], environment(**added)))
 
 
 def test_a_conversation_in_a_terminal(worker: Worker, tmp_path: Path) -> None:
