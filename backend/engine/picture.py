@@ -27,16 +27,7 @@ class Timings:
 
     def copy(self) -> "Timings":
         """One that changes no more."""
-        return Timings(
-            first_token=self.first_token.copy(),
-            between_tokens=self.between_tokens.copy(),
-            request=self.request.copy(),
-            queue=self.queue.copy(),
-            prefill=self.prefill.copy(),
-            decode=self.decode.copy(),
-            prompt_tokens=self.prompt_tokens.copy(),
-            generated_tokens=self.generated_tokens.copy(),
-        )
+        return Timings(**{each.name: getattr(self, each.name).copy() for each in fields(self)})
 
 
 @dataclass(slots=True)
