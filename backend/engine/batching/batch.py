@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import ArraysCache, CacheList
 
 from backend.engine.batching.chunk import Model
 from backend.engine.batching.row import Row
-from backend.engine.batching.row_caches import copied, keep_rows, nbytes, row_caches, separable
-from backend.engine.quantized.batch_cache import merged
+from backend.engine.kv.merging import alone, merged
+from backend.engine.kv.row_caches import copied, nbytes, own_cache, row_cache, separable
 from backend.engine.sampling.sampled import RowLogprobs, Sampled
 from backend.engine.waits import wait
 
@@ -77,7 +76,7 @@ class DecodeBatch(ABC):
             assert row.caches is not None
             caches.append(row.caches)
         if not self.rows and len(caches) == 1:
-            self._caches, self._merged = caches[0], False
+            self._caches, self._merged = [alone(cache) for cache in caches[0]], False
         else:
             self._caches, self._merged = self._joined(caches), True
         for row in rows:
@@ -89,7 +88,8 @@ class DecodeBatch(ABC):
         if not self._mergeable:
             raise RuntimeError("this model's caches cannot be merged")
         if not self._merged:
-            return _merge([self._caches, *caches] if self.rows else caches)
+            own = [[own_cache(cache) for cache in self._caches]] if self.rows else []
+            return _merge([*own, *caches])
         # Into copies: where one layer fails, those before it must not have grown.
         grown = [copied(cache) for cache in self._caches]
         for mine, theirs in zip(grown, _merge(caches), strict=True):
@@ -137,8 +137,9 @@ class DecodeBatch(ABC):
     def view(self, row: Row) -> list[Any]:
         """The row's caches as lazy views of the settled batch, valid until the next change of the batch."""
         if not self._merged:
-            return self._caches
-        return row_caches(self._caches, self.rows.index(row), [other.covered for other in self.rows])
+            return [own_cache(cache) for cache in self._caches]
+        index = self.rows.index(row)
+        return [row_cache(cache, index) for cache in self._caches]
 
     def leave(self, rows: Sequence[Row]) -> None:
         """Drop rows and their KV; unknown rows are ignored."""
@@ -146,16 +147,16 @@ class DecodeBatch(ABC):
         keep = [index for index, row in enumerate(self.rows) if id(row) not in gone]
         if len(keep) == len(self.rows):
             return
-        lengths = [row.covered for row in self.rows]
         self.rows = [self.rows[index] for index in keep]
         self._settled = False
         if not keep:
             self._caches, self._merged = [], False
         elif len(keep) == 1 and separable(self._caches):
             # No mask and no padding from here on; the first step copies the row out of the batch's arrays.
-            self._caches, self._merged = row_caches(self._caches, keep[0], lengths), False
+            self._caches, self._merged = [alone(row_cache(cache, keep[0])) for cache in self._caches], False
         else:
-            keep_rows(self._caches, keep, lengths)
+            for cache in self._caches:
+                cache.filter(keep)
 
     def nbytes(self) -> int:
         """Bytes of live KV, padding included."""
@@ -163,19 +164,4 @@ class DecodeBatch(ABC):
 
 
 def _merge(caches: list[list[Any]]) -> list[Any]:
-    layers = list(zip(*caches, strict=True))
-    for layer in layers:
-        _check_states(layer)
-    return [merged(layer) for layer in layers]
-
-
-def _check_states(layer: Sequence[Any]) -> None:
-    """States of unlike shapes are not merged: mlx-lm would stretch the smaller one (the last tokens of a short prompt,
-    say) over the place of a larger one without a word."""
-    if type(layer[0]) is CacheList:
-        for inner in zip(*(cache.caches for cache in layer), strict=True):
-            _check_states(inner)
-    elif type(layer[0]) is ArraysCache:
-        for states in zip(*(cache.cache for cache in layer), strict=True):
-            if len({state.shape[1:] for state in states if state is not None}) > 1:
-                raise ValueError("states of unlike shapes cannot be merged")
+    return [merged(layer) for layer in zip(*caches, strict=True)]
