@@ -6,42 +6,20 @@ says why the driver around them is ours.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
 from backend.engine.batching.chunk import Model
+from backend.engine.batching.emitted import Emitted
 from backend.engine.batching.row import Row
+from backend.engine.batching.verification import Verification
+from backend.engine.kv.going_back import Pass
 from backend.engine.kv.merging import alone, merged
 from backend.engine.kv.row_caches import copied, nbytes, own_cache, row_cache, separable
-from backend.engine.sampling.sampled import RowLogprobs, Sampled
+from backend.engine.sampling.row_sampling import RowSampling
+from backend.engine.sampling.sampled import Sampled
 from backend.engine.waits import wait
-
-
-@dataclass(frozen=True, slots=True)
-class Emitted:
-    """A row's newest token, or why it cannot have one.
-
-    Attributes:
-        error: One line; the row must end, the others are as if it had not been there.
-    """
-
-    row: Row
-    token: int
-    logprobs: RowLogprobs | None
-    error: str | None = None
-
-
-def accept_sampled(row: Row, index: int, sampled: Sampled) -> Emitted:
-    """Row `index` of a draw, entered into the row's history."""
-    error = sampled.errors.get(index)
-    if error is not None:
-        return Emitted(row, -1, None, error)
-    token = sampled.tokens[index]
-    row.last_token = token
-    row.sampling.accept(token)
-    return Emitted(row, token, sampled.logprobs[index])
 
 
 class DecodeBatch(ABC):
@@ -99,6 +77,29 @@ class DecodeBatch(ABC):
     @abstractmethod
     def step(self) -> list[Emitted]:
         """Feed every row's newest token and return the tokens that became known. An exception loses the batch."""
+
+    def verify(self, drafts: Sequence[Sequence[int]]) -> Verification:
+        """Feed every row's newest token and what may follow it, in one pass; its tokens are drawn from what is returned.
+
+        Nothing may be drawn ahead. An exception here or there loses the batch.
+
+        Args:
+            drafts: For each row, in their order, none or more tokens; one row at least has some.
+        """
+        width = 1 + max(map(len, drafts))
+        fed = [[row.last_token, *draft] for row, draft in zip(self.rows, drafts, strict=True)]
+        tokens = [[*row, *[0] * (width - len(row))] for row in fed]
+        self._settled, self.in_flight = False, True
+        run = Pass(self._model, self._caches, tokens, [row.covered for row in self.rows])
+        mx.async_eval(run.logits, self._states())
+        for row in self.rows:
+            row.sampling.allowed()  # while the device computes
+        wait(run.logits, self._states())
+        return Verification(run, self.rows, drafts, self._draw)
+
+    @abstractmethod
+    def _draw(self, logits: mx.array, rows: Sequence[RowSampling]) -> Sampled:
+        """One token for each row, from logits `[rows, vocab]`; waits for them."""
 
     def collect(self) -> list[Emitted]:
         """Tokens that were drawn and are not emitted yet. An exception loses the batch."""

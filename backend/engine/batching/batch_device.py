@@ -4,10 +4,13 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from backend.engine.batching.batch import DecodeBatch, Emitted, accept_sampled
+from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.chunk import Model
+from backend.engine.batching.emitted import Emitted, accept_sampled
 from backend.engine.batching.row import Row
 from backend.engine.sampling.device.sampler import DeviceSampler, LazySample
+from backend.engine.sampling.row_sampling import RowSampling
+from backend.engine.sampling.sampled import Sampled
 from backend.engine.waits import wait
 
 
@@ -72,3 +75,8 @@ class DeviceBatch(DecodeBatch):
             return []
         sampled = self._drawn.collect()
         return [accept_sampled(row, index, sampled) for index, row in enumerate(self._drawn_rows) if row is not None]
+
+    def _draw(self, logits: mx.array, rows: Sequence[RowSampling]) -> Sampled:
+        lazy = self._sampler.sample_lazy(logits, rows)
+        wait(lazy.arrays())
+        return lazy.collect()

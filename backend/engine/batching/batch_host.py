@@ -1,10 +1,15 @@
 """The decode batch for CPUs: the host waits for each step's logits and samples them itself."""
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 
-from backend.engine.batching.batch import DecodeBatch, Emitted, accept_sampled
+from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.chunk import Model
+from backend.engine.batching.emitted import Emitted, accept_sampled
 from backend.engine.sampling.host.sampler import HostSampler
+from backend.engine.sampling.row_sampling import RowSampling
+from backend.engine.sampling.sampled import Sampled
 from backend.engine.waits import wait
 
 
@@ -24,3 +29,6 @@ class HostBatch(DecodeBatch):
         self._settled, self.in_flight = True, False
         sampled = self._sampler.sample(logits, [row.sampling for row in self.rows])
         return [accept_sampled(row, index, sampled) for index, row in enumerate(self.rows)]
+
+    def _draw(self, logits: mx.array, rows: Sequence[RowSampling]) -> Sampled:
+        return self._sampler.sample(logits, rows)
