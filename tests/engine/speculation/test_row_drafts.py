@@ -1,0 +1,145 @@
+"""What a row proposes: how much of it is right, how likely it says it is, and what it never does."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.engine.speculation.proposal import Drafter, Proposal
+from backend.engine.speculation.row_drafts import LEAD_IN, Experience, RowDrafts
+from tests.engine.speculation.texts import Tokens, draw, edited, noise
+
+BOTH = frozenset({Drafter.TEXT, Drafter.CACHE})
+
+
+def row(prompt: Tokens, **options) -> RowDrafts:
+    return RowDrafts(prompt, **({"kinds": BOTH} | options))
+
+
+def test_a_copy_of_the_prompt_is_proposed_to_its_end() -> None:
+    drawn = np.random.default_rng(0)
+    prompt = noise(8000, drawn)
+    assert draw(row(prompt), prompt[2000:3000]).tokens_a_pass > 8.5
+
+
+@pytest.mark.parametrize(("share", "least"), [(0.02, 6.0), (0.1, 2.8)])
+def test_a_copy_with_changes_is_found_again_behind_each(share, least) -> None:
+    drawn = np.random.default_rng(1)
+    prompt = noise(8000, drawn)
+    assert draw(row(prompt), edited(prompt[2000:4000], share, drawn)).tokens_a_pass > least
+
+
+def test_a_single_other_token_costs_one_pass() -> None:
+    drawn = np.random.default_rng(2)
+    prompt = noise(500, drawn)
+    changed = prompt[100:400].copy()
+    changed[100] = 5000
+    subject = row(prompt)
+    for token in changed[:101].tolist():
+        subject.told(token)
+        proposal = subject.propose(8)
+    assert proposal is not None
+    assert list(proposal.tokens[:2]) == prompt[201:203].tolist()
+
+
+def test_noise_is_not_drafted() -> None:
+    drawn = np.random.default_rng(3)
+    assert draw(row(noise(4000, drawn)), noise(2000, drawn)).drafted < 20
+
+
+def test_a_text_whose_pairs_come_back_but_not_what_follows_is_soon_left_alone() -> None:
+    drawn = np.random.default_rng(4)
+    pairs = np.array([[7, 8, 9, x] for x in drawn.integers(100, 10_000, 1000)], np.int32).ravel()
+    subject = row(pairs[:2000])
+    draw(subject, pairs[2000:2400])
+    then = draw(subject, pairs[2400:])
+    assert then.promised_a_pass == pytest.approx(then.tokens_a_pass, rel=0.05)
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.05, 0.2])
+def test_chances_are_kept(share) -> None:
+    drawn = np.random.default_rng(5)
+    prompt = noise(4000, drawn)
+    result = draw(row(prompt), edited(prompt, share, drawn))
+    assert result.promised_a_pass == pytest.approx(result.tokens_a_pass, rel=0.1)
+
+
+def test_a_loop_is_drafted_beyond_its_own_end() -> None:
+    subject = row(np.array([1, 2, 3, 1, 2, 3, 1, 2], np.int32))
+    proposal = subject.propose(8)
+    assert proposal is not None
+    assert proposal.tokens == (3, 1, 2, 3, 1, 2, 3, 1)
+
+
+def test_the_same_prompts_old_answer_is_proposed_from_the_first_token() -> None:
+    drawn = np.random.default_rng(6)
+    prompt, answer = noise(3000, drawn), noise(600, drawn)
+    donor = np.concatenate([prompt[-LEAD_IN:], answer])
+    assert draw(row(prompt, donor=donor), answer).tokens_a_pass > 8.5
+    subject = row(prompt, donor=donor)
+    proposal = subject.propose(4)
+    assert proposal == Proposal(tuple(answer[:4].tolist()), Drafter.CACHE, proposal.chances if proposal else ())
+
+
+def test_an_edited_prompts_old_answer_is_found_by_its_tokens() -> None:
+    drawn = np.random.default_rng(7)
+    start, answer = noise(3000, drawn), noise(600, drawn)
+    ending = np.array([1, 2, 3, 4], np.int32)
+    donor = np.concatenate([start[-LEAD_IN:], noise(20, drawn), ending, answer])
+    prompt = np.concatenate([start, noise(25, drawn), ending])
+    assert draw(row(prompt, donor=donor), answer).tokens_a_pass > 8.0
+
+
+def test_nothing_is_drafted_behind_the_end() -> None:
+    subject = row(np.array([5, 6, 7, 8, 2, 9, 9, 5, 6, 7], np.int32), eos_ids=[2])
+    proposal = subject.propose(8)
+    assert proposal is not None
+    assert proposal.tokens == (8, 2)
+
+
+@pytest.mark.parametrize("kinds", [frozenset(), frozenset({Drafter.GRAMMAR})])
+def test_a_drafter_that_is_off_proposes_nothing(kinds) -> None:
+    prompt = np.array([1, 2, 3] * 10, np.int32)
+    assert row(prompt, kinds=kinds, donor=prompt).propose(8) is None
+
+
+def test_a_row_that_was_not_asked_for_long_goes_on_where_it_is() -> None:
+    drawn = np.random.default_rng(8)
+    prompt = noise(4000, drawn)
+    asked, unasked = row(prompt), row(prompt)
+    for token in prompt[1000:2000].tolist():
+        asked.told(token)
+        asked.propose(8)
+        unasked.told(token)
+    proposal = unasked.propose(8)
+    assert proposal is not None
+    assert list(proposal.tokens) == prompt[2000:2008].tolist()
+
+
+def test_a_new_row_begins_with_what_others_have_learned() -> None:
+    drawn = np.random.default_rng(9)
+    session = Experience()
+    pairs = np.array([[7, 8, 9, x] for x in drawn.integers(100, 10_000, 2000)], np.int32).ravel()
+    draw(row(pairs[:2000], experience=session), pairs[2000:])
+    alone, taught = row(pairs[:2003]), row(pairs[:2003], experience=session)
+    first, second = alone.propose(8), taught.propose(8)
+    assert first is not None
+    assert second is None or second.chances[0] < first.chances[0] / 2
+
+
+@given(
+    prompt=st.lists(st.integers(0, 4), min_size=1, max_size=40),
+    donor=st.none() | st.lists(st.integers(0, 4), max_size=30),
+    answer=st.lists(st.integers(0, 4), max_size=80),
+    asks=st.lists(st.integers(0, 40), max_size=30),
+)
+def test_any_row_can_be_asked_at_any_time(prompt, donor, answer, asks) -> None:
+    subject = row(np.array(prompt, np.int32), donor=None if donor is None else np.array(donor, np.int32), eos_ids=[4])
+    for i, token in enumerate(answer):
+        if i < len(asks) and asks[i]:
+            proposal = subject.propose(asks[i])
+            if proposal is not None:
+                assert 1 <= len(proposal.tokens) == len(proposal.chances) <= asks[i]
+                assert 4 not in proposal.tokens[:-1]
+                assert list(proposal.chances) == sorted(proposal.chances, reverse=True)
+        subject.told(token)
