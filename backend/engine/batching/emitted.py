@@ -28,4 +28,6 @@ def accept_sampled(row: Row, index: int, sampled: Sampled) -> Emitted:
     token = sampled.tokens[index]
     row.last_token = token
     row.sampling.accept(token)
+    if row.drafts is not None:
+        row.drafts.told(token)
     return Emitted(row, token, sampled.logprobs[index])

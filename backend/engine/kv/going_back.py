@@ -1,6 +1,6 @@
 """A pass over several tokens of every row, of which each row keeps its first ones."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,12 +34,14 @@ class Pass:
         logits: `[rows, width, vocab]`, not waited for.
     """
 
-    def __init__(self, model: Model, caches: Sequence[Any], tokens: Sequence[Sequence[int]], covered: Sequence[int]) -> None:
+    def __init__(
+        self, model: Model, caches: Sequence[Any], tokens: Sequence[Sequence[int]], covered: Sequence[int]
+    ) -> None:
         self._model, self._caches, self._tokens = model, list(caches), tokens
         self._covered = list(covered)
         self._states = [copied(cache) for cache in _leaves(caches) if type(cache) is ArraysCache]
         with token_by_token():
-            self.logits = model(mx.array(tokens), cache=self._caches)
+            self.logits = model(mx.array([list(row) for row in tokens]), cache=self._caches)
 
     @property
     def width(self) -> int:
@@ -74,7 +76,7 @@ class Pass:
 
 
 @contextmanager
-def _lengths(states: Sequence[Any], kept: Sequence[int]) -> Iterator[None]:
+def _lengths(states: Sequence[Any], kept: Sequence[int]) -> Generator[None]:
     """Rows of unlike lengths go through a pass together; what is behind a row's own moves no state."""
     if len(set(kept)) == 1:
         yield
