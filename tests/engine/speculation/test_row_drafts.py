@@ -1,5 +1,7 @@
 """What a row proposes: how much of it is right, how likely it says it is, and what it never does."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -125,6 +127,110 @@ def test_a_new_row_begins_with_what_others_have_learned() -> None:
     first, second = alone.propose(8), taught.propose(8)
     assert first is not None
     assert second is None or second.chances[0] < first.chances[0] / 2
+
+
+class Spells:
+    """A grammar of one text, `allowed` elsewhere; `fails` when it is asked."""
+
+    def __init__(self, text: list[int], allowed: Sequence[int] = (), *, fails: bool = False) -> None:
+        self._text = text
+        self._allowed = allowed
+        self._fails = fails
+        self.at = 0
+        self.finished = False
+        self.error: str | None = None
+
+    def mask(self) -> None:
+        raise AssertionError("a draft needs no mask")
+
+    def advance(self, token: int) -> None:
+        raise AssertionError("a draft moves nothing")
+
+    def forced(self, most: int) -> Sequence[int]:
+        if self._fails:
+            raise RuntimeError("out of items")
+        return self._text[self.at : self.at + most]
+
+    def valid(self, tokens: Sequence[int]) -> int:
+        wanted = [*self._text[self.at : self.at + len(tokens)]]
+        fits = [token == want for token, want in zip(tokens, wanted, strict=False)] if wanted else []
+        fits += [token in self._allowed for token in tokens[len(fits) :]]
+        return [*fits, False].index(False)
+
+
+def test_what_a_grammar_forces_is_proposed() -> None:
+    subject = row(np.array([1], np.int32), kinds=frozenset(Drafter), constraint=Spells([7, 8, 9, 10]))
+    proposal = subject.propose(3)
+    assert proposal is not None
+    assert (proposal.tokens, proposal.drafter) == ((7, 8, 9), Drafter.GRAMMAR)
+    whole = subject.propose(8)
+    assert whole is not None
+    assert whole.tokens == (7, 8, 9, 10)
+    # The last one may be part of a longer token.
+    assert whole.chances[3] / whole.chances[2] < whole.chances[2] / whole.chances[1]
+
+
+def test_a_draft_is_cut_to_what_the_grammar_allows() -> None:
+    prompt = np.array([5, 6, 7, 8, 9, 10, 5, 6, 7], np.int32)
+    for kinds in (BOTH, frozenset(Drafter)):
+        proposal = row(prompt, kinds=kinds, constraint=Spells([], [8, 9])).propose(8)
+        assert proposal is not None
+        assert (proposal.tokens, proposal.drafter) == ((8, 9), Drafter.TEXT)
+    assert row(prompt, constraint=Spells([], [3])).propose(8) is None
+
+
+def test_the_longer_of_two_drafts_is_taken() -> None:
+    prompt = np.array([5, 6, 7, *range(100, 140), 5, 6, 7, *range(100, 120)], np.int32)
+    subject = row(prompt, kinds=frozenset(Drafter), constraint=Spells([120, 121], range(200)))
+    proposal = subject.propose(8)
+    assert proposal is not None
+    assert (proposal.drafter, len(proposal.tokens)) == (Drafter.TEXT, 8)
+
+
+def test_a_spelling_that_is_never_drawn_is_soon_unlikely() -> None:
+    session = Experience()
+    constraint = Spells([7, 8, 9, 10])
+    subject = row(np.array([1], np.int32), kinds=frozenset(Drafter), constraint=constraint, experience=session)
+    first = subject.propose(8)
+    for _ in range(10):
+        proposal = subject.propose(8)
+        assert proposal is not None
+        subject.verified(proposal.cut(2), 0)
+    last = subject.propose(8)
+    assert first is not None
+    assert last is not None
+    assert last.chances[0] < 0.2 < 0.8 < first.chances[0]
+    assert session.forced.of[0] < first.chances[0]
+
+
+def test_a_spelling_that_is_drawn_becomes_sure_its_last_token_as_well() -> None:
+    subject = row(np.array([1], np.int32), kinds=frozenset(Drafter), constraint=Spells([7, 8, 9, 10]))
+    for _ in range(40):
+        proposal = subject.propose(8)
+        assert proposal is not None
+        subject.verified(proposal, 4)
+    assert proposal is not None
+    assert proposal.chances[3] > 0.9
+
+
+def test_a_pass_that_was_cut_short_says_nothing_of_what_it_did_not_look_at() -> None:
+    subject = row(np.array([1], np.int32), kinds=frozenset(Drafter), constraint=Spells([7, 8, 9, 10]))
+    proposal = subject.propose(8)
+    assert proposal is not None
+    for _ in range(10):
+        subject.verified(proposal.cut(2), 2)
+    again = subject.propose(8)
+    assert again is not None
+    assert again.chances[0] > proposal.chances[0]
+
+
+def test_a_grammar_that_fails_costs_the_row_its_drafts_and_nothing_else(caplog) -> None:
+    prompt = np.array([5, 6, 7, 8, 9, 10, 5, 6, 7], np.int32)
+    subject = row(prompt, kinds=frozenset(Drafter), constraint=Spells([7], fails=True))
+    assert subject.propose(8) is None
+    subject.told(8)
+    assert subject.propose(8) is None
+    assert len(caplog.records) == 1
 
 
 @given(
