@@ -6,6 +6,7 @@ import pytest
 
 from backend.core.request import Grammar
 from backend.grammar.compiler import GrammarCompiler
+from backend.grammar.constraints import GrammarConstraint
 from backend.grammar.waiting import Activation
 from tests.grammar.vocabularies import ADDED, BYTE_VOCABULARY, EOS, allowed, token, walk
 
@@ -129,9 +130,13 @@ def test_an_id_that_is_none_ends_a_draft_and_no_answer(compiler: GrammarCompiler
 def test_a_character_that_is_half_written_forces_nothing_wrong(compiler: GrammarCompiler) -> None:
     constraint = compiler.compile(Grammar(kind="gbnf", text='root ::= "é日"')).constraint()
     assert spelt(constraint.forced(10)) == "é日".encode()
-    constraint.advance("é".encode()[0])
-    constraint.advance("é".encode()[1])
+    for one in "é".encode():
+        constraint.advance(one)
+        assert constraint.valid(constraint.forced(10)) == len(constraint.forced(10))
     assert spelt(constraint.forced(10)) == "日".encode()
+    unasked = compiler.compile(Grammar(kind="gbnf", text='root ::= "é日"')).constraint()
+    unasked.advance("é".encode()[0])
+    assert unasked.forced(10) == []
 
 
 def test_reasoning_is_free_up_to_its_end(compiler: GrammarCompiler) -> None:
@@ -142,6 +147,39 @@ def test_reasoning_is_free_up_to_its_end(compiler: GrammarCompiler) -> None:
     assert constraint.valid([token(b"\n\n"), *b"\n12", EOS]) == 5
     assert constraint.valid([*b"\n\n\n12"]) == 2
     assert constraint.valid([*b"x"]) == 0
+
+
+def test_where_reasoning_or_line_breaks_may_come_nothing_is_forced(compiler: GrammarCompiler) -> None:
+    forcing = compiler.compile(Grammar(kind="regex", text="ab[0-9]"))
+    thinks, may_think = forcing.constraint(THINKS), forcing.constraint(MAY_THINK)
+    assert walk(thinks, [*b"</think>"]) == 8
+    assert thinks.forced(5) == may_think.forced(5) == ()
+    for constraint in (thinks, may_think):
+        constraint.advance(ord("a"))
+        assert spelt(constraint.forced(5)) == b"b"
+
+
+def test_a_marker_that_opens_reasoning_is_forced_once_it_has_begun(compiler: GrammarCompiler) -> None:
+    marker = (token(b"<think>"), ord(">"), ord("!"))
+    activation = Activation(reasoning_end=b"</think>", reasoning_start_ids=marker)
+    constraint = compiler.compile(Grammar(kind="regex", text="[0-9]{2}")).constraint(activation)
+    assert constraint.valid([*marker, 7]) == 3
+    assert constraint.valid([marker[0], 7]) == 1
+    constraint.advance(marker[0])
+    assert constraint.forced(5) == marker[1:]
+    assert constraint.forced(1) == marker[1:2]
+    assert constraint.valid([*marker[1:], 7]) == 2
+    assert constraint.valid([7]) == 0
+
+
+def test_text_that_was_accepted_is_forced_no_more(compiler: GrammarCompiler) -> None:
+    matcher = compiler.compile(Grammar(kind="regex", text="ab[0-9]")).constraint()
+    assert isinstance(matcher, GrammarConstraint)
+    assert spelt(matcher.forced(5)) == b"ab"
+    assert not matcher.accept_text(b"x")
+    assert spelt(matcher.forced(5)) == b"ab"
+    assert matcher.accept_text(b"a")
+    assert spelt(matcher.forced(5)) == b"b"
 
 
 def test_a_call_is_held_to_its_grammar(compiler: GrammarCompiler) -> None:

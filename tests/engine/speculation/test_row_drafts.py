@@ -44,6 +44,17 @@ def test_a_single_other_token_costs_one_pass() -> None:
     assert list(proposal.tokens[:2]) == prompt[201:203].tolist()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "least"), [([1, 2], [3, 4], 4.5), ([6, 7, 1, 8, 9], [6, 7, 3, 8, 9], 4.5)], ids=["alone", "among"]
+)
+def test_a_copy_that_makes_the_same_change_again_and_again_stays_in_its_text(old, new, least) -> None:
+    drawn = np.random.default_rng(10)
+    parts = [noise(12, drawn) for _ in range(60)]
+    prompt = np.concatenate([piece for part in parts for piece in (part, np.array(old, np.int32))])
+    answer = np.concatenate([piece for part in parts for piece in (part, np.array(new, np.int32))])
+    assert draw(row(prompt), answer).tokens_a_pass > least
+
+
 def test_noise_is_not_drafted() -> None:
     drawn = np.random.default_rng(3)
     assert draw(row(noise(4000, drawn)), noise(2000, drawn)).drafted < 20
@@ -83,6 +94,21 @@ def test_the_same_prompts_old_answer_is_proposed_from_the_first_token() -> None:
     assert proposal == Proposal(tuple(answer[:4].tolist()), Drafter.CACHE, proposal.chances if proposal else ())
 
 
+def test_an_old_answer_begins_at_the_prompts_end_also_where_its_beginning_comes_again() -> None:
+    drawn = np.random.default_rng(11)
+    prompt, answer, other = noise(300, drawn), noise(30, drawn), noise(300, drawn)
+    donor = np.concatenate([prompt[-LEAD_IN:], answer, prompt[-LEAD_IN:], other])
+    proposal = row(prompt, donor=donor).propose(8)
+    assert proposal is not None
+    assert list(proposal.tokens) == answer[:8].tolist()
+
+
+def test_a_donor_that_parts_before_the_prompts_end_is_not_followed_blindly() -> None:
+    drawn = np.random.default_rng(12)
+    prompt = noise(300, drawn)
+    assert row(prompt, donor=np.concatenate([prompt[100 - LEAD_IN : 100], noise(300, drawn)])).propose(8) is None
+
+
 def test_an_edited_prompts_old_answer_is_found_by_its_tokens() -> None:
     drawn = np.random.default_rng(7)
     start, answer = noise(3000, drawn), noise(600, drawn)
@@ -113,9 +139,16 @@ def test_a_row_that_was_not_asked_for_long_goes_on_where_it_is() -> None:
         asked.told(token)
         asked.propose(8)
         unasked.told(token)
+    for token in prompt[3000:3100].tolist():
+        unasked.told(token)
     proposal = unasked.propose(8)
     assert proposal is not None
-    assert list(proposal.tokens) == prompt[2000:2008].tolist()
+    assert list(proposal.tokens) == prompt[3100:3108].tolist()
+    for token in prompt[500:600].tolist():
+        unasked.told(token)
+    proposal = unasked.propose(8)
+    assert proposal is not None
+    assert list(proposal.tokens) == prompt[600:608].tolist()
 
 
 def test_a_new_row_begins_with_what_others_have_learned() -> None:
@@ -222,6 +255,17 @@ def test_a_pass_that_was_cut_short_says_nothing_of_what_it_did_not_look_at() -> 
     again = subject.propose(8)
     assert again is not None
     assert again.chances[0] > proposal.chances[0]
+
+
+def test_a_wrong_token_says_nothing_of_those_behind_it() -> None:
+    subject = row(np.array([1], np.int32), kinds=frozenset(Drafter), constraint=Spells([7, 8]))
+    before = subject.propose(8)
+    assert before is not None
+    subject.verified(before, 0)
+    after = subject.propose(8)
+    assert after is not None
+    assert after.chances[0] < before.chances[0]
+    assert after.chances[1] / after.chances[0] == pytest.approx(before.chances[1] / before.chances[0])
 
 
 def test_a_grammar_that_fails_costs_the_row_its_drafts_and_nothing_else(caplog) -> None:
