@@ -91,7 +91,7 @@ class RowDrafts:
 
     def propose(self, most: int) -> Proposal | None:
         """Up to `most` tokens, 1 or more, that may come next; None where nothing likely is known."""
-        self._catch_up(self._answer or self._index())
+        self._catch_up(self._answer if self._answer is not None else self._index())
         try:
             return self._best(most)
         except Exception as error:  # noqa: BLE001 - a grammar that fails at looking ahead costs drafts, never a batch
