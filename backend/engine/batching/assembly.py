@@ -211,9 +211,9 @@ def _prefix_cache(
 
 def _speculating(engine: EngineConfig, loaded: LoadedModel, prefix: PrefixCache, counters: Counters) -> Speculating:
     return Speculating(
-        kinds=frozenset({Drafter.TEXT}),
-        depths=Depths(8),
-        donor=lambda prompt, tenant: None,
+        kinds=frozenset() if loaded.speculation_reason else engine.drafters - {Drafter.MODEL},
+        depths=Depths(engine.max_draft),
+        donor=prefix.donor,
         counters=counters,
         bytes_of=partial(pass_bytes, loaded.vocab_size, loaded.kv_cost.fixed),
         start=loaded.kv.start if loaded.kv is not None else 0,

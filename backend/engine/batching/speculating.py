@@ -15,8 +15,8 @@ from backend.engine.speculation.row_drafts import Experience, RowDrafts
 
 Plan = list[Proposal | None]
 """What each row of a batch proposes, in their order."""
-Donor = Callable[[NDArray[np.int32], str], NDArray[np.int32] | None]
-"""Tokens that may be much like the answer to a prompt, of the same tenant's."""
+Donor = Callable[[NDArray[np.int32], str, int], NDArray[np.int32] | None]
+"""Of a prompt, a tenant and a number: so many tokens, at most, that the answer may be like, of the same tenant's."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +45,9 @@ class Speculating:
         row.drafts = RowDrafts(
             prompt,
             kinds=self.kinds,
-            donor=self.donor(prompt, row.request.tenant) if Drafter.CACHE in self.kinds else None,
+            donor=self.donor(prompt, row.request.tenant, row.submit.max_tokens)
+            if Drafter.CACHE in self.kinds
+            else None,
             constraint=row.submit.constraint,
             eos_ids=row.sampling.eos_ids.tolist(),
             experience=self.experience,

@@ -102,7 +102,7 @@ def _load(
     new_cache = plain_cache if kv is None else lambda: new_row(plain_cache, kv)
     if known is not None:
         return _again(known, model, new_cache)
-    speculates = True
+    speculates = bool(config.engine.drafters)
     result = _probed(_asking(model, cancelled), model, plain_cache, kv, settings, directory, speculates=speculates)
     stored_kv = _stored_format(config, model, plain_cache)
     check_vocabulary(files, model, result.vocab_size)
