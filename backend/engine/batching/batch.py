@@ -108,6 +108,11 @@ class DecodeBatch(ABC):
         wait(run.logits, self._states())
         return Verification(run, self.rows, drafts, self._draw)
 
+    @property
+    def ahead(self) -> bool:
+        """Whether tokens are drawn that are not emitted yet."""
+        return False
+
     @abstractmethod
     def _draw(self, logits: mx.array, rows: Sequence[RowSampling]) -> Sampled:
         """One token for each row, from logits `[rows, vocab]`; waits for them."""

@@ -38,6 +38,11 @@ class DeviceBatch(DecodeBatch):
         mx.async_eval(self._drawn.arrays())
         return known
 
+    @property
+    def ahead(self) -> bool:
+        """Whether tokens are drawn that are not emitted yet."""
+        return self._drawn is not None
+
     def leave(self, rows: Sequence[Row]) -> None:
         """Drop rows, their KV and what was drawn for them: one that comes back begins with its last token."""
         super().leave(rows)
