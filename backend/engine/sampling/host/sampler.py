@@ -31,8 +31,12 @@ class HostSampler:
         Args:
             logits: `[rows, vocab]`, any float dtype.
         """
-        values = _on_host(logits)
+        values = numbers(logits)
         assert values.shape[:-1] == (len(rows),), (values.shape, len(rows))
+        return self.draw(values, rows)
+
+    def draw(self, values: Sequence[NDArray[np.float32]] | NDArray[np.float32], rows: Sequence[RowSampling]) -> Sampled:
+        """As `sample`, from logits that are on the host: `[vocab]` of each row, which are only read."""
         sampled = Sampled(tokens=[NO_TOKEN] * len(rows), logprobs=[None] * len(rows))
         to_draw: dict[int, tuple[Candidates, RowSampling]] = {}
         for index, row in enumerate(rows):
@@ -74,7 +78,7 @@ def _draw(rows: Mapping[int, tuple[Candidates, RowSampling]], sampled: Sampled) 
         sampled.tokens[index] = token
 
 
-def _on_host(logits: mx.array) -> NDArray[np.float32]:
+def numbers(logits: mx.array) -> NDArray[np.float32]:
     """The same numbers as float32, without a copy where they are. Only to be read: it may be MLX's own memory."""
     # In MLX: numpy knows no bfloat16 and is slower with float16.
     return on_host(logits.astype(mx.float32))
