@@ -1,6 +1,6 @@
 """What a pass over drafted tokens costs in a real batch, and what steps cost by where rows end. Engine thread only."""
 
-import statistics
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -27,9 +27,9 @@ HELD = 512
 def passes(session: Session, count: int, rounds: int, clock: Clock) -> list[list[object]]:
     """For each depth: the model's pass alone; a pass of which all is drawn as drafted; one of which nothing is.
 
-    Each in milliseconds and in plain steps of the same round, by the model alone or with its draw.
+    Each in milliseconds, and in plain steps of the model alone or with its draw.
     """
-    texts = _texts(count, HELD + 2 * (rounds + 2) * (1 + sum(map(_width, DEPTHS))) + 20)
+    texts = _texts(count, HELD + rounds * (1 + 2 * sum(map(_width, DEPTHS))) + 2 * max(DEPTHS))
     session.loaded.model.follow({index + 1: text.tolist() for index, text in enumerate(texts)})
     batch = session.new_batch()
     batch.join(_rows(session, texts))
@@ -39,15 +39,13 @@ def passes(session: Session, count: int, rounds: int, clock: Clock) -> list[list
         kinds["right", depth] = lambda depth=depth: _verify(batch, texts, depth, right=True)
         kinds["wrong", depth] = lambda depth=depth: _verify(batch, texts, depth, right=False)
     found = _measured(kinds, rounds, clock)
-    model, plain = found["model", 0], found[0]
-    told: list[list[object]] = [[count, 0, 1e3 * statistics.median(model), 1.0, 1e3 * statistics.median(plain), 1.0]]
-    told[0] += told[0][4:]
-    for depth in DEPTHS:
+    told: list[list[object]] = []
+    for depth in (0, *DEPTHS):
         figures: list[object] = [count, depth]
-        for kind, base in (("model", model), ("right", plain), ("wrong", plain)):
-            taken = found[kind, depth]
-            ratios = [one / other for one, other in zip(taken, base, strict=True)]
-            figures += [1e3 * statistics.median(taken), statistics.median(ratios)]
+        for kind in ("model", "right", "wrong"):
+            base = found["model", 0] if kind == "model" else found[0]
+            taken = found.get((kind, depth), base)
+            figures += [1e3 * taken, taken / base]
         told.append(figures)
     return told
 
@@ -74,9 +72,7 @@ def columns(session: Session, count: int, rounds: int, clock: Clock) -> list[lis
 
         steps = {name: partial(step, caches) for name, caches in batches.items()}
         found = _measured(steps, rounds, clock)
-        for name, taken in found.items():
-            ratios = [one / other for one, other in zip(taken, found["level"], strict=True)]
-            told.append([name, count, held, 1e3 * statistics.median(taken), statistics.median(ratios)])
+        told += [[name, count, held, 1e3 * taken, taken / found["level"]] for name, taken in found.items()]
     return told
 
 
@@ -116,13 +112,12 @@ def _verify(batch: Any, texts: Sequence[NDArray[np.int32]], depth: int, *, right
     batch.settle()
 
 
-def _measured(kinds: Mapping[Any, Callable[[], object]], rounds: int, clock: Clock) -> dict[Any, list[float]]:
-    """Seconds of each, in turn; the first two rounds warm up."""
-    found: dict[Any, list[float]] = {name: [] for name in kinds}
-    for round_ in range(rounds + 2):
+def _measured(kinds: Mapping[Any, Callable[[], object]], rounds: int, clock: Clock) -> dict[Any, float]:
+    """Seconds of each at its quickest; they take turns."""
+    found: dict[Any, float] = {}
+    for _ in range(rounds):
         for name, run in kinds.items():
             started = clock()
             run()
-            if round_ > 1:
-                found[name].append(clock() - started)
+            found[name] = min(clock() - started, found.get(name, math.inf))
     return found

@@ -80,7 +80,7 @@ class DeviceBatch(DecodeBatch):
     def _draw_from(self, logits: mx.array) -> Draw:
         def draw(place: int, going: Sequence[int], rows: Sequence[RowSampling]) -> Sampled:
             here = logits[:, place]
-            lazy = self._sampler.sample_lazy(here if len(going) == len(here) else here[mx.array(going)], rows)
+            lazy = self._sampler.sample_lazy(here if len(going) == len(here) else here[mx.array(list(going))], rows)
             wait(lazy.arrays())
             return lazy.collect()
 
