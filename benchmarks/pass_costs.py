@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import mlx.core as mx
@@ -10,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.check.driving import prefilled, row
+from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.row import Row
 from backend.engine.batching.session import Session
-from backend.engine.kv.going_back import Pass
 from backend.engine.kv.merging import merged
 from backend.engine.kv.row_caches import copied
 from benchmarks.scripted import TOKENS
@@ -25,27 +26,30 @@ HELD = 512
 
 
 def passes(session: Session, count: int, rounds: int, clock: Clock) -> list[list[object]]:
-    """For each depth: the model's pass alone; a pass of which all is drawn as drafted; one of which nothing is.
+    """For each depth what a pass costs of which all is drawn as drafted, and one of which nothing is.
 
-    Each in milliseconds, and in plain steps of the model alone or with its draw.
+    Each in milliseconds until the model has computed it, and in all; and in plain steps.
     """
-    texts = _texts(count, HELD + rounds * (1 + 2 * sum(map(_width, DEPTHS))) + 2 * max(DEPTHS))
+    texts = _texts(count, HELD + rounds * (1 + 2 * sum(1 + depth for depth in DEPTHS)) + 2 * max(DEPTHS))
     session.loaded.model.follow({index + 1: text.tolist() for index, text in enumerate(texts)})
     batch = session.new_batch()
     batch.join(_rows(session, texts))
-    kinds: dict[object, Callable[[], object]] = {("model", 0): lambda: _forward(session, batch, 1), 0: batch.step}
-    for depth in DEPTHS:
-        kinds["model", depth] = lambda depth=depth: _forward(session, batch, 1 + depth)
-        kinds["right", depth] = lambda depth=depth: _verify(batch, texts, depth, right=True)
-        kinds["wrong", depth] = lambda depth=depth: _verify(batch, texts, depth, right=False)
+
+    def step() -> float:
+        batch.step()
+        return clock()
+
+    kinds: dict[Any, Callable[[], float]] = {0: step}
+    for depth, right in product(DEPTHS, (True, False)):
+        kinds[depth, right] = partial(_verify, batch, texts, depth, right=right, clock=clock)
     found = _measured(kinds, rounds, clock)
-    told: list[list[object]] = []
-    for depth in (0, *DEPTHS):
+    plain = found[0][1]
+    told: list[list[object]] = [[count, 0, "", 1e3 * plain, 1.0, "", 1e3 * plain, 1.0]]
+    for depth in DEPTHS:
         figures: list[object] = [count, depth]
-        for kind in ("model", "right", "wrong"):
-            base = found["model", 0] if kind == "model" else found[0]
-            taken = found.get((kind, depth), base)
-            figures += [1e3 * taken, taken / base]
+        for right in (True, False):
+            computed, taken = found[depth, right]
+            figures += [1e3 * computed, 1e3 * taken, taken / plain]
         told.append(figures)
     return told
 
@@ -67,17 +71,15 @@ def columns(session: Session, count: int, rounds: int, clock: Clock) -> list[lis
         theirs = [layer[0].merge([copied(cache) for cache in layer]) for layer in zip(*each, strict=True)]
         batches = {"level": level, "in unlike columns": ragged, "mlx-lm's cache": theirs}
 
-        def step(caches: list[Any]) -> None:
+        def step(caches: list[Any]) -> float:
             mx.eval(model(inputs, cache=caches), [cache.state for cache in caches])
+            return clock()
 
         steps = {name: partial(step, caches) for name, caches in batches.items()}
         found = _measured(steps, rounds, clock)
-        told += [[name, count, held, 1e3 * taken, taken / found["level"]] for name, taken in found.items()]
+        for name, (taken, _) in found.items():
+            told.append([name, count, held, 1e3 * taken, taken / found["level"][0]])
     return told
-
-
-def _width(depth: int) -> int:
-    return 1 + depth
 
 
 def _texts(count: int, tokens: int) -> list[NDArray[np.int32]]:
@@ -92,32 +94,27 @@ def _rows(session: Session, texts: Sequence[NDArray[np.int32]]) -> list[Row]:
     return [row(session, text[: HELD + 1], caches) for text in texts]
 
 
-def _forward(session: Session, batch: Any, width: int) -> None:
-    """The model alone, on copies that are forgotten."""
-    caches = [copied(cache) for cache in batch._caches]  # noqa: SLF001  what a step is made of is nobody else's matter
-    tokens = [[row.last_token] * width for row in batch.rows]
-    run = Pass(session.loaded.model, caches, tokens, [row.covered for row in batch.rows])
-    mx.eval(run.logits, [cache.state for cache in caches])
-
-
-def _verify(batch: Any, texts: Sequence[NDArray[np.int32]], depth: int, *, right: bool) -> None:
+def _verify(batch: DecodeBatch, texts: Sequence[NDArray[np.int32]], depth: int, *, right: bool, clock: Clock) -> float:
+    """When the model had computed the pass; back once its tokens are drawn and the caches cut."""
     drafts: list[list[int]] = []
     for one, text in zip(batch.rows, texts, strict=True):
         coming = text[one.covered + 1 : one.covered + 1 + depth]
         drafts.append((coming if right else coming * 0).tolist())
     verification = batch.verify(drafts)
+    computed = clock()
     while verification.next():
         pass
     verification.close()
     batch.settle()
+    return computed
 
 
-def _measured(kinds: Mapping[Any, Callable[[], object]], rounds: int, clock: Clock) -> dict[Any, float]:
-    """Seconds of each at its quickest; they take turns."""
-    found: dict[Any, float] = {}
+def _measured(kinds: Mapping[Any, Callable[[], float]], rounds: int, clock: Clock) -> dict[Any, tuple[float, float]]:
+    """Seconds of each at its quickest, until what it returns and in all; they take turns."""
+    found: dict[Any, tuple[float, float]] = {}
     for _ in range(rounds):
         for name, run in kinds.items():
             started = clock()
-            run()
-            found[name] = min(clock() - started, found.get(name, math.inf))
-    return found
+            part = run() - started
+            found[name] = min((clock() - started, part), found.get(name, (math.inf, 0.0)))
+    return {name: (part, taken) for name, (taken, part) in found.items()}

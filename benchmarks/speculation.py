@@ -187,8 +187,8 @@ async def measure(options: argparse.Namespace) -> None:
 async def report_costs(bench: Bench, report: Report, options: argparse.Namespace) -> None:
     """What passes and plain steps cost."""
     report.table(
-        ["rows", "depth", "model, ms", "of a plain step", "all right, ms", "of a plain step", "all wrong, ms",
-         "of a plain step"],
+        ["rows", "depth", "all right: model, ms", "in all, ms", "of a plain step", "all wrong: model, ms",
+         "in all, ms", "of a plain step"],
         await bench.costs(options.streams, options.rounds),
     )  # fmt: skip
     report.table(["plain steps", "rows", "tokens", "ms", "of level rows"], await bench.columns(8, options.rounds))
