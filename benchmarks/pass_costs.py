@@ -16,7 +16,7 @@ from backend.engine.batching.row import Row
 from backend.engine.batching.session import Session
 from backend.engine.kv.merging import merged
 from backend.engine.kv.row_caches import copied
-from benchmarks.scripted import TOKENS
+from benchmarks.scripts import SIZE
 
 Clock = Callable[[], float]
 
@@ -58,7 +58,7 @@ def columns(session: Session, count: int, rounds: int, clock: Clock) -> list[lis
     """Plain steps of the model in a batch whose rows end in one column, in several, and with mlx-lm's batch cache."""
     told: list[list[object]] = []
     model = session.loaded.model.model
-    inputs = mx.array([[TOKENS + index] for index in range(count)])
+    inputs = mx.array([[SIZE + index] for index in range(count)])
     for held in (HELD, 4 * HELD):
         one = prefilled(session, _texts(1, held)[0])
         each = [[copied(cache) for cache in one] for _ in range(count)]
@@ -85,7 +85,7 @@ def columns(session: Session, count: int, rounds: int, clock: Clock) -> list[lis
 def _texts(count: int, tokens: int) -> list[NDArray[np.int32]]:
     """For each row the tokens of a script of its own."""
     rng = np.random.default_rng(5)
-    return [((1 + index) * TOKENS + rng.integers(0, TOKENS, tokens)).astype(np.int32) for index in range(count)]
+    return [((1 + index) * SIZE + rng.integers(0, SIZE, tokens)).astype(np.int32) for index in range(count)]
 
 
 def _rows(session: Session, texts: Sequence[NDArray[np.int32]]) -> list[Row]:

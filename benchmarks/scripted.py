@@ -4,7 +4,6 @@ Import this after the BLAS is chosen: it loads MLX.
 """
 
 import json
-import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +14,9 @@ import numpy as np
 
 from backend.config import ModelConfig
 from backend.engine.loading import LoadedModel, load_model
+from benchmarks.scripts import SIZE, word
 from tests.models import write_model
 
-TOKENS = 2000
-"""Each script has as many tokens of its own; those below are for none."""
 POSITIONS = 4096
 # Above whatever random weights give: certain when greedy, and at any usual temperature.
 _CERTAIN = 100.0
@@ -33,15 +31,15 @@ class Scripts:
 
     def __init__(self, model: Callable[..., mx.array], vocab: int) -> None:
         self.model = model
-        self._next = mx.zeros((vocab // TOKENS, POSITIONS), mx.int32)
+        self._next = mx.zeros((vocab // SIZE, POSITIONS), mx.int32)
 
     def follow(self, texts: Mapping[int, Sequence[int]]) -> None:
         """From now on script n, 1 or more, is `texts[n]`, prompt and answer, all of whose tokens are n's."""
         table = np.zeros(self._next.shape, np.int32)
         for script, text in texts.items():
-            assert {token // TOKENS for token in text} == {script}
+            assert {token // SIZE for token in text} == {script}
             # What comes after its end is only looked at by drafts that go beyond it.
-            table[script] = script * TOKENS
+            table[script] = script * SIZE
             table[script, : len(text) - 1] = text[1:]
         self._next = mx.array(table)
         mx.eval(self._next)
@@ -51,7 +49,7 @@ class Scripts:
         offset = next(layer.offset for layer in cache if hasattr(layer, "offset"))
         if isinstance(offset, mx.array) and offset.ndim:
             offset = offset[:, None]
-        wanted = self._next[tokens // TOKENS, offset + mx.arange(tokens.shape[1])[None]]
+        wanted = self._next[tokens // SIZE, offset + mx.arange(tokens.shape[1])[None]]
         logits = self.model(tokens, cache=cache, **options)
         return mx.put_along_axis(logits, wanted[..., None], mx.array(_CERTAIN, logits.dtype), axis=-1)
 
@@ -74,21 +72,7 @@ def write_scripted(folder: Path, family: str, *, vocab: int, hidden: int, layers
             tokenizer[step]["use_regex"] = True
         known = tokenizer["model"]["vocab"]
         tokenizer["model"]["vocab"] = {
-            "\u0120" + word(token) if token >= TOKENS else piece: token for piece, token in known.items()
+            "\u0120" + word(token) if token >= SIZE else piece: token for piece, token in known.items()
         }
         file.write_text(json.dumps(tokenizer))
     return folder
-
-
-def text_of(tokens: Sequence[int]) -> str:
-    """What is encoded as these tokens."""
-    return "".join(" " + word(token) for token in tokens)
-
-
-def word(token: int) -> str:
-    """Four letters."""
-    letters = ""
-    for _ in range(4):
-        token, last = divmod(token, 26)
-        letters = string.ascii_lowercase[last] + letters
-    return letters

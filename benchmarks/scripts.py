@@ -1,10 +1,12 @@
 """What models are asked and answer, as tokens `[0, size)`: made by chance, alike in what of it comes again."""
 
 import random
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 SIZE = 2000
+"""Tokens of a script's own: those of script n, 1 or more, begin at n times as many."""
 # Tokens of forms: quotes, braces, names of tools. Words are the others.
 _FORMS = 100
 _FAVOURITES = 6
@@ -135,3 +137,17 @@ WORKLOADS: dict[str, Callable[[Author, int], Script]] = {
     "half of them copy": half,
 }
 AGAIN, MIXED = "the same again", "half of them copy"
+
+
+def text_of(tokens: Sequence[int]) -> str:
+    """What is encoded as these tokens."""
+    return "".join(" " + word(token) for token in tokens)
+
+
+def word(token: int) -> str:
+    """Four letters."""
+    letters = ""
+    for _ in range(4):
+        token, last = divmod(token, 26)
+        letters = string.ascii_lowercase[last] + letters
+    return letters

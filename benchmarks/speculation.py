@@ -27,7 +27,7 @@ from backend.core.request import GenerationRequest
 from backend.engine.handle import EngineHandle
 from backend.engine.loading.blas import load_blas
 from benchmarks.report import Report, arguments, parse
-from benchmarks.scripts import AGAIN, MIXED, WORKLOADS, Author, Script
+from benchmarks.scripts import AGAIN, MIXED, SIZE, WORKLOADS, Author, Script, text_of
 from benchmarks.serving import MODELS
 
 FAMILIES = ("qwen3", "llama", "qwen3_next", "gemma3_text")
@@ -62,7 +62,7 @@ class Bench:
 
     async def measure(self, pairs: Sequence[tuple[Tokens, Tokens]], *, rounds: int, again: bool) -> tuple[Side, Side]:
         """All prompts at once, and their answers, without and with speculation in turn."""
-        texts = {prompt[0] // _tokens(): [*prompt, *answer] for prompt, answer in pairs}
+        texts = {prompt[0] // SIZE: [*prompt, *answer] for prompt, answer in pairs}
         await self._handle.with_session(lambda session: session.loaded.model.follow(texts))
         sides = Side(), Side()
         for round_ in range(rounds + 1):
@@ -84,8 +84,6 @@ class Bench:
         return self._clock() - started
 
     async def _answer(self, prompt: Tokens, answer: Tokens, again: bool) -> None:
-        from benchmarks.scripted import text_of
-
         told = ""
         stream = await self._handle.submit(
             GenerationRequest(
@@ -116,12 +114,6 @@ class Bench:
         return await self._handle.with_session(lambda session: columns(session, rows, rounds, self._clock))
 
 
-def _tokens() -> int:
-    from benchmarks.scripted import TOKENS
-
-    return TOKENS
-
-
 def _set_kinds(session: Any, kinds: frozenset[Any]) -> None:
     session.speculating.kinds = kinds
 
@@ -141,7 +133,7 @@ def pairs_of(kind: str, streams: int, tokens: int, seed: int) -> list[tuple[Toke
     """Prompts and answers, of unlike lengths where there are several, each in the tokens of a script of its own."""
     made: list[tuple[Tokens, Tokens]] = []
     for index in range(streams):
-        base = (1 + index) * _tokens()
+        base = (1 + index) * SIZE
         author = Author(100 * seed + index)
         count = tokens if streams == 1 else int(tokens * (0.8 + 0.4 * index / (streams - 1)))
         # Every other row of the mixed ones copies.
