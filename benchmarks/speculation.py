@@ -162,7 +162,7 @@ async def measure(options: argparse.Namespace) -> None:
             ModelConfig(
                 identity=path.name,
                 candidates=(str(path),),
-                engine=EngineConfig(max_rows=max(options.streams)),
+                engine=EngineConfig(max_rows=max(options.streams), sampler=options.sampler),
                 cache=CacheConfig(max_sequences=64),
             )
         )
@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=32_000)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--sampler", choices=("auto", "host", "device"), default="auto")
     parser.add_argument("--cost", action="store_true", help="of passes and steps, in place of the ratios")
     parser.add_argument("--processor", action="store_true", help="processor time in place of the clock's")
     options = parse(parser, tokens=40, rounds=1, hidden=64, layers=2, streams=[1, 4], vocab=12_000)

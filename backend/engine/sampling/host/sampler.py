@@ -1,5 +1,6 @@
 """Sampling on the host, in numpy: what a CPU backend uses (MLX's CPU sort of 16 x 150k takes 166 ms)."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
@@ -94,8 +95,8 @@ def _choice(logits: NDArray[np.float32], row: RowSampling) -> int | Candidates:
     # NaN counts as the largest here, so this finds one anywhere.
     best = int(values.argmax())
     peak = values[best]
-    if np.isneginf(peak):
+    if peak == -math.inf:  # numpy takes a hundred times as long to ask
         raise _NoTokenError(NOTHING_ALLOWED)
-    if not np.isfinite(peak):
+    if not math.isfinite(peak):
         raise _NoTokenError(NOT_FINITE)
     return best if row.sampling.temperature == 0.0 else restricted(values, peak, row)
