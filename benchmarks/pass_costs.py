@@ -96,6 +96,7 @@ def _rows(session: Session, texts: Sequence[NDArray[np.int32]]) -> list[Row]:
 
 def _verify(batch: DecodeBatch, texts: Sequence[NDArray[np.int32]], depth: int, *, right: bool, clock: Clock) -> float:
     """When the model had computed the pass; back once its tokens are drawn and the caches cut."""
+    batch.collect()
     drafts: list[list[int]] = []
     for one, text in zip(batch.rows, texts, strict=True):
         coming = text[one.covered + 1 : one.covered + 1 + depth]

@@ -20,7 +20,7 @@ class Verification:
 
     Args:
         drafts: For each row the tokens that may come next, none or more.
-        draw: From the pass's logits; waits for them.
+        draw: Draws from this pass.
     """
 
     def __init__(self, run: Pass, rows: Sequence[Row], drafts: Sequence[Sequence[int]], draw: Draw) -> None:
