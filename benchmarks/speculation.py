@@ -5,7 +5,9 @@
 A random model copies nothing, so its answers are written beforehand and put over the logits that it computes all the
 same (`benchmarks.scripted`). One engine answers the same requests with speculation and without in turn, so that both
 have the same weights, the same prompt cache and the same machine; the first turn of each warms up and leaves the
-prompts in the cache. Seconds are from the first request to the last end; ratios are medians of those of one round.
+prompts in the cache. Tokens a second are those of all rows while all of them decode: rows that copy end long before
+their batch mates, which go on alone; `whole` is the same from the first request to the last end. Ratios are medians of
+those of one round.
 
 On a machine that others use too, `--processor` with OPENBLAS_NUM_THREADS=1 takes the seconds of this process's threads
 in place of those of the clock, for the engine's own choice of depths as well.
@@ -19,7 +21,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from backend.config import CacheConfig, EngineConfig, ModelConfig
 from backend.core.events import Delta, Failed, Finished
@@ -32,18 +34,41 @@ from benchmarks.serving import MODELS
 
 FAMILIES = ("qwen3", "llama", "qwen3_next", "gemma3_text")
 Tokens = tuple[int, ...]
+Line = list[tuple[float, int]]
+"""When an answer had how many tokens, in seconds."""
+
+
+class Rates(NamedTuple):
+    """Tokens a second of all rows: while all of them decode, and from the first request to the last end."""
+
+    together: float
+    whole: float
+
+
+def rates_of(lines: Sequence[Line], started: float) -> Rates:
+    """Of the answers to requests that were sent at a time."""
+    begin = max(line[0][0] for line in lines)
+    end = min(line[-1][0] for line in lines)
+
+    def tokens(until: float) -> int:
+        return sum(max((tokens for at, tokens in line if at <= until), default=0) for line in lines)
+
+    last = max(line[-1][0] for line in lines)
+    whole = tokens(last) / (last - started)
+    # Of very short answers the first may be over before the last begins.
+    return Rates((tokens(end) - tokens(begin)) / (end - begin) if end > begin else whole, whole)
 
 
 class Side:
     """What was measured with speculation, or without."""
 
     def __init__(self) -> None:
-        self.rates: list[float] = []
+        self.rates: list[Rates] = []
         self.counted: dict[str, int] = {}
 
-    def add(self, rate: float, counted: Mapping[str, int]) -> None:
+    def add(self, rates: Rates, counted: Mapping[str, int]) -> None:
         """A round more."""
-        self.rates.append(rate)
+        self.rates.append(rates)
         self.counted = {name: self.counted.get(name, 0) + value for name, value in counted.items()}
 
 
@@ -71,20 +96,21 @@ class Bench:
                 kinds = self._kinds if on else frozenset[Any]()
                 await self._handle.with_session(lambda session, kinds=kinds: _set_kinds(session, kinds))
                 before = await self._handle.with_session(_counted)
-                seconds = await self._run(pairs, again=again)
+                rates = await self._run(pairs, again=again)
                 after = await self._handle.with_session(_counted)
                 counted = {name: value - before[name] for name, value in after.items()}
                 if round_:
-                    sides[on].add(sum(len(answer) for _, answer in pairs) / seconds, counted)
+                    sides[on].add(rates, counted)
         return sides
 
-    async def _run(self, pairs: Sequence[tuple[Tokens, Tokens]], *, again: bool) -> float:
+    async def _run(self, pairs: Sequence[tuple[Tokens, Tokens]], *, again: bool) -> Rates:
         started = self._clock()
-        await asyncio.gather(*(self._answer(prompt, answer, again) for prompt, answer in pairs))
-        return self._clock() - started
+        lines = await asyncio.gather(*(self._answer(prompt, answer, again) for prompt, answer in pairs))
+        return rates_of(lines, started)
 
-    async def _answer(self, prompt: Tokens, answer: Tokens, again: bool) -> None:
-        told = ""
+    async def _answer(self, prompt: Tokens, answer: Tokens, again: bool) -> Line:
+        """When how many tokens of the answer had come."""
+        told, line = "", Line()
         stream = await self._handle.submit(
             GenerationRequest(
                 request_id="r", prompt=text_of(prompt), max_tokens=len(answer), cache_answer=again, streamed=True
@@ -94,9 +120,11 @@ class Bench:
             match event:
                 case Delta() | Finished():
                     told += event.piece.content
+                    line.append((self._clock(), event.usage.completion_tokens))
                 case Failed(error=error):
                     raise error
         assert told == text_of(answer), "the answer is not the script's"
+        return line
 
     async def costs(self, rows: Sequence[int], rounds: int) -> list[list[object]]:
         """As `pass_costs.passes`."""
@@ -196,17 +224,19 @@ async def report_ratios(bench: Bench, report: Report, options: argparse.Namespac
             pairs = pairs_of(kind, streams, options.tokens, list(WORKLOADS).index(kind) + 1)
             off, on = await bench.measure(pairs, rounds=options.rounds, again=kind == AGAIN)
             counted = on.counted
-            ratios = [fast / slow for fast, slow in zip(on.rates, off.rates, strict=True)]
+            pairs_of_rates = list(zip(on.rates, off.rates, strict=True))
+            ratios = [fast.together / slow.together for fast, slow in pairs_of_rates]
+            whole = statistics.median(fast.whole / slow.whole for fast, slow in pairs_of_rates)
             row_steps = counted["generated"] - counted["accepted"]
             told.append(
-                [kind, streams, statistics.median(off.rates), statistics.median(on.rates),
-                 statistics.median(ratios), min(ratios), counted["generated"] / row_steps,
+                [kind, streams, *(statistics.median(rates.together for rates in side.rates) for side in (off, on)),
+                 statistics.median(ratios), min(ratios), whole, counted["generated"] / row_steps,
                  counted["passes"] / counted["steps"], counted["drafted"], counted["accepted"]]
             )  # fmt: skip
             report.note(f"{kind}, {streams}: " + ", ".join(f"{ratio:.2f}" for ratio in ratios))
     report.table(
-        ["text", "streams", "off tok/s", "on tok/s", "on/off", "least", "tokens a step", "passes of steps", "drafted",
-         "accepted"],
+        ["text", "streams", "off tok/s", "on tok/s", "on/off", "least", "whole, on/off", "tokens a step",
+         "passes of steps", "drafted", "accepted"],
         told,
     )  # fmt: skip
 
