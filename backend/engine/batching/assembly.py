@@ -21,7 +21,7 @@ from backend.engine.batching.memory import MemoryBudget, copied_share
 from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
-from backend.engine.batching.speculating import Speculating
+from backend.engine.batching.speculating import Speculating, pass_bytes
 from backend.engine.batching.tenant_store import TenantStore
 from backend.engine.batching.two_forms import TwoForms
 from backend.engine.batching.warm_up import Discarded
@@ -211,10 +211,11 @@ def _prefix_cache(
 
 def _speculating(engine: EngineConfig, loaded: LoadedModel, prefix: PrefixCache, counters: Counters) -> Speculating:
     return Speculating(
-        kinds=frozenset({Drafter.TEXT}),
-        depths=Depths(8),
-        donor=lambda prompt, tenant: None,
+        kinds=frozenset() if loaded.speculation_reason else engine.drafters - {Drafter.MODEL},
+        depths=Depths(engine.max_draft),
+        donor=prefix.donor,
         counters=counters,
+        bytes_of=partial(pass_bytes, loaded.vocab_size, loaded.kv_cost.fixed),
         start=loaded.kv.start if loaded.kv is not None else 0,
     )
 

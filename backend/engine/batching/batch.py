@@ -16,8 +16,16 @@ from backend.engine.batching.row import Row
 from backend.engine.batching.verification import Draw, Verification
 from backend.engine.kv.going_back import Pass
 from backend.engine.kv.merging import alone, merged
+from backend.engine.kv.ragged import RaggedKVCache
 from backend.engine.kv.row_caches import copied, nbytes, own_cache, row_cache, separable
+from backend.engine.loading.kv_cost import leaves
 from backend.engine.waits import wait
+
+# Rows that go unlike ways are moved to end together before they take so many columns more than the longest needs: less
+# than a block, which the budget has for each row anyway.
+MOST_STRAY = 128
+# Unlike ends make a step a little dearer; to end them is a copy of all rows.
+ALIGN_AFTER_STEPS = 128
 
 
 class DecodeBatch(ABC):
@@ -36,6 +44,7 @@ class DecodeBatch(ABC):
         self._caches: list[Any] = []
         self._merged = False
         self._settled = True
+        self._plain_steps = 0
         self.in_flight = False
         self.rows: list[Row] = []
 
@@ -77,7 +86,7 @@ class DecodeBatch(ABC):
         """Feed every row's newest token and return the tokens that became known. An exception loses the batch."""
 
     def verify(self, drafts: Sequence[Sequence[int]]) -> Verification:
-        """Feed every row's newest token and what may follow it, in one pass; what is returned draws.
+        """Feed every row's newest token and what may follow it; its tokens are drawn from what is returned.
 
         Nothing may be drawn ahead. An exception here or there loses the batch.
 
@@ -87,6 +96,8 @@ class DecodeBatch(ABC):
         width = 1 + max(map(len, drafts))
         fed = [[row.last_token, *draft] for row, draft in zip(self.rows, drafts, strict=True)]
         tokens = [[*row, *[0] * (width - len(row))] for row in fed]
+        self._plain_steps = 0
+        self._align()
         self._settled, self.in_flight = False, True
         run = Pass(self._model, self._caches, tokens, [row.covered for row in self.rows])
         mx.async_eval(run.logits, self._states())
@@ -103,8 +114,20 @@ class DecodeBatch(ABC):
         """Tokens that were drawn and are not emitted yet. An exception loses the batch."""
         return []
 
+    def _align(self) -> None:
+        """Have the rows end together again, where they stray too far or have been fed alike for long.
+
+        Not within a pass: its mask is made before its first layer.
+        """
+        ragged = [leaf for leaf in leaves(self._caches) if isinstance(leaf, RaggedKVCache)]
+        if any(leaf.stray > MOST_STRAY for leaf in ragged) or self._plain_steps == ALIGN_AFTER_STEPS:
+            for leaf in ragged:
+                leaf.align()
+
     def _forward(self, inputs: mx.array) -> mx.array:
         """Put one step of `inputs` `[rows]` on the device; logits `[rows, vocab]`, not waited for."""
+        self._plain_steps += 1
+        self._align()
         self._settled, self.in_flight = False, True
         logits = self._model(inputs[:, None], cache=self._caches)[:, -1, :]
         mx.async_eval(logits, self._states())

@@ -43,6 +43,7 @@ class Decoding:
         requeue: Puts a row back at its place in the queue, to begin with what the prompt cache has of its tokens.
         pooled: Where rows go on that have tails to run over their prompt.
         speculating: How many tokens of a row a step looks at.
+        spare: Bytes of the budget that no row is going to need.
     """
 
     groups: DecodeGroups
@@ -56,6 +57,7 @@ class Decoding:
     requeue: Callable[[Row], None]
     pooled: Pooled
     speculating: Speculating
+    spare: Callable[[], int]
     clock: Callable[[], float]
     kv: KVFormat | None = None
     moving: list[Row] = field(default_factory=list[Row])
@@ -121,13 +123,13 @@ class Decoding:
         self.counters.decode_seconds += self.clock() - started
 
     def _advance(self, group: DecodeBatch) -> None:
-        plan = self.speculating.plan(group.rows)
+        plan = self.speculating.plan(group.rows, spare=self.spare)
         if plan is not None and group.in_flight:
             # What is drawn already comes before all that may be guessed.
             self._emit(group, group.collect)
             if group not in self.groups.batches:
                 return
-            plan = self.speculating.plan(group.rows)
+            plan = self.speculating.plan(group.rows, spare=self.spare)
         if plan is not None:
             self._verify(group, plan)
             return

@@ -161,6 +161,7 @@ class Session:
             requeue=self._requeue,
             pooled=self.pooled,
             speculating=self.speculating,
+            spare=spare,
             clock=self.clock,
             kv=kv,
         )

@@ -15,8 +15,8 @@ from backend.engine.speculation.row_drafts import Experience, RowDrafts
 
 Plan = list[Proposal | None]
 """What each row of a batch proposes, in their order."""
-Donor = Callable[[NDArray[np.int32], str], NDArray[np.int32] | None]
-"""Tokens that may be much like the answer to a prompt, of the same tenant's."""
+Donor = Callable[[NDArray[np.int32], str, int], NDArray[np.int32] | None]
+"""Of a prompt, a tenant and a number: so many tokens, at most, that the answer may be like, of the same tenant's."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,6 +25,7 @@ class Speculating:
 
     Args:
         kinds: The drafters; none for no speculation.
+        bytes_of: What a pass over so many rows and drafted tokens of each holds beyond what a step does.
         start: Tokens from which on rows hold codes: no pass goes across it. 0 for none.
     """
 
@@ -32,6 +33,7 @@ class Speculating:
     depths: Depths
     donor: Donor
     counters: Counters
+    bytes_of: Callable[[int, int], int]
     start: int = 0
     experience: Experience = field(default_factory=Experience)
 
@@ -43,20 +45,26 @@ class Speculating:
         row.drafts = RowDrafts(
             prompt,
             kinds=self.kinds,
-            donor=self.donor(prompt, row.request.tenant) if Drafter.CACHE in self.kinds else None,
+            donor=self.donor(prompt, row.request.tenant, row.submit.max_tokens)
+            if Drafter.CACHE in self.kinds
+            else None,
             constraint=row.submit.constraint,
             eos_ids=row.sampling.eos_ids.tolist(),
             experience=self.experience,
         )
 
-    def plan(self, rows: Sequence[Row]) -> Plan | None:
-        """What the rows propose, cut to what the next pass looks at; None for a plain step."""
+    def plan(self, rows: Sequence[Row], *, spare: Callable[[], int]) -> Plan | None:
+        """What the rows propose, cut to what the next pass looks at; None for a plain step.
+
+        Args:
+            spare: Bytes that nobody is going to need; a pass takes no others.
+        """
         most = self.depths.most(len(rows)) if self.kinds else 0
         if not most:
             return None
         proposals: Plan = [self._proposal(row, most) for row in rows]
         depth = self.depths.choose(proposals)
-        if not depth:
+        if not depth or self.bytes_of(len(rows), depth) > spare():
             return None
         return [None if proposal is None else proposal.cut(depth) for proposal in proposals]
 
@@ -85,3 +93,9 @@ class Speculating:
             row.accepted += accepted
             self.counters.drafted_tokens[proposal.drafter.value] += len(proposal.tokens)
             self.counters.accepted_tokens[proposal.drafter.value] += accepted
+
+
+def pass_bytes(vocab_size: int, states: int, rows: int, depth: int) -> int:
+    """What a pass holds beyond a step: logits of each drafted token, as they come and as float32, and the states of
+    before, beside which those that are replayed arise."""
+    return rows * (2 * 4 * depth * vocab_size + 2 * states)

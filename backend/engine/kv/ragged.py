@@ -144,6 +144,12 @@ class RaggedKVCache:
         """Whether all rows end in the same column, as they do until some go further back than others."""
         return len(set(self.ends)) <= 1
 
+    @property
+    def stray(self) -> int:
+        """Columns that there would not be if all rows ended together: of rows that went ahead of longer ones."""
+        held = [end - start for start, end in zip(self.starts, self.ends, strict=True)]
+        return max(self.ends, default=0) - max(held, default=0)
+
     def align(self) -> None:
         """Move the rows to end together: a copy of everything, after which steps are cheaper."""
         if not self.level:

@@ -37,6 +37,11 @@ class RaggedWindowKVCache(RaggedKVCache):
         row._idx = self.ends[index] - self._first(index)  # noqa: SLF001  as below
         return row
 
+    @property
+    def stray(self) -> int:
+        """Columns that queries would not be given if all rows ended together."""
+        return max(self.ends, default=0) - min(self.ends, default=0)
+
     @classmethod
     def _like(cls, cache: Any, counts: list[int]) -> "RaggedWindowKVCache":
         return cls(counts, max_size=cache.max_size)

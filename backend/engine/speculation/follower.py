@@ -13,7 +13,8 @@ _REGAINED = 6
 _LONGER = (1, _REGAINED, *range(3, LONGEST + 1), LONGEST)
 # After a match of so many tokens a single other one is taken for a change in a copy.
 _LONG = 8
-# A place that was left is looked at for so many tokens more.
+# A place that was left is followed for so many tokens where nothing better is found, and looked at for so many.
+_KEPT = 4
 _PATIENCE = 12
 
 _NOWHERE = -1
@@ -88,15 +89,15 @@ class Follower:
     def _leave(self) -> None:
         if self._take_up():
             return
-        at, was_long = self._at, self._matched >= _LONG
-        if was_long:
-            self._left_at, self._left_matched, self._left_age = at, 0, 0
+        if self._matched >= _LONG:
+            self._left_at, self._left_matched, self._left_age = self._at, 0, 0
         if self._find(0):
             return
-        if was_long:
-            self._matched = 0
-        elif not self._find(1):
-            self._at = _NOWHERE
+        may_keep = self._left_at != _NOWHERE and self._left_age < _KEPT
+        kept, found = self._chances.of[_CLASS_OF[0]], self._chances.of[_CLASS_OF[2]]
+        if not (may_keep and kept >= found) and self._find(1):
+            return
+        self._at, self._matched = self._left_at if may_keep else _NOWHERE, 0
 
     def _take_up(self) -> bool:
         """Go on from the place that was left, if it was right about the last token."""

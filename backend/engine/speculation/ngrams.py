@@ -7,6 +7,9 @@ ORDERS = (3, 2)
 # Each over 2 ** 30, so that their products with a token spread over 62 bits and never overflow.
 _FACTORS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D)
 _FOLD = 21
+# Of two that come to have one place in a table the later keeps it: there are two to four places for each token that
+# there is room for, and half as many for pairs, of which there are fewer.
+_MORE_PLACES = (2, 1)
 _LEAST_TOKENS = 256
 LONGEST = 32
 """A match is not looked at beyond this many tokens."""
@@ -15,7 +18,7 @@ LONGEST = 32
 class Ngrams:
     """Tokens, and for each order a table from the hash of so many tokens to the position after their latest occurrence.
 
-    Positions are those of tokens, `[0, len)`. 24 to 40 bytes a token, with room for as many again. Building
+    Positions are those of tokens, `[0, len)`. 32 to 56 bytes a token, with room for as many again. Building
     takes about 2 ms for 32,000 tokens, a token added or looked up about a microsecond. The tokens of a place are
     compared when it is looked up: a collision may cost a find and never gives a wrong one.
 
@@ -62,9 +65,9 @@ class Ngrams:
         if n == len(self._array):
             self.extend([token])
             return
-        for order, table, place in zip(ORDERS, self._tables, self.hashes, strict=True):
+        for order, table, mask, place in zip(ORDERS, self._tables, self._masks, self.hashes, strict=True):
             if n >= order:
-                table[place & self._mask] = n
+                table[place & mask] = n
         self.tokens[n] = token
         self._n = n + 1
         self.hashes = self._last_hashes()
@@ -78,7 +81,7 @@ class Ngrams:
         order, end = ORDERS[which], len(other)
         if end < order:
             return None
-        at = self._tables[which][other.hashes[which] & self._mask]
+        at = self._tables[which][other.hashes[which] & self._masks[which]]
         mine, theirs = self.tokens, other.tokens
         matched, most = 0, min(LONGEST, at, end)
         while matched < most and mine[at - 1 - matched] == theirs[end - 1 - matched]:
@@ -91,8 +94,8 @@ class Ngrams:
         self._array = np.zeros(room, np.int32)
         self._array[: len(tokens)] = tokens
         places = 1 << (room - 1).bit_length()
-        self._mask = places - 1
-        self._arrays = [np.zeros(places, np.int32) for _ in ORDERS]
+        self._arrays = [np.zeros(places * more, np.int32) for more in _MORE_PLACES]
+        self._masks = [places * more - 1 for more in _MORE_PLACES]
         # Reading one element of a memoryview takes a third of what reading it of an array does.
         self.tokens = self._array.data
         self._tables = [table.data for table in self._arrays]
@@ -102,7 +105,7 @@ class Ngrams:
 
     def _enter(self, start: int) -> None:
         """Enter what comes before each position from `start` on but the end: what is last of all is looked up."""
-        for order, table in zip(ORDERS, self._arrays, strict=True):
+        for order, table, mask in zip(ORDERS, self._arrays, self._masks, strict=True):
             first = max(start, order)
             n = self._n - first
             if n <= 0:
@@ -112,7 +115,7 @@ class Ngrams:
             for i in range(1, order):
                 hashes ^= tokens[i : i + n] * _FACTORS[i]
             # Where an index comes twice, the later one stays.
-            table[(hashes ^ hashes >> _FOLD) & self._mask] = np.arange(first, self._n, dtype=np.int32)
+            table[(hashes ^ hashes >> _FOLD) & mask] = np.arange(first, self._n, dtype=np.int32)
 
     def _last_hashes(self) -> tuple[int, int]:
         """Of the last three tokens and of the last two; 0 where there are fewer."""

@@ -27,6 +27,9 @@ class _Measured:
         self.ratio = 1.0
 
     def add(self, ratio: float, *, now: int) -> None:
+        if now - self.at >= _STALE:
+            self._ratios.clear()
+            self.n = 0
         self._ratios.append(ratio)
         self.n += 1
         self.at = now

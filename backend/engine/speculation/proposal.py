@@ -1,16 +1,10 @@
 """What a drafter proposes."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
+from backend.config import Drafter
 
-class Drafter(StrEnum):
-    """Where a draft comes from."""
-
-    TEXT = "text"
-    CACHE = "cache"
-    GRAMMAR = "grammar"
-    MODEL = "model"
+__all__ = ["Drafter", "Proposal"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What may come next in one row, by all that can tell without a model."""
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -7,36 +8,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.core.constraint import Constraint
+from backend.core.logline import logline
 from backend.engine.speculation.chances import Chances
 from backend.engine.speculation.follower import ASSUMED, Follower
 from backend.engine.speculation.ngrams import Ngrams
 from backend.engine.speculation.proposal import Drafter, Proposal
+
+log = logging.getLogger(__name__)
 
 LEAD_IN = 16
 """A donor begins with so many of the tokens that it shares with the prompt, so that its place can be told."""
 # Less likely ones are not worth asking a grammar for.
 _LEAST_CHANCE = 0.1
 _LEAST_OF_ALL = 0.03
-# A forced text's last token is often a longer one that takes in what comes next.
-_FORCED, _LAST_FORCED = 0, 1
+# Of a forced text the last token is often another, which takes in what comes behind.
+_INNER, _LAST = 0, 1
 _ASSUMED_FORCED = (0.9, 0.6)
-
-
 # A row that was not asked for so long goes on without having judged each token.
 _MOST_JUDGED = 24
 _MEMORY_OF_ALL = 512
 
 
-def _learned() -> Chances:
+def _of_places() -> Chances:
     return Chances(ASSUMED, memory=_MEMORY_OF_ALL)
+
+
+def _of_forced() -> Chances:
+    return Chances(_ASSUMED_FORCED, memory=_MEMORY_OF_ALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Experience:
     """What the rows of a session have learned together, and a new one begins with. Engine thread only."""
 
-    text: Chances = field(default_factory=_learned)
-    cache: Chances = field(default_factory=_learned)
+    text: Chances = field(default_factory=_of_places)
+    cache: Chances = field(default_factory=_of_places)
+    forced: Chances = field(default_factory=_of_forced)
 
 
 class RowDrafts:
@@ -75,6 +82,8 @@ class RowDrafts:
         self._answer: Ngrams | None = None
         self._pending: list[int] = []
         self._followers: list[tuple[Drafter, Follower]] = []
+        self._forced = Chances(self._experience.forced.of)
+        self._run = 0  # the length of the text that was last found forced, in tokens
 
     def told(self, token: int) -> None:
         """A token of the answer has been drawn."""
@@ -82,8 +91,25 @@ class RowDrafts:
 
     def propose(self, most: int) -> Proposal | None:
         """Up to `most` tokens, 1 or more, that may come next; None where nothing likely is known."""
-        self._catch_up(self._answer or self._index())
-        best: Proposal | None = None
+        self._catch_up(self._answer if self._answer is not None else self._index())
+        try:
+            return self._best(most)
+        except Exception as error:  # noqa: BLE001 - a grammar that fails at looking ahead costs drafts, never a batch
+            log.error(logline("draft_failed", error=type(error).__name__))
+            self._kinds, self._followers = frozenset(), []
+            return None
+
+    def verified(self, proposal: Proposal, accepted: int) -> None:
+        """A pass has looked at exactly these tokens of the last proposal; the first `accepted` are the ones drawn."""
+        if proposal.drafter is not Drafter.GRAMMAR:
+            return  # every token tells about the places in texts
+        for i in range(min(accepted + 1, len(proposal.tokens))):
+            kind = _LAST if i == self._run - 1 else _INNER
+            for chances in (self._forced, self._experience.forced):
+                chances.learn(kind, right=i < accepted)
+
+    def _best(self, most: int) -> Proposal | None:
+        best = self._spelt(most)
         for drafter, follower in self._followers:
             if follower.chance < _LEAST_CHANCE:
                 continue
@@ -92,8 +118,18 @@ class RowDrafts:
                 best = proposal
         return best
 
-    def verified(self, proposal: Proposal, accepted: int) -> None:
-        """A pass has looked at exactly these tokens (`Proposal.cut`), and the first `accepted` are the ones drawn."""
+    def _spelt(self, most: int) -> Proposal | None:
+        """What the grammar forces."""
+        if self._constraint is None or Drafter.GRAMMAR not in self._kinds:
+            return None
+        tokens = self._constraint.forced(most + 1)
+        if not tokens:
+            return None
+        self._run = len(tokens)
+        inner, last = self._forced.of
+        chances = [inner**n for n in range(1, len(tokens))]
+        chances.append((chances[-1] if chances else 1.0) * last)
+        return Proposal(tuple(tokens), Drafter.GRAMMAR, tuple(chances)).cut(most)
 
     def _index(self) -> Ngrams:
         prompt, donor = self._prompt, self._donor
@@ -128,6 +164,8 @@ class RowDrafts:
             n -= 1
         if self._eos_ids:
             n = next((i + 1 for i in range(n) if tokens[i] in self._eos_ids), n)
+        if n and self._constraint is not None:
+            n = self._constraint.valid(tokens[:n])
         return Proposal(tuple(tokens[:n]), drafter, tuple(chances[:n])) if n else None
 
 

@@ -62,6 +62,15 @@ def test_nearly_all_that_is_there_is_found(vocab, n) -> None:
         assert sum(one is not None for one in found) > 0.75 * len(ends)
 
 
+def test_the_very_first_tokens_are_found() -> None:
+    tokens = [1, 2, 3, 1, 2, 3]
+    for given_first in range(7):
+        index = indexed(tokens[:given_first])
+        for token in tokens[given_first:]:
+            index.append(token)
+        assert [index.find(which, index) for which in (0, 1)] == [(3, 3), (3, 3)]
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 255, 256, 257])
 def test_a_sequence_of_any_length_can_grow(n) -> None:
     index = indexed(list(range(n)))
@@ -70,7 +79,7 @@ def test_a_sequence_of_any_length_can_grow(n) -> None:
     assert index.find(0, index) == (len(index) - 3, LONGEST)
 
 
-def test_an_index_of_a_long_prompt_takes_40_bytes_a_token_at_most() -> None:
+def test_an_index_of_a_long_prompt_takes_56_bytes_a_token_at_most() -> None:
     for n in (65_536, 65_537, 100_000):
         index = Ngrams(np.zeros(n, np.int32))
-        assert index.nbytes <= 40 * n + 64
+        assert index.nbytes <= 56 * n + 64

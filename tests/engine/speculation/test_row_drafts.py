@@ -1,5 +1,7 @@
 """What a row proposes: how much of it is right, how likely it says it is, and what it never does."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -42,6 +44,17 @@ def test_a_single_other_token_costs_one_pass() -> None:
     assert list(proposal.tokens[:2]) == prompt[201:203].tolist()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "least"), [([1, 2], [3, 4], 4.5), ([6, 7, 1, 8, 9], [6, 7, 3, 8, 9], 4.5)], ids=["alone", "among"]
+)
+def test_a_copy_that_makes_the_same_change_again_and_again_stays_in_its_text(old, new, least) -> None:
+    drawn = np.random.default_rng(10)
+    parts = [noise(12, drawn) for _ in range(60)]
+    prompt = np.concatenate([piece for part in parts for piece in (part, np.array(old, np.int32))])
+    answer = np.concatenate([piece for part in parts for piece in (part, np.array(new, np.int32))])
+    assert draw(row(prompt), answer).tokens_a_pass > least
+
+
 def test_noise_is_not_drafted() -> None:
     drawn = np.random.default_rng(3)
     assert draw(row(noise(4000, drawn)), noise(2000, drawn)).drafted < 20
@@ -81,6 +94,21 @@ def test_the_same_prompts_old_answer_is_proposed_from_the_first_token() -> None:
     assert proposal == Proposal(tuple(answer[:4].tolist()), Drafter.CACHE, proposal.chances if proposal else ())
 
 
+def test_an_old_answer_begins_at_the_prompts_end_also_where_its_beginning_comes_again() -> None:
+    drawn = np.random.default_rng(11)
+    prompt, answer, other = noise(300, drawn), noise(30, drawn), noise(300, drawn)
+    donor = np.concatenate([prompt[-LEAD_IN:], answer, prompt[-LEAD_IN:], other])
+    proposal = row(prompt, donor=donor).propose(8)
+    assert proposal is not None
+    assert list(proposal.tokens) == answer[:8].tolist()
+
+
+def test_a_donor_that_parts_before_the_prompts_end_is_not_followed_blindly() -> None:
+    drawn = np.random.default_rng(12)
+    prompt = noise(300, drawn)
+    assert row(prompt, donor=np.concatenate([prompt[100 - LEAD_IN : 100], noise(300, drawn)])).propose(8) is None
+
+
 def test_an_edited_prompts_old_answer_is_found_by_its_tokens() -> None:
     drawn = np.random.default_rng(7)
     start, answer = noise(3000, drawn), noise(600, drawn)
@@ -111,9 +139,16 @@ def test_a_row_that_was_not_asked_for_long_goes_on_where_it_is() -> None:
         asked.told(token)
         asked.propose(8)
         unasked.told(token)
+    for token in prompt[3000:3100].tolist():
+        unasked.told(token)
     proposal = unasked.propose(8)
     assert proposal is not None
-    assert list(proposal.tokens) == prompt[2000:2008].tolist()
+    assert list(proposal.tokens) == prompt[3100:3108].tolist()
+    for token in prompt[500:600].tolist():
+        unasked.told(token)
+    proposal = unasked.propose(8)
+    assert proposal is not None
+    assert list(proposal.tokens) == prompt[600:608].tolist()
 
 
 def test_a_new_row_begins_with_what_others_have_learned() -> None:
@@ -125,6 +160,121 @@ def test_a_new_row_begins_with_what_others_have_learned() -> None:
     first, second = alone.propose(8), taught.propose(8)
     assert first is not None
     assert second is None or second.chances[0] < first.chances[0] / 2
+
+
+class Spells:
+    """A grammar of one text, `allowed` elsewhere; `fails` when it is asked."""
+
+    def __init__(self, text: list[int], allowed: Sequence[int] = (), *, fails: bool = False) -> None:
+        self._text = text
+        self._allowed = allowed
+        self._fails = fails
+        self.at = 0
+        self.finished = False
+        self.error: str | None = None
+
+    def mask(self) -> None:
+        raise AssertionError("a draft needs no mask")
+
+    def advance(self, token: int) -> None:
+        raise AssertionError("a draft moves nothing")
+
+    def forced(self, most: int) -> Sequence[int]:
+        if self._fails:
+            raise RuntimeError("out of items")
+        return self._text[self.at : self.at + most]
+
+    def valid(self, tokens: Sequence[int]) -> int:
+        wanted = [*self._text[self.at : self.at + len(tokens)]]
+        fits = [token == want for token, want in zip(tokens, wanted, strict=False)] if wanted else []
+        fits += [token in self._allowed for token in tokens[len(fits) :]]
+        return [*fits, False].index(False)
+
+
+def test_what_a_grammar_forces_is_proposed() -> None:
+    subject = row(np.array([1], np.int32), kinds=frozenset(Drafter), constraint=Spells([7, 8, 9, 10]))
+    proposal = subject.propose(3)
+    assert proposal is not None
+    assert (proposal.tokens, proposal.drafter) == ((7, 8, 9), Drafter.GRAMMAR)
+    whole = subject.propose(8)
+    assert whole is not None
+    assert whole.tokens == (7, 8, 9, 10)
+    # The last one may be part of a longer token.
+    assert whole.chances[3] / whole.chances[2] < whole.chances[2] / whole.chances[1]
+
+
+def test_a_draft_is_cut_to_what_the_grammar_allows() -> None:
+    prompt = np.array([5, 6, 7, 8, 9, 10, 5, 6, 7], np.int32)
+    for kinds in (BOTH, frozenset(Drafter)):
+        proposal = row(prompt, kinds=kinds, constraint=Spells([], [8, 9])).propose(8)
+        assert proposal is not None
+        assert (proposal.tokens, proposal.drafter) == ((8, 9), Drafter.TEXT)
+    assert row(prompt, constraint=Spells([], [3])).propose(8) is None
+
+
+def test_the_longer_of_two_drafts_is_taken() -> None:
+    prompt = np.array([5, 6, 7, *range(100, 140), 5, 6, 7, *range(100, 120)], np.int32)
+    subject = row(prompt, kinds=frozenset(Drafter), constraint=Spells([120, 121], range(200)))
+    proposal = subject.propose(8)
+    assert proposal is not None
+    assert (proposal.drafter, len(proposal.tokens)) == (Drafter.TEXT, 8)
+
+
+def test_a_spelling_that_is_never_drawn_is_soon_unlikely() -> None:
+    session = Experience()
+    constraint = Spells([7, 8, 9, 10])
+    subject = row(np.array([1], np.int32), kinds=frozenset(Drafter), constraint=constraint, experience=session)
+    first = subject.propose(8)
+    for _ in range(10):
+        proposal = subject.propose(8)
+        assert proposal is not None
+        subject.verified(proposal.cut(2), 0)
+    last = subject.propose(8)
+    assert first is not None
+    assert last is not None
+    assert last.chances[0] < 0.2 < 0.8 < first.chances[0]
+    assert session.forced.of[0] < first.chances[0]
+
+
+def test_a_spelling_that_is_drawn_becomes_sure_its_last_token_as_well() -> None:
+    subject = row(np.array([1], np.int32), kinds=frozenset(Drafter), constraint=Spells([7, 8, 9, 10]))
+    for _ in range(40):
+        proposal = subject.propose(8)
+        assert proposal is not None
+        subject.verified(proposal, 4)
+    assert proposal is not None
+    assert proposal.chances[3] > 0.9
+
+
+def test_a_pass_that_was_cut_short_says_nothing_of_what_it_did_not_look_at() -> None:
+    subject = row(np.array([1], np.int32), kinds=frozenset(Drafter), constraint=Spells([7, 8, 9, 10]))
+    proposal = subject.propose(8)
+    assert proposal is not None
+    for _ in range(10):
+        subject.verified(proposal.cut(2), 2)
+    again = subject.propose(8)
+    assert again is not None
+    assert again.chances[0] > proposal.chances[0]
+
+
+def test_a_wrong_token_says_nothing_of_those_behind_it() -> None:
+    subject = row(np.array([1], np.int32), kinds=frozenset(Drafter), constraint=Spells([7, 8]))
+    before = subject.propose(8)
+    assert before is not None
+    subject.verified(before, 0)
+    after = subject.propose(8)
+    assert after is not None
+    assert after.chances[0] < before.chances[0]
+    assert after.chances[1] / after.chances[0] == pytest.approx(before.chances[1] / before.chances[0])
+
+
+def test_a_grammar_that_fails_costs_the_row_its_drafts_and_nothing_else(caplog) -> None:
+    prompt = np.array([5, 6, 7, 8, 9, 10, 5, 6, 7], np.int32)
+    subject = row(prompt, kinds=frozenset(Drafter), constraint=Spells([7], fails=True))
+    assert subject.propose(8) is None
+    subject.told(8)
+    assert subject.propose(8) is None
+    assert len(caplog.records) == 1
 
 
 @given(
