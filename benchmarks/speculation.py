@@ -84,6 +84,8 @@ class Bench:
         self._handle.start()
         await self._handle.load(config)
         self._kinds = await self._handle.with_session(lambda session: session.speculating.kinds)
+        if not self._kinds:
+            raise SystemExit(await self._handle.with_session(lambda session: session.loaded.speculation_reason))
 
     async def measure(self, pairs: Sequence[tuple[Tokens, Tokens]], *, rounds: int, again: bool) -> tuple[Side, Side]:
         """All prompts at once, and their answers, without and with speculation in turn."""
