@@ -15,15 +15,12 @@ from backend.prompt.messages import (
     template_messages,
     whole_tool,
 )
-from backend.prompt.renderer import FunctionRenderer, ProcessRenderer, Renderer
+from backend.prompt.renderer import FunctionRenderer, ProcessRenderer, Renderer, RenderingStopped
 from backend.prompt.renderer_pool import RendererPool
 from backend.prompt.rendering import Probe, Rendered, RenderJob
 from backend.prompt.template_needs import TemplateNeeds
 
 _RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
-
-# Of wall time for a made-up conversation of a few words.
-_NEED_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +119,10 @@ class ChatTemplate:
         raise InvalidRequest("UseTokenizerTemplate", f"the model has no chat template for this{which}")
 
     def _attempt(self, source: str, conversation: Conversation, shape: Shape) -> str | None:
-        job = self._job(source, conversation, shape)
         try:
-            return self._renderer.render(replace(job, seconds=min(job.seconds, _NEED_SECONDS))).text
+            return self._renderer.render(self._job(source, conversation, shape)).text
+        except RenderingStopped:
+            raise  # of a slow machine nothing is learned about the template
         except InvalidRequest:
             return None
 

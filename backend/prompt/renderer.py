@@ -26,6 +26,10 @@ _WATCH_S = 0.05
 _UNTAKEN = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
+class RenderingStopped(InvalidRequest):
+    """The job took too long, or too much memory, and was stopped."""
+
+
 class Renderer(Protocol):
     """Turns jobs into text. `prep` thread only."""
 
@@ -37,7 +41,8 @@ class Renderer(Protocol):
         """Render a job.
 
         Raises:
-            InvalidRequest: The template refuses, fails, or takes too long.
+            InvalidRequest: The template refuses or fails.
+            RenderingStopped: It takes too long, or too much memory.
         """
         ...
 
@@ -104,10 +109,10 @@ class ProcessRenderer:
             answer = rendered_from(_exchange(self._process, frame, deadline, self._memory_bytes))
             answered = True
         except TimeoutError as error:
-            raise InvalidRequest("Messages", f"the chat template took over {seconds:g} s") from error
+            raise RenderingStopped("Messages", f"the chat template took over {seconds:g} s") from error
         except _TooLarge as error:
             size = self._memory_bytes >> 20
-            raise InvalidRequest("Messages", f"the chat template took over {size} MiB of memory") from error
+            raise RenderingStopped("Messages", f"the chat template took over {size} MiB of memory") from error
         finally:
             if not answered:
                 self._kill()

@@ -79,7 +79,8 @@ _PROBE, _OTHER = "a probe", "another probe"
 _ASKS = Message(role="user", content=_PROBE)
 _CALL = ToolCall(id="call00000", name="probe_tool", arguments={"probe_key": "probe value"})
 _RESULT = Message(role="tool", content=_OTHER, name="probe_tool", tool_call_id=_CALL.id)
-_AS_REPR = "'probe_key'"  # a dictionary printed as Python prints it, which no model was trained on
+# Dictionaries printed as Python prints them, which no model was trained on.
+_AS_REPR, _PART_AS_REPR = "'probe_key'", "'type'"
 
 
 def _tool(**function: Json) -> dict[str, Json]:
@@ -91,7 +92,7 @@ _NEEDS = (
         name="content_parts",
         concerns=lambda _: True,
         probe=Conversation(messages=(_ASKS,)),
-        right=lambda text: _PROBE in text,
+        right=lambda text: _PROBE in text and _PART_AS_REPR not in text,
     ),
     _Need(
         name="developer_as_system",

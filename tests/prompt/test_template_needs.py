@@ -7,7 +7,9 @@ import pytest
 
 from backend.core.errors import InvalidRequest
 from backend.core.request import Conversation, Json, Message, ToolCall
-from backend.prompt.chat_template import ChatTemplate
+from backend.prompt.chat_template import ChatTemplate, TemplateSettings
+from backend.prompt.renderer import ProcessRenderer, RenderingStopped
+from backend.prompt.rendering import Rendered, RenderJob
 
 Make = Callable[..., ChatTemplate]
 CALL = ToolCall(id="c1", name="f", arguments={"a": 1}, text='{"a":1}')
@@ -134,6 +136,32 @@ def test_a_template_that_takes_nothing_says_why_each_time(chat_template: Make) -
     for _ in range(2):
         with pytest.raises(InvalidRequest, match="closed on Sundays"):
             template.render(said(("user", "hello")))
+
+
+def test_a_template_that_prints_its_content_upside_down_is_given_text(chat_template: Make) -> None:
+    """Parts would come out as Python prints them."""
+    source = "{% for m in messages %}{{ m.content if m.content is not string else m.content | reverse }}{% endfor %}"
+    assert chat_template(source).render(said(("user", "hello"))).text == "olleh"
+
+
+def test_nothing_is_learned_from_a_rendering_that_was_stopped(renderer: ProcessRenderer) -> None:
+    """Such as the first one on a machine that is busy."""
+
+    class SlowAtFirst(ProcessRenderer):
+        slow = True
+
+        def render(self, job: RenderJob) -> Rendered:
+            if self.slow:
+                self.slow = False
+                raise RenderingStopped("Messages", "the chat template took over 5 s")
+            return renderer.render(job)
+
+    source = "{% for m in messages %}{{ m.content if m.content is string else m.content[0].text + '!' }}{% endfor %}"
+    settings = TemplateSettings(sources={"default": source}, special_tokens={}, variables={})
+    template = ChatTemplate(settings, SlowAtFirst())
+    with pytest.raises(InvalidRequest, match="took over"):
+        template.render(said(("user", "hello")))
+    assert template.render(said(("user", "hello"))).text == "hello"
 
 
 @pytest.mark.parametrize("name", ["enable_thinking", "thinking"])
