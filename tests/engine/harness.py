@@ -82,10 +82,21 @@ async def settled(handle: EngineHandle) -> dict[str, float]:
 
 
 def model_config(
-    path: Path, *, engine: EngineConfig | None = None, cache: CacheConfig = NO_CACHE, **options: object
+    path: Path,
+    *,
+    engine: EngineConfig | None = None,
+    cache: CacheConfig = NO_CACHE,
+    as_served: bool = False,
+    **options: object,
 ) -> ModelConfig:
-    """A configuration for a directory, without prompt cache unless one is given."""
+    """A configuration for a directory, without prompt cache unless one is given.
+
+    Args:
+        as_served: The processes for templates and grammars begin at the load. Most tests need neither.
+    """
     engine = engine or EngineConfig()
+    if engine.warm_up == "auto" and not as_served:
+        engine = replace(engine, warm_up="off")
     if engine.sampler == "auto":
         engine = replace(engine, sampler=chosen.sampler)
     return ModelConfig(  # type: ignore[arg-type]
