@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from backend.core.call_shape import Fixed
 from backend.core.events import Piece
-from backend.output import OutputFormat
+from backend.output import OutputFormat, OutputStream
 from backend.output.formats import formats
-from tests.output.cutting import calls_in, cuts, run
+from backend.output.text.decoding import TableDecoder
+from tests.grammar.json_prefix import is_json_prefix
+from tests.output.cutting import calls_in, cuts, joined, numbered_ids, run
 
 TOOLS: tuple[dict[str, Any], ...] = (
     {
@@ -81,8 +83,43 @@ def check(name: str, golden: Golden) -> None:
     for parts in cuts(golden.text, pairs_below=0):
         assert run_golden(name, golden, parts, in_parts=True) == whole
     check_cut_off(name, golden)
+    check_bytes(name, golden, whole)
     if golden.same_as_mlx_lm:
         assert mlx_lm_calls(name, golden.text) == list(golden.calls)
+
+
+def check_bytes(name: str, golden: Golden, whole: Piece) -> None:
+    """Streamed byte by byte: at any time the arguments begin those of the whole answer, and in the end are they."""
+    expected = calls_in(whole)
+    parser = format_named(name).parser(
+        opens_reasoning=golden.opens_reasoning, tools=TOOLS, calls_in_parts=True, new_id=numbered_ids()
+    )
+    stream = OutputStream(TableDecoder(Bytes()), (), parser)
+    sent = Piece()
+    for byte in golden.text.encode():
+        sent = sent + stream.push(byte)
+        calls = calls_in(sent)
+        for (function, arguments), (right, all_of_them) in zip(calls, expected, strict=False):
+            assert function == right
+            assert all_of_them.startswith(arguments)
+        assert len(calls) <= len(expected)
+    assert joined(sent + stream.finish()) == whole
+
+
+class Bytes:
+    """Tokens of one byte each."""
+
+    def bytes_of(self, token: int) -> bytes:
+        return bytes([token])
+
+    def text_of(self, token: int) -> str | None:
+        return chr(token) if token < 128 else None
+
+    def is_hidden(self, token: int) -> bool:
+        return False
+
+    def decode(self, tokens: list[int]) -> str:
+        return bytes(tokens).decode()
 
 
 def check_cut_off(name: str, golden: Golden) -> None:
@@ -130,6 +167,7 @@ def check_damaged(name: str, goldens: Sequence[Golden]) -> None:
         in_parts = run_golden(name, golden, [text], stops=stops, in_parts=True)
         assert run_golden(name, golden, parts, stops=stops, in_parts=True) == in_parts
         assert run_golden(name, golden, list(text), stops=stops, in_parts=True) == in_parts
+        assert all(is_json_prefix(arguments) for _, arguments in calls_in(in_parts))
 
     holds()
 

@@ -120,7 +120,7 @@ class BraceFormat(CallFormat):
             return (JsonValue(schema),)
         values = choices(schema)
         if values is None:
-            return Fixed(self._quote), FreeText(end=self._quote, **text_limits(resolved(schema, schema)))
+            return Fixed(self._quote), FreeText(end=self._quote, limits=(text_limits(resolved(schema, schema)),))
         texts = [value for value in values if isinstance(value, str) and self._quote not in value]
         if not texts:
             raise NotForceable("none of its values can be written")
