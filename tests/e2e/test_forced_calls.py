@@ -24,7 +24,7 @@ WAYS = {
     "": "'Use them.'",
     "qwen3_coder": "'<tool_call>\\n<function=name>\\n</function>\\n</tool_call>'",
     "glm47": "'<tool_call>name<arg_key>k</arg_key><arg_value>v</arg_value></tool_call>'",
-    "hunyuan": "'<tool_calls>[]</tool_calls>'",
+    "hunyuan": "'<tool_calls>[]</tool_calls><answer>'",
 }
 SHORT = {"type": "string", "maxLength": 8}
 PARAMETERS = {

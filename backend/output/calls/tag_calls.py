@@ -23,8 +23,8 @@ class Tags:
 
     Attributes:
         head: From behind the call's start to its first argument; group `name`.
-        opening: Opens an argument; groups `key` and, where the text says it, `type`. Both patterns begin with white
-            space and must match within a thousand characters.
+        opening: Opens an argument; groups `key` and, where the text says it, `type`, or `string`: `true` for a text and
+            `false` for JSON. Both patterns begin with white space and must match within a thousand characters.
         head_begun, opening_begun: What may become one, as a pattern of all text that is there. See `begun`.
         value_end: Ends an argument.
         close: Texts that end the call, white space between them.
@@ -34,6 +34,7 @@ class Tags:
         quoted: A value may stand between two texts, within which `value_end` is text.
         json_opening: Opens all arguments as one JSON object; `json_end` follows it.
         write_head, write_opening: The call's beginning, for `{name}`, and an argument's, for `{key}`.
+        write_text, write_json: Behind the opening of a text and of anything else, where `string` tells them apart.
         write_tail: Between a value and `value_end`.
         write_after: Behind an argument.
         write_close: The call's end, and its section's.
@@ -49,6 +50,8 @@ class Tags:
     write_head: str = ""
     write_opening: str = ""
     write_close: str = ""
+    write_text: str = ""
+    write_json: str = ""
     write_tail: str = ""
     write_after: str = ""
     writable: re.Pattern[str] = field(default=re.compile(r"[^\s<>\"'{}]{1,256}"))
@@ -162,8 +165,12 @@ class _Value:
         self._begin = self._searched = opening.end()
         groups = opening.groupdict()
         self._key = tags.unescape(groups["key"]) if groups.get("key") is not None else None
-        declared = groups.get("type")
+        declared, string = groups.get("type"), groups.get("string")
+        declared = "string" if string == "true" else declared
         self._types = frozenset([declared]) if declared else tools.types(function, self._key or "")
+        if string == "false":
+            self._types -= {"string"}
+        self._guess = tags.guess or string == "false"
         self._end = tags.value_end if self._key is not None else tags.json_end
         self._extent = JsonExtent(self._begin) if self._key is None or self._structured else None
 
@@ -187,7 +194,7 @@ class _Value:
 
     def _json(self, text: str) -> str:
         try:
-            return dump_json(typed(text, self._types, guess=self._tags.guess))
+            return dump_json(typed(text, self._types, guess=self._guess))
         except NotACall:
             return dump_json(text)
 

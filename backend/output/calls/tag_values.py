@@ -44,6 +44,8 @@ def tagged_shape(tags: Tags, name: str, parameters: Json) -> Shape:
 
 def _tagged(tags: Tags, schema: Json) -> Shape:
     """A value and its end tag."""
+    if tags.write_text:
+        return _told_apart(tags, schema)
     values, types = choices(schema), schema_types(schema, schema)
     end = tags.write_tail + tags.value_end
     if values is not None:
@@ -57,6 +59,28 @@ def _tagged(tags: Tags, schema: Json) -> Shape:
     shapes: list[Shape] = [(JsonValue(option), Fixed(end)) for option in structured]
     if limits:
         shapes.append(_free_text(tags, limits, only_text=types == _TEXT, unlike_json=bool(structured)))
+    if not shapes:
+        raise NotForceable("none of its values can be written")
+    return shapes[0] if len(shapes) == 1 else (Either(tuple(shapes)),)
+
+
+def _told_apart(tags: Tags, schema: Json) -> Shape:
+    """A value of which the opening says whether it is a text."""
+    shapes: list[Shape] = []
+    for option in alternatives(schema):
+        values, types = choices(option), schema_types(option, option)
+        if values is not None:
+            for value in values:
+                lead = tags.write_text if isinstance(value, str) else tags.write_json
+                if tags.value_end not in written(value):
+                    shapes.append((Fixed(lead + written(value) + tags.value_end),))
+            continue
+        if not types or "string" in types:
+            limits = text_limits(resolved(option, option)) if types == _TEXT else TextLimits()
+            shapes.append((Fixed(tags.write_text), FreeText(end=tags.value_end, limits=(limits,))))
+        if types != _TEXT:
+            kinds = sorted(types - _TEXT) or [*_READ_AS, *_STRUCTURED]
+            shapes.append((Fixed(tags.write_json), JsonValue({**option, "type": kinds}), Fixed(tags.value_end)))
     if not shapes:
         raise NotForceable("none of its values can be written")
     return shapes[0] if len(shapes) == 1 else (Either(tuple(shapes)),)
