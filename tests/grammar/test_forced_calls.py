@@ -19,7 +19,7 @@ from tests.grammar.vocabularies import BYTES, accepts, allowed
 from tests.output.cutting import calls_in, run
 from tests.output.golden import format_named
 
-WALKS = 12
+WALKS = 8
 STEPS = 6000
 PRINTABLE = range(0x20, 0x7F)
 # Pieces that a walk needs now and then to get out of a value.
@@ -81,6 +81,12 @@ TOOLS: tuple[dict[str, Any], ...] = (
 )
 SCHEMAS = {each["function"]["name"]: each["function"].get("parameters", {}) for each in TOOLS}
 FORMATS = sorted(formats())
+# Each format's markers as control tokens and as text, one of them in the slow tier.
+MARKED = [
+    pytest.param(name, special, marks=[pytest.mark.slow] if special == (len(name) % 2) else [])
+    for name in FORMATS
+    for special in (False, True)
+]
 
 
 def vocabulary_of(output_format: OutputFormat, *, special: bool) -> Vocabulary:
@@ -132,8 +138,7 @@ def check_call(output_format: OutputFormat, text: str, rng: random.Random) -> st
     return name
 
 
-@pytest.mark.parametrize("special", [False, True])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("name", "special"), MARKED)
 def test_every_text_that_the_grammar_admits_is_read_as_one_call_that_fits(name: str, special: bool) -> None:
     output_format, rng = format_named(name), random.Random(f"{name} {special}")
     vocabulary = vocabulary_of(output_format, special=special)
