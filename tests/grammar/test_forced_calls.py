@@ -219,6 +219,18 @@ def test_unions_and_patterns_of_a_text_are_held(
         assert accepts(compiled.constraint(), begin + wrapped + end) is (text in texts), text
 
 
+def test_unions_of_strings_are_held_in_gemmas_quotes(compiler: GrammarCompiler) -> None:
+    schema = {"anyOf": [{"type": "string", "pattern": "^a+$"}, {"const": "only"}, {"type": "string", "maxLength": 1}]}
+    parameters = {"properties": {"k": schema}, "required": ["k"]}
+    calls = format_named("gemma4").forced_calls([{"function": {"name": "f", "parameters": parameters}}])
+    found = tool_grammar(calls, ToolChoice(mode="required"))
+    assert found is not None
+    compiled = compiler.compile(found.grammar)
+    for text, right in (("aaa", True), ("only", True), ("b", True), ("bb", False), ("onl", False)):
+        whole = f'<|tool_call>call:f{{k:<|"|>{text}<|"|>}}<tool_call|>'
+        assert accepts(compiled.constraint(), whole) is right, text
+
+
 def test_how_white_space_is_held_is_inherited_by_each_argument() -> None:
     parameters = {"properties": {"a": {"type": "object"}}, "x-guidance": {"whitespace_flexible": False}}
     for name in ("qwen3_coder", "pythonic"):

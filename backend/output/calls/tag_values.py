@@ -94,7 +94,7 @@ def _options(tags: Tags, schema: Json, types: frozenset[str]) -> tuple[list[Json
     for option in alternatives(schema):
         values, own = choices(option), schema_types(option, option)
         if values is not None:
-            limits += [_exactly(written(value)) for value in values if _survives(tags, value, types)]
+            limits += [exactly(written(value)) for value in values if _survives(tags, value, types)]
         elif own and not own.isdisjoint(_STRUCTURED) and "string" not in own:
             structured.append(option)
         elif own and "string" not in own:
@@ -106,7 +106,8 @@ def _options(tags: Tags, schema: Json, types: frozenset[str]) -> tuple[list[Json
     return structured, tuple(limits)
 
 
-def _exactly(text: str) -> TextLimits:
+def exactly(text: str) -> TextLimits:
+    """This text and no other."""
     return TextLimits(pattern=re.escape(text).replace("\\\n", "\\n"))
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import Either, Fixed, FreeText, JsonValue, Member, Members, Shape
+from backend.core.call_shape import Either, Fixed, FreeText, JsonValue, Member, Members, Shape, TextLimits
 from backend.output.calls.argument_lists import ArgumentListReader, CallListReader, CallSyntax, Quote
 from backend.output.calls.call_format import CallFormat, NotForceable
 from backend.output.calls.forcing import argument_shapes, choices, text_limits
@@ -12,6 +12,7 @@ from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import after_comma, read_literal, skip_blank
 from backend.output.calls.schema import ToolSchemas, read_guess, resolved, schema_types
 from backend.output.calls.tag_calls import begun
+from backend.output.calls.tag_values import alternatives, exactly
 
 _FUNCTION = re.compile(r"[\w.-]{1,256}")
 _ARGUMENT = re.compile(r"[^\s:,{}\[\]<>\"]+")
@@ -141,11 +142,27 @@ class BraceFormat(CallFormat):
             return (JsonValue(schema),)
         values = choices(schema)
         if values is None:
-            return Fixed(self._quote), FreeText(end=self._quote, limits=(text_limits(resolved(schema, schema)),))
-        texts = [value for value in values if isinstance(value, str) and self._quote not in value]
+            return Fixed(self._quote), FreeText(end=self._quote, limits=self._limits(schema))
+        texts = self._writable(values)
         if not texts:
             raise NotForceable("none of its values can be written")
         return (Either(tuple((Fixed(self._quote + text + self._quote),) for text in texts)),)
+
+    def _limits(self, schema: Mapping[str, Any]) -> tuple[TextLimits, ...]:
+        """Of a string, which may be a union of strings."""
+        limits: list[TextLimits] = []
+        for option in alternatives(schema):
+            values = choices(option)
+            if values is None:
+                limits.append(text_limits(resolved(option, option)))
+            else:
+                limits += map(exactly, self._writable(values))
+        if not limits:
+            raise NotForceable("none of its values can be written")
+        return tuple(limits)
+
+    def _writable(self, values: list[Any]) -> list[str]:
+        return [value for value in values if isinstance(value, str) and self._quote not in value]
 
 
 FORMAT = BraceFormat("gemma4", "<|tool_call>", "<tool_call|>", '<|"|>')
