@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from types import TracebackType
@@ -105,6 +106,20 @@ class Terminal:
     def press(self, keys: str) -> None:
         """Press keys."""
         os.write(self._master, keys.encode())
+
+    def interrupt_line(self, done: Callable[[], bool]) -> None:
+        """Press Ctrl-C where a line is asked for, until it is `done`.
+
+        Python's line editor shows its prompt and only then waits: a signal between the two is held until a key comes.
+        """
+        for _ in range(3):
+            self.press(CTRL_C)
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                if done():
+                    return
+                time.sleep(0.01)
+        raise AssertionError(f"Ctrl-C changes nothing:\n{self.text[-2000:]}")
 
     def wait_for(self, pattern: str, seconds: float = 60.0, *, after: int = 0) -> re.Match[str]:
         """The first match in `text` from place `after` on; fails when the program ends without one."""

@@ -78,9 +78,8 @@ def test_ctrl_c_stops_the_answer_and_then_leaves(worker: Worker) -> None:
         # The chat goes on, from what there is of the answer.
         terminal.answered("/set ignore_eos off", "set: ")
         assert "prompt tokens" in terminal.answered(CAPITAL), stopped
-        terminal.press(CTRL_C)
-        terminal.wait_for(r"Ctrl-C once more, or Ctrl-D, leaves\.\n> $")
-        terminal.press(CTRL_C)
+        terminal.interrupt_line(lambda: terminal.text.endswith("Ctrl-C once more, or Ctrl-D, leaves.\n> "))
+        terminal.interrupt_line(lambda: terminal.process.poll() is not None)
         assert terminal.code() == 0
 
 
