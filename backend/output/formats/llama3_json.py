@@ -15,13 +15,17 @@ class BareJson(CallFormat):
 
     Args:
         marker: What may stand before them; empty if nothing does.
+        end: What may follow them then.
         write: What stands before and after one.
         arguments: What the arguments are called.
     """
 
-    def __init__(self, name: str, marker: str, write: tuple[str, str], arguments: str) -> None:
+    def __init__(self, name: str, marker: str, write: tuple[str, str], arguments: str, end: str = "") -> None:
         self.name = name
-        self.starts = self.markers = (marker,) if marker else ()
+        self.starts = (marker,) if marker else ()
+        self.ignored = (end,) if end else ()
+        self.markers = (*self.starts, *self.ignored)
+        self._end = end
         self._write, self._arguments = write, arguments
 
     @property
@@ -33,7 +37,7 @@ class BareJson(CallFormat):
         return ""
 
     def reader(self, start: str, tools: ToolSchemas) -> BareCallReader:
-        return BareCallReader(None)
+        return BareCallReader(None, self._end)
 
     def bare_reader(self, tools: ToolSchemas) -> BareCallReader:
         return BareCallReader(frozenset(tools.names))

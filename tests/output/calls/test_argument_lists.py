@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.output.calls.argument_lists import ValueExtent
+from backend.output.calls.argument_lists import CallSyntax, ValueExtent
 from backend.output.calls.python_calls import SYNTAX
 from backend.output.formats.gemma4 import call_syntax
 from tests.output.cutting import calls_in, cuts, run
@@ -14,37 +14,23 @@ GEMMA = call_syntax('<|"|>')
 
 
 @pytest.mark.parametrize(
-    ("text", "value"),
+    ("syntax", "text", "value"),
     [
-        ("3, b=4)", "3"),
-        ("'it\\'s, ) ' )", "'it\\'s, ) ' "),
-        ('"""a")\n, """)', '"""a")\n, """'),
-        ('"")', '""'),
-        ("[1, (2, 3), {'a': ']'}], x", "[1, (2, 3), {'a': ']'}]"),
-        (" None)", " None"),
+        (SYNTAX, "3, b=4)", "3"),
+        (SYNTAX, "'it\\'s, ) ' )", "'it\\'s, ) ' "),
+        (SYNTAX, '"""a")\n, """)', '"""a")\n, """'),
+        (SYNTAX, '"")', '""'),
+        (SYNTAX, "[1, (2, 3), {'a': ']'}], x", "[1, (2, 3), {'a': ']'}]"),
+        (SYNTAX, " None)", " None"),
+        (GEMMA, '<|"|>a, "b"} <|"|>}', '<|"|>a, "b"} <|"|>'),
+        (GEMMA, "5 o'clock (or so), b", "5 o'clock (or so)"),
+        (GEMMA, '6" pipe}', '6" pipe'),
+        (GEMMA, '["a]", {b:<|"|>}<|"|>, c:"}"}]}', '["a]", {b:<|"|>}<|"|>, c:"}"}]'),
     ],
 )
-def test_a_value_ends_at_the_comma_or_bracket_behind_it(text: str, value: str):
+def test_a_value_ends_at_the_comma_or_bracket_behind_it(syntax: CallSyntax, text: str, value: str):
     for parts in cuts(text):
-        extent, seen, end = ValueExtent(SYNTAX, 0), "", None
-        for part in parts:
-            seen += part
-            end = end if end is not None else extent.find_end(seen)
-        assert end == len(value)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ('<|"|>a, "b"} <|"|>}', '<|"|>a, "b"} <|"|>'),
-        ("5 o'clock (or so), b", "5 o'clock (or so)"),
-        ('6" pipe}', '6" pipe'),
-        ('["a]", {b:<|"|>}<|"|>, c:"}"}]}', '["a]", {b:<|"|>}<|"|>, c:"}"}]'),
-    ],
-)
-def test_a_value_in_gemmas_notation_ends_so_too(text: str, value: str):
-    for parts in cuts(text):
-        extent, seen, end = ValueExtent(GEMMA, 0), "", None
+        extent, seen, end = ValueExtent(syntax, 0), "", None
         for part in parts:
             seen += part
             end = end if end is not None else extent.find_end(seen)
