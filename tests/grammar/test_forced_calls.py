@@ -36,6 +36,8 @@ PIECES = (
 PIECES += (
     "</atem:parameter>",
     "</steptml:parameter>",
+    "</\uff5cDSML\uff5cparameter>",
+    "</",
     '"',
     '"}',
     "true",
@@ -83,8 +85,8 @@ SCHEMAS = {each["function"]["name"]: each["function"].get("parameters", {}) for 
 FORMATS = sorted(formats())
 # Each format's markers as control tokens and as text, one of them in the slow tier.
 MARKED = [
-    pytest.param(name, special, marks=[pytest.mark.slow] if special == (len(name) % 2) else [])
-    for name in FORMATS
+    pytest.param(name, special, marks=[pytest.mark.slow] if special == number % 2 else [])
+    for number, name in enumerate(FORMATS)
     for special in (False, True)
 ]
 
