@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Literal
 
 from backend.core.pooled import Pooling
@@ -16,6 +17,19 @@ LogFormat = Literal["text", "json"]
 FLUSH_SECONDS = 3.0
 """What a disk gets of the prompt cache when its model goes; a host that stops a worker does not wait for long."""
 Isolation = Literal["performance", "balanced", "strict"]
+
+
+class Drafter(StrEnum):
+    """What guesses at tokens to come: the row's own text, what the prompt cache has, its grammar, another model."""
+
+    TEXT = "text"
+    CACHE = "cache"
+    GRAMMAR = "grammar"
+    MODEL = "model"
+
+
+ALL_DRAFTERS = frozenset(Drafter)
+"""Those of them that there is something for: `MODEL` where a draft model is given."""
 RerankWay = Literal["yes_no", "cosine"]
 STRICT_CHUNK = 128
 """Under `strict` prefill chunks, and what is used of a named prefix, end at multiples of this many tokens: so the bits
@@ -77,7 +91,7 @@ class EngineConfig:
             and KV, 0 wires nothing.
         sampler: `host` samples with numpy, `device` with MLX one step ahead; `auto` takes host on a CPU.
         warm_up: Whether a load runs every kind of step once, so that no first request waits for kernels to be compiled;
-            `auto` does on a GPU.
+            `auto` does on a GPU. With `off` the processes for templates and grammars begin when they are needed.
         model_idle_s: So long after the last request the weights are dropped, until the next one; None is never.
         progress_s: Seconds between two log lines on how far a load or a long prompt is.
         watchdog_s: A step that takes longer is a hang and ends the process; None is off.
@@ -85,6 +99,8 @@ class EngineConfig:
         kv_bits: Rows hold their keys and values as codes of so many bits; None holds the numbers themselves.
         kv_group_size: Features of a head that share a scale and a bias, of rows' codes and of the prompt cache's.
         quantized_kv_start: Tokens below which a row holds numbers all the same; without use unless `kv_bits` is set.
+        drafters: Whose guesses a pass may look at; none decodes a token a step.
+        max_draft: Guessed tokens of a row that a pass looks at, at most.
     """
 
     isolation: Isolation = "performance"
@@ -109,6 +125,8 @@ class EngineConfig:
     kv_bits: int | None = None
     kv_group_size: int = 64
     quantized_kv_start: int = 0
+    drafters: frozenset[Drafter] = ALL_DRAFTERS
+    max_draft: int = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

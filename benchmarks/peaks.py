@@ -7,7 +7,6 @@ batch holds before or after, whichever is more, divided by one layer of it: `LAY
 `backend/engine/batching/memory.py` must not be less.
 """
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,8 @@ import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
 from backend.engine.batching.memory import BLOCK_TOKENS, LAYERS_IN_FLIGHT
-from backend.engine.batching.row_caches import keep_rows, row_caches
+from backend.engine.kv.merging import merged
+from backend.engine.kv.row_caches import copied, row_cache
 from benchmarks.report import Report, arguments, parse
 
 ROWS = 4
@@ -52,15 +52,15 @@ class Batch:
     def merge(self) -> None:
         """All rows but one."""
         rows, self._waiting = self._waiting[1:], self._waiting[:1]
-        self._caches, self._rows = [layer[0].merge(list(layer)) for layer in zip(*rows, strict=True)], ROWS - 1
+        self._caches, self._rows = [merged(layer) for layer in zip(*rows, strict=True)], ROWS - 1
         del rows
         self.step()
 
     def extend(self) -> None:
         """The last one too."""
-        grown = [copy.copy(cache) for cache in self._caches]
+        grown = [copied(cache) for cache in self._caches]
         for mine, theirs in zip(grown, self._waiting.pop(), strict=True):
-            mine.extend(theirs.merge([theirs]))
+            mine.extend(merged([theirs]))
         self._caches, self._rows = grown, ROWS
         del grown
         self.step()
@@ -73,13 +73,14 @@ class Batch:
 
     def leave(self) -> None:
         """One row leaves."""
-        keep_rows(self._caches, [0, 1, 3], [self._caches[0].size()] * ROWS)
+        for cache in self._caches:
+            cache.filter([0, 1, 3])
         self._rows = ROWS - 1
         self.step()
 
     def part(self) -> None:
         """One row stays, unmerged."""
-        self._caches = row_caches(self._caches, 1, [self._caches[0].size()] * self._rows)
+        self._caches = [row_cache(cache, 1) for cache in self._caches]
         self._rows = 1
         self.step()
 

@@ -40,7 +40,7 @@ def step_prices(rows: int, tokens: int, layers: int, rounds: int, dtype: str) ->
     from mlx_lm.models.cache import KVCache
     from mlx_lm.utils import load_model
 
-    from backend.engine.quantized.batch_cache import merged
+    from backend.engine.kv.merging import merged
     from backend.engine.quantized.conversion import to_codes
     from backend.engine.quantized.kv_format import KVFormat
     from tests.models import write_model
@@ -84,8 +84,8 @@ def step_prices(rows: int, tokens: int, layers: int, rounds: int, dtype: str) ->
 
 def leave_and_come_back(caches: list[Any], rows: int) -> list[Any]:
     """The last row goes and joins again, in arrays of their own."""
-    from backend.engine.batching.row_caches import copied
-    from backend.engine.quantized.batch_cache import merged
+    from backend.engine.kv.merging import merged
+    from backend.engine.kv.row_caches import copied
 
     grown = [copied(cache) for cache in caches]
     gone = [merged([cache.extract(rows - 1)]) for cache in grown]
@@ -110,7 +110,7 @@ def bytes_of() -> list[list[object]]:
     import mlx.core as mx
     from mlx_lm.models.cache import KVCache
 
-    from backend.engine.batching.row_caches import nbytes
+    from backend.engine.kv.row_caches import nbytes
     from backend.engine.quantized.conversion import to_codes
     from backend.engine.quantized.kv_format import KVFormat
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from mlx_cache.below import Below, Namespace, text_alone
 from mlx_cache.blocks import BLOCK_TOKENS, MAX_BLOCK_TOKENS, Block, InconsistentCache, Layout, Payload, UnsupportedLayer
 from mlx_cache.competing import CompetingPolicy
@@ -134,6 +136,27 @@ class PromptCache:
         asked = as_tokens(tokens)
         with self._lock:
             return self._index.best(model_key, asked, max(0, len(asked) - 1))[3]
+
+    def continuation(
+        self, model_key: Hashable, tokens: Sequence[int] | Tokens, most: int = 4096, *, lead_in: int = 0
+    ) -> Tokens | None:
+        """The tokens behind the longest prefix that a stored sequence which goes on there shares with these, `most` of
+        them at most; of several such sequences the one used last. None where none shares a token and goes on.
+
+        Its first tokens are the last `lead_in` ones that are shared, or as many as are. Changes nothing, not even what
+        counts as recently used; reads no file, and no key or value.
+        """
+        asked = as_tokens(tokens)
+        with self._lock:
+            agreed, parts = self._index.beyond(self._forms(model_key), asked, most)
+        if not agreed:
+            return None
+        behind = np.concatenate(parts)[:most]
+        return np.concatenate([asked[max(0, agreed - lead_in) : agreed], behind])
+
+    def _forms(self, model_key: Hashable) -> list[Hashable]:
+        """The keys under which sequences of a model key are kept."""
+        return [model_key]
 
     # The disk below
 

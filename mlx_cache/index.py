@@ -5,7 +5,7 @@ An insert is a plan (what to copy), copies made without the lock, and a commit t
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 
 from mlx_cache.blocks import BLOCK_TOKENS, Block, Layout, Restorable, State
 from mlx_cache.eviction import Eviction
@@ -68,6 +68,19 @@ class Index:
         # Only the lists are copied here; which parts of the blocks to read is worked out without the lock.
         spans = [[list(blocks) for blocks in step.spans] for step in node.path()]
         return Found(Restorable(length, [], state), reason, match.length, tree.layout, Hold(node, length), spans)
+
+    def beyond(self, keys: Iterable[Hashable], tokens: Tokens, most: int) -> tuple[int, list[Tokens]]:
+        """The longest prefix of the tokens behind which something of these namespaces goes on, and that.
+
+        Of several as long the one that was used last; see `Tree.beyond`.
+        """
+        best, parts = (0, 0.0), list[Tokens]()
+        for tree in (tree for key in keys for tree in self.spaces.get(key, {}).values()):
+            match = tree.match(tokens)
+            used, behind = tree.beyond(match, most)
+            if behind and (match.length, used) > best:
+                best, parts = (match.length, used), behind
+        return best[0], parts
 
     def use(self, key: Hashable, tokens: Tokens, limit: int) -> tuple[Tree | None, Match, Node | None, int]:
         """The same as `best`, counted as a use."""

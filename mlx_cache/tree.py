@@ -185,6 +185,22 @@ class Tree:
             node = child
         return Match(nodes, position)
 
+    def beyond(self, match: Match, most: int) -> tuple[float, list[Tokens]]:
+        """When what lies behind a match was last used, and its tokens up to some `most`; none where it goes on nowhere.
+
+        Where it forks, the way that was used last. The arrays belong to the tree and are never changed.
+        """
+        node, parts, length, used = match.last or self.root, list[Tokens](), 0, 0.0
+        if match.length < node.end:
+            parts.append(node.tokens[match.length - node.start :])
+            length, used = len(parts[0]), node.usage.last
+        while length < most and node.children:
+            node = max(node.children.values(), key=lambda child: child.usage.last)
+            used = used if parts else node.usage.last
+            parts.append(node.tokens)
+            length += len(node.tokens)
+        return used, parts
+
     def restorable(self, match: Match, limit: int) -> tuple[Node | None, int]:
         """The deepest point at or before `limit` where every layer can be restored, and the node it lies in.
 

@@ -7,6 +7,6 @@ from collections.abc import Mapping
 LEAST = 0.0 if sys.platform == "linux" else 1e-3
 
 
-def tolerance(family: str, within: Mapping[str, float]) -> float:
+def tolerance(family: str, within: Mapping[str, float] | None = None) -> float:
     """What `within` says of the family, and no less than this machine's arithmetic allows."""
-    return max(LEAST, within.get(family, 0.0))
+    return max(LEAST, (within or {}).get(family, 0.0))

@@ -12,12 +12,12 @@ from mlx_lm.generate import GenerationBatch, StopSequences
 from numpy.typing import NDArray
 
 from backend.core.request import Sampling
-from backend.engine.batching import row_caches
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.row import Row
 from backend.engine.batching.session import Session
 from backend.engine.batching.standing import Standing
 from backend.engine.inbox import Submit
+from backend.engine.kv import row_caches
 from backend.engine.sampling.row_sampling import RowSampling
 
 _CHUNK = 1024

@@ -38,6 +38,8 @@ class Counters:
         looked_up_tokens: Of the prompts that `cached_tokens` counts the hits of; none of either under `strict`.
         cache_reasons: Those prompts by the first word of why no more of them was cached.
         finished: Answers by their finish reason.
+        verify_passes: Steps that looked at drafted tokens.
+        drafted_tokens, accepted_tokens: Those, and those of them that were drawn, by the drafter.
     """
 
     requests: int = 0
@@ -54,6 +56,9 @@ class Counters:
     preemptions: int = 0
     priority_preemptions: int = 0
     looked_up_tokens: int = 0
+    verify_passes: int = 0
+    drafted_tokens: Counter[str] = field(default_factory=Counter[str])
+    accepted_tokens: Counter[str] = field(default_factory=Counter[str])
     cache_reasons: Counter[str] = field(default_factory=Counter[str])
     finished: Counter[str] = field(default_factory=Counter[str])
     timings: Timings = field(default_factory=Timings)
@@ -64,9 +69,8 @@ class Counters:
 
     def copy(self) -> "Counters":
         """One that changes no more."""
-        return replace(
-            self, cache_reasons=self.cache_reasons.copy(), finished=self.finished.copy(), timings=self.timings.copy()
-        )
+        counts = {each.name: getattr(self, each.name) for each in fields(self)}
+        return Counters(**{name: value.copy() if hasattr(value, "copy") else value for name, value in counts.items()})
 
     def without_cache(self) -> "Counters":
         """A copy that tells nothing of what the prompt cache had."""

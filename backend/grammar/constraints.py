@@ -1,13 +1,15 @@
 """A grammar that holds from the first token on, and the masks that it gives."""
 
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.core.constraint import Constraint
+
+Looked = TypeVar("Looked")
 
 
 class AnswerMatcher(Protocol):
@@ -16,6 +18,8 @@ class AnswerMatcher(Protocol):
     def fill(self, mask: NDArray[np.uint32]) -> None: ...
     def consume(self, token: int) -> bool: ...
     def consume_text(self, text: str) -> bool: ...
+    def forced(self) -> list[int]: ...
+    def valid(self, tokens: Sequence[int]) -> int: ...
     @property
     def complete(self) -> bool: ...
     @property
@@ -43,6 +47,8 @@ class GrammarConstraint:
         self._mask = np.zeros(words, np.uint32)
         self._current = False
         self._error: str | None = None
+        # What is left of the last forced text, or None where it is not known.
+        self._forced: list[int] | None = None
 
     def mask(self) -> NDArray[np.uint32] | None:
         if not self._current:
@@ -58,6 +64,8 @@ class GrammarConstraint:
 
     def advance(self, token: int) -> None:
         self._current = False
+        # An empty one says nothing of what comes behind a token that was free.
+        self._forced = self._forced[1:] or None if self._forced and self._forced[0] == token else None
         if not self._matcher.consume(token) and self._error is None:
             self._error = self._matcher.error or f"the grammar does not allow token {token}"
 
@@ -67,7 +75,23 @@ class GrammarConstraint:
         except UnicodeDecodeError:
             return False
         self._current = self._current and not accepted
+        self._forced = None if accepted else self._forced
         return accepted
+
+    def forced(self, most: int) -> Sequence[int]:
+        if self._forced is None:
+            self._forced = self._timed(self._matcher.forced)
+        return self._forced[:most]
+
+    def valid(self, tokens: Sequence[int]) -> int:
+        return self._timed(lambda: self._matcher.valid(tokens))
+
+    def _timed(self, look: Callable[[], Looked]) -> Looked:
+        """What a look ahead finds; it may make states of the lexer, as a mask does."""
+        started = time.perf_counter()
+        found = look()
+        self._took(time.perf_counter() - started)
+        return found
 
     @property
     def finished(self) -> bool:

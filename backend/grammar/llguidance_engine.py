@@ -37,6 +37,10 @@ _STOPPED = {
     "NoExtensionBias": "no text matches it; does a rule or a $ref refer only to itself?",
 }
 
+# Of a forced text, what is spelt at once: working it out takes 0.1 us a byte.
+_MAX_FORCED_BYTES = 2048
+_LONGEST_CHARACTER = 4
+
 _POSITION = re.compile(r"^(?:at )?(\d+)\((\d+)\): ")
 _UNIMPLEMENTED = re.compile(r"Unimplemented keys: (\[.*?\])", re.DOTALL)
 _REGEX_ERROR = re.compile(r"^error: (.*)$", re.MULTILINE)
@@ -83,6 +87,16 @@ class Matcher:
         if self._matcher.validate_tokens(tokens) < len(tokens):
             return False
         return self._matcher.consume_tokens(tokens)
+
+    def forced(self) -> list[int]:
+        """Tokens, each the longest that fits, of the text that must come next; empty for none. Changes nothing."""
+        text = _whole_characters(self._matcher.deep_copy().compute_ff_bytes()[:_MAX_FORCED_BYTES])
+        return self._tokenizer.greedy_tokenize(text) if text else []
+
+    def valid(self, tokens: Sequence[int]) -> int:
+        """How many of the tokens may be consumed one after the other. Changes nothing."""
+        # A copy: an id out of range, or one of llguidance's limits, would end this matcher.
+        return self._matcher.deep_copy().validate_tokens(list(tokens))
 
     @property
     def complete(self) -> bool:
@@ -134,6 +148,16 @@ class _Tokens:
     def __call__(self, text: Any) -> Sequence[int]:
         # Asked for only to force tokens, which grammars here turn off.
         return []
+
+
+def _whole_characters(data: bytes) -> str:
+    """The text up to a character that is cut off at the end; empty where one is cut off at the beginning."""
+    for cut in range(_LONGEST_CHARACTER):
+        try:
+            return data[: len(data) - cut].decode()
+        except UnicodeDecodeError:
+            continue
+    return ""
 
 
 def _bounded_reason(error: str) -> str:

@@ -1,6 +1,6 @@
 """Constraints that wait: for the end of reasoning, for the start of a call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,15 @@ class TextWatch:
         self._marker = marker
         self._bytes_of = bytes_of
         self._tail = b""
+
+    def tokens_before(self, tokens: Sequence[int]) -> int:
+        """How many of these tokens come up to the one that completes the marker, that one included. Changes nothing."""
+        text = self._tail
+        for n, token in enumerate(tokens, 1):
+            text += self._bytes_of(token)
+            if self._marker in text:
+                return n
+        return len(tokens)
 
     def push(self, token: int) -> bytes | None:
         """What comes after the marker, if this token completes it."""
@@ -126,6 +135,26 @@ class AfterReasoning:
         if rest.strip() and not self._inner.accept_text(rest):
             self._inner.accept_text(rest.lstrip())
 
+    def forced(self, most: int) -> Sequence[int]:
+        if self._opened and not self._reasons:
+            return self._start_ids[self._opened :][:most]
+        # Where reasoning or line breaks may come, nothing is forced.
+        return () if self._reasons or self._may_open or self._gaps_left else self._inner.forced(most)
+
+    def valid(self, tokens: Sequence[int]) -> int:
+        if self._reasons:
+            return self._watch.tokens_before(tokens)
+        if self._opened:
+            return _agreeing(tokens, self._start_ids[self._opened :])
+        allowed = self._inner.valid(tokens)
+        if allowed or not tokens:
+            return allowed
+        if self._may_open and tokens[0] == self._start_ids[0]:
+            return _agreeing(tokens, self._start_ids)
+        breaks = next((n for n, token in enumerate(tokens) if not allows(self._line_breaks, token)), len(tokens))
+        breaks = min(breaks, self._gaps_left)
+        return breaks + self._inner.valid(tokens[breaks:]) if breaks else 0
+
     def accept_text(self, text: bytes) -> bool:
         return self._reasons or self._inner.accept_text(text)
 
@@ -163,6 +192,12 @@ class AfterTrigger:
         if self._inner.finished:
             self._inner = None
 
+    def forced(self, most: int) -> Sequence[int]:
+        return self._inner.forced(most) if self._inner is not None else ()
+
+    def valid(self, tokens: Sequence[int]) -> int:
+        return self._inner.valid(tokens) if self._inner is not None else self._watch.tokens_before(tokens)
+
     def _begin(self, rest: bytes | None) -> None:
         if rest is None:
             return
@@ -183,3 +218,10 @@ class AfterTrigger:
     @property
     def error(self) -> str | None:
         return self._inner.error if self._inner else None
+
+
+def _agreeing(tokens: Sequence[int], others: Sequence[int]) -> int:
+    return next(
+        (n for n, pair in enumerate(zip(tokens, others, strict=False)) if pair[0] != pair[1]),
+        min(len(tokens), len(others)),
+    )

@@ -136,6 +136,13 @@ SETTINGS: Final = (
         "auto",
         "bytes that the system must not page out (Apple GPUs): auto (weights and KV), off, or a size",
     ),
+    _Setting(
+        "--speculation",
+        read.drafters,
+        "auto",
+        "whose guesses at tokens to come are looked at: auto (all), off, or some of ngram, cache, grammar",
+    ),
+    _Setting("--max-draft", read.integer(1, 32), str(_ENGINE.max_draft), "guessed tokens a pass looks at, at most"),
     _Setting("--sampler", read.one_of("auto", "host", "device"), "auto", "where to sample: auto, host or device"),
     _Setting(
         "--warm-up",
@@ -246,6 +253,8 @@ def _settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Sett
                 model_idle_s=values["model_idle"],
                 progress_s=values["progress"],
                 watchdog_s=values["watchdog"],
+                drafters=values["speculation"],
+                max_draft=values["max_draft"],
                 kv_bits=values["kv_bits"],
                 kv_group_size=values["kv_group_size"],
                 quantized_kv_start=values["quantized_kv_start"],

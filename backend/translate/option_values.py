@@ -8,9 +8,10 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
+from backend.config import ALL_DRAFTERS, Drafter
 from backend.core.errors import InvalidRequest
 from backend.core.request import Json
-from backend.translate.conversation import reserved_in
+from backend.translate.conversation import kwargs_fault
 from backend.translate.strict_json import parse_object
 
 Reader = Callable[[Json], Any]
@@ -188,6 +189,26 @@ def parser_name(known: Callable[[], Collection[str]]) -> Reader:
     return read
 
 
+_DRAFTERS = {
+    "ngram": Drafter.TEXT,
+    "cache": Drafter.CACHE,
+    "grammar": Drafter.GRAMMAR,
+    "draft": Drafter.MODEL,
+}
+
+
+def drafters(value: Json) -> frozenset[Drafter]:
+    """What may guess at tokens to come: `auto` is all that there are, `off` none; or some of them, joined by commas."""
+    words = [word.strip().lower() for word in value.split(",")] if isinstance(value, str) else []
+    if value is False or (len(words) == 1 and words[0] in OFF):
+        return frozenset()
+    if words == ["auto"]:
+        return ALL_DRAFTERS
+    if not words or not _DRAFTERS.keys() >= set(words):
+        raise OptionValueError(f"must be auto, off, or some of {', '.join(_DRAFTERS)} joined by commas")
+    return frozenset(_DRAFTERS[word] for word in words)
+
+
 def json_object(value: Json) -> dict[str, Json]:
     """A JSON object, also as text."""
     if isinstance(value, str):
@@ -203,9 +224,8 @@ def json_object(value: Json) -> dict[str, Json]:
 def template_kwargs(value: Json) -> dict[str, Json]:
     """Arguments for the chat template: a JSON object that leaves the template and its input alone."""
     kwargs = json_object(value)
-    reserved = reserved_in(kwargs)
-    if reserved:
-        raise OptionValueError(f"may not set {', '.join(reserved)}")
+    if fault := kwargs_fault(kwargs):
+        raise OptionValueError(fault)
     return kwargs
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from backend.config import CacheConfig, EngineConfig, ModelConfig, PooledConfig
+from backend.config import ALL_DRAFTERS, CacheConfig, Drafter, EngineConfig, ModelConfig, PooledConfig
 from backend.core.errors import InvalidRequest, ModelLoadFailed
 from backend.core.request import Json, Sampling
 from backend.output.parser_names import reasoning_parsers, tool_parsers
@@ -58,6 +58,8 @@ OPTIONS: Final[Mapping[str, tuple[str, read.Reader]]] = {
     "quantized_kv_start": ("engine.quantized_kv_start", read.integer(0)),
     "memory_share": ("engine.memory_share", read.number(0.01, 1)),
     "wired": ("engine.wired_bytes", read.auto_or(read.size_or_off)),
+    "speculation": ("engine.drafters", read.drafters),
+    "max_draft": ("engine.max_draft", read.integer(1, 32)),
     "sampler": ("engine.sampler", read.one_of("auto", "host", "device")),
     "warm_up": ("engine.warm_up", read.one_of("auto", "on", "off")),
     "model_idle_s": ("engine.model_idle_s", read.off_or(read.number(0, 1e6))),
@@ -120,7 +122,9 @@ def load_request(wire: pb.ModelOptions, defaults: LoadDefaults) -> LoadRequest:
         warnings.append("TrustRemoteCode: this worker was not started with --allow-remote-code")
         values["trust_remote_code"] = False
     if wire.DraftModel:
-        warnings.append("DraftModel: not used, this worker does not decode speculatively")
+        warnings.append("DraftModel: not used, this worker guesses tokens without another model")
+    elif Drafter.MODEL in (drafters := values.get("engine.drafters", ALL_DRAFTERS)) and drafters != ALL_DRAFTERS:
+        raise ModelLoadFailed("speculation: draft needs a DraftModel, and none is given")
     values.pop("use_context_size", None)
     return LoadRequest(config=_config(wire, values, defaults), warnings=tuple(warnings))
 

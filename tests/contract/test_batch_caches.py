@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import (
     ArraysCache,
-    BatchKVCache,
     CacheList,
     ChunkedKVCache,
     KVCache,
@@ -20,11 +19,10 @@ from mlx_lm.models.cache import (
 )
 from mlx_lm.utils import load_model
 
-from backend.engine.batching.row_caches import row_caches
+from backend.engine.kv.merging import merged
 from tests.models import write_model
 
 HEADS, WIDTH = 2, 4
-LENGTHS = (5, 1, 300)
 
 
 def filled(length: int, seed: int) -> KVCache:
@@ -35,100 +33,6 @@ def filled(length: int, seed: int) -> KVCache:
         keys = mx.random.normal((1, HEADS, n, WIDTH), key=mx.random.key(seed + position))
         cache.update_and_fetch(keys, -keys)
     return cache
-
-
-def contents(cache: Any) -> tuple[np.ndarray, np.ndarray]:
-    """What the cache holds, without its spare room."""
-    keys, values = cache.keys_and_values()
-    return np.array(keys), np.array(values)
-
-
-def same(one: Any, other: Any) -> bool:
-    """Bit for bit."""
-    return all(np.array_equal(a, b) for a, b in zip(contents(one), contents(other), strict=True))
-
-
-@pytest.fixture
-def rows() -> list[KVCache]:
-    return [filled(length, 1000 * index) for index, length in enumerate(LENGTHS)]
-
-
-def test_merge_aligns_rows_at_their_ends_and_extract_gives_them_back(rows: list[KVCache]) -> None:
-    batch = KVCache.merge(rows)
-    assert type(batch) is BatchKVCache
-    assert batch._idx == max(LENGTHS)
-    assert batch.left_padding.tolist() == [max(LENGTHS) - length for length in LENGTHS]
-    assert batch.offset.tolist() == list(LENGTHS)
-    for index, row in enumerate(rows):
-        extracted = batch.extract(index)
-        assert type(extracted) is KVCache
-        assert (extracted.offset, same(extracted, row)) == (LENGTHS[index], True)
-
-
-def test_our_view_of_a_row_is_what_extract_copies(rows: list[KVCache]) -> None:
-    batch = KVCache.merge(rows)
-    for _ in range(3):  # now the buffers have room beyond `_idx`
-        batch.update_and_fetch(mx.ones((3, HEADS, 1, WIDTH)), mx.ones((3, HEADS, 1, WIDTH)))
-    assert batch.keys is not None
-    assert batch.keys.shape[2] > batch._idx
-    nested, covered = CacheList(batch, batch), [length + 3 for length in LENGTHS]
-    for index in range(3):
-        (view,) = row_caches([batch], index, covered)
-        assert (view.offset, same(view, batch.extract(index))) == (LENGTHS[index] + 3, True)
-        (pair,) = row_caches([nested], index, covered)
-        assert all(same(inner, view) for inner in pair.caches)
-
-
-@pytest.mark.parametrize("keep", [[0], [1], [0, 1], [2, 0]])
-def test_filter_keeps_the_rows_asked_for_and_drops_their_common_padding(rows: list[KVCache], keep: list[int]) -> None:
-    batch = KVCache.merge(rows)
-    batch.filter(keep)
-    assert batch._idx == max(LENGTHS[index] for index in keep)
-    assert batch.left_padding.min().item() == 0
-    for place, index in enumerate(keep):
-        assert same(batch.extract(place), rows[index])
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_extend_appends_the_other_batchs_rows(rows: list[KVCache], flip: bool) -> None:
-    first, second = ([rows[0], rows[1]], [rows[2]])
-    if flip:
-        first, second = second, first
-    batch = KVCache.merge(first)
-    batch.extend(KVCache.merge(second))
-    for index, row in enumerate([*first, *second]):
-        assert same(batch.extract(index), row)
-
-
-def test_a_grown_row_can_join_and_go_on(rows: list[KVCache]) -> None:
-    batch = KVCache.merge(rows[:2])
-    new = mx.random.normal((2, HEADS, 1, WIDTH), key=mx.random.key(9))
-    batch.update_and_fetch(new, new)
-    batch.extend(KVCache.merge(rows[2:]))
-    batch.update_and_fetch(mx.ones((3, HEADS, 1, WIDTH)), mx.ones((3, HEADS, 1, WIDTH)))
-    keys, _ = contents(batch.extract(0))
-    assert keys.shape[2] == LENGTHS[0] + 2
-    assert np.array_equal(keys[:, :, -2], np.array(new[0, :, 0])[None])
-    assert np.array_equal(keys[:, :, : LENGTHS[0]], contents(rows[0])[0])
-
-
-def test_a_cache_is_its_state(rows: list[KVCache]) -> None:
-    mx.eval([row.state for row in rows])  # an integer offset among the arrays is fine
-    copy = KVCache()
-    copy.state = [mx.contiguous(x) if isinstance(x, mx.array) else x for x in rows[0].state]
-    assert copy.offset == LENGTHS[0]
-    assert same(copy, rows[0])
-    batch = KVCache.merge(rows)
-    again = BatchKVCache([0, 0, 0])
-    again.state = batch.state
-    assert same(again.extract(1), rows[1])
-
-
-def test_size_in_bytes_counts_spare_room_and_padding(rows: list[KVCache]) -> None:
-    of_a_token = 2 * HEADS * WIDTH * 4
-    assert rows[0].nbytes == 256 * of_a_token
-    assert KVCache.merge(rows).nbytes == 3 * max(LENGTHS) * of_a_token
-    assert BatchKVCache([0]).nbytes == KVCache().nbytes == 0
 
 
 def test_some_caches_cannot_be_merged() -> None:
@@ -183,23 +87,20 @@ def test_a_row_alone_is_the_same_merged_and_not(llama: Callable[..., mx.array]) 
     """On the reference BLAS; that `DecodeBatch` leaves a lone row unmerged changes nothing."""
     tokens = [72, 101, 108, 108, 111]
     alone = prefilled(llama, tokens)
-    merged = [KVCache.merge([cache]) for cache in prefilled(llama, tokens)]
+    together = [merged([cache]) for cache in prefilled(llama, tokens)]
     for token in (32, 119, 111):
-        one, other = (np.array(llama(mx.array([[token]]), cache=caches)) for caches in (alone, merged))
+        one, other = (np.array(llama(mx.array([[token]]), cache=caches)) for caches in (alone, together))
         assert np.array_equal(one, other)
 
 
 def test_a_row_in_a_batch_is_the_row_alone(llama: Callable[..., mx.array]) -> None:
     prompts = [[72, 105], list(range(40, 90)), [65] * 7]
     alone = [prefilled(llama, tokens) for tokens in prompts]
-    batch = [KVCache.merge(list(layer)) for layer in zip(*[prefilled(llama, p) for p in prompts], strict=True)]
+    batch = [merged(layer) for layer in zip(*[prefilled(llama, p) for p in prompts], strict=True)]
     for step in range(3):
         together = np.array(llama(mx.array([[step + n] for n in range(3)]), cache=batch))
         for index, caches in enumerate(alone):
             assert np.array_equal(np.array(llama(mx.array([[step + index]]), cache=caches))[0], together[index])
-        if step == 1:  # one leaves
-            for layer in batch:
-                layer.filter([0, 1, 2])
 
 
 def test_plain_models_have_one_kvcache_a_layer(llama: Any) -> None:

@@ -75,6 +75,7 @@ PROOFS: dict[str, tuple[str, dict[str, Any], Check]] = {
     "long-context": (CAPITAL, {}, has_the_models_context),
     "disk-cache": (CAPITAL, {}, has(prompt_cache_disk="on")),
     "quantised-kv": (CAPITAL, {}, has(kv_bits="8", kv_group_size="32")),
+    "speculation": (CAPITAL, {}, answers),
     "embeddings": (CAPITAL, {}, has(embedding="pooling last, width 192, length 1", rerank="cosine")),
     # tiny-chat has no token for yes.
     "rerank": (CAPITAL, {}, has(rerank="cosine")),

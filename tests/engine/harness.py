@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from backend.config import CacheConfig, EngineConfig, ModelConfig
+from backend.config import CacheConfig, Drafter, EngineConfig, ModelConfig
 from backend.core.errors import WorkerError
 from backend.core.events import Delta, Failed, Finished, TokenLogprob
 from backend.core.request import Conversation, GenerationRequest, Sampling
@@ -17,6 +17,7 @@ from tests import chosen
 
 T = TypeVar("T")
 NO_CACHE = CacheConfig(max_sequences=0)
+NO_DRAFTERS: frozenset[Drafter] = frozenset()
 
 
 @dataclass(slots=True)
@@ -82,10 +83,23 @@ async def settled(handle: EngineHandle) -> dict[str, float]:
 
 
 def model_config(
-    path: Path, *, engine: EngineConfig | None = None, cache: CacheConfig = NO_CACHE, **options: object
+    path: Path,
+    *,
+    engine: EngineConfig | None = None,
+    cache: CacheConfig = NO_CACHE,
+    drafters: frozenset[Drafter] = NO_DRAFTERS,
+    as_served: bool = False,
+    **options: object,
 ) -> ModelConfig:
-    """A configuration for a directory, without prompt cache unless one is given."""
-    engine = engine or EngineConfig()
+    """A configuration for a directory, without prompt cache unless one is given.
+
+    Args:
+        drafters: Tests count steps and calls of the model: a pass over several tokens is what few of them expect.
+        as_served: The processes for templates and grammars begin at the load. Most tests need neither.
+    """
+    engine = replace(engine or EngineConfig(), drafters=drafters)
+    if engine.warm_up == "auto" and not as_served:
+        engine = replace(engine, warm_up="off")
     if engine.sampler == "auto":
         engine = replace(engine, sampler=chosen.sampler)
     return ModelConfig(  # type: ignore[arg-type]

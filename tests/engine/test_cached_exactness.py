@@ -22,8 +22,8 @@ from tests.tiers import families_by_batch
 
 CHUNK = 32
 # Bitwise for KV that is cut by token and for gated-delta states. The others differ in the last bits from a cold
-# run: a wrapped window is summed in another order, and a Mamba state that decoding left behind was built token by
-# token where a cold prompt is scanned in chunks.
+# run: mlx-lm reads a prompt's single tokens into a wrapped window in another order than its chunks, and a Mamba state
+# that decoding left behind was built token by token where a cold prompt is scanned in chunks.
 WITHIN = {"gemma3_text": 1e-4, "gpt_oss": 1e-4, "mamba2": 1e-4, "falcon_h1": 1e-4}
 
 

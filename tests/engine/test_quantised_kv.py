@@ -17,7 +17,7 @@ from backend.engine.handle import EngineHandle
 from tests.engine.harness import NO_CACHE, Answer, model_config, read, request, settled, with_engine
 from tests.engine.test_cached_exactness import WITHIN as WITHIN_COLD
 from tests.engine.test_cached_exactness import differences
-from tests.engine.test_exactness import CHUNK, WITHIN, assert_same, schedule, together
+from tests.engine.test_exactness import CHUNK, assert_same, schedule, together
 from tests.models import write_model
 from tests.rounding import LEAST, tolerance
 
@@ -60,7 +60,7 @@ def test_answers_in_a_crowd_equal_answers_alone(
     assert rows_a_step > 1.3
     assert all(answer.error is None for answer in (*crowd, *alone))
     for ours, theirs in zip(crowd, alone, strict=True):
-        assert_same(ours, theirs, tolerance(family, WITHIN))
+        assert_same(ours, theirs, tolerance(family))
 
 
 @pytest.mark.timeout(240)

@@ -68,6 +68,8 @@ def test_eight_threads_of_ten_thousand_calls_each_leave_it_exact(layout: str) ->
             if fetched.caches is not None:
                 check_content(fetched.caches, space, [*tokens, 0][: fetched.length])
             store.insert(space, tokens, FakeCache.after(LAYOUTS[layout], space, tokens))
+            behind = store.continuation(space, tokens, 5)
+            assert behind is None or 1 <= len(behind) <= 5
             if store.match_length("pinned", [*pinned, 0]) < 5:
                 lost.append((number, step))
             if step % 100 == 99:

@@ -55,6 +55,8 @@ def test_every_setting_has_a_variable_that_does_what_its_flag_does() -> None:
         "--quantized-kv-start": "9",
         "--memory-share": "0.5",
         "--wired": "off",
+        "--speculation": "ngram,cache",
+        "--max-draft": "4",
         "--sampler": "host",
         "--warm-up": "off",
         "--model-idle": "15m",

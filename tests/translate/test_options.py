@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from backend.config import CacheConfig, EngineConfig, ModelConfig
+from backend.config import CacheConfig, Drafter, EngineConfig, ModelConfig
 from backend.core.errors import ModelLoadFailed
 from backend.core.request import Sampling
 from backend.pb import backend_pb2 as pb
@@ -139,13 +139,22 @@ def test_broken_engine_arguments_are_refused_with_the_field(text: str) -> None:
         "chat_template_kwargs:[]",
         'chat_template_kwargs:{"messages": []}',
         'chat_template_kwargs:{"add_generation_prompt": false}',
+        'chat_template_kwargs:{"documents": "text"}',
         "tool_parser:../x",
+        "speculation:",
+        "speculation:fast",
+        "speculation:auto,ngram",
+        "speculation:ngram,,cache",
+        "speculation:draft",
+        "speculation:ngram,draft",
+        "max_draft:0",
+        "max_draft:33",
         "reasoning_parser:zz",
         "context_size:0",
     ],
 )
 def test_a_known_option_with_a_wrong_value_is_refused_with_its_name(option: str) -> None:
-    assert refusal(option).startswith("Options")
+    assert refusal(option).startswith(("Options", "speculation"))
 
 
 def test_every_key_of_options_works_as_an_engine_argument_too() -> None:
@@ -154,6 +163,7 @@ def test_every_key_of_options_works_as_an_engine_argument_too() -> None:
         "reasoning_parser": "deepseek-r1",
         "template_kwargs": {},
         "sampler": "auto",
+        "drafters": "cache",
         "warm_up": "on",
         "isolation": "strict",
         "directory": "x",
@@ -199,6 +209,32 @@ def test_what_every_request_sets_itself_is_a_warning_and_not_a_default() -> None
 
 def test_a_draft_model_is_a_warning() -> None:
     assert "DraftModel" in load(DraftModel="/models/x").warnings[0]
+    assert load("speculation:draft", DraftModel="/models/x").config.engine.drafters == {Drafter.MODEL}
+
+
+@pytest.mark.parametrize(
+    ("text", "drafters"),
+    [
+        ("auto", set(Drafter)),
+        ("off", set()),
+        ("ngram", {Drafter.TEXT}),
+        ("Cache, grammar", {Drafter.CACHE, Drafter.GRAMMAR}),
+        ("ngram,cache,grammar", {Drafter.TEXT, Drafter.CACHE, Drafter.GRAMMAR}),
+    ],
+)
+def test_drafters_are_named_one_by_one_or_all_together(text: str, drafters: set[Drafter]) -> None:
+    assert config(f"speculation:{text}").engine.drafters == drafters
+    assert config(EngineArgs=json.dumps({"speculation": text})).engine.drafters == drafters
+
+
+def test_all_drafters_there_are_is_the_default_and_can_be_turned_off() -> None:
+    assert config().engine == config("speculation:auto").engine == EngineConfig()
+    assert (EngineConfig().drafters, EngineConfig().max_draft) == (set(Drafter), 8)
+    assert not config(EngineArgs='{"speculation": false}').engine.drafters
+
+
+def test_a_draft_model_that_is_asked_for_and_not_given_is_told_so() -> None:
+    assert refusal("speculation:draft") == "speculation: draft needs a DraftModel, and none is given"
 
 
 def test_an_adapter_and_a_tokenizer_go_on_as_named_with_the_places_to_look_in() -> None:

@@ -21,6 +21,7 @@ from backend.engine.batching.memory import MemoryBudget, copied_share
 from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
+from backend.engine.batching.speculating import Speculating, pass_bytes
 from backend.engine.batching.tenant_store import TenantStore
 from backend.engine.batching.two_forms import TwoForms
 from backend.engine.batching.warm_up import Discarded
@@ -35,6 +36,8 @@ from backend.engine.picture import Counters
 from backend.engine.sampling.device.sampler import DeviceSampler
 from backend.engine.sampling.device.warm_up import warm_up as warm_up_sampler
 from backend.engine.sampling.host.sampler import HostSampler
+from backend.engine.speculation.depth import Depths
+from backend.engine.speculation.proposal import Drafter
 from backend.engine.waits import wait
 from mlx_cache import PromptCache
 from mlx_cache.payload import MlxPayload
@@ -89,6 +92,8 @@ def make_session(
     new_batch = _batch_maker(config.engine.sampler, loaded, on_cpu=kind == "cpu", warms=warms, cancelled=cancelled)
 
     def session(outbox: Outbox, tell: Callable[[], None], disk: OpenDisk | str = "") -> Session:
+        prefix = asleep.prefix if asleep else _prefix_cache(config, loaded, budget, generation, disk, notify, clock)
+        counters = asleep.counters if asleep else Counters()
         return Session(
             loaded=loaded,
             memory_facts={
@@ -98,8 +103,9 @@ def make_session(
             },
             config=config,
             generation=generation,
-            prefix=asleep.prefix if asleep else _prefix_cache(config, loaded, budget, generation, disk, notify, clock),
-            counters=asleep.counters if asleep else Counters(),
+            prefix=prefix,
+            counters=counters,
+            speculating=_speculating(config.engine, loaded, prefix, counters),
             new_batch=new_batch,
             budget=budget,
             padding=padding_bounds(kind, step_bytes=loaded.step_bytes, layers=layers, budget=budget.total),
@@ -200,6 +206,17 @@ def _prefix_cache(
         isolation=config.engine.isolation,
         conversations=Conversations(idle_s=cache.conversation_idle_s, most=cache.max_conversations),
         codes=stored,
+    )
+
+
+def _speculating(engine: EngineConfig, loaded: LoadedModel, prefix: PrefixCache, counters: Counters) -> Speculating:
+    return Speculating(
+        kinds=frozenset() if loaded.speculation_reason else engine.drafters - {Drafter.MODEL},
+        depths=Depths(engine.max_draft),
+        donor=prefix.donor,
+        counters=counters,
+        bytes_of=partial(pass_bytes, loaded.vocab_size, loaded.kv_cost.fixed),
+        start=loaded.kv.start if loaded.kv is not None else 0,
     )
 
 

@@ -6,43 +6,26 @@ says why the driver around them is ours.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import ArraysCache, CacheList
 
 from backend.engine.batching.chunk import Model
+from backend.engine.batching.emitted import Emitted
 from backend.engine.batching.row import Row
-from backend.engine.batching.row_caches import copied, keep_rows, nbytes, row_caches, separable
-from backend.engine.quantized.batch_cache import merged
-from backend.engine.sampling.sampled import RowLogprobs, Sampled
+from backend.engine.batching.verification import Draw, Verification
+from backend.engine.kv.going_back import Pass
+from backend.engine.kv.merging import alone, merged
+from backend.engine.kv.ragged import RaggedKVCache
+from backend.engine.kv.row_caches import copied, nbytes, own_cache, row_cache, separable
+from backend.engine.loading.kv_cost import leaves
 from backend.engine.waits import wait
 
-
-@dataclass(frozen=True, slots=True)
-class Emitted:
-    """A row's newest token, or why it cannot have one.
-
-    Attributes:
-        error: One line; the row must end, the others are as if it had not been there.
-    """
-
-    row: Row
-    token: int
-    logprobs: RowLogprobs | None
-    error: str | None = None
-
-
-def accept_sampled(row: Row, index: int, sampled: Sampled) -> Emitted:
-    """Row `index` of a draw, entered into the row's history."""
-    error = sampled.errors.get(index)
-    if error is not None:
-        return Emitted(row, -1, None, error)
-    token = sampled.tokens[index]
-    row.last_token = token
-    row.sampling.accept(token)
-    return Emitted(row, token, sampled.logprobs[index])
+# Rows that go unlike ways are moved to end together before they take so many columns more than the longest needs: less
+# than a block, which the budget has for each row anyway.
+MOST_STRAY = 128
+# Unlike ends make a step a little dearer; to end them is a copy of all rows.
+ALIGN_AFTER_STEPS = 128
 
 
 class DecodeBatch(ABC):
@@ -61,6 +44,7 @@ class DecodeBatch(ABC):
         self._caches: list[Any] = []
         self._merged = False
         self._settled = True
+        self._plain_steps = 0
         self.in_flight = False
         self.rows: list[Row] = []
 
@@ -77,7 +61,7 @@ class DecodeBatch(ABC):
             assert row.caches is not None
             caches.append(row.caches)
         if not self.rows and len(caches) == 1:
-            self._caches, self._merged = caches[0], False
+            self._caches, self._merged = [alone(cache) for cache in caches[0]], False
         else:
             self._caches, self._merged = self._joined(caches), True
         for row in rows:
@@ -89,7 +73,8 @@ class DecodeBatch(ABC):
         if not self._mergeable:
             raise RuntimeError("this model's caches cannot be merged")
         if not self._merged:
-            return _merge([self._caches, *caches] if self.rows else caches)
+            own = [[own_cache(cache) for cache in self._caches]] if self.rows else []
+            return _merge([*own, *caches])
         # Into copies: where one layer fails, those before it must not have grown.
         grown = [copied(cache) for cache in self._caches]
         for mine, theirs in zip(grown, _merge(caches), strict=True):
@@ -100,12 +85,54 @@ class DecodeBatch(ABC):
     def step(self) -> list[Emitted]:
         """Feed every row's newest token and return the tokens that became known. An exception loses the batch."""
 
+    def verify(self, drafts: Sequence[Sequence[int]]) -> Verification:
+        """Feed every row's newest token and what may follow it; its tokens are drawn from what is returned.
+
+        Nothing may be drawn ahead. An exception here or there loses the batch.
+
+        Args:
+            drafts: For each row, in their order, none or more tokens; one row at least has some.
+        """
+        width = 1 + max(map(len, drafts))
+        fed = [[row.last_token, *draft] for row, draft in zip(self.rows, drafts, strict=True)]
+        tokens = [[*row, *[0] * (width - len(row))] for row in fed]
+        self._plain_steps = 0
+        self._align()
+        self._settled, self.in_flight = False, True
+        run = Pass(self._model, self._caches, tokens, [row.covered for row in self.rows])
+        mx.async_eval(run.logits, self._states())
+        for row in self.rows:
+            row.sampling.allowed()  # while the device computes
+        wait(run.logits, self._states())
+        return Verification(run, self.rows, drafts, self._draw_from(run.logits))
+
+    @property
+    def ahead(self) -> bool:
+        """Whether tokens are drawn that are not emitted yet."""
+        return False
+
+    @abstractmethod
+    def _draw_from(self, logits: mx.array) -> Draw:
+        """Draws from the logits of a pass, `[rows, width, vocab]`."""
+
     def collect(self) -> list[Emitted]:
         """Tokens that were drawn and are not emitted yet. An exception loses the batch."""
         return []
 
+    def _align(self) -> None:
+        """Have the rows end together again, where they stray too far or have been fed alike for long.
+
+        Not within a pass: its mask is made before its first layer.
+        """
+        ragged = [leaf for leaf in leaves(self._caches) if isinstance(leaf, RaggedKVCache)]
+        if any(leaf.stray > MOST_STRAY for leaf in ragged) or self._plain_steps == ALIGN_AFTER_STEPS:
+            for leaf in ragged:
+                leaf.align()
+
     def _forward(self, inputs: mx.array) -> mx.array:
         """Put one step of `inputs` `[rows]` on the device; logits `[rows, vocab]`, not waited for."""
+        self._plain_steps += 1
+        self._align()
         self._settled, self.in_flight = False, True
         logits = self._model(inputs[:, None], cache=self._caches)[:, -1, :]
         mx.async_eval(logits, self._states())
@@ -137,8 +164,9 @@ class DecodeBatch(ABC):
     def view(self, row: Row) -> list[Any]:
         """The row's caches as lazy views of the settled batch, valid until the next change of the batch."""
         if not self._merged:
-            return self._caches
-        return row_caches(self._caches, self.rows.index(row), [other.covered for other in self.rows])
+            return [own_cache(cache) for cache in self._caches]
+        index = self.rows.index(row)
+        return [row_cache(cache, index) for cache in self._caches]
 
     def leave(self, rows: Sequence[Row]) -> None:
         """Drop rows and their KV; unknown rows are ignored."""
@@ -146,16 +174,16 @@ class DecodeBatch(ABC):
         keep = [index for index, row in enumerate(self.rows) if id(row) not in gone]
         if len(keep) == len(self.rows):
             return
-        lengths = [row.covered for row in self.rows]
         self.rows = [self.rows[index] for index in keep]
         self._settled = False
         if not keep:
             self._caches, self._merged = [], False
         elif len(keep) == 1 and separable(self._caches):
             # No mask and no padding from here on; the first step copies the row out of the batch's arrays.
-            self._caches, self._merged = row_caches(self._caches, keep[0], lengths), False
+            self._caches, self._merged = [alone(row_cache(cache, keep[0])) for cache in self._caches], False
         else:
-            keep_rows(self._caches, keep, lengths)
+            for cache in self._caches:
+                cache.filter(keep)
 
     def nbytes(self) -> int:
         """Bytes of live KV, padding included."""
@@ -163,19 +191,4 @@ class DecodeBatch(ABC):
 
 
 def _merge(caches: list[list[Any]]) -> list[Any]:
-    layers = list(zip(*caches, strict=True))
-    for layer in layers:
-        _check_states(layer)
-    return [merged(layer) for layer in layers]
-
-
-def _check_states(layer: Sequence[Any]) -> None:
-    """States of unlike shapes are not merged: mlx-lm would stretch the smaller one (the last tokens of a short prompt,
-    say) over the place of a larger one without a word."""
-    if type(layer[0]) is CacheList:
-        for inner in zip(*(cache.caches for cache in layer), strict=True):
-            _check_states(inner)
-    elif type(layer[0]) is ArraysCache:
-        for states in zip(*(cache.cache for cache in layer), strict=True):
-            if len({state.shape[1:] for state in states if state is not None}) > 1:
-                raise ValueError("states of unlike shapes cannot be merged")
+    return [merged(layer) for layer in zip(*caches, strict=True)]

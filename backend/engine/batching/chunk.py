@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.engine.batching.row_caches import copied
+from backend.engine.kv.row_caches import copied
 from backend.engine.waits import wait
 
 Model = Callable[..., mx.array]

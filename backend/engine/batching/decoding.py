@@ -10,13 +10,15 @@ import mlx.core as mx
 from backend.core.errors import Overloaded
 from backend.core.events import FinishReason, Piece
 from backend.core.logline import logline
-from backend.engine.batching.batch import DecodeBatch, Emitted
+from backend.engine.batching.batch import DecodeBatch
+from backend.engine.batching.emitted import Emitted
 from backend.engine.batching.emitting import Emitter, Then
 from backend.engine.batching.finishing import Finisher, internal_fault
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.row import Row
+from backend.engine.batching.speculating import Plan, Speculating
 from backend.engine.batching.storing import Storing
 from backend.engine.channel import Outbox
 from backend.engine.loading.failures import FOREIGN
@@ -40,6 +42,8 @@ class Decoding:
         kv: How rows are held where they are quantised.
         requeue: Puts a row back at its place in the queue, to begin with what the prompt cache has of its tokens.
         pooled: Where rows go on that have tails to run over their prompt.
+        speculating: How many tokens of a row a step looks at.
+        spare: Bytes of the budget that no row is going to need.
     """
 
     groups: DecodeGroups
@@ -52,6 +56,8 @@ class Decoding:
     tell: Callable[[], None]
     requeue: Callable[[Row], None]
     pooled: Pooled
+    speculating: Speculating
+    spare: Callable[[], int]
     clock: Callable[[], float]
     kv: KVFormat | None = None
     moving: list[Row] = field(default_factory=list[Row])
@@ -74,6 +80,7 @@ class Decoding:
         ready = [row for row in ready if not row.request.prefill_only]
         for row in ready:
             self._note_prefilled(row, now)
+            self.speculating.begin(row)
         self._join_rows(ready)
         self.moving = []
 
@@ -105,15 +112,50 @@ class Decoding:
             self.finisher.fail(row, internal_fault("join", row, error))
 
     def step(self) -> None:
-        """One token for every row."""
+        """One token for every row, or what a pass over several gives."""
         started = self.clock()
         for group in list(self.groups.batches):
-            self._emit(group, group.step)
+            self._advance(group)
             self._to_codes(group)
         self.counters.decode_steps += 1
         if self.counters.decode_steps % MERGE_EVERY_STEPS == 0:
             self._merge_groups()
         self.counters.decode_seconds += self.clock() - started
+
+    def _advance(self, group: DecodeBatch) -> None:
+        plan = self.speculating.plan(group.rows, spare=self.spare)
+        if plan is not None and group.ahead:
+            # What is drawn already comes before all that may be guessed.
+            self._emit(group, group.collect)
+            if group not in self.groups.batches:
+                return
+            plan = self.speculating.plan(group.rows, spare=self.spare)
+        if plan is not None:
+            self._verify(group, plan)
+            return
+        started, before = self.clock(), self.counters.generated_tokens
+        rows = len(group)
+        self._emit(group, group.step)
+        if self.counters.generated_tokens - before == rows:  # a step behind, or with an end, tells nothing of its cost
+            self.speculating.stepped(rows, self.clock() - started)
+
+    def _verify(self, group: DecodeBatch, plan: Plan) -> None:
+        """Look at what the rows propose in one pass, and hand out what is drawn from it."""
+        started = self.clock()
+        rows, ended = list(group.rows), list[Row]()
+        try:
+            verification = group.verify([proposal.tokens if proposal else () for proposal in plan])
+            while emitted := verification.next():
+                gone = self._give(emitted)
+                verification.stop(gone)
+                ended += gone
+            verification.close()
+            group.settle()
+        except FOREIGN as error:
+            self._lose_batch(group, rows, error)
+            return
+        self.speculating.verified(rows, plan, verification, self.clock() - started)
+        self._let_go(ended)
 
     def _to_codes(self, group: DecodeBatch) -> None:
         """Rows that have come to the length from which on they hold codes go on among those that do."""
@@ -160,12 +202,15 @@ class Decoding:
         ended = [row for group in list(self.groups.batches) for row in self._take_tokens(group, group.collect)]
         if self.outbox:
             self.tell()
-        self.storing.store_all()
-        self.leave(ended)
+        self._let_go(ended)
 
     def _emit(self, group: DecodeBatch, tokens: Callable[[], list[Emitted]]) -> None:
         """Hand out what a group emits; rows that have come to their end leave it."""
-        ended = self._take_tokens(group, tokens)
+        self._let_go(self._take_tokens(group, tokens))
+
+    def _let_go(self, ended: Sequence[Row]) -> None:
+        """Keep what those leave that have finished, and drop them."""
+        self.storing.add([row for row in ended if row.finished])
         self.storing.store_all()
         self.leave(ended)
 
@@ -179,11 +224,14 @@ class Decoding:
         except FOREIGN as error:  # keys and KV may be out of step: the batch is lost
             self._lose_batch(group, rows, error)
             return []
+        return self._give(emitted)
+
+    def _give(self, emitted: Sequence[Emitted]) -> list[Row]:
+        """Turn drawn tokens into what clients see; the rows that have come to their end."""
         now = self.clock()
         given = [(item.row, self.emitter.take(item, now)) for item in emitted]
-        for row in (row for row, then in given if then is Then.FINISHED):
-            row.finished = True
-            self.storing.add([row])
+        for row, then in given:
+            row.finished = row.finished or then is Then.FINISHED
         return [row for row, then in given if then is not Then.GOES_ON]
 
     def leave(self, rows: Sequence[Row]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from backend.core.events import Delta, FinishReason, Piece
-from backend.engine.batching.batch import Emitted
+from backend.engine.batching.emitted import Emitted
 from backend.engine.batching.finishing import Finisher, internal_fault, row_fault
 from backend.engine.batching.row import Row, token_logprob
 from backend.engine.channel import Outbox

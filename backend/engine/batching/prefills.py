@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.core.logline import logline
-from backend.engine.batching import row_caches
 from backend.engine.batching.chunk import Chunk, Model
 from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.reused import Reused
 from backend.engine.batching.row import Row
 from backend.engine.batching.scheduler import Prefilling, most_urgent, next_end, waited_after
+from backend.engine.kv import row_caches
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.loading.progress import Rate
 from backend.engine.picture import Counters

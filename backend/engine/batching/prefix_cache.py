@@ -15,6 +15,7 @@ from backend.engine.disk_threads import Job
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.quantized.conversion import to_codes, to_numbers
 from backend.engine.quantized.kv_format import KVFormat
+from backend.engine.speculation.row_drafts import LEAD_IN
 from mlx_cache import Fetched
 
 # mlx-lm's caches that any prefix can be taken of; all others are stored whole, at positions chosen beforehand.
@@ -134,6 +135,15 @@ class PrefixCache:
         if tenant and self._isolation == "performance":
             return [(tenant, tokens), ("", tokens[: self.kept.names.length("", tokens) + 1])]
         return [(tenant, tokens)]
+
+    def donor(self, tokens: NDArray[np.int32], tenant: str, most: int) -> NDArray[np.int32] | None:
+        """What came behind as much of this prompt as the tenant has stored: up to `most` tokens that its answer may be
+        like, behind the last `LEAD_IN` that are shared. None where there is nothing, and always under strict.
+
+        Others' prefixes give none, not even those that were named for everybody: how fast an answer is would tell what
+        another was. Touches nothing.
+        """
+        return self._store.continuation(tokens, tenant, most, LEAD_IN) if self.keeps else None
 
     @property
     def has_disk(self) -> bool:

@@ -17,6 +17,7 @@ from backend.engine.disk_threads import Job
 from backend.engine.inbox import Submit
 from backend.engine.sampling.row_sampling import RowSampling
 from backend.engine.sampling.sampled import RowLogprobs
+from backend.engine.speculation.row_drafts import RowDrafts
 from backend.engine.work import Embed, Tails
 
 
@@ -45,6 +46,8 @@ class Row:
         preemptions: Times that it went back to the queue; of those, `displaced` for a higher priority.
         first_token_at, last_token_at: When tokens of the answer became known; 0 while there is none.
         restored: Those of them that the prompt cache had.
+        drafts: What the row guesses of its own answer, where it does.
+        drafted, accepted: Tokens that were guessed and looked at, and those of them that were drawn.
     """
 
     submit: Submit
@@ -77,6 +80,9 @@ class Row:
     last_token_at: float = 0.0
     preemptions: int = 0
     displaced: int = 0
+    drafts: RowDrafts | None = None
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def stream(self) -> AnswerStream:

@@ -29,6 +29,7 @@ from backend.engine.batching.queue import Queue
 from backend.engine.batching.room import Room
 from backend.engine.batching.row import Row
 from backend.engine.batching.scheduler import chunk_ends
+from backend.engine.batching.speculating import Speculating
 from backend.engine.batching.standing import Standing
 from backend.engine.batching.storing import Storing
 from backend.engine.channel import AnswerStream, Outbox
@@ -69,6 +70,7 @@ class Session:
     config: ModelConfig
     generation: int
     prefix: PrefixCache
+    speculating: Speculating
     new_batch: Callable[[], DecodeBatch]
     budget: MemoryBudget
     padding: PaddingBounds
@@ -158,6 +160,8 @@ class Session:
             tell=self.tell,
             requeue=self._requeue,
             pooled=self.pooled,
+            speculating=self.speculating,
+            spare=spare,
             clock=self.clock,
             kv=kv,
         )

@@ -44,6 +44,14 @@ class TenantStore:
         except FOREIGN as error:
             say_fault("insert", error)
 
+    def continuation(self, tokens: NDArray[np.int32], tenant: str, most: int, lead_in: int) -> NDArray[np.int32] | None:
+        """Tokens of this tenant's alone; see `PromptCache.continuation`."""
+        try:
+            return self.cache.continuation(self.key_of(tenant), tokens, most, lead_in=lead_in)
+        except FOREIGN as error:
+            say_fault("continuation", error)
+            return None
+
     def drop_sequence(self, tokens: NDArray[np.int32], tenant: str, *, keep: int = 0) -> None:
         """Remove what only this sequence has beyond its first `keep` tokens, files too."""
         key = self.key_of(tenant)

@@ -49,7 +49,7 @@ class TwoForms(PromptCache):
 
     def clear(self, model_key: Hashable | None = None) -> None:
         """See PromptCache."""
-        for key in [None] if model_key is None else [(model_key, False), (model_key, True)]:
+        for key in [None] if model_key is None else self._forms(model_key):
             super().clear(key)
 
     def forget(self, model_key: Hashable, tokens: Sequence[int] | Tokens, *, keep: int = 0) -> None:
@@ -94,10 +94,13 @@ class TwoForms(PromptCache):
 
     def clear_disk(self, model_key: Hashable | None = None) -> None:
         """See PromptCache."""
-        for key in [None] if model_key is None else [(model_key, False), (model_key, True)]:
+        for key in [None] if model_key is None else self._forms(model_key):
             super().clear_disk(key)
 
     # Places
+
+    def _forms(self, model_key: Hashable) -> list[Hashable]:
+        return [(model_key, False), (model_key, True)]
 
     def _longest(
         self,

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from backend.engine.kv.spare import beyond
+
 
 @dataclass(frozen=True, slots=True)
 class KVCost:
@@ -11,7 +13,7 @@ class KVCost:
 
     Attributes:
         per_token: Of the layers that keep every token.
-        windows: Pairs (tokens kept at most, bytes a token) of the layers that keep a window.
+        windows: Pairs (columns at most, bytes of each) of the layers that keep a window.
         fixed: Of states whose size does not depend on the length.
         full_below: Tokens below which the layers that keep every token hold `full_per_token` bytes of each instead.
     """
@@ -56,7 +58,7 @@ def measure(short: Sequence[Any], long: Sequence[Any], *, apart: int) -> KVCost:
         if kept is None:
             per_token += size
         else:
-            windows.append((int(kept), size))
+            windows.append((int(kept) + beyond(int(kept)), size))
     return KVCost(per_token, tuple(windows), fixed)
 
 

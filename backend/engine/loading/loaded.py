@@ -47,6 +47,7 @@ class LoadedModel:
         dtype: Of the embedding or the output, such as `float16`.
         batchable: Rows may decode together; otherwise one at a time, and `serial_reason` says why.
         kv_cost: What a row's caches weigh.
+        speculation_reason: Why a step looks at one token of a row only; empty where it may look at several.
         uncached_reason: Why the prompt cache keeps nothing of this model; empty where it does.
         kept_whole: Layer classes beyond those that the prompt cache knows, of which it may keep copies.
         device: Such as `cpu` or `gpu (Apple M2)`.
@@ -72,6 +73,7 @@ class LoadedModel:
     dtype: str
     batchable: bool
     serial_reason: str
+    speculation_reason: str
     kv_cost: KVCost
     uncached_reason: str
     kept_whole: frozenset[type]

@@ -102,7 +102,8 @@ def _load(
     new_cache = plain_cache if kv is None else lambda: new_row(plain_cache, kv)
     if known is not None:
         return _again(known, model, new_cache)
-    result = _probed(_asking(model, cancelled), model, plain_cache, kv, settings, directory)
+    speculates = bool(config.engine.drafters)
+    result = _probed(_asking(model, cancelled), model, plain_cache, kv, settings, directory, speculates=speculates)
     stored_kv = _stored_format(config, model, plain_cache)
     check_vocabulary(files, model, result.vocab_size)
     check_cancelled(cancelled)
@@ -126,6 +127,7 @@ def _load(
         dtype=dtype,
         batchable=not _serial_reason(model, config, result),
         serial_reason=_serial_reason(model, config, result),
+        speculation_reason=result.speculation_reason,
         kv_cost=result.kv_cost,
         uncached_reason=result.uncached_reason,
         kept_whole=result.kept_whole,
@@ -225,13 +227,15 @@ def _probed(
     kv: KVFormat | None,
     settings: Mapping[str, Any],
     directory: Path,
+    *,
+    speculates: bool,
 ) -> ProbeResult:
     def tried() -> ProbeResult:
         reach, weights = reach_of(settings), _weight_bytes(model)
         if kv is None:
-            return probe(forward, new_cache, reach=reach, weight_bytes=weights)
+            return probe(forward, new_cache, reach=reach, weight_bytes=weights, speculates=speculates)
         try:
-            return probe_with_codes(forward, new_cache, kv, reach=reach, weight_bytes=weights)
+            return probe_with_codes(forward, new_cache, kv, reach=reach, weight_bytes=weights, speculates=speculates)
         except CodesRefused as error:
             raise ModelLoadFailed(f"kv_bits: {directory.name} cannot hold quantised keys and values: {error}") from None
 
@@ -293,6 +297,7 @@ def _log_loaded(loaded: LoadedModel) -> None:
             context=loaded.context_length,
             mode="batched" if loaded.batchable else "serial",
             serial_reason=loaded.serial_reason or None,
+            speculation_reason=loaded.speculation_reason or None,
             uncached_reason=loaded.uncached_reason or None,
             device=loaded.device,
             kv=loaded.kv,

@@ -20,6 +20,7 @@ class LoadedFacts:
         context_length: Tokens of prompt and answer at most.
         memory: What the device has and how much of it is wired, in words, for Info.
         serial_reason: Why rows cannot decode together; empty when they can.
+        speculation_reason: Why a step looks at one token of a row only; empty where it may look at several.
         uncached_reason: Why the prompt cache keeps nothing of this model; empty where it does.
         runs_own_code: The checkpoint brings the model's code with it.
         hidden_width: Of the model's hidden states; 0 where none can be had, and `hidden_reason` says why.
@@ -35,6 +36,7 @@ class LoadedFacts:
     eos_ids: frozenset[int]
     batchable: bool
     serial_reason: str
+    speculation_reason: str
     uncached_reason: str
     device: str
     runs_own_code: bool = False
@@ -60,6 +62,7 @@ class LoadedFacts:
             eos_ids=loaded.eos_ids,
             batchable=loaded.batchable,
             serial_reason=loaded.serial_reason,
+            speculation_reason=loaded.speculation_reason,
             uncached_reason=loaded.uncached_reason,
             device=loaded.device,
             runs_own_code="model_file" in loaded.config,

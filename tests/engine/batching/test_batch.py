@@ -24,7 +24,6 @@ from tests.models import QUICK_FAMILIES, write_model
 from tests.rounding import tolerance
 
 # A wrapped window is summed in another order alone than in company.
-WITHIN = {"gemma3_text": 1e-4}
 # The sliding window of the tests' models wraps at 64.
 PROMPTS = (70, 90, 20)
 Steps = dict[int, list[tuple[int, RowLogprobs | None]]]
@@ -84,4 +83,4 @@ def test_a_row_that_is_left_alone_goes_on_as_one_that_always_was(family: str, sa
             assert token == other
             assert ours is not None and logprobs is not None
             difference = np.abs(np.array(ours.top) - np.array(logprobs.top)).max()
-            assert difference <= tolerance(family, WITHIN)
+            assert difference <= tolerance(family)

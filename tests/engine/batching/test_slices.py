@@ -20,7 +20,7 @@ from backend.engine.batching.session import Session
 from backend.engine.handle import EngineHandle
 from tests.engine.faulty import FaultyModel
 from tests.engine.harness import NO_CACHE, Answer, model_config, read, request, with_engine
-from tests.engine.test_exactness import CHUNK, WITHIN, assert_same, schedule, together
+from tests.engine.test_exactness import CHUNK, assert_same, schedule, together
 from tests.models import FAMILIES, QUICK_FAMILIES, write_model
 from tests.rounding import tolerance
 from tests.tiers import families_by_batch
@@ -174,7 +174,7 @@ def test_answers_do_not_depend_on_slices(
     sliced = with_engine(config, crowd)
     monkeypatch.setitem(assembly.SLICE_SECONDS, "cpu", 1e6)
     whole = with_engine(model_config(path, engine=options), alone)
-    within = {family: 1e-4 for family in FAMILIES if family not in QUICK_FAMILIES} | WITHIN
+    within = {family: 1e-4 for family in FAMILIES if family not in QUICK_FAMILIES}
     for ours, theirs in zip(sliced, whole, strict=True):
         assert_same(ours, theirs, tolerance(family, within))
 

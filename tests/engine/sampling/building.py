@@ -1,5 +1,6 @@
 """Rows and logits for the sampling tests."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -37,6 +38,7 @@ class OnlyThese:
     """A grammar that allows the same tokens always, and says what it was told."""
 
     def __init__(self, allowed: list[int], vocab: int) -> None:
+        self._allowed = allowed
         bits = np.zeros(-(-vocab // 32) * 32, np.uint8)
         bits[allowed] = 1
         self._mask = np.packbits(bits, bitorder="little").view(np.uint32)
@@ -49,6 +51,12 @@ class OnlyThese:
 
     def advance(self, token: int) -> None:
         self.told.append(token)
+
+    def forced(self, most: int) -> Sequence[int]:
+        return self._allowed[:most] if len(self._allowed) == 1 else ()
+
+    def valid(self, tokens: Sequence[int]) -> int:
+        return next((n for n, token in enumerate(tokens) if token not in self._allowed), len(tokens))
 
 
 def lazy(logits: NDArray[np.float32], dtype: mx.Dtype = mx.float32) -> mx.array:

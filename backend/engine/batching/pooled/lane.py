@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from backend.core.errors import InternalFault, WorkerError
 from backend.core.pooled import PooledResult
-from backend.engine.batching import row_caches
 from backend.engine.batching.chunk import Model
 from backend.engine.batching.finishing import Finisher, internal_fault
 from backend.engine.batching.pace import Pace
@@ -15,6 +14,7 @@ from backend.engine.batching.pooled.texts import plan_batch
 from backend.engine.batching.pooled.units import Part, TailRun, TextBatch, Unit
 from backend.engine.batching.row import Row
 from backend.engine.batching.scheduler import LEAST_CHUNK
+from backend.engine.kv import row_caches
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.loading.loaded import Backbone
 from backend.engine.picture import Counters

@@ -14,7 +14,7 @@ from backend.engine.batching.pooled.passing import Pass
 from backend.engine.batching.pooled.texts import padded, picked
 from backend.engine.batching.prefix_cache import CUT_BY_TOKEN
 from backend.engine.batching.row import Row
-from backend.engine.batching.row_caches import copied
+from backend.engine.kv.row_caches import copied
 from backend.engine.loading.loaded import Backbone
 from backend.engine.waits import on_host
 from backend.engine.work import Tail

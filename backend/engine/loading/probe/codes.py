@@ -1,6 +1,7 @@
 """The trial of a model whose rows are to hold codes: with the very caches that it is going to serve with."""
 
 from dataclasses import replace
+from functools import partial
 
 from mlx_lm.models.cache import KVCache
 
@@ -25,7 +26,13 @@ class CodesRefused(Exception):
 
 
 def probe_with_codes(
-    model: Model, new_cache: NewCache, kv: KVFormat, *, reach: Reach = NO_REACH, weight_bytes: int = 0
+    model: Model,
+    new_cache: NewCache,
+    kv: KVFormat,
+    *,
+    reach: Reach = NO_REACH,
+    weight_bytes: int = 0,
+    speculates: bool = False,
 ) -> ProbeResult:
     """As `probe`, of rows that hold `kv`; with a start, of both kinds of rows.
 
@@ -40,15 +47,16 @@ def probe_with_codes(
     reason = unquantisable(caches, kv)
     if reason:
         raise CodesRefused(reason)
+    tried = partial(probe, reach=reach, weight_bytes=weight_bytes, speculates=speculates)
     try:
-        found = probe(model, lambda: to_codes(new_cache(), kv), reach=reach, weight_bytes=weight_bytes)
+        found = tried(model, lambda: to_codes(new_cache(), kv))
     except ProbeFailed as error:
         widths = {(cache.keys.shape[-1], cache.values.shape[-1]) for cache in plain_layers(caches)}
         latent = any(keys != values for keys, values in widths)
         raise CodesRefused(_LATENT if latent else _cause(str(error))) from None
     if not (kv.start or found.serial_reason or found.uncached_reason):
         return found
-    plain = probe(model, new_cache, reach=reach, weight_bytes=weight_bytes)
+    plain = tried(model, new_cache)
     for ours, theirs in ((found.serial_reason, plain.serial_reason), (found.uncached_reason, plain.uncached_reason)):
         if ours and not theirs:
             raise CodesRefused(f"with codes, {ours}")
@@ -56,6 +64,7 @@ def probe_with_codes(
         found,
         serial_reason=found.serial_reason or plain.serial_reason,
         uncached_reason=found.uncached_reason or plain.uncached_reason,
+        speculation_reason=found.speculation_reason or plain.speculation_reason,
         kv_cost=with_start(found.kv_cost, plain.kv_cost, kv.start),
     )
 

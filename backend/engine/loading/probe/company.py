@@ -7,8 +7,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from backend.engine.kv.merging import merged
 from backend.engine.loading.probe.context import Context, Model, NewCache, evaluate, read, token
-from backend.engine.quantized.batch_cache import merged
 
 # Steps of each of the three phases: two rows, three rows, two rows again.
 _STEPS = 2

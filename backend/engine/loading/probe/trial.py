@@ -23,6 +23,7 @@ from backend.engine.loading.probe.company import (
 from backend.engine.loading.probe.context import Context, Model, NewCache, fillable, read
 from backend.engine.loading.probe.keeping import restored_differs, unknown_layers
 from backend.engine.loading.probe.reach import NO_REACH, Reach
+from backend.engine.loading.probe.several import cannot_speculate
 
 _LONG, _SHORT, _LATE = 24, 5, 11
 # Beyond a window or a selection: apart by no multiple of any block, so that padding shifts the blocks.
@@ -44,6 +45,7 @@ class ProbeResult:
         kv_cost: What a row's caches weigh.
         uncached_reason: Why the prompt cache can keep nothing of this model; empty when it can.
         kept_whole: Layer classes that the prompt cache does not know, but may keep as copies of their attributes.
+        speculation_reason: Why a step may look at one token of a row only; empty where at several.
     """
 
     vocab_size: int
@@ -51,19 +53,23 @@ class ProbeResult:
     kv_cost: KVCost
     uncached_reason: str
     kept_whole: frozenset[type]
+    speculation_reason: str = ""
 
 
 class ProbeFailed(Exception):
     """The model cannot run as it is; the message says why."""
 
 
-def probe(model: Model, new_cache: NewCache, *, reach: Reach = NO_REACH, weight_bytes: int = 0) -> ProbeResult:
+def probe(
+    model: Model, new_cache: NewCache, *, reach: Reach = NO_REACH, weight_bytes: int = 0, speculates: bool = False
+) -> ProbeResult:
     """Run the model on a few tokens, alone and as a batch. About 30 passes over one token and ten over a few.
 
     Lengths beyond `reach` cost memory and no time to speak of: they are made of entries that no model computed.
 
     Args:
         weight_bytes: Of the model; the larger it is, the longer the rows that are tried.
+        speculates: Whether steps are to look at several tokens, where they may; some 40 passes more.
 
     Raises:
         ProbeFailed: The forward pass raises or gives no usable logits.
@@ -77,12 +83,15 @@ def probe(model: Model, new_cache: NewCache, *, reach: Reach = NO_REACH, weight_
     most = _most_tokens(caches, cost, weight_bytes)
     unknown = unknown_layers(caches)
     uncached = _uncached_reason(model, new_cache, reach, most, unknown)
+    serial = _serial_reason(model, new_cache, reach, most)
+    contexts = _contexts(reach, most, seed=0)
     return ProbeResult(
         vocab_size=int(logits.shape[-1]),
-        serial_reason=_serial_reason(model, new_cache, reach, most),
+        serial_reason=serial,
         kv_cost=cost,
         uncached_reason=uncached,
         kept_whole=frozenset() if uncached else unknown,
+        speculation_reason=cannot_speculate(model, new_cache, contexts, batchable=not serial) if speculates else "",
     )
 
 

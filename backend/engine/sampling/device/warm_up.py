@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -48,6 +48,12 @@ class _AllowsAll:
 
     def advance(self, token: int) -> None:
         pass
+
+    def forced(self, most: int) -> Sequence[int]:
+        return ()
+
+    def valid(self, tokens: Sequence[int]) -> int:
+        return len(tokens)
 
 
 def warm_up(

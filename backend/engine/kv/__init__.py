@@ -1,0 +1,1 @@
+"""Keys and values of rows that decode together, each of its own length."""

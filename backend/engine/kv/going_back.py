@@ -1,0 +1,96 @@
+"""A pass over several tokens of every row, of which each row keeps its first ones."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, QuantizedKVCache
+
+from backend.engine.kv.ragged import RaggedKVCache
+from backend.engine.kv.row_caches import copied
+from backend.engine.kv.scans import token_by_token
+
+Model = Callable[..., mx.array]
+
+
+def can_go_back(caches: Sequence[Any]) -> bool:
+    """Whether every layer is of a class whose tokens can be taken back, or whose state can be kept and replayed."""
+    return all(
+        isinstance(leaf, RaggedKVCache) or type(leaf) in (KVCache, QuantizedKVCache, ArraysCache)
+        for leaf in _leaves(caches)
+    )
+
+
+class Pass:
+    """One pass of a batch over `width` tokens a row. Engine thread only.
+
+    Keys and values are cut by token; states, which cannot be, are kept from before and replayed with what is kept.
+
+    Args:
+        tokens: `[rows, width]`, the same on the host; behind what a row has there is anything.
+
+    Attributes:
+        logits: `[rows, width, vocab]`, not waited for.
+    """
+
+    def __init__(
+        self, model: Model, caches: Sequence[Any], tokens: Sequence[Sequence[int]], covered: Sequence[int]
+    ) -> None:
+        self._model, self._caches, self._tokens = model, list(caches), tokens
+        self._covered = list(covered)
+        self._states = [copied(cache) for cache in _leaves(caches) if type(cache) is ArraysCache]
+        with token_by_token():
+            self.logits = model(mx.array([list(row) for row in tokens]), cache=self._caches)
+
+    @property
+    def width(self) -> int:
+        """Tokens of a row in this pass."""
+        return len(self._tokens[0])
+
+    def keep(self, kept: Sequence[int]) -> None:
+        """Leave the caches as if row i had been fed its first `kept[i]` tokens, 1 or more, and no others."""
+        replayed = max(kept)
+        if not self._states or min(kept) == self.width:
+            self._cut([self.width - n for n in kept], kept)
+            return
+        self._cut([self.width] * len(kept), [0] * len(kept))
+        for cache, state in zip(self._state_caches(), self._states, strict=True):
+            cache.cache = state.cache
+        with token_by_token(), _lengths(self._state_caches(), kept):
+            self._model(mx.array([row[:replayed] for row in self._tokens]), cache=self._caches)
+        self._cut([replayed - n for n in kept], kept)
+
+    def _state_caches(self) -> list[Any]:
+        return [cache for cache in _leaves(self._caches) if type(cache) is ArraysCache]
+
+    def _cut(self, back: Sequence[int], kept: Sequence[int]) -> None:
+        if not any(back):
+            return
+        offset = mx.array([covered + n for covered, n in zip(self._covered, kept, strict=True)])
+        for cache in _leaves(self._caches):
+            if isinstance(cache, RaggedKVCache):
+                cache.rewind(back, offset)
+            elif type(cache) is not ArraysCache:
+                cache.trim(back[0])
+
+
+@contextmanager
+def _lengths(states: Sequence[Any], kept: Sequence[int]) -> Generator[None]:
+    """Rows of unlike lengths go through a pass together; what is behind a row's own moves no state."""
+    if len(set(kept)) == 1:
+        yield
+        return
+    for cache in states:
+        cache.prepare(lengths=list(kept))
+    yield
+    for cache in states:
+        cache.finalize()
+
+
+def _leaves(caches: Sequence[Any]) -> Iterator[Any]:
+    for cache in caches:
+        if type(cache) is CacheList:
+            yield from _leaves(cache.caches)
+        else:
+            yield cache
