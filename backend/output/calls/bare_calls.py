@@ -4,7 +4,8 @@ from collections.abc import Container
 
 from backend.output.calls.argument_lists import ArgumentListReader, CallListReader
 from backend.output.calls.call_format import CallReader, Read
-from backend.output.calls.json_calls import CallKeys, CallObjectReader, wait
+from backend.output.calls.call_objects import CallKeys, CallObjectReader
+from backend.output.calls.json_calls import wait
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.python_calls import SYNTAX

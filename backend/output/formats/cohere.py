@@ -3,7 +3,7 @@
 The templates number the calls of a conversation anew, so the model's own ids mean nothing beyond its answer.
 """
 
-from backend.output.calls.json_calls import CallKeys
+from backend.output.calls.call_objects import CallKeys
 from backend.output.choice import COMMAND_THINK
 from backend.output.formats.json_tools import JsonCalls
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from backend.core.call_shape import Shape
 from backend.output.calls.call_format import CallFormat, CallReader, Read
-from backend.output.calls.json_calls import CallObjectReader, HeaderCallReader, wait
+from backend.output.calls.call_objects import CallObjectReader
+from backend.output.calls.json_calls import HeaderCallReader, wait
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.schema import ToolSchemas
 from backend.output.calls.tag_calls import TagReader, Tags, begun

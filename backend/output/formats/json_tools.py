@@ -3,7 +3,7 @@
 import json
 
 from backend.output.calls.call_format import CallFormat
-from backend.output.calls.json_calls import OPENAI_KEYS, CallKeys, CallObjectReader
+from backend.output.calls.call_objects import OPENAI_KEYS, CallKeys, CallObjectReader
 from backend.output.calls.schema import ToolSchemas
 
 

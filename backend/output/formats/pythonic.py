@@ -6,7 +6,8 @@ from typing import Any
 from backend.core.call_shape import Fixed, Shape
 from backend.output.calls.argument_lists import ArgumentListReader, CallListReader
 from backend.output.calls.call_format import CallFormat, CallReader, Read
-from backend.output.calls.json_calls import CallObjectReader, wait
+from backend.output.calls.call_objects import CallObjectReader
+from backend.output.calls.json_calls import wait
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.python_calls import SYNTAX, python_shape
 from backend.output.calls.schema import ToolSchemas
