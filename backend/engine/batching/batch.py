@@ -125,7 +125,9 @@ class DecodeBatch(ABC):
         Not within a pass: its mask is made before its first layer.
         """
         ragged = [leaf for leaf in leaves(self._caches) if isinstance(leaf, RaggedKVCache)]
-        if any(leaf.stray > MOST_STRAY for leaf in ragged) or self._plain_steps == ALIGN_AFTER_STEPS:
+        # Layers of a kind are all alike.
+        kinds = {type(leaf): leaf for leaf in ragged}.values()
+        if any(leaf.stray > MOST_STRAY for leaf in kinds) or self._plain_steps == ALIGN_AFTER_STEPS:
             for leaf in ragged:
                 leaf.align()
 
