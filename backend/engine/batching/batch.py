@@ -13,14 +13,12 @@ import mlx.core as mx
 from backend.engine.batching.chunk import Model
 from backend.engine.batching.emitted import Emitted
 from backend.engine.batching.row import Row
-from backend.engine.batching.verification import Verification
+from backend.engine.batching.verification import Draw, Verification
 from backend.engine.kv.going_back import Pass
 from backend.engine.kv.merging import alone, merged
 from backend.engine.kv.ragged import RaggedKVCache
 from backend.engine.kv.row_caches import copied, nbytes, own_cache, row_cache, separable
 from backend.engine.loading.kv_cost import leaves
-from backend.engine.sampling.row_sampling import RowSampling
-from backend.engine.sampling.sampled import Sampled
 from backend.engine.waits import wait
 
 # Rows that go unlike ways are moved to end together before they take so many columns more than the longest needs: less
@@ -106,11 +104,16 @@ class DecodeBatch(ABC):
         for row in self.rows:
             row.sampling.allowed()  # while the device computes
         wait(run.logits, self._states())
-        return Verification(run, self.rows, drafts, self._draw)
+        return Verification(run, self.rows, drafts, self._draw_from(run.logits))
+
+    @property
+    def ahead(self) -> bool:
+        """Whether tokens are drawn that are not emitted yet."""
+        return False
 
     @abstractmethod
-    def _draw(self, logits: mx.array, rows: Sequence[RowSampling]) -> Sampled:
-        """One token for each row, from logits `[rows, vocab]`; waits for them."""
+    def _draw_from(self, logits: mx.array) -> Draw:
+        """Draws from the logits of a pass, `[rows, width, vocab]`."""
 
     def collect(self) -> list[Emitted]:
         """Tokens that were drawn and are not emitted yet. An exception loses the batch."""

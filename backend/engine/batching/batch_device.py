@@ -8,6 +8,7 @@ from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.chunk import Model
 from backend.engine.batching.emitted import Emitted, accept_sampled
 from backend.engine.batching.row import Row
+from backend.engine.batching.verification import Draw
 from backend.engine.sampling.device.sampler import DeviceSampler, LazySample
 from backend.engine.sampling.row_sampling import RowSampling
 from backend.engine.sampling.sampled import Sampled
@@ -37,6 +38,11 @@ class DeviceBatch(DecodeBatch):
         self._drawn_rows = list(self.rows)
         mx.async_eval(self._drawn.arrays())
         return known
+
+    @property
+    def ahead(self) -> bool:
+        """Whether tokens are drawn that are not emitted yet."""
+        return self._drawn is not None
 
     def leave(self, rows: Sequence[Row]) -> None:
         """Drop rows, their KV and what was drawn for them: one that comes back begins with its last token."""
@@ -76,7 +82,11 @@ class DeviceBatch(DecodeBatch):
         sampled = self._drawn.collect()
         return [accept_sampled(row, index, sampled) for index, row in enumerate(self._drawn_rows) if row is not None]
 
-    def _draw(self, logits: mx.array, rows: Sequence[RowSampling]) -> Sampled:
-        lazy = self._sampler.sample_lazy(logits, rows)
-        wait(lazy.arrays())
-        return lazy.collect()
+    def _draw_from(self, logits: mx.array) -> Draw:
+        def draw(place: int, going: Sequence[int], rows: Sequence[RowSampling]) -> Sampled:
+            here = logits[:, place]
+            lazy = self._sampler.sample_lazy(here if len(going) == len(here) else here[mx.array(list(going))], rows)
+            wait(lazy.arrays())
+            return lazy.collect()
+
+        return draw

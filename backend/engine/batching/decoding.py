@@ -124,7 +124,7 @@ class Decoding:
 
     def _advance(self, group: DecodeBatch) -> None:
         plan = self.speculating.plan(group.rows, spare=self.spare)
-        if plan is not None and group.in_flight:
+        if plan is not None and group.ahead:
             # What is drawn already comes before all that may be guessed.
             self._emit(group, group.collect)
             if group not in self.groups.batches:

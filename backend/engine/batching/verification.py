@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
-import mlx.core as mx
-
 from backend.engine.batching.emitted import Emitted, accept_sampled
 from backend.engine.batching.row import Row
 from backend.engine.kv.going_back import Pass
 from backend.engine.sampling.row_sampling import RowSampling
 from backend.engine.sampling.sampled import Sampled
 
-Draw = Callable[[mx.array, Sequence[RowSampling]], Sampled]
+Draw = Callable[[int, Sequence[int], Sequence[RowSampling]], Sampled]
+"""One token for each of some rows, from the logits at a place of a pass: the place, the rows' indices, the rows."""
 
 
 class Verification:
@@ -21,7 +20,7 @@ class Verification:
 
     Args:
         drafts: For each row the tokens that may come next, none or more.
-        draw: One token for each of the rows, from logits `[rows, vocab]`; waits for them.
+        draw: Draws from this pass.
     """
 
     def __init__(self, run: Pass, rows: Sequence[Row], drafts: Sequence[Sequence[int]], draw: Draw) -> None:
@@ -40,10 +39,7 @@ class Verification:
         going, place = self._going, self._place
         if not going:
             return []
-        logits = self._run.logits[:, place]
-        if len(going) < len(self._rows):
-            logits = logits[mx.array(going)]
-        sampled = self._draw(logits, [self._rows[index].sampling for index in going])
+        sampled = self._draw(place, going, [self._rows[index].sampling for index in going])
         emitted = [accept_sampled(self._rows[index], at, sampled) for at, index in enumerate(going)]
         self._place += 1
         self._going = []

@@ -21,6 +21,9 @@ REFERENCE = "reference"
 _LIBRARIES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
 
 
+_running: list[str] = []
+
+
 class BlasNotFound(Exception):
     """The BLAS that the configuration names cannot be loaded; the message says why."""
 
@@ -41,9 +44,17 @@ def load_blas(option: str = "auto") -> str:
     if "mlx.core" in sys.modules and option != REFERENCE and sys.platform == "linux":
         log.warning(logline("blas_too_late", reason="MLX is already loaded"))
     name = _choose(option)
+    _running[:] = [name]
     _import_mlx()
     log.info(logline("blas", running=name))
     return name
+
+
+def adds_in_order() -> bool:
+    """Whether a row of a product is the same to the bit in whatever company: so adds what MLX's wheel carries."""
+    import mlx.core as mx
+
+    return _running == [REFERENCE] and mx.default_device() == mx.Device(mx.cpu)
 
 
 def _choose(option: str) -> str:

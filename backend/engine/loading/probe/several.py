@@ -7,6 +7,7 @@ import mlx.core as mx
 
 from backend.engine.kv.going_back import Pass, can_go_back
 from backend.engine.kv.merging import alone, merged
+from backend.engine.loading.blas import adds_in_order
 from backend.engine.loading.failures import FOREIGN, one_line
 from backend.engine.loading.probe.company import FLOAT32_TOLERANCE, HALF, differences
 from backend.engine.loading.probe.context import Context, Model, NewCache, evaluate, read, token
@@ -22,8 +23,8 @@ _STEPS = sum(max(kept) for kept in _KEPT) + _AFTER * len(_KEPT)
 def cannot_speculate(model: Model, new_cache: NewCache, contexts: Sequence[Context], *, batchable: bool) -> str:
     """Why a step must not look at several tokens of this model; empty where it may.
 
-    A pass must give what single steps give as exactly as rows in company give what they give alone: to the bit where
-    that is so here, within roundings elsewhere. Some twenty passes over one token and ten over a few.
+    A pass must give what single steps give: to the bit where the arithmetic is that of single rows whatever their
+    number, within roundings elsewhere. Some twenty passes over one token and ten over a few.
     """
     try:
         rows = [read(model, new_cache, context) for context in contexts]
@@ -35,18 +36,17 @@ def cannot_speculate(model: Model, new_cache: NewCache, contexts: Sequence[Conte
     except FOREIGN as error:
         return f"several tokens at a time: {one_line(error)}"
     apart = max(found for found, _ in worst)
-    allowed = max(bound for _, bound in worst)
+    dtype = worst[0][1]
+    allowed = 0.0 if adds_in_order() else HALF.get(dtype, FLOAT32_TOLERANCE)
     return "" if apart <= allowed else f"several tokens at a time give other logits, by {apart:.2g} of their range"
 
 
-def _apart(model: Model, new_cache: NewCache, contexts: Sequence[Context]) -> tuple[float, float]:
-    """How far passes are from single steps, as a fraction of the logits' range, and how far they may be."""
-    together = len(contexts) > 1
+def _apart(model: Model, new_cache: NewCache, contexts: Sequence[Context]) -> tuple[float, mx.Dtype]:
+    """How far passes are from single steps, as a fraction of the logits' range, and in what they compute."""
     by_step: list[list[mx.array]] = []
     for context in contexts:
         caches = [alone(cache) for cache in read(model, new_cache, context)]
         by_step.append([_logits(model, caches, [[token(context.seed, n)]])[0, 0] for n in range(_STEPS)])
-    noise = max(_company(model, new_cache, contexts, by_step)) if together else 0.0
     caches = _batch(model, new_cache, contexts)
     place, worst = [0] * len(contexts), 0.0
 
@@ -74,17 +74,7 @@ def _apart(model: Model, new_cache: NewCache, contexts: Sequence[Context]) -> tu
             logits = _logits(model, caches, [fed(index, 1) for index in range(len(contexts))])
             for index in range(len(contexts)):
                 compare(index, logits[index])
-    dtype = by_step[0][0].dtype
-    return worst, HALF.get(dtype, FLOAT32_TOLERANCE) if noise or dtype in HALF else 0.0
-
-
-def _company(
-    model: Model, new_cache: NewCache, contexts: Sequence[Context], by_step: Sequence[Sequence[mx.array]]
-) -> list[float]:
-    """How far a step of all rows is from that of each."""
-    caches = _batch(model, new_cache, contexts)
-    logits = _logits(model, caches, [[token(context.seed, 0)] for context in contexts])
-    return [differences(logits[index], rows[0][None])[0] for index, rows in enumerate(by_step)]
+    return worst, by_step[0][0].dtype
 
 
 def _batch(model: Model, new_cache: NewCache, contexts: Sequence[Context]) -> list[Any]:
