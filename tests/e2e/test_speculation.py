@@ -37,7 +37,7 @@ def ask(worker: Worker, requests: list[pb.PredictOptions], *, streamed: bool, cl
 
 def told(answers: list[Answer]) -> tuple[int, int]:
     """Tokens that were guessed, and those that were right, as trailing metadata has them."""
-    guessed, right = (sum(int(answer.trailing[key]) for answer in answers) for key in TOLD)
+    guessed, right = (sum(int(answer.trailing.get(key, "0")) for answer in answers) for key in TOLD)
     return guessed, right
 
 
@@ -108,6 +108,7 @@ def test_a_question_that_is_asked_again_is_guessed_and_answered_alike(worker: Wo
     assert figures["speculation.pass_tokens"] > figures["speculation.passes"] == figures["verify_passes"] > 0
 
 
+@pytest.mark.slow
 def test_a_model_whose_trial_refuses_says_why_and_guesses_nothing(
     worker: Worker, random_model: Callable[..., Path]
 ) -> None:
@@ -115,7 +116,8 @@ def test_a_model_whose_trial_refuses_says_why_and_guesses_nothing(
     details = worker.info.Get(pb.InfoRequest(), timeout=10).details
     assert details["speculation"] == "off: a layer's cache cannot go back"
     answers = ask(worker, [asked(8)[0]] * 2, streamed=True)
-    assert told(answers) == (0, 0)
+    assert not {*TOLD} & {key for answer in answers for key in answer.trailing}
+    assert not worker.queue()["verify_passes"]
 
 
 @pytest.mark.slow
@@ -127,8 +129,8 @@ def test_a_state_that_cannot_be_played_back_is_found_by_the_trial(
     assert details["speculation"].startswith("off: several tokens at a time give other logits")
 
 
-@pytest.mark.parametrize("option", ["speculation:fast", "speculation:ngram,fast", "max_draft:0", "max_draft:33"])
-def test_a_value_that_is_none_is_the_loads_error_and_the_model_stays(worker: Worker, option: str) -> None:
-    result = worker.load(TINY_CHAT, option)
-    assert not result.success and result.message.startswith(f"Options[{option.partition(':')[0]}]: must be ")
+def test_a_value_that_is_none_is_the_loads_error_and_the_model_stays(worker: Worker) -> None:
+    for option in ("speculation:fast", "speculation:ngram,fast", "max_draft:0", "max_draft:33"):
+        result = worker.load(TINY_CHAT, option)
+        assert not result.success and result.message.startswith(f"Options[{option.partition(':')[0]}]: must be ")
     assert predict(worker.stub, prompt("Once upon a time", 2)).last.tokens == 2
