@@ -100,7 +100,7 @@ def info(
     details |= {"uncached_reason": facts.uncached_reason, **facts.memory}
     details["prompt_cache_disk"] = picture.disk_state if picture else ""
     details |= {"embedding": _embedding(model.pooled), "rerank": model.pooled.rerank_way}
-    details["speculation"] = _speculation(model)
+    details["speculation"] = drafters_in_words(model)
     isolation = model.config.engine.isolation
     details |= {"isolation": isolation, "isolation_keeps": KEPT[isolation]}
     details["idle"] = f"asleep since {asleep_since:%Y-%m-%dT%H:%M:%SZ}" if asleep_since else ""
@@ -126,7 +126,7 @@ def _embedding(pooled: PooledPreparer) -> str:
     return f"pooling {pooled.pooling}, width {pooled.facts.hidden_width}{length}"
 
 
-def _speculation(model: RequestPreparer) -> str:
+def drafters_in_words(model: RequestPreparer) -> str:
     """Who guesses at tokens to come, or why nobody does."""
     engine, reason = model.config.engine, model.facts.speculation_reason
     drafters = engine.drafters - {Drafter.MODEL}
