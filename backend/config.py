@@ -94,7 +94,7 @@ class EngineConfig:
             and KV, 0 wires nothing.
         sampler: `host` samples with numpy, `device` with MLX one step ahead; `auto` takes host on a CPU.
         warm_up: Whether a load runs every kind of step once, so that no first request waits for kernels to be compiled;
-            `auto` does on a GPU.
+            `auto` does on a GPU. With `off` the processes for templates and grammars begin when they are needed.
         model_idle_s: So long after the last request the weights are dropped, until the next one; None is never.
         progress_s: Seconds between two log lines on how far a load or a long prompt is.
         watchdog_s: A step that takes longer is a hang and ends the process; None is off.

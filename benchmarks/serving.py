@@ -62,7 +62,8 @@ class Worker:
     address: str = ""
 
     async def load(self, path: Path, *options: str) -> None:
-        """LoadModel, or fail."""
+        """LoadModel, or fail. Steps of one token, unless the options say otherwise: random models repeat themselves."""
+        options = ("speculation:off", *options)  # the last one counts
         result = await self.stub.LoadModel(pb.ModelOptions(Model=str(path), ModelFile=str(path), Options=options))
         if not result.success:
             raise RuntimeError(result.message)

@@ -92,8 +92,8 @@ def parse_options(arguments: Sequence[str]) -> CheckOptions:
         scratch=given.scratch,
         blas=given.blas,
         log_level=given.log_level,
-        # No watchdog: what hangs is ended by its section's own limit.
-        engine=EngineConfig(sampler=given.sampler, watchdog_s=None),
+        # No watchdog: what hangs is ended by its section's own limit. Steps of one token are what is measured.
+        engine=EngineConfig(sampler=given.sampler, watchdog_s=None, drafters=frozenset()),
     )
 
 

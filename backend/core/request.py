@@ -102,11 +102,17 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A call in the message history. `arguments` is decoded JSON (an object, or the string if it is not JSON)."""
+    """A call in the message history.
+
+    Attributes:
+        arguments: Decoded JSON (an object, or the string if it is not JSON).
+        text: The JSON text that they were decoded from, if they came as such.
+    """
 
     id: str
     name: str
     arguments: Json
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,30 +5,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.core.errors import InvalidRequest
-from backend.core.request import Conversation, Json, Message, ToolCall
+from backend.core.request import Conversation, Json
 from backend.core.utf8 import is_unicode
 from backend.prompt.messages import (
+    Shape,
     continues_final,
     last_user,
     leading_system,
     template_messages,
+    whole_tool,
 )
-from backend.prompt.renderer import FunctionRenderer, ProcessRenderer, Renderer
+from backend.prompt.renderer import FunctionRenderer, ProcessRenderer, Renderer, RenderingStopped
 from backend.prompt.renderer_pool import RendererPool
 from backend.prompt.rendering import Probe, Rendered, RenderJob
+from backend.prompt.template_needs import TemplateNeeds
 
 _RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
-
-# A conversation that shows whether a template takes arguments as an object or as JSON text.
-_CALL = ToolCall(id="call00000", name="probe_tool", arguments={"probe_key": "probe value"})
-_CALL_PROBE = Conversation(
-    messages=(
-        Message(role="user", content="probe"),
-        Message(role="assistant", tool_calls=(_CALL,)),
-        Message(role="tool", content="probe", name="probe_tool", tool_call_id=_CALL.id),
-    )
-)
-_AS_REPR = "'probe_key'"  # a dictionary printed as Python prints it, which no model was trained on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +28,8 @@ class TemplateSettings:
     """What the model and its configuration say about the template.
 
     Attributes:
-        sources: Jinja sources by name; `default` and `tool_use` are known names.
+        sources: Jinja sources by name; `default`, `tool_use` (where there are tools) and `rag` (where there are
+            documents) are known names.
         function: A template that is a Python function, used in place of `sources`.
         special_tokens: Variables such as `bos_token`.
         thinking_variable: The name that the template has for `enable_thinking`.
@@ -71,13 +64,17 @@ class RenderedChat:
 
 
 class ChatTemplate:
-    """One model's chat template, for any thread."""
+    """One model's chat template, for any thread.
 
-    def __init__(self, settings: TemplateSettings) -> None:
+    Args:
+        renderer: What renders it in place of processes of its own; closed with it.
+    """
+
+    def __init__(self, settings: TemplateSettings, renderer: Renderer | None = None) -> None:
         self._settings = settings
         function = settings.function
-        self._renderer: Renderer = FunctionRenderer(function) if function else RendererPool(ProcessRenderer)
-        self._arguments_as_text: dict[str, bool] = {}
+        self._renderer = renderer or (FunctionRenderer(function) if function else RendererPool(ProcessRenderer))
+        self._needs = TemplateNeeds(self._attempt)
 
     @property
     def exists(self) -> bool:
@@ -102,8 +99,7 @@ class ChatTemplate:
         if not conversation.messages:
             raise InvalidRequest("Messages", "is empty")
         source = self._source(conversation)
-        as_text = any(m.tool_calls for m in conversation.messages) and self._wants_text(source)
-        job = self._job(source, conversation, as_text)
+        job = self._job(source, conversation, self._needs.shape(source, conversation))
         rendered = self._renderer.render(replace(job, probes=_probes(job)))
         if not is_unicode(rendered.text):
             raise InvalidRequest("Messages", "the chat template makes text of them that is not valid Unicode")
@@ -115,55 +111,54 @@ class ChatTemplate:
             return ""
         if _tools(conversation) and "tool_use" in settings.sources:
             return settings.sources["tool_use"]
-        if "default" not in settings.sources:
-            raise InvalidRequest("UseTokenizerTemplate", "the model has no chat template")
-        return settings.sources["default"]
+        if "rag" in settings.sources and self._kwargs(conversation).get("documents"):
+            return settings.sources["rag"]
+        if "default" in settings.sources:
+            return settings.sources["default"]
+        which = f", only {', '.join(sorted(settings.sources))}" if settings.sources else ""
+        raise InvalidRequest("UseTokenizerTemplate", f"the model has no chat template for this{which}")
 
-    def _job(self, source: str, conversation: Conversation, arguments_as_text: bool) -> RenderJob:
+    def _attempt(self, source: str, conversation: Conversation, shape: Shape) -> str | None:
+        try:
+            return self._renderer.render(self._job(source, conversation, shape)).text
+        except RenderingStopped:
+            raise  # of a slow machine nothing is learned about the template
+        except InvalidRequest:
+            return None
+
+    def _job(self, source: str, conversation: Conversation, shape: Shape) -> RenderJob:
         settings = self._settings
-        messages = template_messages(
-            conversation,
-            without_agent_header=settings.without_agent_header,
-            arguments_as_text=arguments_as_text,
-            # A template that never says the word refuses the role, or prints it to a model that never saw it.
-            developer_as_system=settings.function is None and "developer" not in source,
-        )
+        variables = self._variables(conversation, shape)
+        goes_on = variables.pop("continue_final_message", True)
         return RenderJob(
             template=source,
-            messages=messages,
-            variables=self._variables(conversation),
-            continue_final=continues_final(conversation.messages),
+            messages=template_messages(conversation, shape, without_agent_header=settings.without_agent_header),
+            variables=variables,
+            continue_final=bool(goes_on) and continues_final(conversation.messages),
             max_bytes=settings.max_bytes,
             seconds=settings.seconds,
+            content_parts=shape.content_parts,
         )
 
-    def _variables(self, conversation: Conversation) -> dict[str, Any]:
+    def _kwargs(self, conversation: Conversation) -> dict[str, Json]:
+        return {**self._settings.variables, **conversation.template_kwargs}
+
+    def _variables(self, conversation: Conversation, shape: Shape) -> dict[str, Any]:
         settings = self._settings
-        variables: dict[str, Any] = {**settings.variables, **conversation.template_kwargs}
+        variables: dict[str, Any] = self._kwargs(conversation)
         if reserved := _RESERVED & variables.keys():
             raise InvalidRequest("chat_template_kwargs", f"{min(reserved)!r} is given by the request itself")
-        if "enable_thinking" in variables:
-            variables[settings.thinking_variable] = variables.pop("enable_thinking")
         tools = _tools(conversation)
+        if tools and shape.whole_tools:
+            tools = [whole_tool(tool) for tool in tools]
         if settings.function is not None:
+            if "enable_thinking" in variables:
+                variables[settings.thinking_variable] = variables.pop("enable_thinking")
             return {**variables, "tools": tools} if tools else variables
+        if "enable_thinking" in variables:
+            # The same switch in the templates of DeepSeek, Granite and Kimi.
+            variables.setdefault("thinking", variables["enable_thinking"])
         return {"documents": None, "tools": tools, **settings.special_tokens, **variables}
-
-    def _wants_text(self, source: str) -> bool:
-        if source not in self._arguments_as_text:
-            self._arguments_as_text[source] = self._probe_wants_text(source)
-        return self._arguments_as_text[source]
-
-    def _probe_wants_text(self, source: str) -> bool:
-        try:
-            return _AS_REPR in self._renderer.render(self._job(source, _CALL_PROBE, False)).text
-        except InvalidRequest:
-            pass
-        try:
-            self._renderer.render(self._job(source, _CALL_PROBE, True))
-        except InvalidRequest:
-            return False  # it takes neither, and the conversation itself shall say why
-        return True
 
 
 def _tools(conversation: Conversation) -> list[dict[str, Json]] | None:
@@ -179,7 +174,7 @@ def _probes(job: RenderJob) -> list[Probe]:
         tail = Probe(count - 1, [], False)
     else:
         tail = Probe(count, [], False)
-    system = leading_system(messages)
+    system = leading_system(message["role"] for message in messages)
     user = last_user(messages)
     probes = [tail, Probe(system, [_other_user(messages, system)], True)]
     if user is not None and user > system:

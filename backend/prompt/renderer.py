@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import selectors
 import subprocess
 import time
@@ -22,6 +23,11 @@ _CLOSE_S = 1.0
 _MARGIN = 64 << 20
 # How often a job that takes so long is looked at.
 _WATCH_S = 0.05
+_UNTAKEN = re.compile(r"unexpected keyword argument '(\w+)'")
+
+
+class RenderingStopped(InvalidRequest):
+    """The job took too long, or too much memory, and was stopped."""
 
 
 class Renderer(Protocol):
@@ -35,7 +41,8 @@ class Renderer(Protocol):
         """Render a job.
 
         Raises:
-            InvalidRequest: The template refuses, fails, or takes too long.
+            InvalidRequest: The template refuses or fails.
+            RenderingStopped: It takes too long, or too much memory.
         """
         ...
 
@@ -102,10 +109,10 @@ class ProcessRenderer:
             answer = rendered_from(_exchange(self._process, frame, deadline, self._memory_bytes))
             answered = True
         except TimeoutError as error:
-            raise InvalidRequest("Messages", f"the chat template took over {seconds:g} s") from error
+            raise RenderingStopped("Messages", f"the chat template took over {seconds:g} s") from error
         except _TooLarge as error:
             size = self._memory_bytes >> 20
-            raise InvalidRequest("Messages", f"the chat template took over {size} MiB of memory") from error
+            raise RenderingStopped("Messages", f"the chat template took over {size} MiB of memory") from error
         finally:
             if not answered:
                 self._kill()
@@ -188,17 +195,30 @@ def _write_some(sink: int, unsent: memoryview) -> int:
 
 
 class FunctionRenderer:
-    """Templates that are Python functions of the model's own library: nothing to sandbox, nothing to kill."""
+    """Templates that are Python functions of the model's own library: nothing to sandbox, nothing to kill.
+
+    A variable that the function does not take is left out, as a Jinja template would not look at it.
+    """
 
     def __init__(self, function: Callable[..., str]) -> None:
         self._function = function
+        self._untaken: frozenset[str] = frozenset()
 
     def start(self) -> None:
         pass
 
     def render(self, job: RenderJob) -> Rendered:
         def render(messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-            return self._function(messages, add_generation_prompt=add_generation_prompt, **job.variables)
+            variables = {name: value for name, value in job.variables.items() if name not in self._untaken}
+            try:
+                return self._function(messages, add_generation_prompt=add_generation_prompt, **variables)
+            except TypeError as error:
+                # What is handed on by `**kwargs` no signature tells.
+                found = _UNTAKEN.search(str(error))
+                if found is None or found[1] not in variables:
+                    raise
+                self._untaken |= {found[1]}
+            return render(messages, add_generation_prompt)
 
         try:
             rendered = render_job(render, job)

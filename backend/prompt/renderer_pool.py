@@ -24,11 +24,10 @@ class RendererPool:
         self._closed = False
 
     def start(self) -> None:
-        """Get those ready early that are kept."""
-        taken = [self._take() for _ in range(KEPT)]
-        for renderer in taken:
-            renderer.start()
-            self._give_back(renderer)
+        """Get one ready early; another is started for conversations that come at once."""
+        renderer = self._take()
+        renderer.start()
+        self._give_back(renderer)
 
     def render(self, job: RenderJob) -> Rendered:
         """Render a job.

@@ -40,6 +40,7 @@ class RenderJob:
         probes: Conversations to compare with this one.
         max_bytes: Limit of the rendered text in UTF-8.
         seconds: Limit of wall time for everything.
+        content_parts: The template takes content as a list of parts.
     """
 
     template: str
@@ -49,6 +50,7 @@ class RenderJob:
     probes: list[Probe] = field(default_factory=list)
     max_bytes: int = 16 << 20
     seconds: float = 5.0
+    content_parts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +81,21 @@ def render_job(render: Render, job: RenderJob, clock: Callable[[], float] = time
         Exception: Whatever the template raises for the conversation itself; probes that fail are None.
     """
     started = clock()
+    render = _in_parts(render) if job.content_parts else render
     text = _render_open(render, job.messages) if job.continue_final else render(job.messages, True)
     shared: list[int | None] = []
     for probe in job.probes:
         late = clock() - started > job.seconds * PROBE_SHARE
         shared.append(None if late else _compare(render, job.messages, probe, text))
     return Rendered(text, tuple(shared))
+
+
+def _in_parts(render: Render) -> Render:
+    def render_parts(messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+        parts = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+        return render(parts, add_generation_prompt)
+
+    return render_parts
 
 
 def _compare(render: Render, messages: list[dict[str, Any]], probe: Probe, text: str) -> int | None:

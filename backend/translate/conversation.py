@@ -23,9 +23,7 @@ _MODES: Final[Mapping[str, Literal["auto", "none", "required"]]] = {
     "any": "required",  # Anthropic's word
 }
 # Arguments of the template call itself; a client that set one would replace the template or the messages.
-RESERVED_KWARGS = frozenset(
-    {"add_generation_prompt", "chat_template", "conversation", "documents", "messages", "tokenize", "tools"}
-)
+RESERVED_KWARGS = frozenset({"add_generation_prompt", "chat_template", "conversation", "messages", "tokenize", "tools"})
 
 
 def conversation_of(wire: pb.PredictOptions, template_kwargs: Mapping[str, Json]) -> Conversation:
@@ -138,9 +136,18 @@ def _function(name: Json, names: set[str]) -> ToolChoice:
 def _tool(index: int, tool: Json) -> dict[str, Json]:
     function = tool.get("function") if isinstance(tool, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(tool, dict) or not isinstance(name, str) or not name:
+    if not isinstance(tool, dict) or not isinstance(function, dict) or not isinstance(name, str) or not name:
         raise InvalidRequest(f"Tools[{index}]", "must be an object with function.name")
-    return tool
+    function = _without_nulls(function)
+    parameters = function.get("parameters")
+    if isinstance(parameters, dict):
+        function["parameters"] = _without_nulls(parameters)
+    return {**tool, "function": function}
+
+
+def _without_nulls(value: dict[str, Json]) -> dict[str, Json]:
+    """Hosts in Go write null for what their client has not sent, and templates take it for a value."""
+    return {key: member for key, member in value.items() if member is not None}
 
 
 def _message(index: int, wire: pb.Message, budget: JsonBudget) -> Message:
@@ -171,25 +178,26 @@ def _tool_call(field: str, call: Json, budget: JsonBudget) -> ToolCall:
     if not isinstance(call, dict) or not isinstance(function, dict) or not isinstance(name, str):
         raise InvalidRequest(field, "each call must be an object with function.name")
     identifier = call.get("id")
+    arguments = _arguments(field, function.get("arguments"), budget)
+    text = function.get("arguments")
     return ToolCall(
         id=identifier if isinstance(identifier, str) else "",
         name=name,
-        arguments=_arguments(field, function.get("arguments"), budget),
+        arguments=arguments,
+        text=text if isinstance(text, str) and arguments != {} else "",
     )
 
 
 def _arguments(field: str, value: Json, budget: JsonBudget) -> Json:
     """Arguments as templates want them: decoded. They are a model's own words, so text that is no JSON stays text."""
-    if value is None or value == "":
-        return {}
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_json(field, value, max_bytes=MAX_TOOLS_BYTES, budget=budget)
-    except InvalidRequest:
-        if budget.left < 0:
-            raise
-        return value
+    if isinstance(value, str) and value:
+        try:
+            value = parse_json(field, value, max_bytes=MAX_TOOLS_BYTES, budget=budget)
+        except InvalidRequest:
+            if budget.left < 0:
+                raise
+            return value
+    return {} if value is None or value == "" else value
 
 
 def _kwargs_of(metadata: Mapping[str, str]) -> dict[str, Json]:
@@ -203,15 +211,21 @@ def _kwargs_of(metadata: Mapping[str, str]) -> dict[str, Json]:
     if blob.strip():
         field = "Metadata[chat_template_kwargs]"
         kwargs |= parse_object(field, blob, max_bytes=MAX_ARGUMENTS_BYTES)
-        reserved = reserved_in(kwargs)
-        if reserved:
-            raise InvalidRequest(field, f"may not set {', '.join(reserved)}")
+        if fault := kwargs_fault(kwargs):
+            raise InvalidRequest(field, fault)
     return kwargs
 
 
-def reserved_in(kwargs: Mapping[str, Json]) -> list[str]:
-    """Those names that template arguments may not have."""
-    return sorted(RESERVED_KWARGS & kwargs.keys())
+def kwargs_fault(kwargs: Mapping[str, Json]) -> str:
+    """What is wrong with arguments for a template; empty if nothing is."""
+    if reserved := RESERVED_KWARGS & kwargs.keys():
+        return f"may not set {', '.join(sorted(reserved))}"
+    documents = kwargs.get("documents")
+    if documents is not None and not (isinstance(documents, list) and all(isinstance(d, dict) for d in documents)):
+        return "documents must be a list of objects"
+    if not isinstance(kwargs.get("continue_final_message", True), bool):
+        return "continue_final_message must be true or false"
+    return ""
 
 
 def _boolean(key: str, text: str) -> bool:

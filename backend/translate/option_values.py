@@ -11,7 +11,7 @@ from typing import Any
 from backend.config import ALL_DRAFTERS, Drafter
 from backend.core.errors import InvalidRequest
 from backend.core.request import Json
-from backend.translate.conversation import reserved_in
+from backend.translate.conversation import kwargs_fault
 from backend.translate.strict_json import parse_object
 
 Reader = Callable[[Json], Any]
@@ -216,9 +216,8 @@ def json_object(value: Json) -> dict[str, Json]:
 def template_kwargs(value: Json) -> dict[str, Json]:
     """Arguments for the chat template: a JSON object that leaves the template and its input alone."""
     kwargs = json_object(value)
-    reserved = reserved_in(kwargs)
-    if reserved:
-        raise OptionValueError(f"may not set {', '.join(reserved)}")
+    if fault := kwargs_fault(kwargs):
+        raise OptionValueError(fault)
     return kwargs
 
 

@@ -27,6 +27,13 @@ def worker(standing_worker: tuple[Worker, Golden]) -> Iterator[Worker]:
     golden.check(standing)
 
 
+@pytest.fixture(scope="package")
+def another_worker() -> Iterator[Worker]:
+    """One for modules whose tests load what they need, and leave it there."""
+    with Worker() as worker:
+        yield worker
+
+
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Model directories with random weights by family; equal requests give the same directory."""

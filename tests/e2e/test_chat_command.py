@@ -6,7 +6,6 @@ import re
 import readline
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -24,10 +23,9 @@ PARIS = "The capital of France is Paris."
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[Worker]:
-    with Worker() as worker:
-        worker.must_load()
-        yield worker
+def worker(another_worker: Worker) -> Worker:
+    another_worker.must_load()
+    return another_worker
 
 
 def piped(lines: str, *arguments: str, **added: str) -> Ran:

@@ -1,6 +1,6 @@
 """What requests may take from each other, by tenant and mode: over the real worker, by counts and by bits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,6 @@ QUICK = {("performance", "answered"), ("balanced", "cancelled"), ("strict", "ans
 SECRET = "The vault opens with seven turns to the left, then three to the right, and the word is marigold. " * 3
 QUESTION = SECRET + "How does it open? "
 ALICE, BOB = {"cache_salt": "alice's"}, {"cache_salt": "bob's"}
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[Worker]:
-    with Worker() as worker:
-        yield worker
 
 
 def load(worker: Worker, model: Path, mode: str, *options: str) -> Worker:
@@ -48,9 +42,9 @@ def cached(answer: Answer) -> int:
 
 @pytest.mark.parametrize("mode", ["performance", "balanced"])
 def test_no_tenant_hits_what_another_has_cached_in_either_direction(
-    process: Worker, random_model: Model, mode: str
+    another_worker: Worker, random_model: Model, mode: str
 ) -> None:
-    worker = load(process, random_model(), mode)
+    worker = load(another_worker, random_model(), mode)
     for whose in (ALICE, BOB, {}):
         first = predict(worker.stub, asked(QUESTION, whose))
         # What others have is not even named as a reason.
@@ -59,8 +53,8 @@ def test_no_tenant_hits_what_another_has_cached_in_either_direction(
         assert cached(predict(worker.stub, asked(QUESTION, whose))) == len(QUESTION) - 1
 
 
-def test_a_prompt_that_another_tenant_is_prefilling_is_not_shared(process: Worker, random_model: Model) -> None:
-    worker = load(process, random_model(), "performance", "prefill_chunk:16")
+def test_a_prompt_that_another_tenant_is_prefilling_is_not_shared(another_worker: Worker, random_model: Model) -> None:
+    worker = load(another_worker, random_model(), "performance", "prefill_chunk:16")
     long = SECRET * 6
     asking = [asked(long, whose, 2) for whose in (ALICE, BOB) for _ in range(3)]
     with ThreadPoolExecutor(len(asking)) as pool:
@@ -80,12 +74,12 @@ def test_a_prompt_that_another_tenant_is_prefilling_is_not_shared(process: Worke
     ],
 )
 def test_an_answer_is_what_a_fresh_worker_says_whatever_came_before(
-    process: Worker, random_model: Model, mode: str, between: str
+    another_worker: Worker, random_model: Model, mode: str, between: str
 ) -> None:
     model = random_model()
     question = asked("How does the vault open? ", BOB, Temperature=1.0, Seed=3)
-    fresh = bits(predict(load(process, model, mode).stub, question))
-    worker = load(process, model, mode)
+    fresh = bits(predict(load(another_worker, model, mode).stub, question))
+    worker = load(another_worker, model, mode)
     made = worker.prompt_cache.Create(pb.CreatePrefixRequest(name="rules", prompt=SECRET, metadata=ALICE), timeout=60)
     assert made.tokens == len(SECRET) // 128 * 128 if mode == "strict" else len(SECRET)
     before(worker, model, mode, between)
@@ -108,9 +102,9 @@ def before(worker: Worker, model: Path, mode: str, between: str) -> None:
 
 
 def test_the_same_request_has_the_same_bits_in_strict_with_and_without_a_name(
-    process: Worker, random_model: Model
+    another_worker: Worker, random_model: Model
 ) -> None:
-    worker = load(process, random_model(), "strict")
+    worker = load(another_worker, random_model(), "strict")
     request = asked(QUESTION, ALICE, Temperature=0.8, Seed=11)
     without = bits(predict(worker.stub, request))
     cold = worker.queue()["prefilled_tokens"]
@@ -127,8 +121,8 @@ def test_the_same_request_has_the_same_bits_in_strict_with_and_without_a_name(
     assert worker.queue()["prefilled_tokens"] - used == cold
 
 
-def test_strict_tells_no_client_anything_of_the_cache(process: Worker, random_model: Model) -> None:
-    worker = load(process, random_model(), "strict")
+def test_strict_tells_no_client_anything_of_the_cache(another_worker: Worker, random_model: Model) -> None:
+    worker = load(another_worker, random_model(), "strict")
     worker.prompt_cache.Create(pb.CreatePrefixRequest(name="rules", prompt=SECRET, metadata=ALICE), timeout=60)
     for whose in (ALICE, BOB):
         trailing = predict(worker.stub, asked(QUESTION, whose)).trailing
@@ -141,8 +135,8 @@ def test_strict_tells_no_client_anything_of_the_cache(process: Worker, random_mo
     assert (dict(stats.figures), stats.isolation) == ({}, "strict")
 
 
-def test_strict_runs_one_request_at_a_time_and_leaves_no_memory(process: Worker, random_model: Model) -> None:
-    worker = load(process, random_model(), "strict")
+def test_strict_runs_one_request_at_a_time_and_leaves_no_memory(another_worker: Worker, random_model: Model) -> None:
+    worker = load(another_worker, random_model(), "strict")
 
     def memory() -> tuple[float, ...]:
         breakdown = worker.stub.Status(pb.HealthMessage(), timeout=10).memory.breakdown
@@ -167,10 +161,10 @@ def test_strict_runs_one_request_at_a_time_and_leaves_no_memory(process: Worker,
 
 
 def test_a_prefix_named_without_a_tenant_serves_everybody_but_only_in_performance(
-    process: Worker, random_model: Model
+    another_worker: Worker, random_model: Model
 ) -> None:
     for mode, length in (("performance", len(SECRET)), ("balanced", 0)):
-        worker = load(process, random_model(), mode)
+        worker = load(another_worker, random_model(), mode)
         worker.prompt_cache.Create(pb.CreatePrefixRequest(name="rules", prompt=SECRET), timeout=60)
         # What else has no tenant is not everybody's.
         predict(worker.stub, asked(QUESTION))
@@ -179,8 +173,8 @@ def test_a_prefix_named_without_a_tenant_serves_everybody_but_only_in_performanc
         assert cached(predict(worker.stub, asked(QUESTION, ALICE))) == len(QUESTION) - 1
 
 
-def test_what_a_conversation_has_left_goes_when_it_is_idle(process: Worker, random_model: Model) -> None:
-    worker = load(process, random_model(), "performance", "conversation_idle_s:0.5")
+def test_what_a_conversation_has_left_goes_when_it_is_idle(another_worker: Worker, random_model: Model) -> None:
+    worker = load(another_worker, random_model(), "performance", "conversation_idle_s:0.5")
     talk = {"conversation_id": "7"}
     first = predict(worker.stub, asked(QUESTION, talk))
     # Another request needs no id to hit it.
@@ -189,8 +183,8 @@ def test_what_a_conversation_has_left_goes_when_it_is_idle(process: Worker, rand
     assert cached(predict(worker.stub, asked(QUESTION, talk))) == 0
 
 
-def test_the_idlest_conversation_goes_when_there_are_too_many(process: Worker, random_model: Model) -> None:
-    worker = load(process, random_model(), "performance", "max_conversations:2")
+def test_the_idlest_conversation_goes_when_there_are_too_many(another_worker: Worker, random_model: Model) -> None:
+    worker = load(another_worker, random_model(), "performance", "max_conversations:2")
     texts = [f"{index}: {QUESTION}" for index in range(3)]
     for index, text in enumerate(texts):
         predict(worker.stub, asked(text, {"conversation_id": str(index)}))
@@ -199,13 +193,13 @@ def test_the_idlest_conversation_goes_when_there_are_too_many(process: Worker, r
 
 
 @pytest.mark.parametrize(("key", "size"), [("cache_salt", 1025), ("conversation_id", 257)])
-def test_ids_that_are_too_long_are_refused(process: Worker, random_model: Model, key: str, size: int) -> None:
-    worker = load(process, random_model(), "performance")
+def test_ids_that_are_too_long_are_refused(another_worker: Worker, random_model: Model, key: str, size: int) -> None:
+    worker = load(another_worker, random_model(), "performance")
     predict(worker.stub, asked("hello", {key: "x" * size})).refused(grpc.StatusCode.INVALID_ARGUMENT, key)
 
 
-def test_no_reason_changes_with_what_another_tenant_has(process: Worker, random_model: Model) -> None:
-    worker = load(process, random_model(), "performance")
+def test_no_reason_changes_with_what_another_tenant_has(another_worker: Worker, random_model: Model) -> None:
+    worker = load(another_worker, random_model(), "performance")
     predict(worker.stub, asked("Mine is another beginning. ", ALICE))
     probe = asked(QUESTION, ALICE, PromptCacheRO=True)
     before = predict(worker.stub, probe).trailing["x-prompt-cache-reason"]

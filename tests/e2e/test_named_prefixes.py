@@ -1,6 +1,6 @@
 """Prefixes that stay in the prompt cache under a name: the service, and `PromptCachePath`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,10 @@ Model = Callable[..., Path]
 RULES = "You are a careful assistant of the city's library. Answer in one sentence, and name your source. "
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[Worker]:
-    with Worker() as worker:
-        yield worker
-
-
 @pytest.fixture
-def empty(process: Worker) -> Worker:
-    assert process.stub.Free(pb.HealthMessage(), timeout=30).success
-    return process
+def empty(another_worker: Worker) -> Worker:
+    assert another_worker.stub.Free(pb.HealthMessage(), timeout=30).success
+    return another_worker
 
 
 def create(worker: Worker, name: str = "rules", **fields: Any) -> pb.NamedPrefix:

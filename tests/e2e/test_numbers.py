@@ -1,6 +1,6 @@
 """Embedding, Score and Rerank over the socket, against the model called by itself."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,10 @@ def straight(folder: Path) -> Straight:
     return Straight(folder)
 
 
-@pytest.fixture(scope="module")
-def process(folder: Path) -> Iterator[Worker]:
-    with Worker() as worker:
-        yield worker
-
-
 @pytest.fixture
-def worker(process: Worker, folder: Path) -> Worker:
-    process.must_load(folder, "prefill_chunk:64")
-    return process
+def worker(another_worker: Worker, folder: Path) -> Worker:
+    another_worker.must_load(folder, "prefill_chunk:64")
+    return another_worker
 
 
 def embed(worker: Worker, text: str, **fields: Any) -> pb.EmbeddingResult:
@@ -83,22 +77,26 @@ def test_an_embedding_is_as_a_host_checks_it(worker: Worker, straight: Straight)
     assert ids == made
 
 
-def test_every_token_has_its_vector_where_the_host_pools(process: Worker, folder: Path, straight: Straight) -> None:
-    process.must_load(folder, "pooling:none")
-    made = embed(process, "old bridges")
+def test_every_token_has_its_vector_where_the_host_pools(
+    another_worker: Worker, folder: Path, straight: Straight
+) -> None:
+    another_worker.must_load(folder, "pooling:none")
+    made = embed(another_worker, "old bridges")
     assert (made.tokens, made.dim, made.layout) == (11, 64, pb.EMBEDDING_LAYOUT_PER_TOKEN)
     ours = np.array(made.embeddings).reshape(11, 64)
     assert np.allclose(ours, straight.hidden(b"old bridges"), atol=NEAR, rtol=NEAR)
 
 
-def test_options_choose_pooling_and_length(process: Worker, folder: Path, straight: Straight) -> None:
-    process.must_load(folder, "pooling:mean", "embd_normalize:-1")
+def test_options_choose_pooling_and_length(another_worker: Worker, folder: Path, straight: Straight) -> None:
+    another_worker.must_load(folder, "pooling:mean", "embd_normalize:-1")
     expected = straight.hidden(b"old bridges").mean(axis=0)
-    assert np.allclose(embed(process, "old bridges").embeddings, expected, atol=NEAR, rtol=NEAR)
+    assert np.allclose(embed(another_worker, "old bridges").embeddings, expected, atol=NEAR, rtol=NEAR)
 
 
-def test_scores_are_those_of_teacher_forcing_cold_and_cached(process: Worker, folder: Path, straight: Straight) -> None:
-    worker = process
+def test_scores_are_those_of_teacher_forcing_cold_and_cached(
+    another_worker: Worker, folder: Path, straight: Straight
+) -> None:
+    worker = another_worker
     assert worker.stub.Free(pb.HealthMessage(), timeout=30).success
     worker.must_load(folder, "prefill_chunk:64")
     cold, first = score(worker)
@@ -185,7 +183,7 @@ def test_info_says_what_is_done(worker: Worker, random_model: Callable[..., Path
     assert worker.info.Get(pb.InfoRequest(), timeout=10).details["rerank"] == "cosine"
 
 
-def test_a_host_that_loads_a_model_for_embeddings_has_cosines(process: Worker, folder: Path) -> None:
+def test_a_host_that_loads_a_model_for_embeddings_has_cosines(another_worker: Worker, folder: Path) -> None:
     for fields, way in (({"Embeddings": True}, "cosine"), ({"Embeddings": True, "Reranking": True}, "yes_no")):
-        process.must_load(folder, **fields)
-        assert process.info.Get(pb.InfoRequest(), timeout=10).details["rerank"] == way
+        another_worker.must_load(folder, **fields)
+        assert another_worker.info.Get(pb.InfoRequest(), timeout=10).details["rerank"] == way

@@ -4,7 +4,7 @@ The models are random and their tokenizer writes one token a byte, so every numb
 to lower-case letters where a later prompt replays them: only then does their text have their tokens again.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,11 @@ ANSWER = 12
 TOKEN_BYTES = 2 * 2 * 2 * 16 * 4
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[Worker]:
-    """A worker of this module's own: other tests expect theirs to keep its model."""
-    with Worker("--log-level", "debug") as worker:
-        yield worker
-
-
 @pytest.fixture
-def empty(process: Worker) -> Worker:
+def empty(another_worker: Worker) -> Worker:
     """The worker without a model, so that the next load begins with an empty cache."""
-    assert process.stub.Free(pb.HealthMessage(), timeout=30).success
-    return process
+    assert another_worker.stub.Free(pb.HealthMessage(), timeout=30).success
+    return another_worker
 
 
 def by_predict(worker: Worker, request: pb.PredictOptions) -> Answer:

@@ -154,6 +154,40 @@ def test_there_is_one_bos_whoever_writes_it(worker: Worker, random_model: Callab
     assert predict(worker.stub, conversation).last.prompt_tokens == len(tokens)
 
 
+def test_a_host_may_send_what_the_template_has_no_word_for(
+    worker: Worker, with_template: Callable[[str], Path]
+) -> None:
+    """Text for a template of parts, a developer, a second system message, a tool that only has a name."""
+    with_template(
+        "{% for t in tools or [] %}[{{ t.function.name + t.function.description }}]{% endfor %}"
+        "{% for m in messages %}{% if m.role == 'system' and not loop.first or m.role not in ('system', 'user') %}"
+        "{{ raise_exception('no ' + m.role) }}{% endif %}{{ m.role[0] }}:{{ m.content[0].text + ' ' }}{% endfor %}"
+        "{{ thinking }}"
+    )
+    request = chat("hello", 3, Tools='[{"type": "function", "function": {"name": "f", "parameters": null}}]')
+    for text in ("be kind", "be brief"):
+        request.Messages.insert(0, pb.Message(role="developer", content=text))
+    request.Metadata["enable_thinking"] = "false"
+    assert rendered(worker, request) == "[f]s:be brief\n\nbe kind u:hello False"
+    assert predict(worker.stub, request).code is grpc.StatusCode.OK
+
+
+def test_a_model_may_have_a_template_for_each_kind_of_request(
+    worker: Worker, random_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(random_model(), tmp_path / "several"))
+    (folder / "chat_template.jinja").write_text("default{{ messages[0].content }}")
+    (folder / "additional_chat_templates").mkdir()
+    for name, variable in (("tool_use", "tools[0].function.name"), ("rag", "documents[0].title")):
+        text = name + "{{ " + variable + " }}{{ messages[0].content }}"
+        (folder / "additional_chat_templates" / f"{name}.jinja").write_text(text)
+    worker.must_load(folder)
+    assert rendered(worker, chat(".")) == "default."
+    assert rendered(worker, chat(".", Tools='[{"type": "function", "function": {"name": "f"}}]')) == "tool_usef."
+    blob = '{"documents": [{"title": "t"}]}'
+    assert rendered(worker, chat(".", Metadata={"chat_template_kwargs": blob})) == "ragt."
+
+
 def test_a_template_that_prints_a_lone_surrogate_costs_its_requests_a_sentence(
     worker: Worker, with_template: Callable[[str], Path]
 ) -> None:

@@ -88,11 +88,18 @@ def model_config(
     engine: EngineConfig | None = None,
     cache: CacheConfig = NO_CACHE,
     drafters: frozenset[Drafter] = NO_DRAFTERS,
+    as_served: bool = False,
     **options: object,
 ) -> ModelConfig:
-    """A configuration for a directory, without prompt cache unless one is given."""
-    # Tests count steps and calls of the model: a pass over several tokens, when it pays, is what few of them expect.
+    """A configuration for a directory, without prompt cache unless one is given.
+
+    Args:
+        drafters: Tests count steps and calls of the model: a pass over several tokens is what few of them expect.
+        as_served: The processes for templates and grammars begin at the load. Most tests need neither.
+    """
     engine = replace(engine or EngineConfig(), drafters=drafters)
+    if engine.warm_up == "auto" and not as_served:
+        engine = replace(engine, warm_up="off")
     if engine.sampler == "auto":
         engine = replace(engine, sampler=chosen.sampler)
     return ModelConfig(  # type: ignore[arg-type]

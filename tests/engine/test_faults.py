@@ -373,6 +373,7 @@ def test_a_free_ends_what_waits_for_its_grammar_as_aborted(path: Path) -> None:
     async def body(handle: EngineHandle, model: FaultyModel) -> None:
         served = handle._loads.current
         assert served is not None
+        served.compiler.start()
         while (trial_process := served.compiler.trial_pid) is None:
             await asyncio.sleep(0.002)
         os.kill(trial_process, signal.SIGSTOP)  # nothing is tried out: all that is asked for waits

@@ -108,24 +108,24 @@ def exit_in(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, calls: rang
 def test_a_models_own_caches_that_end_their_process_cost_requests_and_not_the_engine(
     path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, calls: range, costs: int
 ) -> None:
-    long = "a long prompt that comes three times " * 20
+    long = "a long prompt that comes three times " * 8
 
     async def body(handle: EngineHandle) -> None:
         before = await read(handle, request("the same prompt", n=8))
         made = exit_in(monkeypatch, owner, name, calls)
-        crowd = await asyncio.gather(*(read(handle, request(long, n=12 + 9 * row)) for row in range(3)))
+        crowd = await asyncio.gather(*(read(handle, request(long, n=6 + 4 * row)) for row in range(3)))
         assert sum(answer.error is not None for answer in crowd) <= costs
         assert all(isinstance(answer.error, InternalFault | None) for answer in crowd)
         # Small: what was stored must go.
         for index in range(6):
-            assert (await read(handle, request(f"{index} filler " * 30, n=3))).error is None
+            assert (await read(handle, request(f"{index} filler " * 15, n=3))).error is None
         await handle.free()
         await handle.load(config)
         assert made[0] > calls[-1]
         assert (await read(handle, request("the same prompt", n=8))).logprobs == before.logprobs
         assert handle.alive
 
-    engine = EngineConfig(prefill_chunk=32, kv_bytes=2 * 512 * 2560)
+    engine = EngineConfig(prefill_chunk=32, kv_bytes=2 * 512 * 1280)
     config = model_config(path, engine=engine, cache=CacheConfig())
     with_engine(config, body)
 

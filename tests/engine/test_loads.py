@@ -216,7 +216,7 @@ def test_what_prepares_requests_is_closed_even_when_its_threads_hang(path: Path)
         gate.set()
         await asyncio.gather(*hanging, return_exceptions=True)
 
-    with_engine(model_config(path), body)
+    with_engine(model_config(path, as_served=True), body)
 
 
 def test_whatever_reading_files_raises_is_a_load_that_failed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,7 @@ def test_broken_engine_arguments_are_refused_with_the_field(text: str) -> None:
         "chat_template_kwargs:[]",
         'chat_template_kwargs:{"messages": []}',
         'chat_template_kwargs:{"add_generation_prompt": false}',
+        'chat_template_kwargs:{"documents": "text"}',
         "tool_parser:../x",
         "speculation:",
         "speculation:fast",

@@ -75,7 +75,9 @@ def test_messages_carry_every_field_and_decoded_tool_calls() -> None:
     result = pb.Message(role="tool", content="22", name="f", tool_call_id="c1")
     assert chat(Messages=[USER, assistant, result]).messages[1:] == (
         Message(
-            role="assistant", reasoning_content="why", tool_calls=(ToolCall(id="c1", name="f", arguments={"a": [1]}),)
+            role="assistant",
+            reasoning_content="why",
+            tool_calls=(ToolCall(id="c1", name="f", arguments={"a": [1]}, text='{"a": [1]}'),),
         ),
         Message(role="tool", content="22", name="f", tool_call_id="c1"),
     )
@@ -83,12 +85,34 @@ def test_messages_carry_every_field_and_decoded_tool_calls() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [("", {}), (None, {}), ({"a": 1}, {"a": 1}), ("not json", "not json"), ('{"a": NaN}', '{"a": NaN}')],
+    [
+        ("", {}),
+        (None, {}),
+        ("null", {}),
+        ("{}", {}),
+        ({"a": 1}, {"a": 1}),
+        ("not json", "not json"),
+        ('{"a": NaN}', '{"a": NaN}'),
+    ],
 )
 def test_arguments_in_the_history_that_are_no_json_stay_text(arguments, expected) -> None:
     calls = json.dumps([{"function": {"name": "f", "arguments": arguments}}])
     message = chat(Messages=[pb.Message(role="assistant", tool_calls=calls)]).messages[0]
     assert message.tool_calls[0].arguments == expected
+    assert message.tool_calls[0].text in ("", expected)
+
+
+def test_what_a_host_writes_as_null_is_not_there() -> None:
+    parameters = {"type": "object", "properties": {"a": {"default": None}}, "required": None}
+    function = {"name": "f", "description": None, "strict": None, "parameters": parameters}
+    tools = [
+        {"type": "function", "function": function},
+        {"type": "function", "function": {**function, "parameters": None}},
+    ]
+    assert [tool["function"] for tool in chat(Tools=json.dumps(tools)).tools] == [
+        {"name": "f", "parameters": {"type": "object", "properties": {"a": {"default": None}}}},
+        {"name": "f"},
+    ]
 
 
 BROKEN_JSON = ["{", "[" * 100_000, "9" * 5000, "NaN", "1e400", '"\\ud800"', "[" * 70 + "]" * 70]
@@ -217,7 +241,12 @@ def test_template_arguments_come_from_the_blob_then_single_keys_then_the_model()
     }
 
 
-@pytest.mark.parametrize("blob", ["[]", "{", '{"a": NaN}', '{"chat_template": "x"}', '{"messages": []}'])
+BROKEN_KWARGS = ['{"documents": {}}', '{"documents": ["text"]}', '{"continue_final_message": "no"}']
+
+
+@pytest.mark.parametrize(
+    "blob", ["[]", "{", '{"a": NaN}', '{"chat_template": "x"}', '{"messages": []}', *BROKEN_KWARGS]
+)
 def test_a_template_blob_that_is_no_object_or_replaces_the_template_is_refused(blob: str) -> None:
     error = refusal(Messages=[USER], UseTokenizerTemplate=True, Metadata={"chat_template_kwargs": blob})
     assert error.field == "Metadata[chat_template_kwargs]"

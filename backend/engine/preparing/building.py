@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 
 
 def build_preparer(config: ModelConfig, facts: LoadedFacts, tokenizer: Any, prep: Lanes) -> RequestPreparer:
-    """Start a render process and a grammar compiler for the tokenizer; both end with the preparer.
+    """A render process and a grammar compiler for the tokenizer; both end with the preparer.
+
+    They are started at once, or with `warm_up` off when they are needed.
 
     Raises:
         ModelLoadFailed: The tokenizer is not one that can be served.
@@ -47,6 +49,7 @@ def _built(config: ModelConfig, facts: LoadedFacts, tokenizer: Any, prep: Lanes,
     from backend.prompt.preparer import PromptPreparer
 
     output = OutputFormat.choose(tokenizer, tool_parser=config.tool_parser, reasoning_parser=config.reasoning_parser)
+    early = config.engine.warm_up != "off"
     markers = (output.reasoning_start, output.reasoning_end) if output.reasoning_start else None
     prompts = PromptPreparer(
         tokenizer,
@@ -55,14 +58,16 @@ def _built(config: ModelConfig, facts: LoadedFacts, tokenizer: Any, prep: Lanes,
         reasoning_markers=markers,
     )
     undo.callback(prompts.close)
-    prompts.start()
+    if early:
+        prompts.start()
     table = TokenTable.from_tokenizer(tokenizer, markers=output.markers)
     vocabulary = read_vocabulary(
         tokenizer, label_of=table.label_of, size=facts.vocab_size, eos_ids=sorted(facts.eos_ids)
     )
     compiler = GrammarCompiler(vocabulary)
     undo.callback(compiler.close)
-    compiler.start()
+    if early:
+        compiler.start()
     reasoning_start = _writable(prompts.encode(output.reasoning_start, add_special_tokens=False), facts.vocab_size)
     return RequestPreparer(
         config=config,

@@ -1,6 +1,7 @@
 """A chunk in slices of layers gives the bits of the chunk in one piece, computes nothing twice, may stop anywhere."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,23 @@ from benchmarks.launches import launches_of
 from tests.engine.harness import model_config
 from tests.models import FAMILIES, QUICK_FAMILIES, write_model
 
+Load = Callable[..., LoadedModel]
 LAYERS = 4
 # The tests' windows are 64 tokens long: they wrap, and a block of 256 fills up and grows.
 ENDS = (0, 32, 64, 96, 200, 250, 300)
 TOKENS = np.random.default_rng(0).integers(1, 250, ENDS[-1]).astype(np.int32)
 
 
-def loaded(family: str, folder: Path, *, hidden: int = 64) -> LoadedModel:
-    return load_model(model_config(write_model(folder / family, family, layers=LAYERS, hidden=hidden)))
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Load:
+    """Loads a family's model, once: chunks leave models as they are."""
+
+    @cache
+    def load(family: str, hidden: int = 64) -> LoadedModel:
+        folder = tmp_path_factory.mktemp(family)
+        return load_model(model_config(write_model(folder / family, family, layers=LAYERS, hidden=hidden)))
+
+    return load
 
 
 def chunks(model: Any, caches: list[Any], tokens: np.ndarray, *, cuttable: bool = False) -> Iterator[Chunk]:
@@ -61,8 +71,8 @@ def same(ours: list[Any], theirs: list[Any]) -> None:
         *(pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES if f not in {*QUICK_FAMILIES, "falcon_h1"}),
     ],
 )
-def test_slices_give_the_bits_of_the_whole_though_another_prompt_runs_between_them(family: str, tmp_path: Path) -> None:
-    model = loaded(family, tmp_path)
+def test_slices_give_the_bits_of_the_whole_though_another_prompt_runs_between_them(family: str, loaded: Load) -> None:
+    model = loaded(family)
     whole, other_whole, sliced, other = (model.new_cache() for _ in range(4))
     others = TOKENS[::-1].copy()
     for tokens, caches in ((TOKENS, whole), (others, other_whole)):
@@ -83,8 +93,8 @@ def test_slices_give_the_bits_of_the_whole_though_another_prompt_runs_between_th
     same(other, other_whole)
 
 
-def test_slices_of_quantised_weights_and_quantised_caches_are_the_whole_too(tmp_path: Path) -> None:
-    model = loaded("qwen3", tmp_path, hidden=128).model
+def test_slices_of_quantised_weights_and_quantised_caches_are_the_whole_too(loaded: Load) -> None:
+    model = loaded("qwen3", 128).model
     nn.quantize(model, group_size=32, bits=4)  # type: ignore[arg-type]
     whole, sliced = ([QuantizedKVCache(group_size=32, bits=8) for _ in range(LAYERS)] for _ in range(2))
     for caches, layers in ((whole, LAYERS), (sliced, 1)):
@@ -94,8 +104,8 @@ def test_slices_of_quantised_weights_and_quantised_caches_are_the_whole_too(tmp_
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_next"])
-def test_slices_launch_together_what_the_whole_launches(family: str, tmp_path: Path) -> None:
-    model = loaded(family, tmp_path)
+def test_slices_launch_together_what_the_whole_launches(family: str, loaded: Load) -> None:
+    model = loaded(family)
 
     def launches(layers: int) -> int:
         caches, total = model.new_cache(), 0
@@ -109,19 +119,23 @@ def test_slices_launch_together_what_the_whole_launches(family: str, tmp_path: P
     assert launches(1) == launches(LAYERS) > 0
 
 
-@pytest.mark.parametrize("computed", range(LAYERS + 1))
 @pytest.mark.parametrize("kind", [KVCache, lambda: QuantizedKVCache(group_size=32, bits=8)])
+# A chunk that grows the arrays, and one that is written into them.
+@pytest.mark.parametrize(("start", "end"), [(200, 230), (100, 300)])
 def test_between_two_slices_the_caches_of_before_can_be_had_and_the_chunk_goes_on(
-    computed: int, kind: Any, tmp_path: Path
+    start: int, end: int, kind: Any, loaded: Load
 ) -> None:
-    model = loaded("qwen3", tmp_path, hidden=128).model
-    # A chunk that grows the arrays, and one that is written into them.
-    for start, end in ((200, 230), (100, 300)):
-        caches, covered, whole = ([kind() for _ in range(LAYERS)] for _ in range(3))
-        for made in (caches, covered):
-            run(Chunk(model, made, TOKENS[:start], cuttable=True), LAYERS)
-        run(Chunk(model, whole, TOKENS[:start], cuttable=True), LAYERS)
-        run(Chunk(model, whole, TOKENS[start:end], cuttable=True), LAYERS)
+    model = loaded("qwen3", 128).model
+
+    def begun() -> list[Any]:
+        caches = [kind() for _ in range(LAYERS)]
+        run(Chunk(model, caches, TOKENS[:start], cuttable=True), LAYERS)
+        return caches
+
+    covered, whole = begun(), begun()
+    run(Chunk(model, whole, TOKENS[start:end], cuttable=True), LAYERS)
+    for computed in range(LAYERS + 1):
+        caches = begun()
         chunk = Chunk(model, caches, TOKENS[start:end], cuttable=True)
         for _ in range(computed):
             chunk.put(1)
@@ -139,8 +153,8 @@ def test_between_two_slices_the_caches_of_before_can_be_had_and_the_chunk_goes_o
         same(caches, whole)
 
 
-def test_what_cannot_be_cut_cannot_be_had_in_the_middle(tmp_path: Path) -> None:
-    model = loaded("qwen3_next", tmp_path)
+def test_what_cannot_be_cut_cannot_be_had_in_the_middle(loaded: Load) -> None:
+    model = loaded("qwen3_next")
     assert needs_snapshots(model.new_cache())
     assert Chunk(model.model, model.new_cache(), TOKENS[:20], cuttable=False).before() is None
 

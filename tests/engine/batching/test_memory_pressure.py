@@ -119,12 +119,12 @@ def test_padding_sends_no_row_back_that_fits_without_it(path: Path) -> None:
 
 def test_a_row_that_was_sent_back_returns_once_and_not_round_after_round(path: Path) -> None:
     async def body(handle: EngineHandle) -> float:
-        wanted = [request(chr(ord("a") + index) * 200, n=700, sampling=ENDLESS) for index in range(4)]
+        wanted = [request(chr(ord("a") + index) * 200, n=400, sampling=ENDLESS) for index in range(4)]
         answers = await asyncio.gather(*(read(handle, item) for item in wanted))
         assert all(answer.error is None for answer in answers)
         return handle.info().queue["preemptions"]
 
-    # Three of the four have room to their ends, at 900 tokens in blocks of 256; the fourth has not until one ends.
-    engine = EngineConfig(prefill_chunk=256, kv_bytes=2 * BYTES_PER_TOKEN * 3100)
+    # Three of the four have room to their ends, at 600 tokens in blocks of 256; the fourth has not until one ends.
+    engine = EngineConfig(prefill_chunk=256, kv_bytes=2 * BYTES_PER_TOKEN * 2330)
     preemptions = with_engine(model_config(path, engine=engine, cache=CacheConfig()), body)
     assert 1 <= preemptions <= 3

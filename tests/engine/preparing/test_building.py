@@ -1,8 +1,11 @@
 """Preparers of models whose tokenizers know more than the model does."""
 
+import asyncio
 import json
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from backend.core.request import Conversation, Grammar, Message
@@ -27,6 +30,28 @@ def path(tmp_path: Path) -> Path:
     marker["content"] = "<|unused|>"
     (path / "tokenizer.json").write_text(json.dumps(tokenizer))
     return path
+
+
+@pytest.mark.parametrize(("as_served", "begun"), [(True, 2), (False, 0)])
+def test_the_processes_for_templates_and_grammars_begin_early_or_when_they_are_needed(
+    path: Path, as_served: bool, begun: int
+) -> None:
+    def ours() -> set[int]:
+        return {child.pid for child in psutil.Process().children()} - earlier
+
+    async def body(handle: EngineHandle) -> None:
+        # The compiler starts its process on a thread of its own.
+        deadline = time.monotonic() + 10
+        while len(ours()) < begun and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        assert len(ours()) == begun
+        grammar = Grammar(kind="gbnf", text='root ::= "yes"')
+        answer = await read(handle, request(Conversation(messages=(Message(role="user"),)), n=8, grammar=grammar))
+        assert answer.text == "yes"
+        assert len(ours()) >= 2
+
+    earlier = {child.pid for child in psutil.Process().children()}
+    with_engine(model_config(path, as_served=as_served), body)
 
 
 def test_a_reasoning_marker_that_the_model_cannot_write_costs_no_constrained_request(path: Path) -> None:
