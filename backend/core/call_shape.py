@@ -20,21 +20,36 @@ class JsonValue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TextLimits:
+    """What a text must be like.
+
+    Attributes:
+        least, most: Characters.
+        pattern: A regular expression that the text as a whole matches; empty for any.
+        unlike: One that it does not match; empty for none.
+    """
+
+    least: int = 0
+    most: int | None = None
+    pattern: str = ""
+    unlike: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FreeText:
     """Text that does not contain `end`, then `tail` and `end`.
 
     Attributes:
-        least, most: Characters, without `tail` and `end`.
-        pattern: A regular expression that the text as a whole matches; empty for any.
+        limits: One of these holds for the text without `tail` and `end`.
         bare_of: What may not stand at its edges: line breaks, any white space, or nothing of that kind.
+        unlike_json: It may not begin as an object or an array does.
     """
 
     end: str
     tail: str = ""
-    least: int = 0
-    most: int | None = None
-    pattern: str = ""
+    limits: tuple[TextLimits, ...] = (TextLimits(),)
     bare_of: Literal["", "line breaks", "blanks"] = ""
+    unlike_json: bool = False
 
 
 @dataclass(frozen=True, slots=True)

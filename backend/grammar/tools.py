@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backend.core.call_shape import Either, Fixed, ForcedCall, FreeText, JsonValue, Members, Shape
+from backend.core.call_shape import Either, Fixed, ForcedCall, FreeText, JsonValue, Members, Shape, TextLimits
 from backend.core.errors import InvalidRequest
 from backend.core.request import Grammar, ToolChoice
 from backend.grammar.dialects import json_rule, slashed
@@ -145,23 +145,38 @@ class _Lark:
 
 
 def _may_be_empty(free: FreeText) -> bool:
+    return any(_matches_nothing(limits) for limits in free.limits)
+
+
+def _matches_nothing(limits: TextLimits) -> bool:
     try:
-        return not free.least and re.fullmatch(free.pattern, "") is not None
+        return not limits.least and re.fullmatch(limits.pattern, "") is not None
     except re.error:  # written in Rust's syntax only
         return False
 
 
 def _conditions(free: FreeText) -> list[str]:
     """Regular expressions that all hold for a free text."""
-    found = [f"~/(?s:.*){slashed(re.escape(free.end))}(?s:.*)/"]
-    most = "" if free.most is None else free.most
-    found.insert(0, f"/(?s:.{{{free.least},{most}}})/" if free.least or free.most is not None else "/(?s:.*)/")
+    options = [_limited(limits) for limits in free.limits]
+    found = [options[0] if len(options) == 1 else f"({' | '.join(f'({option})' for option in options)})"]
+    found.append(f"~/(?s:.*){slashed(re.escape(free.end))}(?s:.*)/")
     if free.bare_of:
         edge = _EDGES[free.bare_of]
         found.append(f"/({edge}((?s:.*){edge})?)?/")
-    if free.pattern:
-        found.append(f"/{slashed(free.pattern)}/")
+    if free.unlike_json:
+        found.append(r"~/\s*[\[{(](?s:.*)/")
     return found
+
+
+def _limited(limits: TextLimits) -> str:
+    most = "" if limits.most is None else limits.most
+    bounded = limits.least or limits.most is not None
+    found = [f"/(?s:.{{{limits.least},{most}}})/" if bounded else "/(?s:.*)/"]
+    if limits.pattern:
+        found.append(f"/{slashed(limits.pattern)}/")
+    if limits.unlike:
+        found.append(f"~/{slashed(limits.unlike)}/")
+    return " & ".join(found)
 
 
 def literal(text: str, special: Mapping[str, int]) -> list[str]:

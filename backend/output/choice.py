@@ -5,12 +5,18 @@ from typing import Any
 
 BAR = "\uff5c"  # DeepSeek and Step write it in their markers in place of an ASCII one
 
+DSML = f"{BAR}DSML{BAR}"
+
+COMMAND_THINK = ("<|START_THINKING|>", "<|END_THINKING|>")
+APERTUS_THINK = ("<|inner_prefix|>", "<|inner_suffix|>")
 THINK_PAIRS: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"),
     ("<longcat_think>", "</longcat_think>"),
     ("<|think:start|>", "<|think:end|>"),
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),
+    COMMAND_THINK,
+    APERTUS_THINK,
 )
 GEMMA_THINK = ("<|channel>thought", "<channel|>")
 XTML_THINK = ("<|open|>think<|sep|>", "<|close|>think<|sep|>")
@@ -37,7 +43,30 @@ FORMAT_ALIASES: Mapping[str, str] = {
     "deepseek_r1": "deepseek_v3",
     "deepseek_v31": "deepseek_v3",
     "deepseek_v3.1": "deepseek_v3",
-    "deepseek_v32": "deepseek_v3",
+    "deepseek_v3.2": "deepseek_v32",
+    "deepseek_v4": "deepseek_v32",
+    "command": "cohere",
+    "cohere2": "cohere",
+    "command_a": "cohere",
+    "command_r7b": "cohere",
+    "llama": "llama3_json",
+    "llama3": "llama3_json",
+    "llama3.1": "llama3_json",
+    "llama4_json": "llama4",
+    "llama4_pythonic": "llama4",
+    "granite3": "granite",
+    "phi4": "phi4_mini",
+    "phi4_mini_json": "phi4_mini",
+    "internlm2": "internlm",
+    "interns1": "internlm",
+    "minimax_m1": "jamba",
+    "apriel": "jamba",
+    "olmo": "olmo3",
+    "nemotron_json": "nemotron",
+    "functionary_v3": "functionary",
+    "ernie": "ernie45",
+    "exaone": "json_tools",
+    "mimo": "qwen3_coder",
     "devstral": "mistral",
     "glm": "glm47",
     "glm4": "glm47",
@@ -60,6 +89,8 @@ REASONING_ALIASES: Mapping[str, tuple[str, str]] = {
     "longcat": THINK_PAIRS[1],
     "mistral": THINK_PAIRS[3],
     "seed_oss": THINK_PAIRS[4],
+    "cohere": COMMAND_THINK,
+    "apertus": APERTUS_THINK,
     "gemma4": GEMMA_THINK,
     "kimi_k3": XTML_THINK,
 }
@@ -113,19 +144,40 @@ _TEMPLATE_SIGNS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
     ("minicpm5", (('<function name="', '<param name="'),)),
     ("mistral", (("[TOOL_CALLS]",),)),
     ("muse_spark", (("<atem:function_calls>",),)),
+    ("ernie45", (("<tool_call>", "<response>"),)),
     ("json_tools", (("<tool_call>", "tool_call.name"),)),
     # mlx-lm has no parsers for these.
+    ("deepseek_v32", ((DSML,),)),
     ("deepseek_v3", ((f"<{BAR}tool\u2581calls\u2581begin{BAR}>",),)),
     ("step3", ((f"<{BAR}tool_calls_begin{BAR}>",), ("<steptml:invoke",))),
     ("seed_oss", (("<seed:tool_call>",),)),
-    ("hunyuan", (("<tool_calls>", "</tool_calls>"),)),
+    ("hunyuan", (("<tool_calls>", "<answer>"), ("<tool_calls>", "<|extra_0|>"))),
+    ("jamba", (("<tool_calls>", "</tool_calls>"),)),
+    ("cohere", (("<|START_ACTION|>",),)),
+    ("nemotron", (("<TOOLCALL>",),)),
+    ("olmo3", (("<function_calls>",),)),
+    ("internlm", (("<|action_start|>",),)),
+    ("apertus", (("<|tools_prefix|>",),)),
+    ("phi4_mini", (("<|/tool_call|>",), ("<|tool|>", "<|/tool|>"), ("functools[",))),
+    ("granite", (("<|tool_call|>",),)),
+    ("qwen3_coder", (("<function=", "<parameter="),)),
+    ("functionary", (("<function=", "</function>"),)),
+    ("llama4", (("<|python_start|>",), ("<|header_start|>", "ipython"))),
+    ("llama3_json", (("<|python_tag|>",), ("ipython", '"parameters": '))),
+    ("xlam", (('[{"name": "tool_call_name"',),)),
+    ("json_tools", (("<tool_call>", "</tool_call>", "arguments"),)),
 )
 # Tokens that only models of one format have.
 _VOCABULARY_SIGNS = (
     ("pythonic", ("<|tool_call_start|>", "<|tool_call_end|>")),
+    ("deepseek_v32", (DSML,)),
     ("deepseek_v3", (f"<{BAR}tool\u2581calls\u2581begin{BAR}>", f"<{BAR}tool\u2581calls\u2581end{BAR}>")),
     ("step3", (f"<{BAR}tool_calls_begin{BAR}>", f"<{BAR}tool_calls_end{BAR}>")),
     ("seed_oss", ("<seed:tool_call>", "</seed:tool_call>")),
+    ("cohere", ("<|START_ACTION|>", "<|END_ACTION|>")),
+    ("internlm", ("<|action_start|>", "<|action_end|>", "<|plugin|>")),
+    ("apertus", ("<|tools_prefix|>", "<|tools_suffix|>")),
+    ("phi4_mini", ("<|tool_call|>", "<|/tool_call|>")),
 )
 
 

@@ -95,6 +95,8 @@ class MarkerParser:
         self._buffer = ""
         self._reader = layout.calls.first_reader(tools) if layout.calls and not opens_reasoning else None
         self._lead = ""  # goes back in front of the buffer if its text is no call
+        if self._section == "content":
+            self._begin_content()
         self._given_back = 0
         self._sender = CallSender(new_id or (layout.calls.new_id if layout.calls else str))
         self._out: dict[str, str] = {"content": "", "reasoning": ""}
@@ -170,6 +172,7 @@ class MarkerParser:
             self._reader, self._lead = layout.calls.reader(marker, self._tools), marker
         elif marker == layout.think_end and self._section == "reasoning":
             self._switch("content")
+            self._begin_content()
         elif marker == layout.think_start and self._may_reason():
             self._switch("reasoning")
         elif marker in layout.ignored:
@@ -181,6 +184,11 @@ class MarkerParser:
 
     def _may_reason(self) -> bool:
         return self._section == "content" and (self._late_reasoning or not self._content.started)
+
+    def _begin_content(self) -> None:
+        """Look for calls that nothing marks where nothing else has been said."""
+        if self._reader is None and self._layout.calls and not self._content.started:
+            self._reader = self._layout.calls.bare_reader(self._tools)
 
     def _switch(self, section: Section) -> None:
         self._content.mark()
@@ -202,7 +210,7 @@ class MarkerParser:
         if sent:
             at = error.at if isinstance(error, BrokenCall) else len(self._buffer)
             self._drop(at)
-        elif final and self._cut:
+        elif final and self._cut and (self._lead or len(self._buffer.strip()) >= self._telling):
             self._drop(len(self._buffer))
         else:
             self._give_back()

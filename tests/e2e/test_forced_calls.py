@@ -23,7 +23,7 @@ WAYS = {
     "": "'Use them.'",
     "qwen3_coder": "'<tool_call>\\n<function=name>\\n</function>\\n</tool_call>'",
     "glm47": "'<tool_call>name<arg_key>k</arg_key><arg_value>v</arg_value></tool_call>'",
-    "hunyuan": "'<tool_calls>[]</tool_calls>'",
+    "jamba": "'<tool_calls>[]</tool_calls>'",
 }
 SHORT = {"type": "string", "maxLength": 8}
 PARAMETERS = {
@@ -124,7 +124,7 @@ def test_what_a_format_cannot_hold_is_refused_with_its_reason(told: Worker) -> N
     markers = told.stub.ModelMetadata(pb.ModelOptions()).tool_format
     schema = {**PARAMETERS, "anyOf": [{"required": ["city"]}, {"required": ["days"]}]}
     answer = predict(told.stub, asking(Tools=tools({"get_weather": schema})))
-    if markers.format_type in ("", "hunyuan"):
+    if markers.format_type in ("", "jamba"):
         assert answer.code == grpc.StatusCode.OK
     else:
         answer.refused(grpc.StatusCode.INVALID_ARGUMENT, "ToolChoice: function 'get_weather': arguments written one by")

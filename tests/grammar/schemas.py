@@ -5,12 +5,22 @@ from typing import Any
 
 NO_SPACE = {"whitespace_flexible": False}
 UNSUPPORTED = ("not", "if", "uniqueItems", "contains", "propertyNames", "dependentRequired")
+_ARGUMENTS = ("city", "days", "unit", "note", "tags", "point", "limit_2", "exact")
 _WORDS = ("id", "name", "kind", "size", "tags", "owner", "note", "a b", 'q"', "\u00e9")
 
 
 def random_schema(rng: random.Random, depth: int) -> dict[str, Any]:
     """A schema with at most `depth` levels below the first, without flexible whitespace."""
     return {**_schema(rng, depth), "x-guidance": NO_SPACE}
+
+
+def random_parameters(rng: random.Random, depth: int) -> dict[str, Any]:
+    """A schema of a tool's arguments, some of them optional, with names and values that every format can write."""
+    names = rng.sample(_ARGUMENTS, rng.randint(1, 5))
+    properties = {name: _schema(rng, depth) for name in names}
+    required = [name for name in names if rng.random() < 0.6]
+    whole = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    return {**whole, "x-guidance": NO_SPACE}
 
 
 def unsupported_schema(rng: random.Random, depth: int) -> tuple[dict[str, Any], str]:

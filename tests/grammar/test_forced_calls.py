@@ -15,11 +15,11 @@ from backend.grammar.tools import tool_grammar
 from backend.grammar.vocabulary import Vocabulary
 from backend.output import NotForceable, OutputFormat
 from backend.output.formats import formats
-from tests.grammar.vocabularies import BYTES, allowed
+from tests.grammar.vocabularies import BYTES, accepts, allowed
 from tests.output.cutting import calls_in, run
 from tests.output.golden import format_named
 
-WALKS = 12
+WALKS = 8
 STEPS = 6000
 PRINTABLE = range(0x20, 0x7F)
 # Pieces that a walk needs now and then to get out of a value.
@@ -36,6 +36,8 @@ PIECES = (
 PIECES += (
     "</atem:parameter>",
     "</steptml:parameter>",
+    "</\uff5cDSML\uff5cparameter>",
+    "</",
     '"',
     '"}',
     "true",
@@ -68,6 +70,8 @@ EVERYTHING = {
         },
         "maybe": {"type": ["string", "null"]},
         "number_or_null": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        "either": {"anyOf": [{"type": "string", "pattern": "^\\w{2,3}$"}, {"type": "integer", "maximum": 9}]},
+        "mixed": {"type": ["string", "object", "null"], "maxLength": 3, "maxProperties": 0},
         "anything": {},
     },
     "required": ["count", "level", "short", "nested", "undeclared"],
@@ -79,6 +83,12 @@ TOOLS: tuple[dict[str, Any], ...] = (
 )
 SCHEMAS = {each["function"]["name"]: each["function"].get("parameters", {}) for each in TOOLS}
 FORMATS = sorted(formats())
+# Each format's markers as control tokens and as text, one of them in the slow tier.
+MARKED = [
+    pytest.param(name, special, marks=[pytest.mark.slow] if special == number % 2 else [])
+    for number, name in enumerate(FORMATS)
+    for special in (False, True)
+]
 
 
 def vocabulary_of(output_format: OutputFormat, *, special: bool) -> Vocabulary:
@@ -130,8 +140,7 @@ def check_call(output_format: OutputFormat, text: str, rng: random.Random) -> st
     return name
 
 
-@pytest.mark.parametrize("special", [False, True])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("name", "special"), MARKED)
 def test_every_text_that_the_grammar_admits_is_read_as_one_call_that_fits(name: str, special: bool) -> None:
     output_format, rng = format_named(name), random.Random(f"{name} {special}")
     vocabulary = vocabulary_of(output_format, special=special)
@@ -170,6 +179,65 @@ WITH_TAGS = ("qwen3_coder", "glm47", "minimax_m2", "minicpm5", "muse_spark", "se
 def test_what_arguments_one_by_one_cannot_be_held_to_is_refused(name: str, parameters: Any, words: str) -> None:
     with pytest.raises(NotForceable, match=re.escape(words)):
         forced(name, parameters)
+
+
+# A schema of one argument, texts that its grammar takes, texts that it does not.
+VALUES = [
+    ({"type": "string", "pattern": "^(yes|no)$"}, ["yes", "no"], ["maybe", ""]),
+    ({"type": "string", "pattern": r"^[\w-]\d\W$"}, ["a1!", "-2 "], ["\u00e91!", "a\u0662!", "a1b"]),
+    ({"type": ["string", "null"], "maxLength": 3}, ["abc", "null", "12"], ["abcd"]),
+    ({"type": ["string", "integer"], "minLength": 2}, ["ab", "7", "-12"], ["a", "1.5", "n"]),
+    ({"anyOf": [{"const": "x"}, {"type": "integer", "minimum": 3}]}, ["x", "3", "400"], ["2", "y", "-3"]),
+    ({"anyOf": [{"type": "string", "pattern": "^a+$"}, {"type": "string", "maxLength": 1}]}, ["aaa", "b"], ["bb"]),
+    (
+        {"anyOf": [{"type": "string", "maxLength": 2}, {"type": "array", "maxItems": 0}]},
+        ["[]", "ab"],
+        ["[1]", "[", "{"],
+    ),
+    ({"oneOf": [{"type": "boolean"}, {"type": "string", "maxLength": 2}]}, ["true", "ab"], ["maybe"]),
+    (
+        {"anyOf": [{"$ref": "#/$defs/s"}, {"type": "null"}], "$defs": {"s": {"maxLength": 2, "type": "string"}}},
+        ["ab"],
+        ["abc"],
+    ),
+]
+
+
+@pytest.mark.parametrize("name", ["qwen3_coder", "minicpm5"])
+@pytest.mark.parametrize(("schema", "texts", "others"), VALUES)
+def test_unions_and_patterns_of_a_text_are_held(
+    compiler: GrammarCompiler, name: str, schema: dict[str, Any], texts: list[str], others: list[str]
+) -> None:
+    definitions = {key: schema.pop(key) for key in ("$defs",) if key in (schema := dict(schema))}
+    parameters = {"properties": {"k": schema}, "required": ["k"], **definitions}
+    calls = format_named(name).forced_calls([{"function": {"name": "f", "parameters": parameters}}])
+    found = tool_grammar(calls, ToolChoice(mode="required"))
+    assert found is not None
+    compiled = compiler.compile(found.grammar)
+    tags = {"qwen3_coder": ("<tool_call>\n<function=f>\n<parameter=k>\n", "\n</parameter>\n</function>\n</tool_call>")}
+    begin, end = tags.get(name, ('<function name="f"><param name="k">', "</param></function>"))
+    for text in (*texts, *others):
+        wrapped = f"<![CDATA[{text}]]>" if name == "minicpm5" and text[:1] not in ("[", "{") else text
+        assert accepts(compiled.constraint(), begin + wrapped + end) is (text in texts), text
+
+
+def test_unions_of_strings_are_held_in_gemmas_quotes(compiler: GrammarCompiler) -> None:
+    schema = {"anyOf": [{"type": "string", "pattern": "^a+$"}, {"const": "only"}, {"type": "string", "maxLength": 1}]}
+    parameters = {"properties": {"k": schema}, "required": ["k"]}
+    calls = format_named("gemma4").forced_calls([{"function": {"name": "f", "parameters": parameters}}])
+    found = tool_grammar(calls, ToolChoice(mode="required"))
+    assert found is not None
+    compiled = compiler.compile(found.grammar)
+    for text, right in (("aaa", True), ("only", True), ("b", True), ("bb", False), ("onl", False)):
+        whole = f'<|tool_call>call:f{{k:<|"|>{text}<|"|>}}<tool_call|>'
+        assert accepts(compiled.constraint(), whole) is right, text
+
+
+def test_how_white_space_is_held_is_inherited_by_each_argument() -> None:
+    parameters = {"properties": {"a": {"type": "object"}}, "x-guidance": {"whitespace_flexible": False}}
+    for name in ("qwen3_coder", "pythonic"):
+        (call,) = format_named(name).forced_calls([{"function": {"name": "f", "parameters": parameters}}])
+        assert "whitespace_flexible" in repr(call.shape)
 
 
 @pytest.mark.parametrize("pattern", ["a^b", "^a|b$", "a$b", r"\bword", "(?=a)b"])

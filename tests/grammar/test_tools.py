@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backend.core.call_shape import Either, Fixed, ForcedCall, FreeText, JsonValue, Member, Members, Shape
+from backend.core.call_shape import Either, Fixed, ForcedCall, FreeText, JsonValue, Member, Members, Shape, TextLimits
 from backend.core.errors import InvalidRequest
 from backend.core.request import ToolChoice
 from backend.grammar.compiler import GrammarCompiler
@@ -146,9 +146,13 @@ def holds(compiler: GrammarCompiler, shape: Shape, text: str) -> bool:
             ["a", "a</p></p>"],
         ),
         (FreeText(end="</p>", tail="\n"), ["\n</p>", "a\n\n</p>"], ["a</p>", "</p>\n</p>"]),
-        (FreeText(end="]", least=2, most=3), ["ab]", "\u00e9\u00e9\u00e9]"], ["a]", "abcd]", "]"]),
-        (FreeText(end="]", least=1), ["a]"], ["]"]),
-        (FreeText(end="]", pattern="[a-c/]+"), ["ab/]"], ["xa]", "]"]),
+        (
+            FreeText(end="]", limits=(TextLimits(least=2, most=3),)),
+            ["ab]", "\u00e9\u00e9\u00e9]"],
+            ["a]", "abcd]", "]"],
+        ),
+        (FreeText(end="]", limits=(TextLimits(least=1),)), ["a]"], ["]"]),
+        (FreeText(end="]", limits=(TextLimits(pattern="[a-c/]+"),)), ["ab/]"], ["xa]", "]"]),
         (FreeText(end="]", bare_of="blanks"), ["]", "a]", "a b]"], [" a]", "a ]", "\x1ca]", " ]"]),
         (FreeText(end="]", bare_of="line breaks"), ["]", " a]", "a\nb]"], ["\na]", "a\n]", "\n]"]),
     ],

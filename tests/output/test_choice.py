@@ -11,8 +11,10 @@ from mlx_lm.tool_parsers import kimi_k2
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from backend.core.call_shape import Fixed
 from backend.output import NotForceable, OutputFormat, PlainParser, TokenTable
 from backend.output.choice import XTML_TOKENS, choose_calls, choose_reasoning
+from backend.output.formats import formats
 from tests.output.text.test_token_table import BYTE_LEVEL
 
 TEMPLATES = {
@@ -54,18 +56,66 @@ def test_the_tool_format_is_the_one_mlx_lm_infers_from_the_template(name: str | 
     assert OutputFormat.choose(tokenizer).format_type == (name or "")
 
 
+# Signs of formats that mlx-lm does not know, as their templates have them.
+OTHERS = {
+    "deepseek_v3": "{{ '<\uff5ctool\u2581calls\u2581begin\uff5c>' }}",
+    "deepseek_v32": "<{{ dsml_token }}invoke name=> {%- set dsml_token = '\uff5cDSML\uff5c' %}",
+    "step3": "<\uff5ctool_calls_begin\uff5c>",
+    "seed_oss": "<seed:tool_call>\n<function=",
+    "hunyuan": "<|extra_0|><tool_calls>[{{ call }}]</tool_calls><tool_response>",
+    "jamba": "<tool_calls>[{{ call }}]</tool_calls>",
+    "cohere": '<|START_ACTION|>[{"tool_name": {{ tc.function.name }}}]<|END_ACTION|>',
+    "nemotron": "<TOOLCALL>[{{ fn.name }}]</TOOLCALL>",
+    "olmo3": "<function_calls>\n{{ tool_call.name }}(\n</function_calls>",
+    "internlm": "<|action_start|><|plugin|>",
+    "apertus": "<|tools_prefix|>[",
+    "phi4_mini": "<|tool|>{{ tools }}<|/tool|>",
+    "granite": "<|tool_call|>{{ tool_call.name }}",
+    "ernie45": "<tool_call>{{ tool_call.name }}</tool_call><response>",
+    "functionary": "<function={{ tool_call.name }}>{}</function>",
+    "llama4": "<|header_start|>ipython{{ tool_call.name }}",
+    "llama3_json": 'Environment: ipython {{ tool_call.name }} "parameters": ',
+    "xlam": '[{"name": "tool_call_name", "arguments": {}}]',
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_formats_that_mlx_lm_does_not_know_are_told_by_their_templates(name: str):
+    assert _infer_tool_parser(FakeTokenizer(OTHERS[name])) in (None, "json_tools" if name == "ernie45" else None)
+    assert OutputFormat.choose(FakeTokenizer(OTHERS[name])).format_type == name
+
+
+def test_each_format_has_a_sign_in_a_template_or_a_reason_for_none():
+    assert set(formats()) - TEMPLATES.keys() - OTHERS.keys() == {
+        "laguna",  # its checkpoints name it
+        "kimi_k3",  # told by its vocabulary
+        "harmony",  # has a test of its own
+    }
+
+
 @pytest.mark.parametrize(
-    ("name", "template"),
+    ("template", "name"),
     [
-        ("deepseek_v3", "{{ '<\uff5ctool\u2581calls\u2581begin\uff5c>' }}"),
-        ("step3", "<\uff5ctool_calls_begin\uff5c>"),
-        ("seed_oss", "<seed:tool_call>\n<function="),
-        ("hunyuan", "<tool_calls>[{{ call }}]</tool_calls>"),
+        ("<tool_call>\n{'name': , 'arguments': }\n</tool_call>", "json_tools"),  # no history of calls is rendered
+        ("<function=example>\n<parameter=k>", "qwen3_coder"),  # without the outer tag
+        ("functools[", "phi4_mini"),
+        ('{"name": function name, "parameters": dictionary} <|python_tag|>', "llama3_json"),
+        ("<|python_start|>[{{ call }}]<|python_end|>", "llama4"),
+        ("<tool_calls>x</tool_calls><answer>", "hunyuan"),
     ],
 )
-def test_formats_that_mlx_lm_does_not_know_are_told_by_their_templates(name: str, template: str):
-    assert _infer_tool_parser(FakeTokenizer(template)) is None
+def test_other_signs_of_formats(template: str, name: str):
     assert OutputFormat.choose(FakeTokenizer(template)).format_type == name
+
+
+def test_llama_4_is_forced_as_its_template_says():
+    tools = [{"function": {"name": "f", "parameters": {"properties": {"a": {"type": "integer"}}}}}]
+    for template, begin in (
+        ("<|python_start|>", "[f("),
+        ('<|python_start|>{"name": function name, "parameters": dictionary of', '{"name": "f", "parameters": '),
+    ):
+        (call,) = OutputFormat.choose(FakeTokenizer(template)).forced_calls(tools)
+        assert "".join(part.text for part in call.shape if isinstance(part, Fixed)).startswith(begin)
 
 
 @pytest.mark.parametrize(
@@ -74,11 +124,16 @@ def test_formats_that_mlx_lm_does_not_know_are_told_by_their_templates(name: str
         ("deepseek_v3", ("<\uff5ctool\u2581calls\u2581begin\uff5c>", "<\uff5ctool\u2581calls\u2581end\uff5c>")),
         ("step3", ("<\uff5ctool_calls_begin\uff5c>", "<\uff5ctool_calls_end\uff5c>")),
         ("seed_oss", ("<seed:tool_call>", "</seed:tool_call>")),
+        ("deepseek_v32", ("\uff5cDSML\uff5c",)),
+        ("cohere", ("<|START_ACTION|>", "<|END_ACTION|>")),
+        ("internlm", ("<|action_start|>", "<|action_end|>", "<|plugin|>")),
+        ("apertus", ("<|tools_prefix|>", "<|tools_suffix|>")),
+        ("phi4_mini", ("<|tool_call|>", "<|/tool_call|>")),
     ],
 )
-def test_formats_that_mlx_lm_does_not_know_are_told_by_their_tokens(name: str, tokens: tuple[str, str]):
+def test_formats_that_mlx_lm_does_not_know_are_told_by_their_tokens(name: str, tokens: tuple[str, ...]):
     assert choose_calls(tokens, "") == name
-    assert choose_calls(tokens[:1], "") is None
+    assert choose_calls(tokens[1:], "") is None
 
 
 @pytest.mark.parametrize("vocab", [XTML_TOKENS, ("<|tool_call_start|>", "<|tool_call_end|>"), ()])

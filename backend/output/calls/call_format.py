@@ -158,7 +158,7 @@ class CallFormat(ABC):
 
     @property
     def call_start(self) -> str:
-        """Text that opens a call and nothing else."""
+        """Text that opens a call and nothing else; empty if nothing does."""
         return self.starts[0]
 
     @property
@@ -168,6 +168,10 @@ class CallFormat(ABC):
 
     def first_reader(self, tools: ToolSchemas) -> CallReader | None:
         """A reader for the very beginning of an answer, where something must stand."""
+        return None
+
+    def bare_reader(self, tools: ToolSchemas) -> CallReader | None:
+        """A reader for where the content begins, of calls that nothing marks."""
         return None
 
     def without_calls(self) -> "CallFormat | None":

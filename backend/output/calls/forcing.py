@@ -5,12 +5,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from backend.core.call_shape import Either, Fixed, FreeText, JsonValue, Member, Members, Shape
+from backend.core.call_shape import Shape, TextLimits
 from backend.output.calls.call_format import NotForceable
-from backend.output.calls.schema import resolved, schema_types, typed
-from backend.output.calls.tag_calls import Tags
+from backend.output.calls.schema import resolved
 
-_DEFINITIONS = ("$defs", "definitions")
+# What each argument's schema needs of the whole one: definitions, and how white space is held.
+CARRIED = ("$defs", "definitions", "x-guidance")
 # They relate arguments to each other; an argument that is written by itself knows nothing of the others.
 _OF_THE_WHOLE = (
     "allOf",
@@ -27,8 +27,9 @@ _OF_THE_WHOLE = (
     "dependencies",
 )
 
+_ASCII = {"d": "0-9", "w": "A-Za-z0-9_"}
+
 Json = Mapping[str, Any]
-_TEXT = frozenset(["string"])
 
 
 def argument_shapes(
@@ -68,63 +69,16 @@ def _argument(
     if schema is False:
         raise NotForceable("its schema takes no value")
     own = dict(schema) if isinstance(schema, Mapping) else {}
-    return shape_of({**{key: root[key] for key in _DEFINITIONS if key in root}, **own})
+    return shape_of({**{key: root[key] for key in CARRIED if key in root}, **own})
 
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def tagged_shape(tags: Tags, name: str, parameters: Json) -> Shape:
-    """A call in tags.
-
-    Raises:
-        NotForceable: The function's name or an argument cannot be written, or the schema is not one of arguments.
-    """
-    if tags.writable.fullmatch(name) is None:
-        raise NotForceable("its name cannot be written")
-    members: list[Member] = []
-    for key, value, required in argument_shapes(parameters, tags.writable, lambda schema: _tagged(tags, schema)):
-        opening, after = Fixed(tags.write_opening.replace("{key}", key)), Fixed(tags.write_after)
-        members.append(Member((opening, *value, *([after] if after.text else [])), required))
-    return Fixed(tags.write_head.replace("{name}", name)), Members(tuple(members)), Fixed(tags.write_close)
-
-
-def _tagged(tags: Tags, schema: Json) -> Shape:
-    """A value and its end tag."""
-    values = choices(schema)
-    types = schema_types(schema, schema)
-    end = tags.write_tail + tags.value_end
-    if values is not None:
-        texts = [written(value) for value in values if _survives(tags, value, types)]
-        if not texts:
-            raise NotForceable("none of its values can be written")
-        return (Either(tuple((Fixed(text + end),) for text in texts)),)
-    if types and "string" not in types:
-        return JsonValue(schema), Fixed(end)
-    limits = text_limits(resolved(schema, schema) if types == _TEXT else {})
-    if tags.quoted is None:
-        bare_of = "blanks" if tags.trim is str.strip else "" if tags.write_tail else "line breaks"
-        return (FreeText(end=tags.value_end, tail=tags.write_tail, bare_of=bare_of, **limits),)
-    quoted = Fixed(tags.quoted[0]), FreeText(end=tags.quoted[1], **limits), Fixed(tags.value_end)
-    if limits or types != _TEXT:
-        return quoted
-    return (Either(((FreeText(end=tags.value_end, bare_of="blanks", pattern="[^<]*"),), quoted)),)
-
-
 def written(value: Any) -> str:
     """A value as formats without quotes write it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _survives(tags: Tags, value: Any, types: frozenset[str]) -> bool:
-    """Whether the value is read again as itself."""
-    text = written(value)
-    if tags.value_end in text or (tags.quoted and text.lstrip().startswith(tags.quoted[0])):
-        return False
-    tail = tags.write_tail
-    read = typed(tags.trim(tail + text + tail), types, guess=tags.guess)
-    return type(read) is type(value) and read == value
 
 
 def choices(schema: Json) -> list[Any] | None:
@@ -135,27 +89,43 @@ def choices(schema: Json) -> list[Any] | None:
     return own["enum"] if isinstance(own.get("enum"), list) else None
 
 
-def text_limits(schema: Json) -> dict[str, Any]:
-    """`minLength`, `maxLength` and `pattern` for a `FreeText`.
+def text_limits(schema: Json) -> TextLimits:
+    """`minLength`, `maxLength` and `pattern` of a string.
 
     Raises:
         NotForceable: The pattern has anchors elsewhere than at its ends.
     """
-    limits: dict[str, Any] = {}
-    for keyword, name in (("minLength", "least"), ("maxLength", "most")):
-        value = schema.get(keyword)
-        if isinstance(value, int) and value >= 0:
-            limits[name] = value
-    if isinstance(schema.get("pattern"), str):
-        limits["pattern"] = _whole(schema["pattern"])
-    return limits
+    least, most, pattern = schema.get("minLength"), schema.get("maxLength"), schema.get("pattern")
+    return TextLimits(
+        least=least if isinstance(least, int) and least >= 0 else 0,
+        most=most if isinstance(most, int) and most >= 0 else None,
+        pattern=_whole(pattern) if isinstance(pattern, str) else "",
+    )
 
 
 def _whole(pattern: str) -> str:
     """A pattern that is searched for, as one that matches all of a text."""
     begins, ends = pattern.startswith("^"), re.search(r"(?<!\\)(?:\\\\)*\$$", pattern) is not None
     inner = pattern[1 if begins else 0 : len(pattern) - 1 if ends else len(pattern)]
-    anchored = begins or ends
-    if re.search(r"(?<![\\\[])\^|(?<!\\)\$|\\[bBAzZ]|\(\?[=!<]", inner) or (anchored and "|" in inner):
+    # What is escaped, in a class or in a group is not where an anchor's reach ends.
+    bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "", inner, flags=re.DOTALL)
+    anchors = re.search(r"\\[bBAzZ]", re.sub(r"\\\\", "", inner)) or re.search(r"[\^$]|\(\?[=!<]", bare)
+    while (shorter := re.sub(r"\([^()]*\)", "", bare)) != bare:
+        bare = shorter
+    if anchors or ((begins or ends) and "|" in bare):
         raise NotForceable("its pattern has anchors or looks around within")
-    return ("" if begins else "(?s:.*)") + f"(?:{inner})" + ("" if ends else "(?s:.*)")
+    return ("" if begins else "(?s:.*)") + f"(?:{_in_ascii(inner)})" + ("" if ends else "(?s:.*)")
+
+
+def _in_ascii(pattern: str) -> str:
+    """Digits and word characters are ASCII in a schema's patterns (ECMA-262), and Unicode in llguidance's."""
+    found, in_class = "", False
+    for match in re.finditer(r"\\.|.", pattern, re.DOTALL):
+        token = match[0]
+        in_class = token == "[" or (in_class and token != "]")
+        kind = _ASCII.get(token[-1].lower(), "") if len(token) == 2 else ""
+        if not kind or (in_class and token[-1].isupper()):
+            found += token
+        else:
+            found += kind if in_class else f"[^{kind}]" if token[-1].isupper() else f"[{kind}]"
+    return found

@@ -1,21 +1,17 @@
-"""Readers of calls whose arguments are JSON: a header that names the function and its arguments, or a call object."""
+"""A reader of calls whose arguments are JSON behind a header that names the function."""
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 from backend.output.calls.call_format import BrokenCall, Call, CallPart, Read, function_name
 from backend.output.calls.json_extent import JsonExtent
-from backend.output.calls.json_text import NotACall, is_utf8, load_json
+from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.readers import begins
 from backend.output.calls.schema import read_guess
 from backend.output.markers import MarkerSet
 
 Header = Callable[[str, int], tuple[str, str, int] | None]
-
-_KEY = re.compile(r'\s*,?\s*("(?:[^"\\]|\\.)*")\s*:\s*(?=\S)', re.DOTALL)
-_ARGUMENTS = ("arguments", "parameters")
 
 
 class ArgumentParts:
@@ -144,147 +140,3 @@ def wait(*, final: bool) -> None:
     """
     if final:
         raise NotACall("cut off")
-
-
-class CallObjectReader:
-    """`{"name": ..., "arguments": {...}}`, or a list of such objects, then an end marker. Engine thread only.
-
-    The marker may be missing. Arguments are given in parts if the name comes before them; an `id` counts there too.
-    `parameters` is read as `arguments`.
-
-    Args:
-        end: The end marker; empty if nothing but the JSON ends the section.
-    """
-
-    def __init__(self, end: str) -> None:
-        self._end = end
-        self._object: CallObject | None = None
-        self._calls = 0
-        self._listed = False
-
-    def read(self, body: str, *, final: bool) -> Read | None:
-        if self._object is None and self._calls:
-            at = self._next(body)
-            if at is None or isinstance(at, Read):
-                return at or (Read(len(body)) if final else None)
-            return self._begin(body, at, final=final)
-        if self._object is None:
-            at = skip_blank(body, 0)
-            self._listed = body.startswith("[", at)
-            return self._begin(body, skip_blank(body, at + 1) if self._listed else at, final=final)
-        return self._go_on(self._object, body, final=final)
-
-    def _next(self, body: str) -> Read | int | None:
-        """After a call: where the next of its list begins, or the end."""
-        at = skip_blank(body, 0)
-        if self._listed and body.startswith(",", at):
-            return skip_blank(body, at + 1)
-        if self._listed and body.startswith("]", at):
-            self._listed = False
-            return Read(at + 1, open=True)
-        if self._listed and at < len(body):
-            raise NotACall("no comma between calls")
-        if self._end and body.startswith(self._end, at):
-            return Read(at + len(self._end))
-        more = self._listed or (self._end and self._end.startswith(body[at:]))
-        return None if more else Read(0)
-
-    def _begin(self, body: str, at: int, *, final: bool) -> Read | None:
-        if at == len(body):
-            return Read(at) if final and self._calls else wait(final=final)
-        if not body.startswith("{", at):
-            raise NotACall("no call object")
-        self._object = CallObject(at)
-        return self._go_on(self._object, body, final=final)
-
-    def _go_on(self, read: "CallObject", body: str, *, final: bool) -> Read | None:
-        if part := read.read(body):
-            return Read(0, part=part, open=True)
-        if read.broken:
-            raise read.refusal
-        if read.end is None:
-            return wait(final=final)
-        self._object = None
-        self._calls += 1
-        done = read.finish()
-        return (
-            Read(read.end, open=True, part=done) if isinstance(done, CallPart) else Read(read.end, (done,), open=True)
-        )
-
-
-class CallObject:
-    """One call object in text that grows."""
-
-    def __init__(self, at: int) -> None:
-        self._extent = JsonExtent(at)
-        self._at = at + 1
-        self._members: dict[str, Any] = {}
-        self._key = ""
-        self._value: JsonExtent | None = None
-        self._arguments: ArgumentParts | None = None
-        self.broken = False
-        self.end: int | None = None
-
-    @property
-    def refusal(self) -> NotACall:
-        """What to raise if it is broken."""
-        begun = self._arguments is not None and self._arguments.begun
-        return BrokenCall(self._extent.at) if begun else NotACall("no JSON")
-
-    def read(self, body: str) -> CallPart | None:
-        """The next part of its arguments. Reads all of `body` before it is broken or has an end."""
-        try:
-            end = self._extent.find_end(body)
-        except ValueError:
-            self.broken, end = True, None
-        self._extent.take()
-        while self._read_key(body) and self._value is not None:
-            if self._arguments is not None and self._arguments.extent is self._value:
-                part = self._arguments.read(body)
-                if part or self._arguments.end is None:
-                    return part
-                self._at, self._value = self._arguments.end, None
-            elif not self._read_value(self._value, body):
-                break
-        self.end = end
-        return None
-
-    def _read_key(self, body: str) -> bool:
-        if self._value is not None:
-            return True
-        match = _KEY.match(body, self._at, self._extent.at)
-        if match is None:
-            return False
-        self._key, self._at = load_json(match[1]), match.end()
-        name = self._members.get("name")
-        if self._key in _ARGUMENTS and body[self._at] == "{" and isinstance(name, str) and self._arguments is None:
-            call_id = self._members.get("id")
-            own = call_id if isinstance(call_id, str) and is_utf8(call_id) else ""
-            self._arguments = ArgumentParts(function_name(name), self._at, own)
-            self._value = self._arguments.extent
-        else:
-            self._value = JsonExtent(self._at, scalars=True)
-        return True
-
-    def _read_value(self, value: JsonExtent, body: str) -> bool:
-        try:
-            end = value.find_end(body)
-        except ValueError:
-            end = None  # as the object is then
-        if end is None:
-            return False
-        self._members[self._key] = load_json(value.take())
-        self._at, self._value = end, None
-        return True
-
-    def finish(self) -> CallPart | Call:
-        """The last part of the call, or all of it if none has been read.
-
-        Raises:
-            NotACall: It has no name, or no arguments.
-        """
-        if self._arguments is not None:
-            return self._arguments.last
-        members = self._members
-        arguments = members.get("arguments", members.get("parameters"))
-        return Call.of(members.get("name"), arguments, members.get("id", ""))

@@ -3,71 +3,16 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from backend.output.calls.call_format import PARSE_ERRORS, BrokenCall, Call, CallReader, Read
+from backend.output.calls.call_format import PARSE_ERRORS, BrokenCall, CallReader, Read
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import skip_blank
 from backend.output.markers import MarkerSet
-
-Parse = Callable[[str], tuple[Call, ...]]
 
 
 def begins(text: str, literals: tuple[str, ...], at: int = 0) -> bool:
     """Whether `text[at:]` begins with one of the literals, as far as it goes."""
     rest = text[at : at + max(map(len, literals))]
     return any(rest.startswith(literal) or literal.startswith(rest) for literal in literals)
-
-
-def complete(parse: Parse) -> Callable[[str], bool]:
-    """A test that a text does not end within a value: an end marker inside a string is no end."""
-
-    def closes(body: str) -> bool:
-        try:
-            parse(body)
-        except IndexError:
-            return False
-        except PARSE_ERRORS:
-            return True
-        return True
-
-    return closes
-
-
-class DelimitedReader:
-    """One body between the start marker and an end marker.
-
-    Args:
-        opens: Whether a body may begin so; asked while the body is short, so that a marker that is only
-            spoken of is given back at once.
-        closes: Whether the end marker after such a body is the end.
-    """
-
-    _SHORT = 512
-
-    def __init__(
-        self,
-        end: str,
-        parse: Parse,
-        *,
-        opens: Callable[[str], bool],
-        closes: Callable[[str], bool] = lambda _: True,
-    ) -> None:
-        self._end, self._parse, self._opens, self._closes = end, parse, opens, closes
-        self._at = 0
-        self._opened = False
-
-    def read(self, body: str, *, final: bool) -> Read | None:
-        at = body.find(self._end, self._at)
-        if not self._opened and not self._opens(body[: self._SHORT]):
-            raise NotACall("not the beginning of a call")
-        self._opened = len(body) >= self._SHORT
-        while at >= 0:
-            if self._closes(body[:at]):
-                return Read(at + len(self._end), self._parse(body[:at]))
-            at = body.find(self._end, at + 1)
-        if final:
-            raise NotACall("cut off")
-        self._at = max(0, len(body) - len(self._end) + 1)
-        return None
 
 
 class BlockReader:

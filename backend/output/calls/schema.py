@@ -113,7 +113,7 @@ def typed(text: str, types: frozenset[str], *, guess: bool) -> Any:
     """
     if not types:
         return read_guess(text) if guess else None if text == "null" else text
-    if text.strip().lower() == "null" and ("null" in types or types - {"string"}):
+    if text.strip().lower() == "null" and ("null" in types or "string" not in types):
         return None
     for kind in ("integer", "number", "boolean", "object", "array"):
         if kind in types:

@@ -12,9 +12,11 @@ from backend.output.calls.json_extent import JsonExtent
 from backend.output.calls.json_text import NotACall, dump_json, load_json
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.schema import ToolSchemas, one_line_less, typed
+from backend.output.calls.tag_texts import TextParts
 
 # A tag is no longer; what may become a tag is decided by then.
 _LONGEST_TAG = 1024
+_TEXT = frozenset(["string"])
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Tags:
 
     Attributes:
         head: From behind the call's start to its first argument; group `name`.
-        opening: Opens an argument; groups `key` and, where the text says it, `type`. Both patterns begin with white
-            space and must match within a thousand characters.
+        opening: Opens an argument; groups `key` and, where the text says it, `type`, or `string`: `true` for a text and
+            `false` for JSON. Both patterns begin with white space and must match within a thousand characters.
         head_begun, opening_begun: What may become one, as a pattern of all text that is there. See `begun`.
         value_end: Ends an argument.
         close: Texts that end the call, white space between them.
@@ -34,6 +36,7 @@ class Tags:
         quoted: A value may stand between two texts, within which `value_end` is text.
         json_opening: Opens all arguments as one JSON object; `json_end` follows it.
         write_head, write_opening: The call's beginning, for `{name}`, and an argument's, for `{key}`.
+        write_text, write_json: Behind the opening of a text and of anything else, where `string` tells them apart.
         write_tail: Between a value and `value_end`.
         write_after: Behind an argument.
         write_close: The call's end, and its section's.
@@ -49,6 +52,8 @@ class Tags:
     write_head: str = ""
     write_opening: str = ""
     write_close: str = ""
+    write_text: str = ""
+    write_json: str = ""
     write_tail: str = ""
     write_after: str = ""
     writable: re.Pattern[str] = field(default=re.compile(r"[^\s<>\"'{}]{1,256}"))
@@ -85,7 +90,7 @@ def _chain(literals: list[str]) -> str:
 
 
 class TagReader:
-    """Reads one call from behind its start. Each argument is a part of its own. Engine thread only."""
+    """Reads one call from behind its start. Each argument is a part of its own, or several. Engine thread only."""
 
     def __init__(self, tags: Tags, tools: ToolSchemas, at: int = 0) -> None:
         self._tags, self._tools = tags, tools
@@ -141,11 +146,13 @@ class TagReader:
             raise BrokenCall(self._at) if self._members else error from error
         if found is None:
             return None
-        members, self._at = found
-        self._value = None
-        lead = ", " if self._members else "{"
-        self._members += bool(members)
-        return lead + members if members else ""
+        members, end = found
+        lead = "" if not members or value.begun else ", " if self._members else "{"
+        self._members += bool(lead)
+        value.begun = True
+        if end is not None:
+            self._at, self._value = end, None
+        return lead + members or (None if end is None else "")
 
     def _close(self, end: int) -> Read:
         name = self._name or ""
@@ -155,25 +162,38 @@ class TagReader:
 
 
 class _Value:
-    """One argument, from behind its opening."""
+    """One argument, from behind its opening.
+
+    Attributes:
+        begun: Some of it has been read as members of the call's JSON.
+    """
 
     def __init__(self, tags: Tags, tools: ToolSchemas, function: str, opening: re.Match[str]) -> None:
         self._tags = tags
         self._begin = self._searched = opening.end()
         groups = opening.groupdict()
         self._key = tags.unescape(groups["key"]) if groups.get("key") is not None else None
-        declared = groups.get("type")
+        declared, string = groups.get("type"), groups.get("string")
+        declared = "string" if string == "true" else declared
         self._types = frozenset([declared]) if declared else tools.types(function, self._key or "")
+        if string == "false":
+            self._types -= {"string"}
+        self._guess = tags.guess or string == "false"
         self._end = tags.value_end if self._key is not None else tags.json_end
         self._extent = JsonExtent(self._begin) if self._key is None or self._structured else None
+        only_text = self._types == _TEXT and tags.quoted is None and self._key is not None
+        self._text = TextParts(self._begin, self._end, tags.trim) if only_text else None
+        self.begun = False
 
     @property
     def _structured(self) -> bool:
         """Whether it can only be an object or an array, in whose strings an end marker is text."""
         return "string" not in self._types and not self._types.isdisjoint(("object", "array"))
 
-    def read(self, body: str) -> tuple[str, int] | None:
-        """Its members as JSON text, and where it ends."""
+    def read(self, body: str) -> tuple[str, int | None] | None:
+        """Its members as JSON text, and where it ends: a text that can be nothing else is given as it comes."""
+        if self._text is not None:
+            return self._read_text(self._text, body)
         found = self._extent_end(body) if self._extent else self._text_end(body)
         if found is None:
             return None
@@ -185,9 +205,16 @@ class _Value:
             return dump_json(arguments)[1:-1], end
         return f"{json.dumps(self._key, ensure_ascii=False)}: {self._json(text)}", end
 
+    def _read_text(self, parts: TextParts, body: str) -> tuple[str, int | None] | None:
+        text = parts.take(body)
+        if not text and parts.ended is None:
+            return None
+        lead = "" if self.begun else f'{json.dumps(self._key, ensure_ascii=False)}: "'
+        return lead + text + ('"' if parts.ended is not None else ""), parts.ended
+
     def _json(self, text: str) -> str:
         try:
-            return dump_json(typed(text, self._types, guess=self._tags.guess))
+            return dump_json(typed(text, self._types, guess=self._guess))
         except NotACall:
             return dump_json(text)
 

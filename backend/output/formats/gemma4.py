@@ -4,15 +4,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import Either, Fixed, FreeText, JsonValue, Member, Members, Shape
-from backend.output.calls.call_format import Call, CallFormat, NotForceable
+from backend.core.call_shape import Either, Fixed, FreeText, JsonValue, Member, Members, Shape, TextLimits
+from backend.output.calls.argument_lists import ArgumentListReader, CallListReader, CallSyntax, Quote
+from backend.output.calls.call_format import CallFormat, NotForceable
 from backend.output.calls.forcing import argument_shapes, choices, text_limits
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import after_comma, read_literal, skip_blank
-from backend.output.calls.readers import DelimitedReader, begins, complete
 from backend.output.calls.schema import ToolSchemas, read_guess, resolved, schema_types
+from backend.output.calls.tag_calls import begun
+from backend.output.calls.tag_values import alternatives, exactly
 
-_CALL = re.compile(r"\s*,?\s*call:([\w.-]+)\s*(?=\{)")
 _FUNCTION = re.compile(r"[\w.-]{1,256}")
 _ARGUMENT = re.compile(r"[^\s:,{}\[\]<>\"]+")
 _KEY = re.compile(r"\s*([^\s:,{}\[\]<>]+)\s*:")
@@ -88,6 +89,32 @@ class BraceValues:
         return values, at + 1
 
 
+def call_syntax(quote: str) -> CallSyntax:
+    """`call:NAME{key:value}` with strings between `quote` marks."""
+    values = BraceValues(quote)
+
+    def value(text: str) -> Any:
+        # A bracket behind it: a value may be empty.
+        found, end = values.read(text + "}", 0)
+        if skip_blank(text, end) < len(text):
+            raise NotACall("more than a value")
+        return found
+
+    mark = f'(?P<quote>{re.escape(quote)}|"|)'
+    name = r"[^\s:,{}\[\]<>\"]"
+    begun_quote = begun(quote)
+    return CallSyntax(
+        head=re.compile(r"\s*,?\s*call:(?P<name>[\w.-]+)\s*\{"),
+        head_begun=re.compile(r"\s*,?\s*" + begun("call:", r"[\w.-]*\s*")),
+        key=re.compile(rf"\s*{mark}(?P<key>{name}+)(?P=quote)\s*:"),
+        key_begun=re.compile(rf'\s*(?:"|{begun_quote})(?:{name}+(?:"|{begun_quote})\s*)?'),
+        close="}",
+        brackets="[{",
+        quotes=(Quote(quote, quote, escapes=False), Quote('"', '"')),
+        value=value,
+    )
+
+
 class BraceFormat(CallFormat):
     """`call:NAME{...}`, one or several between the markers."""
 
@@ -96,15 +123,10 @@ class BraceFormat(CallFormat):
         self.starts = (start,)
         self.markers = (start, quote, end)
         self._quote = quote
-        self._values = BraceValues(quote)
+        self._syntax = call_syntax(quote)
 
-    def reader(self, start: str, tools: ToolSchemas) -> DelimitedReader:
-        return DelimitedReader(
-            self.markers[-1],
-            self._parse,
-            opens=lambda body: begins(body, ("call:",), skip_blank(body, 0)),
-            closes=complete(self._parse),
-        )
+    def reader(self, start: str, tools: ToolSchemas) -> CallListReader:
+        return CallListReader(lambda at: ArgumentListReader(self._syntax, at), self.markers[-1], bracketed=False)
 
     def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
         if _FUNCTION.fullmatch(name) is None:
@@ -120,21 +142,27 @@ class BraceFormat(CallFormat):
             return (JsonValue(schema),)
         values = choices(schema)
         if values is None:
-            return Fixed(self._quote), FreeText(end=self._quote, **text_limits(resolved(schema, schema)))
-        texts = [value for value in values if isinstance(value, str) and self._quote not in value]
+            return Fixed(self._quote), FreeText(end=self._quote, limits=self._limits(schema))
+        texts = self._writable(values)
         if not texts:
             raise NotForceable("none of its values can be written")
         return (Either(tuple((Fixed(self._quote + text + self._quote),) for text in texts)),)
 
-    def _parse(self, body: str) -> tuple[Call, ...]:
-        calls: list[Call] = []
-        at = 0
-        while match := _CALL.match(body, at):
-            arguments, at = self._values.read(body, match.end())
-            calls.append(Call.of(match[1], arguments))
-        if not calls or skip_blank(body, at) != len(body):
-            raise NotACall("no call")
-        return tuple(calls)
+    def _limits(self, schema: Mapping[str, Any]) -> tuple[TextLimits, ...]:
+        """Of a string, which may be a union of strings."""
+        limits: list[TextLimits] = []
+        for option in alternatives(schema):
+            values = choices(option)
+            if values is None:
+                limits.append(text_limits(resolved(option, option)))
+            else:
+                limits += map(exactly, self._writable(values))
+        if not limits:
+            raise NotForceable("none of its values can be written")
+        return tuple(limits)
+
+    def _writable(self, values: list[Any]) -> list[str]:
+        return [value for value in values if isinstance(value, str) and self._quote not in value]
 
 
 FORMAT = BraceFormat("gemma4", "<|tool_call>", "<tool_call|>", '<|"|>')

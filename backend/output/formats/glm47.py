@@ -6,11 +6,12 @@ from typing import Any
 
 from backend.core.call_shape import Shape
 from backend.output.calls.call_format import CallFormat, CallReader, Read
-from backend.output.calls.forcing import tagged_shape
-from backend.output.calls.json_calls import CallObjectReader, HeaderCallReader, wait
+from backend.output.calls.call_objects import CallObjectReader
+from backend.output.calls.json_calls import HeaderCallReader, wait
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.schema import ToolSchemas
 from backend.output.calls.tag_calls import TagReader, Tags, begun
+from backend.output.calls.tag_values import tagged_shape
 
 _NAME = re.compile(r"[\w.:/-]{0,256}")
 

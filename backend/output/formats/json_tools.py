@@ -1,48 +1,54 @@
 """Hermes, Qwen 2.5 and Qwen 3: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`."""
 
 import json
-from typing import Any
 
-from backend.output.calls.call_format import Call, CallFormat
-from backend.output.calls.json_calls import CallObjectReader
-from backend.output.calls.json_text import NotACall
+from backend.output.calls.call_format import CallFormat
+from backend.output.calls.call_objects import OPENAI_KEYS, CallKeys, CallObjectReader
 from backend.output.calls.schema import ToolSchemas
 
 
-def calls_of(value: Any) -> tuple[Call, ...]:
-    """Calls of a decoded object, or of a list of them. `parameters` is read as `arguments`.
+class JsonCalls(CallFormat):
+    """JSON call objects, or a list of them, behind a marker.
 
-    Raises:
-        NotACall: There is none, or a name or its arguments are missing or of the wrong kind.
+    Args:
+        starts: Markers that open the calls; the first is the one that is written.
+        end: The marker that ends them; empty if nothing does.
+        write: What stands before and after a call object, markers included.
+        first: The call object's members before its name.
+        arguments: What the arguments are called.
+        others: Special texts that carry nothing.
+        think: Markers around reasoning, where they belong to the format.
     """
-    items = value if isinstance(value, list) else [value]
-    if not items or not all(isinstance(item, dict) for item in items):
-        raise NotACall("no call object")
-    return tuple(
-        Call.of(
-            item.get("name"),
-            item.get("arguments", item.get("parameters")),
-            item.get("id", ""),
-        )
-        for item in items
-    )
 
+    def __init__(
+        self,
+        name: str,
+        starts: tuple[str, ...],
+        end: str,
+        write: tuple[str, str],
+        *,
+        keys: CallKeys = OPENAI_KEYS,
+        first: str = "",
+        arguments: str = "arguments",
+        others: tuple[str, ...] = (),
+        think: tuple[str, str] | None = None,
+    ) -> None:
+        self.name, self.starts, self.ignored, self.think = name, starts, others, think
+        self.markers = (*starts, *others, *([end] if end else []))
+        self._end, self._write, self._keys = end, write, keys
+        self._first, self._arguments = first, arguments
 
-class JsonTools(CallFormat):
-    """The body of the markers is JSON."""
-
-    name = "json_tools"
-    starts = ("<tool_call>",)
-    markers = ("<tool_call>", "</tool_call>")
+    @property
+    def call_end(self) -> str:
+        return self._end
 
     def reader(self, start: str, tools: ToolSchemas) -> CallObjectReader:
-        return CallObjectReader("</tool_call>")
+        return CallObjectReader(self._end, self._keys)
 
     def frame(self, name: str) -> tuple[str, str]:
-        return (
-            f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": ',
-            "}\n</tool_call>",
-        )
+        begin, end = self._write
+        own = f'{self._first}"{self._keys.name}": {json.dumps(name)}, "{self._arguments}": '
+        return f"{begin}{{{own}", f"}}{end}"
 
 
-FORMAT = JsonTools()
+FORMAT = JsonCalls("json_tools", ("<tool_call>",), "</tool_call>", ("<tool_call>\n", "\n</tool_call>"))

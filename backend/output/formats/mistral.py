@@ -11,7 +11,8 @@ import string
 from dataclasses import replace
 
 from backend.output.calls.call_format import CallFormat, Read
-from backend.output.calls.json_calls import CallObjectReader, HeaderCallReader
+from backend.output.calls.call_objects import CallObjectReader
+from backend.output.calls.json_calls import HeaderCallReader
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.schema import ToolSchemas

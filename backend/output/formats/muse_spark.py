@@ -13,10 +13,10 @@ from typing import Any
 
 from backend.core.call_shape import Shape
 from backend.output.calls.call_format import CallFormat, CallReader, Read
-from backend.output.calls.forcing import tagged_shape
 from backend.output.calls.readers import BlockReader, HeaderReader
 from backend.output.calls.schema import ToolSchemas
 from backend.output.calls.tag_calls import TagReader, Tags, begun
+from backend.output.calls.tag_values import tagged_shape
 
 _NAME = r"[^<>]*?\bname=\"(?P<{}>[^\"<>]+)\"[^<>]*>"
 _NAME_BEGUN = r"[^<>]*>?"

@@ -26,7 +26,14 @@ def test_every_format_has_a_test_of_its_own():
 @pytest.mark.parametrize("name", sorted(formats()))
 def test_a_format_is_called_what_its_file_is_called_and_lists_its_markers(name: str):
     call_format = formats()[name]
-    assert type(call_format).__module__.rpartition(".")[2] in (name, "glm47", "gemma4", "qwen3_coder")
+    assert type(call_format).__module__.rpartition(".")[2] in (
+        name,
+        "glm47",
+        "gemma4",
+        "qwen3_coder",
+        "json_tools",
+        "llama3_json",
+    )
     for text in (*call_format.starts, call_format.call_start, call_format.call_end):
         assert any(marker.startswith(text) or marker in text for marker in (*call_format.markers, ""))
 

@@ -11,7 +11,8 @@ GOLDEN = (
         same_as_mlx_lm=False,
     ),
     Golden(
-        "<start_function_call>call:get_weather{city:<escape>Z\u00fcrich<escape>,days:2,detailed:true}<end_function_call><start_function_call>call:now{}<end_function_call>",
+        "<start_function_call>call:get_weather{city:<escape>Z\u00fcrich<escape>,days:2,de"
+        "tailed:true}<end_function_call><start_function_call>call:now{}<end_function_call>",
         (("get_weather", {"city": "Z\u00fcrich", "days": 2, "detailed": True}), ("now", {})),
     ),
     Golden(

@@ -10,7 +10,8 @@ GOLDEN = (
         (("get_weather", {"city": "Z\u00fcrich, {x}", "days": 2}),),
     ),
     Golden(
-        '<|tool_call>call:get_weather{city:<|"|>Z\u00fcrich<|"|>,days:2,detailed:true}<tool_call|><|tool_call>call:now{}<tool_call|>',
+        '<|tool_call>call:get_weather{city:<|"|>Z\u00fcrich<|"|>,days:'
+        "2,detailed:true}<tool_call|><|tool_call>call:now{}<tool_call|>",
         (("get_weather", {"city": "Z\u00fcrich", "days": 2, "detailed": True}), ("now", {})),
     ),
     Golden(

@@ -20,6 +20,12 @@ GOLDEN = (
         same_as_mlx_lm=False,
     ),
     Golden(
+        "<|tool_call_start|>[now(), f(a=__import__)]<|tool_call_end|>",
+        (("now", {}),),
+        content=", f(a=__import__)]<|tool_call_end|>",
+        same_as_mlx_lm=False,
+    ),
+    Golden(
         '<|tool_call_start|>[f(__import__("os"))]<|tool_call_end|>',
         content='<|tool_call_start|>[f(__import__("os"))]<|tool_call_end|>',
         same_as_mlx_lm=False,

@@ -1,0 +1,127 @@
+"""Forced calls of a model with random weights at temperature 1, in every format, many at once, in pieces.
+
+Each call has a schema of its own. What a grammar or a parser gets wrong shows here: a call that does not fit, one that
+is not wholly read, markup in the text, arguments whose beginning was wrong.
+"""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.config import EngineConfig
+from backend.core.events import FinishReason
+from backend.core.request import Conversation, Message, Sampling, ToolChoice
+from backend.engine.handle import EngineHandle
+from backend.output.formats import formats
+from tests.e2e.asking import chat, stream
+from tests.e2e.forced import check_so_far, check_whole, joined, tool, write_model_of
+from tests.e2e.worker import Worker
+from tests.engine.harness import Answer, model_config, read, request, with_engine
+from tests.grammar.schemas import random_parameters
+
+AT_ONCE = 24
+BUDGET = 400
+FORMATS = sorted(formats())
+# One of each way to write arguments: JSON, tags, one's own quotes.
+QUICK = ("json_tools", "qwen3_coder", "gemma4")
+CASES = [
+    *(pytest.param(name, 6, marks=[] if name in QUICK else [pytest.mark.slow]) for name in FORMATS),
+    *(pytest.param(name, 100, marks=pytest.mark.exhaustive) for name in FORMATS),
+]
+
+
+def parameters_of(number: int) -> dict[str, Any]:
+    """The schema of the call with this number."""
+    return random_parameters(random.Random(number), number % 4)
+
+
+async def forced_answers(engine: EngineHandle, count: int) -> list[Answer]:
+    """Answers that must call `f`, each with a schema and a seed of its own, at most `AT_ONCE` at a time."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def one(number: int) -> Answer:
+        tools = (tool("f", parameters_of(number)), tool("g", {"type": "object", "properties": {}}))
+        choice = ToolChoice(mode="function", function="f")
+        conversation = Conversation(messages=(Message(role="user", content="Hi"),), tools=tools, tool_choice=choice)
+        sampling = Sampling(temperature=1.0, seed=number)
+        async with room:
+            wanted = request(conversation, n=BUDGET, name=str(number), sampling=sampling, streamed=True)
+            return await read(engine, replace(wanted, logprobs=None))
+
+    return list(await asyncio.gather(*(one(number) for number in range(count))))
+
+
+def outcome(calls: list[tuple[str, str]], text: str, cut: bool, number: int) -> str:
+    """`valid` or `cut`; fails on anything else."""
+    assert not text.strip(), (number, text)
+    if cut and not calls:
+        return "cut"
+    ((name, arguments),) = calls
+    assert name == "f"
+    if cut:
+        check_so_far(arguments, parameters_of(number))
+        return "cut"
+    check_whole(arguments, parameters_of(number))
+    return "valid"
+
+
+def outcome_of(answer: Answer, number: int) -> str:
+    """Of an answer of the engine's."""
+    assert answer.end is not None, (number, answer.error)
+    pieces = [*(delta.piece for delta in answer.deltas), answer.end.piece]
+    calls = joined([each for piece in pieces for each in piece.tool_calls])
+    text = "".join(piece.content + piece.reasoning for piece in pieces)
+    cut = answer.end.reason is FinishReason.LENGTH
+    assert cut or answer.end.reason is FinishReason.TOOL_CALLS, (number, answer.end.reason)
+    return outcome(calls, text, cut, number)
+
+
+@pytest.mark.parametrize(("name", "count"), CASES)
+def test_forced_calls_of_a_random_model_fit_their_schemas(name: str, count: int, tmp_path: Path) -> None:
+    special = len(name) % 2 == 0
+    folder = write_model_of(tmp_path / "model", name, special=special)
+
+    async def body(engine: EngineHandle) -> list[Answer]:
+        return await forced_answers(engine, count)
+
+    answers = with_engine(
+        model_config(folder, engine=EngineConfig(max_rows=AT_ONCE), tool_parser=name, reasoning_parser="none"), body
+    )
+    found = Counter(outcome_of(answer, number) for number, answer in enumerate(answers))
+    assert found["valid"] > count // 2, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["minimax_m2", "deepseek_v3", "function_gemma", "harmony", "glm47"])
+def test_forced_calls_of_many_clients_fit_their_schemas(name: str, tmp_path: Path) -> None:
+    """Over the socket, from a worker of its own."""
+    folder = write_model_of(tmp_path / "model", name, special=True)
+    requests = [
+        chat(
+            "Hi",
+            BUDGET,
+            Tools=json.dumps([tool("f", parameters_of(number)), tool("g", {"type": "object", "properties": {}})]),
+            ToolChoice="f",
+            Temperature=1.0,
+            Seed=number,
+        )
+        for number in range(16)
+    ]
+    with Worker() as worker, ThreadPoolExecutor(len(requests)) as clients:
+        worker.must_load(folder, f"tool_parser:{name}", "reasoning_parser:none")
+        answers = list(clients.map(lambda wanted: stream(worker.stub, wanted), requests))
+    found: Counter[str] = Counter()
+    for number, answer in enumerate(answers):
+        assert answer.reason in ("length", "tool_calls"), (number, answer.code, answer.details)
+        deltas = [delta for reply in answer.replies for delta in reply.chat_deltas]
+        calls = joined([each for delta in deltas for each in delta.tool_calls])
+        text = answer.text + "".join(delta.content + delta.reasoning_content for delta in deltas)
+        found[outcome(calls, text, answer.reason == "length", number)] += 1
+    assert found["valid"] > len(requests) * 2 // 3, found
