@@ -20,12 +20,15 @@ Isolation = Literal["performance", "balanced", "strict"]
 
 
 class Drafter(StrEnum):
-    """What guesses at tokens to come: the row's own text, what the prompt cache has, its grammar, another model."""
+    """What guesses at tokens to come: the row's own text, what the prompt cache has, its grammar, another model.
 
-    TEXT = "text"
+    The words are those of the option `speculation`, of Info and of the metrics.
+    """
+
+    TEXT = "ngram"
     CACHE = "cache"
     GRAMMAR = "grammar"
-    MODEL = "model"
+    MODEL = "draft"
 
 
 ALL_DRAFTERS = frozenset(Drafter)

@@ -31,7 +31,7 @@ def rows(title: str) -> list[list[str]]:
 
 
 def test_every_metric_has_its_row_with_its_kind_and_label() -> None:
-    titles = ("Requests", "Tokens", "The prompt cache", "Memory", "The worker")
+    titles = ("Requests", "Tokens", "Speculation", "The prompt cache", "Memory", "The worker")
     told = {row[0].strip("`"): row[1] for title in titles for row in rows(title)}
     expected = {metric.exposed: metric.kind + (f", by `{metric.label}`" if metric.label else "") for metric in METRICS}
     assert told == expected

@@ -23,6 +23,7 @@ class Summary:
         errors: How often each sentence.
         tokens: Of answers, as far as they came.
         cached_share: Of the whole answers' prompt tokens; None where the server does not say.
+        drafted_tokens, accepted_tokens: Tokens of the whole answers that were guessed, and those that were right.
         first: Times to the first token.
         gap: Times from one token to the next.
         whole: Times to the end of the answer.
@@ -37,6 +38,8 @@ class Summary:
     tokens: int
     prompt_tokens: int
     cached_share: float | None
+    drafted_tokens: int
+    accepted_tokens: int
     first: Mapping[int, float]
     gap: Mapping[int, float]
     whole: Mapping[int, float]
@@ -69,6 +72,8 @@ def summary(run: Run) -> Summary:
         tokens=sum(one.tokens for one in measured),
         prompt_tokens=sum(one.prompt_tokens for one in whole),
         cached_share=sum(one.cached_tokens or 0 for one in known) / prompt_tokens if prompt_tokens else None,
+        drafted_tokens=sum(one.drafted_tokens for one in whole),
+        accepted_tokens=sum(one.accepted_tokens for one in whole),
         first=percentiles([(seconds, 1) for one in measured if (seconds := one.watch.first_seconds) is not None]),
         # A piece of several tokens stands for that many gaps, each a part of its own.
         gap=percentiles([(seconds / tokens, tokens) for seconds, tokens in gaps]),
@@ -132,6 +137,8 @@ def samples(measured: Sequence[Measured], start: float) -> list[dict[str, float 
             "tokens": one.tokens,
             "prompt_tokens": one.prompt_tokens,
             "cached_tokens": one.cached_tokens,
+            "drafted_tokens": one.drafted_tokens,
+            "accepted_tokens": one.accepted_tokens,
             "outcome": one.error or ("cut" if one.cut else "whole"),
         }
         for one in measured

@@ -14,6 +14,7 @@ class Measured:
         watch: Begins when the request arrived, which may be before it was sent.
         ended: When its answer was whole; seconds of `time.perf_counter`.
         cached_tokens: Prompt tokens that came from a cache; None where the server does not say.
+        drafted_tokens, accepted_tokens: Tokens that were guessed, and those that were right; 0 where it does not say.
         error: One sentence; empty for none.
         cut: It was stopped because the time was over, and is no failure.
         counted: Tokens of the answer as the server counts them; None where it does not.
@@ -25,6 +26,8 @@ class Measured:
     ended: float | None = None
     prompt_tokens: int = 0
     cached_tokens: int | None = None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     counted: int | None = None
     error: str = ""
     cut: bool = False

@@ -44,7 +44,9 @@ class GrpcTarget:
                 part = part_of(reply)
                 measured.prompt_tokens = part.prompt_tokens
                 measured.saw(part.tokens)
-            measured.cached_tokens = end_of(await call.trailing_metadata()).cached_tokens
+            end = end_of(await call.trailing_metadata())
+            measured.cached_tokens = end.cached_tokens
+            measured.drafted_tokens, measured.accepted_tokens = end.drafted_tokens, end.accepted_tokens
             measured.ended = time.perf_counter()
         except grpc.RpcError as error:
             measured.error = sentence_of(error, self._connection.address.target)

@@ -45,6 +45,7 @@ def _rows(summaries: Sequence[Summary]) -> list[list[str]]:
         row("requests/s", lambda s: f"{s.requests_a_second:.2f}"),
         row("prompt tokens", lambda s: count(s.prompt_tokens)),
         row("from the cache", lambda s: "-" if s.cached_share is None else percent(s.cached_share)),
+        row("guessed right", _guessed),
     ]
     for name, label in _LATENCIES.items():
         rows += [row(f"{label} p{p}", lambda s, name=name, p=p: _time(getattr(s, name), p)) for p in PERCENTILES]
@@ -59,10 +60,16 @@ def _time(found: Mapping[int, float], p: int) -> str:
     return milliseconds(found[p]) if p in found else "-"
 
 
+def _guessed(summary: Summary) -> str:
+    """`1,200 of 2,000`: of the tokens that were guessed."""
+    right, guessed = summary.accepted_tokens, summary.drafted_tokens
+    return f"{count(right)} of {count(guessed)}" if guessed else "-"
+
+
 def _ratio_cells(summaries: Sequence[Summary]) -> list[str]:
     found = ratios(summaries[0], summaries[1])
     late = [""] if _any_late(summaries) else []
-    names = [*late, "", "", "", "", "tokens_a_second", "requests_a_second", "", ""]
+    names = [*late, "", "", "", "", "tokens_a_second", "requests_a_second", "", "", ""]
     names += [f"{name}_p{p}" for name in _LATENCIES for p in PERCENTILES]
     return [f"{found[name]:.2f}" if name in found else "" for name in names]
 
@@ -108,5 +115,7 @@ def _server(summary: Summary) -> dict[str, Any]:
         "requests_a_second": summary.requests_a_second,
         "prompt_tokens": summary.prompt_tokens,
         "cached_share": summary.cached_share,
+        "drafted_tokens": summary.drafted_tokens,
+        "accepted_tokens": summary.accepted_tokens,
         **latencies,
     }

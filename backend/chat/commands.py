@@ -115,13 +115,16 @@ class Commands:
         facts = {
             "answers": f"{count(talk.answers)}, {count(talk.tokens)} tokens",
             "prompt tokens": f"{count(talk.prompt_tokens)}, {percent(cached)} from the cache",
+            "guessed tokens": f"{count(talk.drafted_tokens)}, {count(talk.accepted_tokens)} of them right",
         }
         try:
             info = self._worker.look()
         except grpc.RpcError as error:
             raise ValueError(self._worker.sentence(error)) from None
         facts |= {"model": info.model, "context": f"{count(info.context)} tokens", "device": info.device}
-        facts |= {"BLAS": info.blas, "mode": info.mode, "worker": f"{info.version}, up {duration(info.uptime_seconds)}"}
+        facts |= {"BLAS": info.blas, "mode": info.mode}
+        facts |= {"speculation": info.details.get("speculation", "")}
+        facts |= {"worker": f"{info.version}, up {duration(info.uptime_seconds)}"}
         facts |= {f"cache {name}": figure(name, value) for name, value in sorted(info.cache.items()) if "." not in name}
         for line in pairs({name: text for name, text in facts.items() if text}):
             self._screen.say(line)

@@ -32,6 +32,7 @@ class Talk:
     def __init__(self, conversation: Conversation, screen: Screen, *, typed: bool) -> None:
         self.conversation = conversation
         self.answers = self.tokens = self.prompt_tokens = self.cached_tokens = 0
+        self.drafted_tokens = self.accepted_tokens = 0
         self._screen, self._typed = screen, typed
         self._waiting: Waiting | None = None
 
@@ -121,6 +122,8 @@ class Talk:
         self.tokens += watch.tokens
         self.prompt_tokens += answer.prompt_tokens
         self.cached_tokens += end.cached_tokens or 0
+        self.drafted_tokens += end.drafted_tokens
+        self.accepted_tokens += end.accepted_tokens
 
     def _lost(self, worker: Reached, sentence: str) -> bool:
         if worker.ending() is not None:

@@ -66,6 +66,8 @@ def summary(watch: Stopwatch, answer: Answer, end: End, *, stopped: bool) -> str
         parts.append(f"{count(end.cached_tokens)} of {count(prompt_tokens)} prompt tokens from the cache")
     elif prompt_tokens:
         parts.append(f"{count(prompt_tokens)} prompt tokens")
+    if end.drafted_tokens:
+        parts.append(f"{count(end.accepted_tokens)} of {count(end.drafted_tokens)} guessed tokens right")
     if stopped:
         parts.append("stopped")
     elif end.reason == "length":

@@ -50,11 +50,15 @@ class End:
 
     Attributes:
         cached_tokens: Prompt tokens that came from the cache; None where it does not say.
+        drafted_tokens, accepted_tokens: Tokens that were guessed and looked at, and those that were right; 0 where it
+            does not say.
     """
 
     reason: str = ""
     cached_tokens: int | None = None
     cache_reason: str = ""
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 def part_of(reply: pb.Reply) -> Part:
@@ -74,12 +78,19 @@ def part_of(reply: pb.Reply) -> Part:
 def end_of(trailing: Iterable[tuple[str, str | bytes]] | None) -> End:
     """What trailing metadata says."""
     told: Mapping[str, str] = {key: value for key, value in trailing or () if isinstance(value, str)}
-    cached = told.get("x-prompt-cache-tokens", "")
+    cached = _number(told, "x-prompt-cache-tokens")
     return End(
         reason=told.get("x-finish-reason", ""),
-        cached_tokens=int(cached) if cached.isdecimal() else None,
+        cached_tokens=cached,
         cache_reason=told.get("x-prompt-cache-reason", ""),
+        drafted_tokens=_number(told, "x-drafted-tokens") or 0,
+        accepted_tokens=_number(told, "x-accepted-tokens") or 0,
     )
+
+
+def _number(told: Mapping[str, str], name: str) -> int | None:
+    text = told.get(name, "")
+    return int(text) if text.isdecimal() else None
 
 
 class Stopwatch:

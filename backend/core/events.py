@@ -69,6 +69,8 @@ class Usage:
         prompt_tokens: Of the whole prompt, cached or not.
         completion_tokens: Generated so far, without end-of-sequence tokens.
         cached_tokens: Prompt tokens whose KV came from the prompt cache.
+        drafted_tokens, accepted_tokens: Tokens of the answer that were guessed and looked at, and those of them that
+            were drawn; None of the first where nothing guesses, or clients are told nothing of it.
         queue_ms, prefill_ms, decode_ms: Wall time in each stage so far.
         first_token_ms: From the acceptance to the first token of the answer; 0 while there is none.
     """
@@ -76,6 +78,8 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int = 0
     cached_tokens: int = 0
+    drafted_tokens: int | None = None
+    accepted_tokens: int = 0
     queue_ms: float = 0.0
     prefill_ms: float = 0.0
     decode_ms: float = 0.0

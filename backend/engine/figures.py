@@ -62,12 +62,18 @@ def engine_figures(
         numbers |= _cache_totals(totals, picture)
     if model is not None:
         numbers |= _rows(picture, in_flight) | (_cache_now(picture) if picture.tells else {})
-    finished = {"request_success": totals.finished}
+    counts: dict[str, Mapping[str, int]] = {
+        "request_success": totals.finished,
+        "spec_decode_num_draft_tokens": totals.drafted_tokens,
+        "spec_decode_num_accepted_tokens": totals.accepted_tokens,
+    }
+    if picture.tells:
+        counts["prefix_cache_lookups"] = totals.cache_reasons
     return EngineFigures(
         worker=worker,
         model=_words(model) if model is not None else {},
         numbers=numbers,
-        counts=finished | ({"prefix_cache_lookups": totals.cache_reasons} if picture.tells else {}),
+        counts=counts,
         histograms=_histograms(totals),
     )
 
@@ -111,6 +117,7 @@ def _totals(counters: Counters) -> dict[str, float]:
         "num_priority_preemptions": counters.priority_preemptions,
         "decode_steps": counters.decode_steps,
         "decode_seconds": counters.decode_seconds,
+        "spec_decode_passes": counters.verify_passes,
     }
 
 

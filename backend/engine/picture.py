@@ -107,6 +107,7 @@ class EnginePicture:
         disk_state: `on`, or why the prompt cache's disk takes nothing; empty where there is none.
         counters: Since the load.
         cache: The prompt cache's own figures by name.
+        speculation: What `Depths.figures` says; empty where nothing guesses, and while the model is asleep.
         tells: Whether anything of the prompt cache may be told.
         before: What was counted before the load.
     """
@@ -126,6 +127,7 @@ class EnginePicture:
     counters: Counters = field(default_factory=Counters)
     disk_state: str = ""
     cache: Mapping[str, float] = field(default_factory=dict)
+    speculation: Mapping[str, float] = field(default_factory=dict)
     tells: bool = True
     before: Before = field(default_factory=Before)
 

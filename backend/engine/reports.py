@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import backend
-from backend.config import Isolation
+from backend.config import Drafter, Isolation
 from backend.confined.memory import peak_bytes
 from backend.core.reports import CacheReport, EngineMetrics, EngineState, EngineStatus, WorkerInfo
 from backend.engine.picture import EnginePicture
@@ -100,6 +100,7 @@ def info(
     details |= {"uncached_reason": facts.uncached_reason, **facts.memory}
     details["prompt_cache_disk"] = picture.disk_state if picture else ""
     details |= {"embedding": _embedding(model.pooled), "rerank": model.pooled.rerank_way}
+    details["speculation"] = drafters_in_words(model)
     isolation = model.config.engine.isolation
     details |= {"isolation": isolation, "isolation_keeps": KEPT[isolation]}
     details["idle"] = f"asleep since {asleep_since:%Y-%m-%dT%H:%M:%SZ}" if asleep_since else ""
@@ -123,6 +124,20 @@ def _embedding(pooled: PooledPreparer) -> str:
         return pooled.unsupported
     length = ", length 1" if pooled.normalize and pooled.pooling != "none" else ""
     return f"pooling {pooled.pooling}, width {pooled.facts.hidden_width}{length}"
+
+
+def drafters_in_words(model: RequestPreparer) -> str:
+    """Who guesses at tokens to come, or why nobody does."""
+    engine, reason = model.config.engine, model.facts.speculation_reason
+    drafters = engine.drafters - {Drafter.MODEL}
+    uncached = 0 in (model.config.cache.max_sequences, model.config.cache.max_bytes)
+    if engine.isolation == "strict" or uncached or model.facts.uncached_reason:
+        drafters -= {Drafter.CACHE}  # there is nothing for it to know
+    if not drafters:
+        return "off"
+    if reason:
+        return f"off: {reason}"
+    return f"{', '.join(drafter for drafter in Drafter if drafter in drafters)}; up to {engine.max_draft} tokens"
 
 
 def _told(queue: dict[str, float], isolation: Isolation) -> dict[str, float]:
@@ -149,6 +164,12 @@ def _queue(picture: EnginePicture, in_flight: int) -> dict[str, float]:
         "prefilled_tokens": counters.prefilled_tokens,
         "generated_tokens": counters.generated_tokens,
         "decode_steps": counters.decode_steps,
+        "verify_passes": counters.verify_passes,
+        "drafted_tokens": counters.drafted_tokens.total(),
+        "accepted_tokens": counters.accepted_tokens.total(),
+        **{f"drafted_tokens.{drafter}": count for drafter, count in counters.drafted_tokens.items()},
+        **{f"accepted_tokens.{drafter}": count for drafter, count in counters.accepted_tokens.items()},
+        **{f"speculation.{name}": figure for name, figure in picture.speculation.items()},
         "kv_budget_bytes": picture.budget,
         "live_kv_bytes": picture.live_kv,
         "cached_kv_bytes": picture.cached_kv,

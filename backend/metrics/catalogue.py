@@ -54,6 +54,13 @@ TOKENS: Final = (
     Metric("decode_steps", "counter", "Decode steps, of all rows together."),
     Metric("decode_seconds", "counter", "Time spent in them."),
 )
+SPECULATION: Final = (
+    Metric("spec_decode_passes", "counter", "Passes over rows of which one at least had guessed tokens."),
+    Metric(
+        "spec_decode_num_draft_tokens", "counter", "Guessed tokens that passes looked at, by who guessed.", "drafter"
+    ),
+    Metric("spec_decode_num_accepted_tokens", "counter", "Those of them that were drawn.", "drafter"),
+)
 PROMPT_CACHE: Final = (
     Metric("prefix_cache_queries", "counter", "Prompt tokens that were looked up in the prompt cache."),
     Metric("prefix_cache_hits", "counter", "Those of them that it had."),
@@ -101,6 +108,8 @@ INFO: Final = Metric("info", "gauge", "The worker: its version and MLX's.")
 MODEL_INFO: Final = Metric("model_info", "gauge", "The loaded model, and how it is served.")
 
 FIGURES: Final = {
-    metric.name: metric for group in (REQUESTS, TOKENS, PROMPT_CACHE, DISK, MEMORY, WORKER) for metric in group
+    metric.name: metric
+    for group in (REQUESTS, TOKENS, SPECULATION, PROMPT_CACHE, DISK, MEMORY, WORKER)
+    for metric in group
 }
 METRICS: Final = (*FIGURES.values(), CALLS, INFO, MODEL_INFO)

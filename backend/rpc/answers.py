@@ -133,13 +133,16 @@ def _end(event: Finished | Failed, context: Context) -> Finished:
 
 
 def timings(event: Finished) -> dict[str, str]:
-    """What trailing metadata says of where the time went, and of the cache."""
+    """What trailing metadata says of where the time went, of the cache, and of guessed tokens."""
     usage = event.usage
     told = {"x-queue-ms": f"{usage.queue_ms:.3f}", "x-prefill-ms": f"{usage.prefill_ms:.3f}"}
     # Without a reason nobody is to know what the cache had.
     if event.cache_reason:
         told["x-prompt-cache-tokens"] = str(usage.cached_tokens)
         told["x-prompt-cache-reason"] = _ascii(event.cache_reason)
+    if usage.drafted_tokens is not None:
+        told["x-drafted-tokens"] = str(usage.drafted_tokens)
+        told["x-accepted-tokens"] = str(usage.accepted_tokens)
     return told
 
 

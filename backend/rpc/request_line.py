@@ -72,4 +72,6 @@ def _figures(usage: Usage | None) -> dict[str, object]:
         "prompt_tokens": usage.prompt_tokens,
         "tokens": usage.completion_tokens,
         "tokens_per_second": usage.completion_tokens / seconds if seconds > 0 else None,
+        "drafted_tokens": usage.drafted_tokens,
+        "accepted_tokens": usage.accepted_tokens if usage.drafted_tokens is not None else None,
     }

@@ -189,14 +189,6 @@ def parser_name(known: Callable[[], Collection[str]]) -> Reader:
     return read
 
 
-_DRAFTERS = {
-    "ngram": Drafter.TEXT,
-    "cache": Drafter.CACHE,
-    "grammar": Drafter.GRAMMAR,
-    "draft": Drafter.MODEL,
-}
-
-
 def drafters(value: Json) -> frozenset[Drafter]:
     """What may guess at tokens to come: `auto` is all that there are, `off` none; or some of them, joined by commas."""
     words = [word.strip().lower() for word in value.split(",")] if isinstance(value, str) else []
@@ -204,9 +196,9 @@ def drafters(value: Json) -> frozenset[Drafter]:
         return frozenset()
     if words == ["auto"]:
         return ALL_DRAFTERS
-    if not words or not _DRAFTERS.keys() >= set(words):
-        raise OptionValueError(f"must be auto, off, or some of {', '.join(_DRAFTERS)} joined by commas")
-    return frozenset(_DRAFTERS[word] for word in words)
+    if not words or not set(Drafter) >= set(words):
+        raise OptionValueError(f"must be auto, off, or some of {', '.join(Drafter)} joined by commas")
+    return frozenset(map(Drafter, words))
 
 
 def json_object(value: Json) -> dict[str, Json]:

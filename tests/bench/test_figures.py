@@ -65,6 +65,19 @@ def test_a_server_that_says_nothing_of_a_cache_has_no_share() -> None:
     assert summary(run("a", one)).tokens == 9
 
 
+def test_guesses_are_added_up_where_a_server_tells_of_them() -> None:
+    without = run("b", measured(0.0, (1.0, 1)))
+    some = [measured(0.0, (1.0, 1)), measured(0.0, (1.0, 1)), measured(0.0, (1.0, 1), cut=True)]
+    for one in some:
+        one.drafted_tokens, one.accepted_tokens = 700, 350
+    guessed = run("a", *some)
+    told = lines([summary(guessed), summary(without)], [guessed, without], width=80)
+    assert next(line for line in told if line.startswith("guessed right")).split() == [
+        *("guessed", "right", "700", "of", "1,400", "-"),
+    ]
+    assert data({}, [summary(guessed)], [guessed])["servers"][0]["drafted_tokens"] == 1400
+
+
 def test_what_arrived_and_was_never_begun_is_told_beside_the_times() -> None:
     late = run("a", measured(0.0, (1.0, 1)))
     late.not_begun = 289

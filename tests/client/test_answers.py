@@ -22,6 +22,7 @@ def test_the_end_says_what_was_cached_unless_the_worker_does_not() -> None:
     told = [("x-finish-reason", "stop"), ("x-prompt-cache-tokens", "7"), ("x-prompt-cache-reason", "whole")]
     assert end_of(told) == End("stop", 7, "whole")
     assert end_of([("x-finish-reason", "length")]) == End("length", None, "")
+    assert end_of([("x-drafted-tokens", "9"), ("x-accepted-tokens", "4")]) == End("", None, "", 9, 4)
     assert end_of(None) == End()
 
 

@@ -42,7 +42,7 @@ def test_a_conversation_in_a_terminal(worker: Worker, tmp_path: Path) -> None:
         assert "s to the first token" in first and "tokens/s" in first and "0 of " in first
         second = terminal.answered("And of Italy?")
         # What was said before is in the cache.
-        told = terminal.wait_for(r"(\d+) of (\d+) prompt tokens from the cache\]\s*> $")
+        told = terminal.wait_for(r"(\d+) of (\d+) prompt tokens from the cache[^]]*\]\s*> $")
         assert 0 < int(told[1]) < int(told[2]), second
         terminal.answered("/thinking on", "thinking: on")
         terminal.answered("/new", "A new conversation")

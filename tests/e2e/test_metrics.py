@@ -115,6 +115,10 @@ def test_totals_are_those_that_the_clients_counted(counted: tuple[list[Answer], 
     assert told.by("prefix_cache_lookups_total", "reason") == Counter(
         answer.trailing["x-prompt-cache-reason"].partition(" ")[0] for answer in good
     )
+    for name, key in (("draft", "x-drafted-tokens"), ("accepted", "x-accepted-tokens")):
+        by_drafter = told.by(f"spec_decode_num_{name}_tokens_total", "drafter")
+        assert sum(by_drafter.values()) == sum(int(answer.trailing[key]) for answer in good)
+        assert by_drafter.keys() <= {"ngram", "cache", "grammar"}
     assert told.by("request_success_total", "finished_reason") == Counter(answer.reason for answer in good)
     for name in ("requests_failed_total", "requests_cancelled_total", "num_requests_in_flight", "num_requests_running"):
         assert told[name] == 0
@@ -167,6 +171,8 @@ def test_the_log_has_one_line_a_request_that_agrees_with_its_client(
         assert (line["tokens"], line["prompt_tokens"]) == (answer.last.tokens, answer.last.prompt_tokens)
         assert line["cached_tokens"] == int(answer.trailing["x-prompt-cache-tokens"])
         assert line["cache_reason"] == answer.trailing["x-prompt-cache-reason"]
+        for name in ("drafted", "accepted"):
+            assert line[f"{name}_tokens"] == int(answer.trailing[f"x-{name}-tokens"])
         assert line["queue_ms"] == pytest.approx(float(answer.trailing["x-queue-ms"]), abs=0.001)
         assert line["queue_ms"] <= line["first_token_ms"] <= line["total_ms"]
         assert line["tokens_per_second"] == pytest.approx(line["tokens"] / line["decode_ms"] * 1e3, rel=0.01)
@@ -250,7 +256,9 @@ def test_under_strict_nothing_of_the_prompt_cache_is_told(worker: Worker, url: s
         assert told[name] == before[name] + len(answers)
     about = {name for name in told.samples if "cache" in name} - {"mlx_worker_kv_cache_usage_perc"}
     assert not about
-    assert not {"cached_tokens", "cache_reason"} & line_of(worker, answers[-1]).keys()
+    hidden = {"cached_tokens", "cache_reason", "drafted_tokens", "accepted_tokens"}
+    assert not hidden & line_of(worker, answers[-1]).keys()
+    assert not [name for name in answers[-1].trailing if "cache" in name or name.endswith("ed-tokens")]
     assert worker.stub.Free(pb.HealthMessage(), timeout=30).success
     told = scrape(url)
     assert told["model_loaded"] == 0

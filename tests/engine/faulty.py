@@ -14,16 +14,22 @@ class FaultyModel:
         self.inner: Any = None
         self._countdown: int | None = None
         self._error: Callable[[], BaseException] = RuntimeError
-        self._rows = 0
+        self._counts: Callable[[tuple[int, int]], bool] = lambda shape: True
         self.calls: list[tuple[int, int]] = []  # shape of each call's tokens: rows, tokens
 
     def arm(self, error: Callable[[], BaseException], *, calls: int = 1, decode: bool = True) -> None:
         """Raise `error()` in the `calls`-th call from now that is a decode step (or, else, a prefill chunk)."""
-        self._error, self._countdown, self._decode = error, calls, decode
+        self.arm_where(error, lambda shape: (shape[1] == 1) == decode, calls=calls)
+
+    def arm_where(
+        self, error: Callable[[], BaseException], counts: Callable[[tuple[int, int]], bool], *, calls: int = 1
+    ) -> None:
+        """Raise `error()` in the `calls`-th call from now whose tokens have such a shape: rows, tokens."""
+        self._error, self._countdown, self._counts = error, calls, counts
 
     def __call__(self, tokens: Any, **kwargs: Any) -> Any:
         self.calls.append(tuple(tokens.shape))
-        if self._countdown is not None and (tokens.shape[1] == 1) == self._decode:
+        if self._countdown is not None and self._counts(tuple(tokens.shape)):
             self._countdown -= 1
             if self._countdown == 0:
                 self._countdown = None

@@ -1,11 +1,15 @@
-"""Memory as Status tells it, with and without /proc."""
+"""Memory as Status tells it, with and without /proc; who guesses as Info tells it."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from backend.engine.reports import STATUS_FILE, peak_bytes, resident_bytes, status
+from backend.config import CacheConfig, Drafter, EngineConfig
+from backend.engine.reports import STATUS_FILE, drafters_in_words, peak_bytes, resident_bytes, status
 from tests import observed
 
 
@@ -20,3 +24,25 @@ def test_without_proc_the_peak_stands_for_a_process_that_has_no_model(tmp_path: 
     # The peak is never less than what is there, and was not many times that either: the unit is right.
     resident = observed.resident_bytes(os.getpid())
     assert 0.9 * resident < told <= peak_bytes() and told < 100 * resident
+
+
+@pytest.mark.parametrize(
+    ("engine", "cache", "facts", "told"),
+    [
+        ({}, {}, {}, "ngram, cache, grammar; up to 8 tokens"),
+        ({"max_draft": 16, "drafters": {Drafter.GRAMMAR, Drafter.TEXT}}, {}, {}, "ngram, grammar; up to 16 tokens"),
+        ({"drafters": frozenset()}, {}, {}, "off"),
+        ({"isolation": "strict"}, {}, {}, "ngram, grammar; up to 8 tokens"),
+        ({}, {"max_sequences": 0}, {}, "ngram, grammar; up to 8 tokens"),
+        ({"drafters": {Drafter.CACHE}}, {"max_bytes": 0}, {}, "off"),
+        ({}, {}, {"uncached_reason": "its state"}, "ngram, grammar; up to 8 tokens"),
+        ({}, {}, {"speculation_reason": "its cache"}, "off: its cache"),
+    ],
+)
+def test_who_guesses_is_told_or_why_nobody_does(
+    engine: dict[str, Any], cache: dict[str, Any], facts: dict[str, str], told: str
+) -> None:
+    config = SimpleNamespace(engine=replace(EngineConfig(), **engine), cache=replace(CacheConfig(), **cache))
+    reasons = {"speculation_reason": "", "uncached_reason": ""} | facts
+    model = SimpleNamespace(config=config, facts=SimpleNamespace(**reasons))
+    assert drafters_in_words(cast(Any, model)) == told

@@ -217,6 +217,7 @@ def _speculating(engine: EngineConfig, loaded: LoadedModel, prefix: PrefixCache,
         counters=counters,
         bytes_of=partial(pass_bytes, loaded.vocab_size, loaded.kv_cost.fixed),
         start=loaded.kv.start if loaded.kv is not None else 0,
+        apart=engine.isolation == "strict",
     )
 
 

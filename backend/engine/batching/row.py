@@ -47,7 +47,8 @@ class Row:
         first_token_at, last_token_at: When tokens of the answer became known; 0 while there is none.
         restored: Those of them that the prompt cache had.
         drafts: What the row guesses of its own answer, where it does.
-        drafted, accepted: Tokens that were guessed and looked at, and those of them that were drawn.
+        drafted, accepted: Tokens that were guessed and looked at, and those of them that were drawn; None of the first
+            where nothing guesses, or nobody is to know.
     """
 
     submit: Submit
@@ -81,7 +82,7 @@ class Row:
     preemptions: int = 0
     displaced: int = 0
     drafts: RowDrafts | None = None
-    drafted: int = 0
+    drafted: int | None = None
     accepted: int = 0
 
     @property
@@ -138,6 +139,8 @@ class Row:
             prompt_tokens=len(self.submit.prompt.tokens) if work is None else work.total,
             completion_tokens=self.completion_tokens,
             cached_tokens=self.cached_tokens,
+            drafted_tokens=self.drafted,
+            accepted_tokens=self.accepted,
             queue_ms=(admitted - self.submit.accepted_at) * 1e3,
             prefill_ms=(decoding - admitted) * 1e3,
             decode_ms=(now - decoding) * 1e3,

@@ -302,6 +302,7 @@ class Session:
             counters=self.counters.copy(),
             disk_state=self.prefix.disk_state,
             cache=self.prefix.figures(),
+            speculation=self.speculating.figures(),
             tells=self.prefix.tells,
         )
 

@@ -1,6 +1,6 @@
 """What the rows of a batch guess of what comes next, and whether a pass over several tokens is worth it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +27,7 @@ class Speculating:
         kinds: The drafters; none for no speculation.
         bytes_of: What a pass over so many rows and drafted tokens of each holds beyond what a step does.
         start: Tokens from which on rows hold codes: no pass goes across it. 0 for none.
+        apart: No row learns from another what its guesses are worth, and no client is told of them.
     """
 
     kinds: frozenset[Drafter]
@@ -35,6 +36,7 @@ class Speculating:
     counters: Counters
     bytes_of: Callable[[int, int], int]
     start: int = 0
+    apart: bool = False
     experience: Experience = field(default_factory=Experience)
 
     def begin(self, row: Row) -> None:
@@ -50,8 +52,9 @@ class Speculating:
             else None,
             constraint=row.submit.constraint,
             eos_ids=row.sampling.eos_ids.tolist(),
-            experience=self.experience,
+            experience=Experience() if self.apart else self.experience,
         )
+        row.drafted = None if self.apart else 0
 
     def plan(self, rows: Sequence[Row], *, spare: Callable[[], int]) -> Plan | None:
         """What the rows propose, cut to what the next pass looks at; None for a plain step.
@@ -89,10 +92,12 @@ class Speculating:
                 continue
             accepted = verification.accepted(index)
             row.drafts.verified(proposal, accepted)
-            row.drafted += len(proposal.tokens)
-            row.accepted += accepted
             self.counters.drafted_tokens[proposal.drafter.value] += len(proposal.tokens)
             self.counters.accepted_tokens[proposal.drafter.value] += accepted
+
+    def figures(self) -> Mapping[str, float]:
+        """Of steps and passes since the session began; empty where nothing guesses."""
+        return self.depths.figures() if self.kinds else {}
 
 
 def pass_bytes(vocab_size: int, states: int, rows: int, depth: int) -> int:

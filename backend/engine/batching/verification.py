@@ -27,7 +27,12 @@ class Verification:
         self._run, self._rows, self._drafts, self._draw = run, list(rows), drafts, draw
         self._place = 0
         self._going = list(range(len(self._rows)))
+        self._right = [0] * len(self._rows)
         self.drawn = [0] * len(self._rows)
+        # Before any row comes to its end, and tells its client.
+        for row, draft in zip(self._rows, drafts, strict=True):
+            if row.drafted is not None:
+                row.drafted += len(draft)
 
     def next(self) -> list[Emitted]:
         """The next token of every row that goes on; empty once none does."""
@@ -43,6 +48,8 @@ class Verification:
             self._rows[index].covered += 1
             draft = self._drafts[index]
             if item.error is None and place < len(draft) and draft[place] == item.token:
+                self._right[index] += 1
+                self._rows[index].accepted += 1
                 self._going.append(index)
         return emitted
 
@@ -56,5 +63,5 @@ class Verification:
         self._run.keep(self.drawn)
 
     def accepted(self, index: int) -> int:
-        """How many of a row's drafted tokens were the ones drawn, of those that were looked at."""
-        return max(0, min(self.drawn[index] - 1, len(self._drafts[index])))
+        """How many of a row's drafted tokens were the ones drawn: the first ones, up to its end."""
+        return self._right[index]
