@@ -37,7 +37,7 @@ def test_a_whole_answer_is_its_stream_put_together(worker: Worker, request_: pb.
     assert (whole.last.tokens, whole.last.prompt_tokens) == (streamed.last.tokens, streamed.last.prompt_tokens)
     assert whole.last.logprobs == streamed.last.logprobs
     assert whole.reason == streamed.reason != ""
-    assert len(streamed.replies) > 2
+    assert len(streamed.replies) >= 2
     content = "".join(d.content for reply in streamed.replies for d in reply.chat_deltas)
     assert content == streamed.text
 

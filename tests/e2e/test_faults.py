@@ -27,7 +27,9 @@ class Faulty:
 
     def __init__(self, folder: Path) -> None:
         self._orders = folder / "orders"
-        self.worker = Worker(command=("-m", "tests.e2e.faulty_worker", str(self._orders)))
+        # What is planted counts calls of the model, and takes one over several tokens for a prompt's.
+        command = ("-m", "tests.e2e.faulty_worker", str(self._orders))
+        self.worker = Worker("--speculation", "off", command=command)
 
     def order(self, kind: str, count: int = 1) -> None:
         """Have the next fault happen."""
