@@ -12,11 +12,11 @@ from backend.engine.loading.failures import FOREIGN, one_line
 from backend.engine.loading.probe.company import FLOAT32_TOLERANCE, HALF, differences
 from backend.engine.loading.probe.context import Context, Model, NewCache, evaluate, read, token
 
-_WIDTH = 5
-_AFTER = 2
+_WIDTH = 3
+_AFTER = 1
 """Single steps behind each pass, from what it left."""
 # What each of three rows keeps of the first pass and of the second; the last two passes are those of a single row.
-_KEPT = ((2, 5, 1), (5, 5, 5))
+_KEPT = ((2, 3, 1), (3, 3, 3))
 _STEPS = sum(max(kept) for kept in _KEPT) + _AFTER * len(_KEPT)
 
 
@@ -24,29 +24,33 @@ def cannot_speculate(model: Model, new_cache: NewCache, contexts: Sequence[Conte
     """Why a step must not look at several tokens of this model; empty where it may.
 
     A pass must give what single steps give: to the bit where the arithmetic is that of single rows whatever their
-    number, within roundings elsewhere. Some twenty passes over one token and ten over a few.
+    number, within roundings elsewhere. Some thirty passes over one token and six over a few.
     """
     try:
         rows = [read(model, new_cache, context) for context in contexts]
         if not can_go_back([alone(cache) for cache in rows[0]]):
             return "a layer's cache cannot go back"
-        worst = [_apart(model, new_cache, contexts[:1])]
+        tried = contexts if batchable else contexts[:1]
+        by_step = [_by_step(model, new_cache, context) for context in tried]
+        apart = _apart(model, new_cache, contexts[:1], by_step)
         if batchable:
-            worst.append(_apart(model, new_cache, contexts))
+            apart = max(apart, _apart(model, new_cache, contexts, by_step))
     except FOREIGN as error:
         return f"several tokens at a time: {one_line(error)}"
-    apart = max(found for found, _ in worst)
-    dtype = worst[0][1]
-    allowed = 0.0 if adds_in_order() else HALF.get(dtype, FLOAT32_TOLERANCE)
+    allowed = 0.0 if adds_in_order() else HALF.get(by_step[0][0].dtype, FLOAT32_TOLERANCE)
     return "" if apart <= allowed else f"several tokens at a time give other logits, by {apart:.2g} of their range"
 
 
-def _apart(model: Model, new_cache: NewCache, contexts: Sequence[Context]) -> tuple[float, mx.Dtype]:
-    """How far passes are from single steps, as a fraction of the logits' range, and in what they compute."""
-    by_step: list[list[mx.array]] = []
-    for context in contexts:
-        caches = [alone(cache) for cache in read(model, new_cache, context)]
-        by_step.append([_logits(model, caches, [[token(context.seed, n)]])[0, 0] for n in range(_STEPS)])
+def _by_step(model: Model, new_cache: NewCache, context: Context) -> list[mx.array]:
+    """Logits `[vocab]` of a row alone, step by step."""
+    caches = [alone(cache) for cache in read(model, new_cache, context)]
+    return [_logits(model, caches, [[token(context.seed, n)]])[0, 0] for n in range(_STEPS)]
+
+
+def _apart(
+    model: Model, new_cache: NewCache, contexts: Sequence[Context], by_step: Sequence[Sequence[mx.array]]
+) -> float:
+    """How far passes are from single steps, as a fraction of the logits' range."""
     caches = _batch(model, new_cache, contexts)
     place, worst = [0] * len(contexts), 0.0
 
@@ -55,7 +59,7 @@ def _apart(model: Model, new_cache: NewCache, contexts: Sequence[Context]) -> tu
 
     def compare(index: int, ours: mx.array) -> None:
         nonlocal worst
-        theirs = mx.stack(by_step[index][place[index] : place[index] + len(ours)])
+        theirs = mx.stack(list(by_step[index][place[index] : place[index] + len(ours)]))
         worst = max(worst, *differences(ours, theirs))
         place[index] += len(ours)
 
@@ -74,7 +78,7 @@ def _apart(model: Model, new_cache: NewCache, contexts: Sequence[Context]) -> tu
             logits = _logits(model, caches, [fed(index, 1) for index in range(len(contexts))])
             for index in range(len(contexts)):
                 compare(index, logits[index])
-    return worst, by_step[0][0].dtype
+    return worst
 
 
 def _batch(model: Model, new_cache: NewCache, contexts: Sequence[Context]) -> list[Any]:
