@@ -16,7 +16,7 @@ from tests.engine.loading.test_probe import VOCAB, WIDTH, MeanModel, plain
 from tests.models import write_model
 
 CONTEXTS = [Context(24, seed=1), Context(7, seed=2), Context(11, seed=3)]
-PASS = 5
+PASS = 3
 Change = Callable[[mx.array], mx.array]
 
 
