@@ -67,7 +67,7 @@ def columns(session: Session, count: int, rounds: int, clock: Clock) -> list[lis
         back = list(range(count))
         for cache in ragged:
             if hasattr(cache, "rewind"):
-                cache.rewind(back, cache.offset - mx.array(back))
+                cache.rewind(back)
         theirs = [layer[0].merge([copied(cache) for cache in layer]) for layer in zip(*each, strict=True)]
         batches = {"level": level, "in unlike columns": ragged, "mlx-lm's cache": theirs}
 

@@ -1,4 +1,4 @@
-"""The only user of mlx-lm's batch caches: decode of many rows together.
+"""Decode of many rows together, by batch caches with a length per row (`backend/engine/kv`).
 
 mlx-lm's own BatchGenerator is made of the same cache operations (merge, extend, filter); docs/decisions
 says why the driver around them is ours.
@@ -99,7 +99,7 @@ class DecodeBatch(ABC):
         self._plain_steps = 0
         self._align()
         self._settled, self.in_flight = False, True
-        run = Pass(self._model, self._caches, tokens, [row.covered for row in self.rows])
+        run = Pass(self._model, self._caches, tokens)
         mx.async_eval(run.logits, self._states())
         for row in self.rows:
             row.sampling.allowed()  # while the device computes

@@ -1,15 +1,16 @@
 """A pass over several tokens of every row, of which each row keeps its first ones."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, QuantizedKVCache
+from mlx_lm.models.cache import ArraysCache, KVCache, QuantizedKVCache
 
 from backend.engine.kv.ragged import RaggedKVCache
 from backend.engine.kv.row_caches import copied
 from backend.engine.kv.scans import token_by_token
+from backend.engine.loading.kv_cost import leaves
 
 Model = Callable[..., mx.array]
 
@@ -18,7 +19,7 @@ def can_go_back(caches: Sequence[Any]) -> bool:
     """Whether every layer is of a class whose tokens can be taken back, or whose state can be kept and replayed."""
     return all(
         isinstance(leaf, RaggedKVCache) or type(leaf) in (KVCache, QuantizedKVCache, ArraysCache)
-        for leaf in _leaves(caches)
+        for leaf in leaves(caches)
     )
 
 
@@ -34,12 +35,9 @@ class Pass:
         logits: `[rows, width, vocab]`, not waited for.
     """
 
-    def __init__(
-        self, model: Model, caches: Sequence[Any], tokens: Sequence[Sequence[int]], covered: Sequence[int]
-    ) -> None:
+    def __init__(self, model: Model, caches: Sequence[Any], tokens: Sequence[Sequence[int]]) -> None:
         self._model, self._caches, self._tokens = model, list(caches), tokens
-        self._covered = list(covered)
-        self._states = [copied(cache) for cache in _leaves(caches) if type(cache) is ArraysCache]
+        self._states = [copied(cache) for cache in leaves(caches) if type(cache) is ArraysCache]
         with token_by_token():
             self.logits = model(mx.array([list(row) for row in tokens]), cache=self._caches)
 
@@ -52,25 +50,24 @@ class Pass:
         """Leave the caches as if row i had been fed its first `kept[i]` tokens, 1 or more, and no others."""
         replayed = max(kept)
         if not self._states or min(kept) == self.width:
-            self._cut([self.width - n for n in kept], kept)
+            self._cut([self.width - n for n in kept])
             return
-        self._cut([self.width] * len(kept), [0] * len(kept))
+        self._cut([self.width] * len(kept))
         for cache, state in zip(self._state_caches(), self._states, strict=True):
             cache.cache = state.cache
         with token_by_token(), _lengths(self._state_caches(), kept):
             self._model(mx.array([row[:replayed] for row in self._tokens]), cache=self._caches)
-        self._cut([replayed - n for n in kept], kept)
+        self._cut([replayed - n for n in kept])
 
     def _state_caches(self) -> list[Any]:
-        return [cache for cache in _leaves(self._caches) if type(cache) is ArraysCache]
+        return [cache for cache in leaves(self._caches) if type(cache) is ArraysCache]
 
-    def _cut(self, back: Sequence[int], kept: Sequence[int]) -> None:
+    def _cut(self, back: Sequence[int]) -> None:
         if not any(back):
             return
-        offset = mx.array([covered + n for covered, n in zip(self._covered, kept, strict=True)])
-        for cache in _leaves(self._caches):
+        for cache in leaves(self._caches):
             if isinstance(cache, RaggedKVCache):
-                cache.rewind(back, offset)
+                cache.rewind(back)
             elif type(cache) is not ArraysCache:
                 cache.trim(back[0])
 
@@ -86,11 +83,3 @@ def _lengths(states: Sequence[Any], kept: Sequence[int]) -> Generator[None]:
     yield
     for cache in states:
         cache.finalize()
-
-
-def _leaves(caches: Sequence[Any]) -> Iterator[Any]:
-    for cache in caches:
-        if type(cache) is CacheList:
-            yield from _leaves(cache.caches)
-        else:
-            yield cache

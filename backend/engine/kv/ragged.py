@@ -129,15 +129,10 @@ class RaggedKVCache:
             row.keys, row.values = tree_map(mx.contiguous, (row.keys, row.values))
         return row
 
-    def rewind(self, back: Sequence[int], offset: mx.array) -> None:
-        """Forget the newest tokens of each row, no more than the last update gave it.
-
-        Args:
-            offset: The rows' counts after that, on the device; one array serves all layers.
-        """
-        self.counts = [count - n for count, n in zip(self.counts, back, strict=True)]
+    def rewind(self, back: Sequence[int]) -> None:
+        """Forget the newest tokens of each row, no more than the last update gave it."""
+        self._count([count - n for count, n in zip(self.counts, back, strict=True)])
         self.ends = [end - n for end, n in zip(self.ends, back, strict=True)]
-        self.offset = offset
 
     @property
     def level(self) -> bool:

@@ -67,8 +67,7 @@ def _apart(
         kept = keeping[: len(contexts)]
         # Behind what a row keeps comes what it was not to be fed: another row's tokens.
         tokens = [fed(index, n) + [1] * (_WIDTH - n) for index, n in enumerate(kept)]
-        covered = [_length(context) + done for context, done in zip(contexts, place, strict=True)]
-        run = Pass(model, caches, tokens, covered)
+        run = Pass(model, caches, tokens)
         mx.eval(run.logits)
         run.keep(kept)
         evaluate(caches)
@@ -86,10 +85,6 @@ def _batch(model: Model, new_cache: NewCache, contexts: Sequence[Context]) -> li
     if len(rows) == 1:
         return [alone(cache) for cache in rows[0]]
     return [merged(layer) for layer in zip(*rows, strict=True)]
-
-
-def _length(context: Context) -> int:
-    return context.tokens + context.filled
 
 
 def _logits(model: Model, caches: list[Any], tokens: list[list[int]]) -> mx.array:
