@@ -29,7 +29,9 @@ class BlasNotFound(Exception):
 
 
 def load_blas(option: str = "auto") -> str:
-    """Choose the BLAS, then import MLX and mlx-lm, and say what runs. Once a process, before any other import of MLX.
+    """Choose the BLAS, then import MLX and mlx-lm, and say what runs. Before any other import of MLX.
+
+    The first choice of a process stands: `reference` later on means whatever was loaded.
 
     Args:
         option: `auto` takes OpenBLAS where it is installed, `reference` what the wheel carries, anything else is
@@ -41,6 +43,8 @@ def load_blas(option: str = "auto") -> str:
     Raises:
         BlasNotFound: A named library cannot be loaded.
     """
+    if _running and option == REFERENCE:
+        return _running[0]
     if "mlx.core" in sys.modules and option != REFERENCE and sys.platform == "linux":
         log.warning(logline("blas_too_late", reason="MLX is already loaded"))
     name = _choose(option)

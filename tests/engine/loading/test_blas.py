@@ -58,6 +58,17 @@ def test_openblas_is_taken_where_it_is_found_and_mlx_really_computes_with_it() -
 
 
 @linux
+@pytest.mark.skipif(not _has_openblas(), reason="OpenBLAS is not installed")
+def test_the_first_choice_stands_where_a_later_one_takes_what_there_is() -> None:
+    program = (
+        "from backend.engine.loading.blas import adds_in_order, load_blas\n"
+        "print(load_blas('auto') == load_blas('reference'), adds_in_order())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
+@linux
 def test_a_named_library_that_cannot_be_loaded_is_an_error_with_its_name() -> None:
     with pytest.raises(BlasNotFound, match="blas: cannot load /nonexistent/libblas.so"):
         load_blas("/nonexistent/libblas.so")
