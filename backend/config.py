@@ -129,7 +129,7 @@ class EngineConfig:
     kv_group_size: int = 64
     quantized_kv_start: int = 0
     drafters: frozenset[Drafter] = ALL_DRAFTERS
-    max_draft: int = 8
+    max_draft: int = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

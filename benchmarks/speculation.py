@@ -192,7 +192,9 @@ async def measure(options: argparse.Namespace) -> None:
             ModelConfig(
                 identity=path.name,
                 candidates=(str(path),),
-                engine=EngineConfig(max_rows=max(options.streams), sampler=options.sampler),
+                engine=EngineConfig(
+                    max_rows=max(options.streams), sampler=options.sampler, max_draft=options.max_draft
+                ),
                 cache=CacheConfig(max_sequences=64),
             )
         )
@@ -255,6 +257,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--sampler", choices=("auto", "host", "device"), default="auto")
+    parser.add_argument("--max-draft", type=int, default=EngineConfig().max_draft)
     parser.add_argument("--cost", action="store_true", help="of passes and steps, in place of the ratios")
     parser.add_argument("--processor", action="store_true", help="processor time in place of the clock's")
     options = parse(parser, tokens=40, rounds=1, hidden=64, layers=2, streams=[1, 4], vocab=12_000)

@@ -29,13 +29,13 @@ def test_without_proc_the_peak_stands_for_a_process_that_has_no_model(tmp_path: 
 @pytest.mark.parametrize(
     ("engine", "cache", "facts", "told"),
     [
-        ({}, {}, {}, "ngram, cache, grammar; up to 8 tokens"),
-        ({"max_draft": 16, "drafters": {Drafter.GRAMMAR, Drafter.TEXT}}, {}, {}, "ngram, grammar; up to 16 tokens"),
+        ({}, {}, {}, "ngram, cache, grammar; up to 16 tokens"),
+        ({"max_draft": 12, "drafters": {Drafter.GRAMMAR, Drafter.TEXT}}, {}, {}, "ngram, grammar; up to 12 tokens"),
         ({"drafters": frozenset()}, {}, {}, "off"),
-        ({"isolation": "strict"}, {}, {}, "ngram, grammar; up to 8 tokens"),
-        ({}, {"max_sequences": 0}, {}, "ngram, grammar; up to 8 tokens"),
+        ({"isolation": "strict"}, {}, {}, "ngram, grammar; up to 16 tokens"),
+        ({}, {"max_sequences": 0}, {}, "ngram, grammar; up to 16 tokens"),
         ({"drafters": {Drafter.CACHE}}, {"max_bytes": 0}, {}, "off"),
-        ({}, {}, {"uncached_reason": "its state"}, "ngram, grammar; up to 8 tokens"),
+        ({}, {}, {"uncached_reason": "its state"}, "ngram, grammar; up to 16 tokens"),
         ({}, {}, {"speculation_reason": "its cache"}, "off: its cache"),
     ],
 )

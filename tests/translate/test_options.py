@@ -229,7 +229,7 @@ def test_drafters_are_named_one_by_one_or_all_together(text: str, drafters: set[
 
 def test_all_drafters_there_are_is_the_default_and_can_be_turned_off() -> None:
     assert config().engine == config("speculation:auto").engine == EngineConfig()
-    assert (EngineConfig().drafters, EngineConfig().max_draft) == (set(Drafter), 8)
+    assert (EngineConfig().drafters, EngineConfig().max_draft) == (set(Drafter), 16)
     assert not config(EngineArgs='{"speculation": false}').engine.drafters
 
 
