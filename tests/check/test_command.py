@@ -48,6 +48,7 @@ def test_the_command_runs_every_section_and_finds_nothing_wrong(sampler: str, tm
     assert [path.name for path in tmp_path.iterdir()] == ["sub"]
 
 
+@pytest.mark.slow
 def test_every_section_says_what_it_found_in_this_process_too(tmp_path: Path) -> None:
     file = tmp_path / "check.json"
     where = ["--shape", "tiny", "--scratch", str(tmp_path), "--json", str(file), "--blas", "reference"]

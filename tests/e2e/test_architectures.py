@@ -66,6 +66,7 @@ def test_an_architecture_answers_in_a_crowd_and_from_the_cache_as_alone(
     assert info.queue["cached_tokens"] > 0 or info.details["uncached_reason"]
 
 
+@pytest.mark.slow
 def test_a_module_that_ends_its_process_is_refused_and_the_worker_goes_on(worker: Worker, tmp_path: Path) -> None:
     path = catalogue.write(tmp_path / "olmo", catalogue.ENDS_THE_PROCESS)
     result = worker.load(path)

@@ -111,6 +111,7 @@ def other() -> Iterator[tuple[str, type[OpenAI]]]:
         thread.join(5)
 
 
+@pytest.mark.slow
 def test_a_plan_is_run_to_its_end_and_its_shared_beginning_comes_from_the_cache(worker: Worker, tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     ran = run(*SMALL, "--shared-share", "1", "--shared-tokens", "32", "--addr", worker.address, "--json", file)

@@ -164,6 +164,7 @@ def test_a_slow_reader_holds_up_nobody_and_is_let_go(
     assert "unread" in end.details
 
 
+@pytest.mark.slow
 def test_two_hundred_streams_at_once_all_finish(worker: Worker) -> None:
     """With the defaults; afterwards nothing is left of them (the oracle looks)."""
     requests = [

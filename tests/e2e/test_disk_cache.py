@@ -59,6 +59,7 @@ def test_a_restarted_worker_hits_what_the_old_one_knew(tmp_path: Path, random_mo
         assert hit(longer)[0] >= len(QUESTION) - 1
 
 
+@pytest.mark.slow
 def test_no_tenant_hits_anothers_files(tmp_path: Path, random_model: Model) -> None:
     model, options = random_model(), ("--prompt-cache-dir", str(tmp_path / "kv"))
     with Worker(*options) as old:

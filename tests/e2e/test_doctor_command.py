@@ -28,6 +28,7 @@ def examined(*arguments: str, **added: str) -> tuple[int, dict[str, dict[str, An
     return code, {row["name"]: row for row in json.loads(out.getvalue())["rows"]}
 
 
+@pytest.mark.slow
 def test_in_a_terminal_every_row_has_its_mark_and_nothing_is_bad() -> None:
     with Terminal("doctor", "--model", str(TINY_CHAT), "--addr", "127.0.0.1:0") as terminal:
         terminal.wait_for(r"\d+ ok, \d+ warn, 0 bad")

@@ -47,7 +47,7 @@ def hit(answer: Answer) -> int:
     return int(answer.trailing["x-prompt-cache-tokens"])
 
 
-@pytest.mark.parametrize("sampler", ["host", "device"])
+@pytest.mark.parametrize("sampler", ["host", pytest.param("device", marks=pytest.mark.slow)])
 def test_a_host_notices_nothing_of_a_model_that_sleeps(process: Worker, random_model: Model, sampler: str) -> None:
     process.must_load(random_model(), f"sampler:{sampler}")
     cold = stream(process.stub, STORY)

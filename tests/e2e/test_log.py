@@ -67,6 +67,7 @@ def test_a_host_that_does_not_read_the_log_stops_neither_health_nor_answers_nor_
         log.go_on.set()
 
 
+@pytest.mark.slow
 def test_a_host_that_reads_again_learns_how_many_lines_it_missed_and_hears_the_last() -> None:
     worker, log = neglected()
     with worker:

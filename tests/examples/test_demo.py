@@ -82,12 +82,14 @@ def test_a_worker_that_is_slow_to_open_its_port_is_waited_for(as_python: Callabl
         assert "Paris" in output and output.endswith("worker stopped\n")
 
 
+@pytest.mark.slow
 def test_a_load_that_fails_is_told_with_its_reason(tmp_path: Path) -> None:
     with demo("--model", str(tmp_path / "nothing")) as process:
         told = sentence(process)
         assert told.startswith("could not load: ") and "nothing" in told
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_in_mid_answer_is_told(tmp_path: Path) -> None:
     with demo() as process:
         read_until(process, "> ")

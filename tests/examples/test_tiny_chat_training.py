@@ -63,6 +63,7 @@ def test_the_corpus_repeats_itself_under_one_seed(
     assert examples != [draw(other) for _ in range(50)]
 
 
+@pytest.mark.slow
 def test_padding_weighs_nothing_and_answers_weigh_more_than_prompts(
     modules: dict[str, ModuleType], chat_tokenizer: Any
 ) -> None:

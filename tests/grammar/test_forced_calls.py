@@ -15,11 +15,12 @@ from backend.grammar.tools import tool_grammar
 from backend.grammar.vocabulary import Vocabulary
 from backend.output import NotForceable, OutputFormat
 from backend.output.formats import formats
+from tests import chosen
 from tests.grammar.vocabularies import BYTES, accepts, allowed
 from tests.output.cutting import calls_in, run
 from tests.output.golden import format_named
 
-WALKS = 8
+WALKS = 8 if chosen.every_cut else 3
 STEPS = 6000
 PRINTABLE = range(0x20, 0x7F)
 # Pieces that a walk needs now and then to get out of a value.

@@ -24,9 +24,12 @@ from mlx_cache import PromptCache, Reason, Refusal
 from mlx_cache.layers import ByToken, flatten, kind_of, read_state, read_tokens
 from mlx_cache.payload import MlxPayload
 from tests.mlx_cache.families import ANYWHERE, FAMILIES, WINDOW, model, prompt, run, run_in_chunks
+from tests.models import QUICK_FAMILIES
 
 CHUNK = 20
 LENGTH = 6 * CHUNK
+EACH = [pytest.param(name, marks=() if name in QUICK_FAMILIES else pytest.mark.slow) for name in FAMILIES]
+BATCHED = [each for each in EACH if each.values != ("llama4",)]
 
 
 def contents(caches: list[Any], length: int) -> Iterator[tuple[str, mx.array]]:
@@ -51,7 +54,7 @@ def assert_equal(got: list[Any], wanted: list[Any], length: int) -> None:
         assert mx.array_equal(a, b), name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH)
 def test_what_is_restored_at_a_checkpoint_equals_a_cold_run_bit_for_bit(family: str) -> None:
     made, tokens, store = model(family), prompt(LENGTH), PromptCache()
     caches = make_prompt_cache(made)
@@ -69,7 +72,7 @@ def test_what_is_restored_at_a_checkpoint_equals_a_cold_run_bit_for_bit(family: 
         assert mx.array_equal(a, b)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH)
 def test_decoding_on_from_a_restored_cache_never_changes_what_is_stored(family: str) -> None:
     made, tokens, store = model(family), prompt(LENGTH), PromptCache()
     caches = make_prompt_cache(made)
@@ -122,7 +125,7 @@ def test_windows_are_restored_behind_the_wrap_where_another_prompt_turned_off(fa
     assert again.length == len(shared) + CHUNK
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "llama4"])
+@pytest.mark.parametrize("family", BATCHED)
 def test_what_a_batch_hands_out_can_be_stored_and_restored(family: str) -> None:
     made, store = model(family), PromptCache()
     prompts = [prompt(n, n).tolist() for n in (50, 90, 23)]
@@ -145,7 +148,7 @@ def test_what_a_batch_hands_out_can_be_stored_and_restored(family: str) -> None:
         assert_equal(fetched.caches, caches, len(tokens))
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "llama4"])
+@pytest.mark.parametrize("family", BATCHED)
 def test_a_batch_goes_on_from_restored_rows(family: str) -> None:
     made, tokens, store = model(family), prompt(60), PromptCache()
     caches = make_prompt_cache(made)

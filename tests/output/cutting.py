@@ -75,7 +75,7 @@ def cuts(text: str, *, pairs_below: int = 90) -> Iterator[list[str]]:
     if len(text) < pairs_below:
         for i, j in itertools.combinations(range(1, len(text)), 2):
             # Those with a short middle, and of the others some that begin and end everywhere.
-            if chosen.every_cut or j - i < 3 or (i + j) % 11 == 0:
+            if chosen.every_cut or j - i < 3 or (i + j) % 23 == 0:
                 yield [text[:i], text[i:j], text[j:]]
 
 

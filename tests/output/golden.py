@@ -132,14 +132,14 @@ def check_cut_off(name: str, golden: Golden) -> None:
         calls = decoded(whole)
         assert calls == list(golden.calls)[: len(calls)]
         check_fragments(name, golden, text, expected)
-        if chosen.every_cut or end % 5 == 0:
+        if chosen.every_cut or end % 11 == 0:
             assert run_golden(name, golden, list(text)) == whole
 
 
 def check_fragments(name: str, golden: Golden, text: str, expected: list[tuple[str, str]]) -> None:
     """Sent in parts and cut off by a limit: the calls that are whole, and at most one that has begun and may go on."""
     parts = run_golden(name, golden, [text], in_parts=True, cut=True)
-    if chosen.every_cut or len(text) % 5 == 0:
+    if chosen.every_cut or len(text) % 11 == 0:
         assert run_golden(name, golden, list(text), in_parts=True, cut=True) == parts
     whole = run_golden(name, golden, [text], cut=True)
     begun = calls_in(parts)[len(calls_in(whole)) :]
@@ -155,7 +155,7 @@ def check_fragments(name: str, golden: Golden, text: str, expected: list[tuple[s
 def check_damaged(name: str, goldens: Sequence[Golden]) -> None:
     """Whatever is broken in it: no exception, valid JSON, and the same answer however it is cut."""
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=100 if chosen.every_cut else 25, deadline=None)
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         golden = data.draw(st.sampled_from(goldens))

@@ -97,6 +97,7 @@ def test_wrong_arguments_end_it_with_code_2() -> None:
         assert (code, "--grace" in last) == (ExitCode.USAGE, True)
 
 
+@pytest.mark.slow
 def test_one_exit_after_another_is_clean() -> None:
     for _ in range(3):
         with spawned() as worker:

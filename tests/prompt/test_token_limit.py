@@ -41,6 +41,7 @@ def test_a_long_text_of_few_tokens_passes() -> None:
     assert count.characters == 100 * PIECE_CHARACTERS
 
 
+@pytest.mark.slow
 def test_what_fits_is_never_refused() -> None:
     encoder = TextEncoder(templates.small_tokenizer())
     for text in ("hello there, a small world " * 12_000, "a" * 300_000, " " * 300_000, "\u2603" * 100_000):

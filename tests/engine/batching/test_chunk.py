@@ -121,7 +121,7 @@ def test_slices_launch_together_what_the_whole_launches(family: str, loaded: Loa
 
 @pytest.mark.parametrize("kind", [KVCache, lambda: QuantizedKVCache(group_size=32, bits=8)])
 # A chunk that grows the arrays, and one that is written into them.
-@pytest.mark.parametrize(("start", "end"), [(200, 230), (100, 300)])
+@pytest.mark.parametrize(("start", "end"), [(200, 230), pytest.param(100, 300, marks=pytest.mark.slow)])
 def test_between_two_slices_the_caches_of_before_can_be_had_and_the_chunk_goes_on(
     start: int, end: int, kind: Any, loaded: Load
 ) -> None:

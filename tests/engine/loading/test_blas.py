@@ -57,6 +57,7 @@ def test_openblas_is_taken_where_it_is_found_and_mlx_really_computes_with_it() -
     assert auto["seconds"] * 4 < reference["seconds"]  # 30 times and more, on an idle machine
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.skipif(not _has_openblas(), reason="OpenBLAS is not installed")
 def test_the_first_choice_stands_where_a_later_one_takes_what_there_is() -> None:
@@ -74,5 +75,6 @@ def test_a_named_library_that_cannot_be_loaded_is_an_error_with_its_name() -> No
         load_blas("/nonexistent/libblas.so")
 
 
+@pytest.mark.slow
 def test_the_limit_of_open_files_is_left_alone() -> None:
     assert _ran("reference")["limits_kept"]

@@ -155,6 +155,7 @@ def test_an_absolute_path_that_does_not_exist_never_reaches_the_hub(hub: HubStub
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_a_download_beside_a_thousand_connections_is_read(hub: HubStub) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))

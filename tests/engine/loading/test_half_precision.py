@@ -29,6 +29,7 @@ def loaded(folder: Path, module: str) -> LoadedModel:
     return load_model(model_config(path, dtype="bfloat16"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["afm7", "minimax_m3_vl"])
 def test_what_mlx_lm_batches_wrongly_is_found_out_in_half_precision_too(tmp_path: Path, module: str) -> None:
     found = loaded(tmp_path, module)

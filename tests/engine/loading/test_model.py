@@ -102,7 +102,7 @@ def test_experts_in_a_type_that_the_cpu_cannot_multiply_are_cast(
     assert np.isfinite(logits_of(loaded)).all()
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_a_cpu_computes_half_precision_in_float32_unless_told_otherwise(written_model: WriteModel, dtype: str) -> None:
     path = written_model("qwen3", dtype)
     assert load(path).dtype == "float32"
