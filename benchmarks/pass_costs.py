@@ -82,6 +82,32 @@ def columns(session: Session, count: int, rounds: int, clock: Clock) -> list[lis
     return told
 
 
+def memory(session: Session, count: int) -> list[list[object]]:
+    """What a pass holds at its peak beyond what a plain step does, in MiB, and what it is projected to."""
+    depths = [*DEPTHS, session.speculating.depths.options[-1]]
+    texts = _texts(count, HELD + 4 * sum(depths) + 2 * max(depths))
+    session.loaded.model.follow({index + 1: text.tolist() for index, text in enumerate(texts)})
+    batch = session.new_batch()
+    batch.join(_rows(session, texts))
+
+    def peak(run: Callable[[], object]) -> int:
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        run()
+        return mx.get_peak_memory() - before
+
+    peak(batch.step)
+    told: list[list[object]] = []
+    for depth in depths:
+        plain = peak(batch.step)
+        most = max(
+            peak(partial(_verify, batch, texts, depth, right=right, clock=lambda: 0.0)) for right in (True, False)
+        )
+        projected = session.speculating.bytes_of(count, depth)
+        told.append([count, depth, *(part / (1 << 20) for part in (plain, most, most - plain, projected))])
+    return told
+
+
 def _texts(count: int, tokens: int) -> list[NDArray[np.int32]]:
     """For each row the tokens of a script of its own."""
     rng = np.random.default_rng(5)

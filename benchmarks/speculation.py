@@ -12,8 +12,8 @@ those of one round.
 On a machine that others use too, `--processor` with OPENBLAS_NUM_THREADS=1 takes the seconds of this process's threads
 in place of those of the clock, for the engine's own choice of depths as well.
 
-Tokens a step are those of one row. `--cost` shows what a pass over drafted tokens costs, in plain steps, and what plain
-steps cost where rows do not end in the same column.
+Tokens a step are those of one row. `--cost` shows what a pass over drafted tokens costs, in plain steps, what it
+holds, and what plain steps cost where rows do not end in the same column.
 """
 
 import argparse
@@ -137,6 +137,15 @@ class Bench:
             told += await self._handle.with_session(lambda session, n=n: passes(session, n, rounds, self._clock))
         return told
 
+    async def memory(self, rows: Sequence[int]) -> list[list[object]]:
+        """As `pass_costs.memory`."""
+        from benchmarks.pass_costs import memory
+
+        told: list[list[object]] = []
+        for n in rows:
+            told += await self._handle.with_session(lambda session, n=n: memory(session, n))
+        return told
+
     async def columns(self, rows: int, rounds: int) -> list[list[object]]:
         """As `pass_costs.columns`."""
         from benchmarks.pass_costs import columns
@@ -215,6 +224,10 @@ async def report_costs(bench: Bench, report: Report, options: argparse.Namespace
          "in all, ms", "of a plain step"],
         await bench.costs(options.streams, options.rounds),
     )  # fmt: skip
+    report.table(
+        ["rows", "depth", "peak of a plain step, MiB", "of a pass", "more", "projected"],
+        await bench.memory(options.streams),
+    )
     report.table(["plain steps", "rows", "tokens", "ms", "of level rows"], await bench.columns(8, options.rounds))
 
 
