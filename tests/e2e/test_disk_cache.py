@@ -170,9 +170,16 @@ def test_a_load_may_name_the_directory_below_its_models(tmp_path: Path, random_m
 
 @slow
 @pytest.mark.parametrize(
-    "codes", [("--kv-bits", "4"), ("--cache-kv-bits", "4"), ("--kv-bits", "8", "--quantized-kv-start", "300")]
+    ("codes", "bits_each"),
+    [
+        # Scales and biases are float32 on a CPU, one of each for 64 numbers.
+        (("--kv-bits", "4"), 4 + 1),
+        (("--cache-kv-bits", "4"), 4 + 1),
+        (("--cache-kv-bits", "8"), 8 + 1),
+        (("--kv-bits", "8", "--quantized-kv-start", "300"), 8 + 1),
+    ],
 )
-def test_codes_go_to_the_disk_and_back(tmp_path: Path, codes: tuple[str, ...]) -> None:
+def test_codes_go_to_the_disk_and_back(tmp_path: Path, codes: tuple[str, ...], bits_each: int) -> None:
     model = write_model(tmp_path / "wide", "qwen3", extra={"head_dim": 64})
     options = ("--prompt-cache-dir", str(tmp_path / "kv"), *codes)
     with Worker(*options) as old:
@@ -185,3 +192,6 @@ def test_codes_go_to_the_disk_and_back(tmp_path: Path, codes: tuple[str, ...]) -
         restored = predict(new.stub, asked())
         assert hit(restored) == (len(QUESTION) - 1, "disk")
         assert bits(restored) == bits(in_memory)
+        read = figure(new, "disk.bytes_read")
+    numbers = 2 * 2 * 2 * 64 * (len(QUESTION) - 1)  # layers, keys and values, heads, features
+    assert read < 1.1 * numbers * bits_each / 8
