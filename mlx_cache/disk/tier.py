@@ -20,6 +20,7 @@ from mlx_cache.disk.offering import Offering
 from mlx_cache.disk.offers import Offer
 from mlx_cache.disk.opened import Opened, Settings
 from mlx_cache.disk.reading import Reading
+from mlx_cache.disk.rests import Share, all_of_it
 from mlx_cache.disk.system import System
 from mlx_cache.disk.upkeep import Stored, Upkeep
 from mlx_cache.results import Fetched
@@ -160,18 +161,21 @@ class DiskTier:
         room: int = 256,
         least: int = 1,
         cancelled: Callable[[], bool] | None = None,
+        share: Share = all_of_it,
     ) -> Fetched:
         """Read the longest usable prefix into caches of the template's classes, with `room` tokens to grow.
 
         Waits for the disk. `template` is a list of empty layer caches as the model makes them; it stays as it is.
         What is returned is the caller's, evaluated. A file that is wrong in any way is put aside, said in one line of
         the log, and read around; nothing that a file holds raises. `cancelled` is asked between files. A prefix of
-        fewer than `least` tokens is left alone.
+        fewer than `least` tokens is left alone. `share`, asked between pieces of some MiB, is the part of the time that
+        it may work: below 1 it rests after each, for what shares cores and memory with it.
         """
         opened = self._opened
         if opened is None:
             return Fetched(None, 0, Reason.EMPTY, 0)
-        return Reading(opened, least).read(namespace, as_tokens(tokens), template, room, cancelled or (lambda: False))
+        reading = Reading(opened, least, share)
+        return reading.read(namespace, as_tokens(tokens), template, room, cancelled or (lambda: False))
 
     # Storing
 

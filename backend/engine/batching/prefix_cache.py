@@ -179,10 +179,11 @@ class PrefixCache:
             return None
         if self._codes is not None:
             template = to_codes(template, self._codes)
+        share = self._store.disk.share()
 
         def work(job: Job[Reused]) -> Reused:
             fetched = self._store.cache.fetch_from_disk(
-                self._store.key_of(whose), readable, template, cancelled=lambda: job.cancelled, least=least
+                self._store.key_of(whose), readable, template, cancelled=lambda: job.cancelled, least=least, share=share
             )
             reason = "disk" if self.tells else ""
             if not self.keeps and fetched.length % STRICT_CHUNK:
@@ -190,6 +191,10 @@ class PrefixCache:
             return Reused(fetched.caches, fetched.length, reason)
 
         return self._store.disk.read(work)
+
+    def rows_decode(self, whether: bool) -> None:
+        """Reads leave the machine to those that do."""
+        self._store.disk.rows_decode = whether
 
     def used(self, tokens: NDArray[np.int32], length: int, tenant: str, *, now: float) -> None:
         """A request of this prompt took `length` tokens of it from here: count it for the names that it took whole."""
