@@ -19,6 +19,7 @@ from backend.cache_command.namespaces import (
     the_one,
 )
 from backend.cache_command.options import Options
+from backend.engine.conversation_files import ConversationFiles
 from backend.engine.name_files import KeptName, NameFiles, disk_namespace
 from backend.terminal.showing import count, figure, files, pairs, table
 from mlx_cache.disk import DiskTier, DiskUnusable
@@ -34,6 +35,7 @@ class CacheDirectory:
     def __init__(self, path: Path, tier: DiskTier) -> None:
         self._path, self._tier = path, tier
         self._name_files = NameFiles(path)
+        self._conversation_files = ConversationFiles(path, tier.label)
 
     def run(self, options: Options) -> Answer:
         """Carry a verb out.
@@ -56,10 +58,10 @@ class CacheDirectory:
     def _names(self) -> list[tuple[str, str, KeptName]]:
         """Folder, model and name of each."""
         self._name_files.read()
-        return [
-            (self._tier.folder_of(disk_namespace(model, kept.tenant)), model, kept)
-            for model, kept in self._name_files.everything()
-        ]
+        return [(self._folder_of(model, kept.tenant), model, kept) for model, kept in self._name_files.everything()]
+
+    def _folder_of(self, model: str, tenant: str) -> str:
+        return self._tier.folder_of(disk_namespace(model, tenant))
 
     def _namespaces(self) -> list[Namespace]:
         return by_namespace(self._tier.entries(), [(folder, kept) for folder, _, kept in self._names()])
@@ -116,6 +118,7 @@ class CacheDirectory:
             raise Failed(f"{target}: no such name there")
         one = the_one(self._namespaces(), target)
         self._remove_names(one.folder)
+        self._conversation_files.clear(lambda model, tenant: self._folder_of(model, tenant) == one.folder)
         self._tier.clear_folder(one.folder)
         self._check_gone(one.folder)
         return f"removed {files(one.files, one.nbytes)}"
@@ -129,6 +132,7 @@ class CacheDirectory:
         found = list(self._tier.entries())
         nbytes = sum(file.nbytes for file in found)
         self._name_files.clear()
+        self._conversation_files.clear()
         self._tier.clear()
         self._check_gone("*")
         return Answer(lines=[f"removed {files(len(found), nbytes)}"], data={"files": len(found), "bytes": nbytes})
@@ -142,7 +146,11 @@ class CacheDirectory:
     def _verify(self, *, quarantine: bool) -> Answer:
         found = list(self._tier.entries())
         nbytes = sum(file.nbytes for file in found)
-        bad = [*self._tier.verify(quarantine=quarantine), *self._name_files.bad()]
+        bad = [
+            *self._tier.verify(quarantine=quarantine),
+            *self._name_files.bad(),
+            *self._conversation_files.bad(),
+        ]
         result = f"{count(len(bad))} bad" if bad else "all right"
         return Answer(
             lines=[*(f"{file}: {why}" for file, why in bad), f"{files(len(found), nbytes)}: {result}"],

@@ -95,6 +95,10 @@ class Chain:
         """The folder of a namespace."""
         return self._hash(b"namespace", text.encode("utf-8", "surrogatepass"), 16).hex()
 
+    def label(self, text: str) -> str:
+        """What stands for a text that must not be read, or guessed, from the directory."""
+        return self._hash(b"label", text.encode("utf-8", "surrogatepass"), 16).hex()
+
     def seed(self, namespace: str) -> bytes:
         """The parent of a namespace's first block."""
         return self._hash(b"seed", bytes.fromhex(namespace), 16)

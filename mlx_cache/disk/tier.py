@@ -229,6 +229,13 @@ class DiskTier:
         """What `entries` calls this namespace; empty while the tier is not open."""
         return self._opened.chain.namespace(namespace) if self._opened is not None else ""
 
+    def label(self, text: str) -> str:
+        """32 hexadecimal digits that stand for a text in this directory: a hash under its secret, the same for every
+        process. Only while the tier is open.
+        """
+        assert self._opened is not None
+        return self._opened.chain.label(text)
+
     def entries(self) -> Iterator[Stored]:
         """Every file, for a command line."""
         return iter(Upkeep(self._opened).entries() if self._opened is not None else ())

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from backend.cache_command.command import cache
+from backend.engine.conversation_files import ConversationFiles, KeptConversation
 from backend.engine.name_files import KeptName, NameFiles, disk_namespace
 from tests.mlx_cache.disk.test_tier import TEXT, stored
 
@@ -28,13 +29,15 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Six files of the tenant-less, two of a tenant, and a name of each."""
+    """Six files of the tenant-less, two of a tenant, and a name and a conversation of each."""
     path = tmp_path / "kv"
     stored(path, TEXT, space=disk_namespace("model", ""))
     stored(path, TEXT[:8], space=disk_namespace("model", "7e4a47"))
     names = NameFiles(path)
     for tenant, n in (("", 22), ("7e4a47", 8)):
-        names.write("model", KeptName(tenant, "rules", np.array(TEXT[:n], np.int32), 1e9))
+        tokens = np.array(TEXT[:n], np.int32)
+        names.write("model", KeptName(tenant, "rules", tokens, 1e9))
+        ConversationFiles(path, str).write("model", KeptConversation(tenant, f"{n:032}", (tokens,), 1e9))
     return path
 
 
@@ -44,6 +47,10 @@ def kv_files(directory: Path) -> list[Path]:
 
 def names(directory: Path) -> int:
     return len(list(directory.glob("names/*.json")))
+
+
+def conversations(directory: Path) -> int:
+    return len(list(directory.glob("conversations/*.json")))
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int = 0) -> tuple[str, str]:
@@ -119,7 +126,7 @@ def test_rm_takes_a_namespace_with_its_names_and_leaves_the_others(
     _, of_tenant = namespaces(capsys, directory)
     out, err = told(capsys, "rm", of_tenant[:10], "nothing", "--dir", directory, code=1)
     assert "removed 2 files" in out and "nothing" in err
-    assert (len(kv_files(directory)), names(directory)) == (6, 1)
+    assert (len(kv_files(directory)), names(directory), conversations(directory)) == (6, 1, 1)
 
 
 def test_rm_takes_a_name_and_asks_which_where_several_have_it(
@@ -142,7 +149,7 @@ def test_clear_wants_a_yes(directory: Path, capsys: pytest.CaptureFixture[str]) 
     assert "nothing was cleared" in capsys.readouterr().err
     assert len(kv_files(directory)) == 8
     assert cache(arguments, {}, stdin=Terminal("Yes\n")) == 0
-    assert (kv_files(directory), names(directory)) == ([], 0)
+    assert (kv_files(directory), names(directory), conversations(directory)) == ([], 0, 0)
     assert "removed 8 files" in capsys.readouterr().out
     assert told(capsys, "list", "--dir", directory)[0] == "nothing is kept\n"
     told(capsys, "clear", "--yes", "--dir", directory)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,14 +52,25 @@ class TenantStore:
             say_fault("continuation", error)
             return None
 
-    def drop_sequence(self, tokens: NDArray[np.int32], tenant: str, *, keep: int = 0) -> None:
-        """Remove what only this sequence has beyond its first `keep` tokens, files too."""
+    def drop_sequence(
+        self,
+        tokens: NDArray[np.int32],
+        tenant: str,
+        *,
+        keep: int = 0,
+        unless: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Remove what only this sequence has beyond its first `keep` tokens, files too.
+
+        Args:
+            unless: Asked on a thread that may wait for the disk; true leaves the files.
+        """
         key = self.key_of(tenant)
         try:
             self.cache.forget(key, tokens, keep=keep)
         except FOREIGN as error:
             say_fault("forget", error)
-        self.disk.later(lambda: self.cache.forget_on_disk(key, tokens))
+        self.disk.later(lambda: None if unless() else self.cache.forget_on_disk(key, tokens))
 
     def clear(self, tenant: str | None) -> None:
         """Drop all that one tenant, or everybody, has in memory."""
