@@ -77,6 +77,12 @@ class Below:
         if key is None or namespace is not None:
             self.disk.clear(namespace)
 
+    def clear_group(self, key: Hashable) -> None:
+        """Remove the files of every namespace with the same first line as this key's."""
+        namespace = self._namespace(key)
+        if namespace is not None:
+            self.disk.clear_group(namespace)
+
     # Offering
 
     def hit(self, key: Hashable, tokens: Tokens, found: Found) -> None:

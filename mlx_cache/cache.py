@@ -203,6 +203,11 @@ class PromptCache:
         if self._below is not None:
             self._below.clear(model_key)
 
+    def clear_disk_group(self, model_key: Hashable) -> None:
+        """Remove the files of every namespace whose first line is that of this model key's. It may take its time."""
+        if self._below is not None:
+            self._below.clear_group(model_key)
+
     def flush(self, timeout: float) -> bool:
         """Write all that is worth keeping, the most valuable first; False if the time was not enough."""
         if self._below is None:

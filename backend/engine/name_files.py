@@ -1,6 +1,6 @@
 """The names of prefixes that outlive the process, one small file each. Any thread; every call may wait for the disk."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ class KeptName:
 
 
 def disk_namespace(namespace: str, tenant: str) -> str:
-    """What the disk tier has one tenant's KV of a model under; `namespace` is the model's."""
-    return f"{len(namespace)}:{namespace}:{tenant}"
+    """What the disk tier has one tenant's KV of a model under; `namespace` is the model's, and one line."""
+    return f"{namespace}\n{tenant}"
 
 
 class NameFiles:
@@ -52,13 +52,18 @@ class NameFiles:
         """Each file that is not whole, below the directory, and why."""
         return self._files.bad(_parsed)
 
-    def clear(self) -> None:
-        """Forget every name of every model.
+    def clear(self, which: Callable[[str, str], bool] | None = None) -> None:
+        """Forget all, or those of the models' namespaces and the tenants that are meant, whoever wrote them.
 
         Raises:
             OSError: One cannot be removed.
         """
-        self._files.clear()
+        if which is None:
+            self._files.clear()
+            return
+        for name, (namespace, kept) in self._files.parsed(_parsed):
+            if which(namespace, kept.tenant):
+                self._files.remove(name)
 
     def write(self, namespace: str, kept: KeptName) -> None:
         """Keep a name, in place of what had it.

@@ -45,6 +45,9 @@ class DiskTier:
     Any thread may call any method. `match`, `offer`, `protect` and `stats` do index work only; everything else may
     wait for the disk. Until `open` has succeeded, and after `close`, nothing is found and nothing is taken.
 
+    A namespace is a text. Those with the same first line are a group: apart for every read and write, and cleared
+    together where that is asked for.
+
     `max_bytes` bounds the files, `daily_bytes` what all workers on the directory write in a day (UTC),
     `bytes_per_second` the writer while nothing is flushed, `max_age` the seconds that a file may lie unused.
     """
@@ -220,10 +223,15 @@ class DiskTier:
         if self._opened is not None:
             Upkeep(self._opened).clear(namespace)
 
-    def clear_folder(self, folder: str) -> None:
-        """Remove the files of one namespace, named as `entries` names it."""
+    def clear_group(self, namespace: str) -> None:
+        """Remove the files of every namespace whose text has the same first line as this one's."""
         if self._opened is not None:
-            Upkeep(self._opened).clear_folder(folder)
+            Upkeep(self._opened).clear_folders(self._opened.chain.group(namespace))
+
+    def clear_folders(self, beginning: str) -> None:
+        """Remove the files of the namespaces that begin like this, named as `entries` names them."""
+        if self._opened is not None:
+            Upkeep(self._opened).clear_folders(beginning)
 
     def folder_of(self, namespace: str) -> str:
         """What `entries` calls this namespace; empty while the tier is not open."""

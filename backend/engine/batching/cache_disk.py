@@ -153,22 +153,23 @@ class CacheDisk:
             return lambda: False
         return lambda: disk.conversations.last(self._namespace, key) > known + _SAME_TURN_SECONDS
 
-    def clear_conversations(self, tenant: str | None) -> None:
-        """Have those of one tenant, or of everybody, be forgotten for good."""
+    def _shift(self) -> float:
+        """From seconds since the epoch to the clock's."""
+        return self._clock() - time.time()
+
+    def clear_notes(self, tenant: str | None) -> None:
+        """Have the model's names and conversations of one tenant, or of everybody, be gone for good."""
         disk = self._disk
         for key, kept in list(self._unwritten.items()):
             if tenant in (None, kept.tenant):
                 self._unwritten.pop(key, None)
         if isinstance(disk, OpenDisk):
-            self.later(
-                lambda: disk.conversations.clear(
-                    lambda namespace, whose: namespace == self._namespace and tenant in (None, whose)
-                )
-            )
 
-    def _shift(self) -> float:
-        """From seconds since the epoch to the clock's."""
-        return self._clock() - time.time()
+            def which(namespace: str, whose: str) -> bool:
+                return namespace == self._namespace and tenant in (None, whose)
+
+            self.later(lambda: disk.names.clear(which))
+            self.later(lambda: disk.conversations.clear(which))
 
     def close(self, timeout: float) -> None:
         """Let the directory go, once what waits is done; after `timeout` seconds a disk that hangs is left behind."""

@@ -244,14 +244,13 @@ class PrefixCache:
         self._store.clear(tenant)
 
     def erase(self, tenant: str | None) -> None:
-        """Drop all that one tenant, or everybody, has stored, in memory and on the disk."""
+        """Drop all that one tenant, or everybody, has stored of this model, in memory and on the disk."""
         if tenant is None:
             self._epoch += 1
         else:
             self._epochs[tenant] = self._epochs.get(tenant, 0) + 1
-        self.kept.drop_files(tenant)
         self.forget(tenant)
-        self._store.disk.clear_conversations(tenant)
+        self._store.disk.clear_notes(tenant)
         self._store.clear_files(tenant)
 
     def close(self, timeout: float) -> None:

@@ -80,8 +80,11 @@ class TenantStore:
             say_fault("clear", error)
 
     def clear_files(self, tenant: str | None) -> None:
-        """Remove the files of one tenant, or all."""
-        self.disk.later(lambda: self.cache.clear_disk(None if tenant is None else self.key_of(tenant)))
+        """Remove the files of one tenant, or of everybody: never those of another model."""
+        if tenant is None:
+            self.disk.later(lambda: self.cache.clear_disk_group(self.key_of("")))
+        else:
+            self.disk.later(lambda: self.cache.clear_disk(self.key_of(tenant)))
 
     def limit_to(self, n_bytes: int, *, sparing: NDArray[np.int32] | None = None, tenant: str = "") -> bool:
         """Keep at most `n_bytes` from now on, and never more than the cache's own limit; whether it had to evict.
