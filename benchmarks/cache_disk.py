@@ -8,8 +8,9 @@ memory or from the disk, whichever has more, and stored; the files are real, of 
 every turn would come to.
 
 Steps are the products of a small model's decode step, alone and beside a thread that does nothing but read 4k tokens
-again and again, or beside the writer at its default pace; of some rounds the one that the machine's other work
-disturbed least. A thread that only copies memory says what of it is the machine's: cores and memory that are shared.
+again and again, with rests as the worker's reads have them beside rows that decode and without, or beside the writer at
+its default pace; of some rounds the one that the machine's other work disturbed least. A thread that only copies memory
+says what of it is the machine's: cores and memory that are shared.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import KVCache
 
+from backend.engine.batching.cache_disk import BESIDE_ROWS
 from benchmarks.cache_copy import fastest, filled
 from benchmarks.cache_payload import EmptyPayload, layer
 from benchmarks.cache_trace import BLOCK, TRACE, Request, read
@@ -177,7 +180,7 @@ def beside(work: Callable[[threading.Event], None], measure: Callable[[], float]
 
 
 def step_times(place: Path, shape: tuple[int, int, int], layers: int, n: int, rounds: int) -> list[list[float]]:
-    """Rounds of: alone, beside copies, beside a reader, beside the paced writer, beside an unpaced one."""
+    """Rounds of: alone, beside copies, a reader, one that rests, the paced writer, an unpaced one."""
     steps, tokens = Steps(layers, 1024), np.arange(TOKENS, dtype=np.int32)
     disk = DiskTier(place / "steps", max_bytes=1 << 40)
     disk.open()
@@ -186,9 +189,9 @@ def step_times(place: Path, shape: tuple[int, int, int], layers: int, n: int, ro
     store.flush(600)
     asked, template = np.append(tokens, np.int32(-1)), [KVCache() for _ in range(shape[0])]
 
-    def reading(over: threading.Event) -> None:
+    def reading(over: threading.Event, share: float = 1.0) -> None:
         while not over.is_set():
-            disk.read("m", asked, template, cancelled=over.is_set)
+            disk.read("m", asked, template, cancelled=over.is_set, share=lambda: share)
 
     source, target = (np.zeros(64 << 20, np.uint8) for _ in range(2))
 
@@ -209,7 +212,7 @@ def step_times(place: Path, shape: tuple[int, int, int], layers: int, n: int, ro
             disk.clear()
             store.flush(600)
 
-    works = (copying, reading, writing, rushing)
+    works = (copying, reading, partial(reading, share=BESIDE_ROWS), writing, rushing)
     out = [[steps.median(n), *(beside(work, lambda: steps.median(n)) for work in works)] for _ in range(rounds)]
     disk.close(60)
     return out
@@ -240,6 +243,7 @@ def main() -> None:
             names = (
                 "beside copies of memory",
                 "beside a reader",
+                f"beside a reader that works {BESIDE_ROWS:.0%} of the time",
                 "beside the writer at its pace",
                 "beside the writer without a pace",
             )

@@ -1,34 +1,45 @@
 """Texts embedded a second, together and one at a time; and what 50 documents behind one query prefill.
 
-    python -m benchmarks.pooled [--texts 1000] [--clients 48] [--documents 50] [--streams 8]
+    python -m benchmarks.pooled [--texts 1000] [--each 250] [--clients 48] [--documents 50] [--streams 8]
 
-Texts have 4 to 256 tokens, as many short ones as long ones on a logarithmic scale; one byte is one token. The same
-worker embeds them one at a time, then asked by many clients at once, in turns of a quarter of them, so that other load
-hits both alike. Then the same beside streams, with the longest gap between two pieces of a stream, against that of the
-streams by themselves. The documents share a query; what they prefill is counted by the worker and held against the
-tokens that are distinct.
+Texts are short, medium, long, or of mixed lengths, as many short ones as long ones on a logarithmic scale; one byte is
+one token. The same worker embeds them one at a time, then asked by many clients at once, in turns of a quarter of them,
+so that other load hits both alike. What the machine allows is beside it: passes of the model alone, without a worker,
+over as many tokens as a text of each kind has, and over a full batch, in tokens a second. Where the two are near each
+other, no batch can help; padding would come on top.
+
+Then the same beside streams, with the longest gap between two pieces of a stream, against that of the streams by
+themselves. The documents share a query; what they prefill is counted by the worker and held against the tokens that are
+distinct.
 """
 
 import argparse
 import asyncio
+import json
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from backend.pb import backend_pb2 as pb
 from benchmarks.report import Report, arguments, parse
-from benchmarks.serving import Timeline, Worker, model, worker
+from benchmarks.serving import ROOT, Timeline, Worker, model, worker
 
-LEAST, MOST = 4, 256
+MIXED = (4, 512)
+CLASSES = ((8, 32), (64, 128), (256, 512))
+BATCH_TOKENS = 512
+"""Of a batch on a CPU, at most: a prefill chunk."""
 TURNS = 4
 
 
-def texts(count: int, seed: int, most: int = MOST) -> list[str]:
+def texts(count: int, seed: int, lengths_of: tuple[int, int] = MIXED) -> list[str]:
     """Texts whose lengths spread evenly over their logarithms."""
-    draw = random.Random(seed)
-    lengths = [round(LEAST * (most / LEAST) ** draw.random()) for _ in range(count)]
+    draw, (least, most) = random.Random(seed), lengths_of
+    lengths = [round(least * (most / least) ** draw.random()) for _ in range(count)]
     return [
-        f"{index} bridges and rivers, {draw.random()} ".ljust(MOST, "x")[:length]
+        f"{index} bridges and rivers, {draw.random()} ".ljust(most, "x")[:length]
         for index, length in enumerate(lengths)
     ]
 
@@ -67,8 +78,8 @@ def longest_gap(line: Timeline) -> float:
 async def rates(server: Worker, options: argparse.Namespace) -> list[list[object]]:
     """Texts a second for each range of lengths, one at a time and together."""
     rows: list[list[object]] = []
-    for most in (MOST, 32, 10):
-        wanted = texts(options.texts, most, most)
+    for least, most in (MIXED, *CLASSES):
+        wanted = texts(options.texts if (least, most) == MIXED else options.each, most, (least, most))
         seconds = [0.0, 0.0]
         part = -(-len(wanted) // TURNS)
         for start in range(0, len(wanted), part):
@@ -77,7 +88,40 @@ async def rates(server: Worker, options: argparse.Namespace) -> list[list[object
             seconds[1] += await together(server, some, options.clients)
         alone, company = (len(wanted) / s for s in seconds)
         tokens = sum(map(len, wanted)) / len(wanted)
-        rows.append([f"{LEAST} to {most}", len(wanted), tokens, alone, company, company / alone])
+        rows.append([f"{least} to {most}", len(wanted), tokens, alone, company, company / alone])
+    return rows
+
+
+def machine_rates(path: Path, rounds: int) -> list[list[object]]:
+    """Tokens a second of passes over one text of each kind, and over a batch of such texts; the quickest of some."""
+    # In a process of its own: MLX's threads would share the cores with what is measured here.
+    code = "import json, sys; from pathlib import Path; from benchmarks.pooled import pass_rates; "
+    code += f"print(json.dumps(pass_rates(Path({str(path)!r}), {rounds})))"
+    ran = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def pass_rates(path: Path, rounds: int) -> list[list[object]]:
+    """What `machine_rates` tells; imports MLX."""
+    from backend.engine.loading.blas import load_blas
+
+    load_blas()
+    import mlx.core as mx
+    from mlx_lm.utils import load_model
+
+    model: Any = load_model(path)[0]
+    rows: list[list[object]] = []
+    for least, most in CLASSES:
+        length = round((least * most) ** 0.5)
+        best: list[float] = []
+        for count in (1, max(1, BATCH_TOKENS // length)):
+            tokens, seconds = mx.zeros((count, length), mx.int32), list[float]()
+            for _ in range(rounds):
+                started = time.perf_counter()
+                mx.eval(model.model(tokens))
+                seconds.append(time.perf_counter() - started)
+            best.append(count * length / min(seconds))
+        rows.append([f"{least} to {most}", length, *best, best[1] / best[0]])
     return rows
 
 
@@ -133,30 +177,42 @@ async def documents(server: Worker, count: int) -> list[list[object]]:
 
 async def measure(options: argparse.Namespace) -> None:
     report = Report(options)
-    path = patched(model(f"pooled-32000-{options.hidden}", vocab=32_000, hidden=options.hidden, layers=8))
+    size = {"vocab": 32_000, "hidden": options.hidden, "layers": options.layers}
+    path = patched(model("-".join(["pooled", *map(str, size.values())]), **size))
     async with worker() as server:
         await server.load(path)
         await together(server, texts(20, 0), 8)  # the first requests of a process pay for what is made at first use
         blas = await server.blas()
-        report.note(f"vocabulary 32000, width {options.hidden}, 8 layers, BLAS {blas}, {options.clients} clients")
-        headings = ["tokens", "texts", "mean", "one at a time /s", "together /s", "ratio"]
-        report.table(headings, await rates(server, options))
-        report.table(
-            [f"{options.streams} streams", "tokens/s", "longest gap ms"], await beside_streams(server, options)
+        report.note(
+            f"vocabulary 32000, width {options.hidden}, {options.layers} layers, BLAS {blas}, {options.clients} clients"
         )
-        headings = ["documents", "tokens in all", "distinct", "prefilled", "prefilled / distinct", "s"]
-        report.table(headings, await documents(server, options.documents))
+        if options.only in (None, "texts"):
+            headings = ["tokens", "texts", "mean", "one at a time /s", "together /s", "ratio"]
+            report.table(headings, await rates(server, options))
+        if options.only in (None, "streams"):
+            headings = [f"{options.streams} streams", "tokens/s", "longest gap ms"]
+            report.table(headings, await beside_streams(server, options))
+        if options.only in (None, "documents"):
+            headings = ["documents", "tokens in all", "distinct", "prefilled", "prefilled / distinct", "s"]
+            report.table(headings, await documents(server, options.documents))
+    if options.only in (None, "texts"):
+        headings = ["the model alone", "tokens of a text", "one text, tokens/s", "a full batch, tokens/s", "ratio"]
+        report.table(headings, machine_rates(path, options.rounds))
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument("--each", type=int, default=250, help="texts of each range of lengths by itself")
+    parser.add_argument("--rounds", type=int, default=20, help="passes of the model alone, of each kind")
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--only", choices=["texts", "streams", "documents"])
     parser.add_argument("--clients", type=int, default=48)
     parser.add_argument("--documents", type=int, default=50)
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--hidden", type=int, default=512)
-    asyncio.run(measure(parse(parser, texts=40, documents=6, streams=2, tokens=20, hidden=128)))
+    asyncio.run(measure(parse(parser, texts=40, each=10, rounds=2, documents=6, streams=2, tokens=20, hidden=128)))
 
 
 if __name__ == "__main__":

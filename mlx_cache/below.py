@@ -10,6 +10,7 @@ from typing import Any
 
 from mlx_cache.blocks import Block, State
 from mlx_cache.disk.offers import Offer
+from mlx_cache.disk.rests import Share, all_of_it
 from mlx_cache.disk.tier import DiskTier
 from mlx_cache.index import Index
 from mlx_cache.plans import Found, Pin
@@ -54,12 +55,13 @@ class Below:
         room: int,
         cancelled: Callable[[], bool] | None,
         least: int = 1,
+        share: Share = all_of_it,
     ) -> Fetched:
         """See DiskTier.read."""
         namespace = self._namespace(key)
         if namespace is None:
             return Fetched(None, 0, Reason.EMPTY, 0)
-        return self.disk.read(namespace, tokens, template, room=room, least=least, cancelled=cancelled)
+        return self.disk.read(namespace, tokens, template, room=room, least=least, cancelled=cancelled, share=share)
 
     # Upkeep
 
@@ -74,6 +76,12 @@ class Below:
         namespace = self._namespace(key) if key is not None else None
         if key is None or namespace is not None:
             self.disk.clear(namespace)
+
+    def clear_group(self, key: Hashable) -> None:
+        """Remove the files of every namespace with the same first line as this key's."""
+        namespace = self._namespace(key)
+        if namespace is not None:
+            self.disk.clear_group(namespace)
 
     # Offering
 

@@ -14,6 +14,7 @@ from mlx_cache.below import Below, Namespace, text_alone
 from mlx_cache.blocks import BLOCK_TOKENS, MAX_BLOCK_TOKENS, Block, InconsistentCache, Layout, Payload, UnsupportedLayer
 from mlx_cache.competing import CompetingPolicy
 from mlx_cache.disk.offers import Offer
+from mlx_cache.disk.rests import Share, all_of_it
 from mlx_cache.disk.tier import DiskTier
 from mlx_cache.eviction import Eviction
 from mlx_cache.index import Index
@@ -177,6 +178,7 @@ class PromptCache:
         cancelled: Callable[[], bool] | None = None,
         *,
         least: int = 1,
+        share: Share = all_of_it,
     ) -> Fetched:
         """Read from the disk into caches of the template's classes; see `DiskTier.read`. It may take its time.
 
@@ -184,7 +186,7 @@ class PromptCache:
         """
         if self._below is None:
             return Fetched(None, 0, Reason.EMPTY, 0)
-        return self._below.read(model_key, tokens, template, room, cancelled, least)
+        return self._below.read(model_key, tokens, template, room, cancelled, least, share)
 
     def forget_on_disk(self, model_key: Hashable, tokens: Sequence[int] | Tokens) -> None:
         """Remove a sequence's files, from its end to where another goes on. It may take its time."""
@@ -200,6 +202,11 @@ class PromptCache:
         """Remove the files of one model key's namespace, or all. It may take its time."""
         if self._below is not None:
             self._below.clear(model_key)
+
+    def clear_disk_group(self, model_key: Hashable) -> None:
+        """Remove the files of every namespace whose first line is that of this model key's. It may take its time."""
+        if self._below is not None:
+            self._below.clear_group(model_key)
 
     def flush(self, timeout: float) -> bool:
         """Write all that is worth keeping, the most valuable first; False if the time was not enough."""

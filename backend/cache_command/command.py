@@ -91,7 +91,10 @@ def _confirm(options: Options, stdin: TextIO | None) -> None:
 
 def _what(options: Options) -> str:
     if isinstance(options.where, Path):
-        return f"every file and name in {options.where}"
+        whose = (
+            "every model's" if options.all_models else f"model {options.model}'s" if options.model else "the model's"
+        )
+        return f"{whose} files and names in {options.where}"
     place = options.where.address.target
     if options.everything:
         return f"what every tenant has in the prompt cache of {place}"

@@ -11,7 +11,7 @@ from backend.engine.name_files import KeptName
 from backend.terminal.showing import age, count, size
 from mlx_cache.disk import Stored
 
-SHORT: Final = 12
+SHORT: Final = 16
 """Digits of a namespace that a table has room for."""
 HEADINGS: Final = ("NAMESPACE", "FILES", "TOKENS", "SIZE", "LAST USED", "AGE", "NAMES")
 NAME_HEADINGS: Final = ("NAME", "TOKENS", "AGE", "NAMESPACE", "TENANT")

@@ -19,9 +19,11 @@ from backend.cache_command.namespaces import (
     the_one,
 )
 from backend.cache_command.options import Options
+from backend.engine.conversation_files import ConversationFiles
 from backend.engine.name_files import KeptName, NameFiles, disk_namespace
 from backend.terminal.showing import count, figure, files, pairs, table
 from mlx_cache.disk import DiskTier, DiskUnusable
+from mlx_cache.disk.names import GROUP_DIGITS
 
 # Nothing is evicted for a budget that this command does not know.
 _NO_BOUND = 1 << 62
@@ -34,6 +36,7 @@ class CacheDirectory:
     def __init__(self, path: Path, tier: DiskTier) -> None:
         self._path, self._tier = path, tier
         self._name_files = NameFiles(path)
+        self._conversation_files = ConversationFiles(path, tier.label)
 
     def run(self, options: Options) -> Answer:
         """Carry a verb out.
@@ -51,15 +54,15 @@ class CacheDirectory:
             case "verify":
                 return self._verify(quarantine=options.quarantine)
             case _:
-                return self._clear()
+                return self._clear(options)
 
     def _names(self) -> list[tuple[str, str, KeptName]]:
         """Folder, model and name of each."""
         self._name_files.read()
-        return [
-            (self._tier.folder_of(disk_namespace(model, kept.tenant)), model, kept)
-            for model, kept in self._name_files.everything()
-        ]
+        return [(self._folder_of(model, kept.tenant), model, kept) for model, kept in self._name_files.everything()]
+
+    def _folder_of(self, model: str, tenant: str) -> str:
+        return self._tier.folder_of(disk_namespace(model, tenant))
 
     def _namespaces(self) -> list[Namespace]:
         return by_namespace(self._tier.entries(), [(folder, kept) for folder, _, kept in self._names()])
@@ -116,7 +119,8 @@ class CacheDirectory:
             raise Failed(f"{target}: no such name there")
         one = the_one(self._namespaces(), target)
         self._remove_names(one.folder)
-        self._tier.clear_folder(one.folder)
+        self._conversation_files.clear(lambda model, tenant: self._folder_of(model, tenant) == one.folder)
+        self._tier.clear_folders(one.folder)
         self._check_gone(one.folder)
         return f"removed {files(one.files, one.nbytes)}"
 
@@ -125,13 +129,34 @@ class CacheDirectory:
             if whose == folder:
                 self._name_files.remove(model, kept.tenant, kept.name)
 
-    def _clear(self) -> Answer:
-        found = list(self._tier.entries())
+    def _clear(self, options: Options) -> Answer:
+        beginning = "" if options.all_models else self._model(options.model)
+        found = [file for file in self._tier.entries() if file.namespace.startswith(beginning)]
         nbytes = sum(file.nbytes for file in found)
-        self._name_files.clear()
-        self._tier.clear()
-        self._check_gone("*")
+
+        def which(model: str, tenant: str) -> bool:
+            return self._folder_of(model, tenant).startswith(beginning)
+
+        # What is not whole tells no model, and goes with all of them.
+        for files_of in (self._name_files, self._conversation_files):
+            files_of.clear(which if beginning else None)
+        self._tier.clear_folders(beginning)
+        self._check_gone(f"{beginning}*")
         return Answer(lines=[f"removed {files(len(found), nbytes)}"], data={"files": len(found), "bytes": nbytes})
+
+    def _model(self, beginning: str) -> str:
+        """The first digits of the only model's namespaces, or of the one that begins like this; empty for none.
+
+        Raises:
+            Failed: There are several, and none or more than one of them is meant.
+        """
+        models = sorted({one.folder[:GROUP_DIGITS] for one in self._namespaces()})
+        meant = [model for model in models if model.startswith(beginning.lower())]
+        if beginning and not meant:
+            raise Failed(f"{beginning}: no model's namespaces begin like this")
+        if len(meant) > 1:
+            raise Failed(f"{count(len(meant))} models: {', '.join(meant)}; --model says which, --all-models takes all")
+        return meant[0] if meant else ""
 
     def _check_gone(self, folder: str) -> None:
         """The tier says nothing of a file that it cannot remove."""
@@ -142,7 +167,11 @@ class CacheDirectory:
     def _verify(self, *, quarantine: bool) -> Answer:
         found = list(self._tier.entries())
         nbytes = sum(file.nbytes for file in found)
-        bad = [*self._tier.verify(quarantine=quarantine), *self._name_files.bad()]
+        bad = [
+            *self._tier.verify(quarantine=quarantine),
+            *self._name_files.bad(),
+            *self._conversation_files.bad(),
+        ]
         result = f"{count(len(bad))} bad" if bad else "all right"
         return Answer(
             lines=[*(f"{file}: {why}" for file, why in bad), f"{files(len(found), nbytes)}: {result}"],

@@ -35,6 +35,9 @@ class Options:
         names: Of prefixes; in a directory also beginnings of namespaces.
         where: A running worker, or a directory.
         namespace: The beginning of the namespace that a name in a directory is meant in; empty for any.
+        everything: Of every tenant of the worker.
+        model: How the namespaces of the directory's model begin that is meant; empty for the only one.
+        all_models: Every model of the directory is meant.
     """
 
     verb: str
@@ -44,6 +47,8 @@ class Options:
     namespace: str
     json: bool
     everything: bool
+    model: str
+    all_models: bool
     yes: bool
     quarantine: bool
 
@@ -67,6 +72,8 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         namespace=given.namespace if "namespace" in given else "",
         json=given.json,
         everything="everything" in given and given.everything,
+        model=given.model if "model" in given else "",
+        all_models="all_models" in given and given.all_models,
         yes="yes" in given and given.yes,
         quarantine="quarantine" in given and given.quarantine,
     )
@@ -92,8 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     rm = add("rm", "let names go; of a directory also whole namespaces, by how they begin")
     rm.add_argument("names", nargs="+", metavar="NAME")
     rm.add_argument("--namespace", default="", metavar="PREFIX", help="which namespace of the directory a name is of")
-    clear = add("clear", "drop all that the tenant has in the cache, or all that is in the directory")
-    clear.add_argument("--everything", action="store_true", help="of every tenant of the worker")
+    clear = add("clear", "drop all that the tenant has in the cache, or all that a model has in the directory")
+    clear.add_argument("--everything", action="store_true", help="of every tenant of the worker's model")
+    which = clear.add_mutually_exclusive_group()
+    which.add_argument("--model", default="", metavar="DIGITS", help="of a directory: how a model's namespaces begin")
+    which.add_argument("--all-models", action="store_true", help="of a directory: whatever model it is of")
     clear.add_argument("--yes", action="store_true", help="do not ask")
     verify = add("verify", "read every file of the directory and its checksums, and say which are bad and why")
     verify.add_argument("--quarantine", action="store_true", help="put bad files of KV aside, in its quarantine")
@@ -126,6 +136,8 @@ def _check(given: argparse.Namespace) -> None:
             raise ValueError("verify reads a directory: --dir")
         if "namespace" in given and given.namespace:
             raise ValueError("--namespace goes with --dir")
+        if "model" in given and (given.model or given.all_models):
+            raise ValueError("--model and --all-models go with --dir")
         if "everything" in given and given.everything and given.salt_file:
             raise ValueError("--everything goes without a tenant's --salt-file")
         return

@@ -162,6 +162,8 @@ class EngineThread:
             result = None
             error = caught if isinstance(caught, Exception) else InternalFault(one_line(caught))
         self.heartbeat = None
+        # As in a round: who hears that a load is over may look at once.
+        self._take_picture()
         self.outbox.flush()
         done(result, error)
 

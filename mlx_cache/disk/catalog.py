@@ -69,9 +69,9 @@ class Catalog:
         entry = self._entries.get(name.key)
         return entry if entry is not None and entry.name == name else None
 
-    def in_namespace(self, namespace: str | None) -> list[Entry]:
-        """Those of one namespace, or all."""
-        return [entry for entry in self._entries.values() if namespace in (None, entry.name.namespace)]
+    def in_namespaces(self, beginning: str) -> list[Entry]:
+        """Those of every namespace that begins like this."""
+        return [entry for entry in self._entries.values() if entry.name.namespace.startswith(beginning)]
 
     def add(self, entry: Entry) -> None:
         """A file that is there now. One whose short hash is another's is left out: it will not be found."""

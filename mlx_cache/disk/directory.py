@@ -220,9 +220,9 @@ class Directory:
         """A file is gone, or of no use: if one of its name is found again, it is new."""
         self._known.get((name.namespace, name.folder), {}).pop(name.file, None)
 
-    def names(self, namespace: str | None = None) -> Iterator[Name]:
-        """What files there are right now, of one namespace or of all."""
-        for space in self._names(VERSION_FOLDER) if namespace is None else [namespace]:
+    def names(self, beginning: str = "") -> Iterator[Name]:
+        """What files there are right now, of every namespace that begins like this."""
+        for space in (space for space in self._names(VERSION_FOLDER) if space.startswith(beginning)):
             for folder in self._names(VERSION_FOLDER, space) if is_namespace(space) else ():
                 with suppress(FileNotFoundError), self.folder(VERSION_FOLDER, space, folder) as fd:
                     found = [parse(space, folder, entry.name) for entry in self._system.list(fd)]

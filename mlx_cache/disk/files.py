@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -118,8 +118,10 @@ class Reader:
             raise BadFile("holds what belongs under another name")
         return header
 
-    def body(self, header: Header, parts: list[Part]) -> None:
+    def body(self, header: Header, parts: list[Part], between: Callable[[], None] = lambda: None) -> None:
         """Read the body piece by piece, then check its checksum. Raises BadFile: what was taken is worth nothing then.
+
+        `between` is called after each piece.
 
         In pieces of some MiB because a checksum and a copy find them in the processor's cache, and each of the calls
         that do the work lets other threads run.
@@ -133,6 +135,7 @@ class Reader:
             self._read(piece.data)
             crc = zlib.crc32(piece.data, crc)
             part.take(piece)
+            between()
         if crc != header.crc:
             raise BadFile("body damaged: its checksum is wrong")
 

@@ -18,6 +18,8 @@ from mlx_cache.tree import Tokens
 VERSION_FOLDER = "v1"
 SECRET_BYTES = 32
 MAX_BLOCK = 4096
+GROUP_DIGITS = 8
+"""Of a namespace's 32, those that it has in common with the others of its group."""
 
 
 class Kind(StrEnum):
@@ -92,8 +94,17 @@ class Chain:
         self._secret = secret
 
     def namespace(self, text: str) -> str:
-        """The folder of a namespace."""
-        return self._hash(b"namespace", text.encode("utf-8", "surrogatepass"), 16).hex()
+        """The folder of a namespace. It begins with its group's digits."""
+        return self.group(text) + self._hash(b"namespace", text.encode("utf-8", "surrogatepass"), 12).hex()
+
+    def group(self, text: str) -> str:
+        """How the folders of all namespaces begin whose texts have the same first line."""
+        first, _, _ = text.partition("\n")
+        return self._hash(b"group", first.encode("utf-8", "surrogatepass"), GROUP_DIGITS // 2).hex()
+
+    def label(self, text: str) -> str:
+        """What stands for a text that must not be read, or guessed, from the directory."""
+        return self._hash(b"label", text.encode("utf-8", "surrogatepass"), 16).hex()
 
     def seed(self, namespace: str) -> bytes:
         """The parent of a namespace's first block."""

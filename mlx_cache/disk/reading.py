@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from mlx_cache.disk.catalog import Entry, Plan
 from mlx_cache.disk.codec import Filling
 from mlx_cache.disk.format import BadFile
 from mlx_cache.disk.opened import Opened
+from mlx_cache.disk.rests import Rests, Share, all_of_it
 from mlx_cache.results import Fetched
 from mlx_cache.stats import Reason
 from mlx_cache.tree import Tokens, common_prefix
@@ -40,9 +42,10 @@ class _Bad(Exception):
 class Reading:
     """One read. Its own thread may wait for the disk as long as it likes: nobody else waits with it."""
 
-    def __init__(self, opened: Opened, least: int = 1) -> None:
+    def __init__(self, opened: Opened, least: int = 1, share: Share = all_of_it) -> None:
         self._opened = opened
         self._least = least
+        self._rests = Rests(share, sleep=opened.settings.system.sleep)
 
     def read(
         self, namespace: str, tokens: Tokens, template: Sequence[Any], room: int, cancelled: Callable[[], bool]
@@ -133,9 +136,11 @@ class Reading:
             if header.start != start or not np.array_equal(header.tokens[: end - start], tokens[start:end]):
                 raise BadFile("holds other tokens than its name says")
             if filling is None:
-                codec = self._opened.settings.codec()
-                filling = codec.begin(template, header.table, plan.length, room)
-            reader.body(header, filling.parts(header.table))
+                started = time.perf_counter()
+                filling = self._opened.settings.codec().begin(template, header.table, plan.length, room)
+                # MLX makes the arrays on a thread of its own.
+                self._rests.rest(beside=time.perf_counter() - started)
+            reader.body(header, filling.parts(header.table), self._rests.rest)
         return filling, start + entry.name.n
 
     def _count(self, *, reads: int = 0, hits: int = 0, tokens_read: int = 0, entries: Sequence[Entry] = ()) -> None:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -91,6 +92,10 @@ class System:
     def touch(self, folder: int, name: str, seconds: float) -> None:
         """Set when it was used last."""
         os.utime(name, (seconds, seconds), dir_fd=folder, follow_symlinks=False)
+
+    def sleep(self, seconds: float) -> None:
+        """Let others work."""
+        time.sleep(seconds)
 
     def try_lock(self, fd: int) -> bool:
         """Take a file's lock if nobody has it."""

@@ -20,6 +20,7 @@ from mlx_cache.disk.offering import Offering
 from mlx_cache.disk.offers import Offer
 from mlx_cache.disk.opened import Opened, Settings
 from mlx_cache.disk.reading import Reading
+from mlx_cache.disk.rests import Share, all_of_it
 from mlx_cache.disk.system import System
 from mlx_cache.disk.upkeep import Stored, Upkeep
 from mlx_cache.results import Fetched
@@ -43,6 +44,9 @@ class DiskTier:
 
     Any thread may call any method. `match`, `offer`, `protect` and `stats` do index work only; everything else may
     wait for the disk. Until `open` has succeeded, and after `close`, nothing is found and nothing is taken.
+
+    A namespace is a text. Those with the same first line are a group: apart for every read and write, and cleared
+    together where that is asked for.
 
     `max_bytes` bounds the files, `daily_bytes` what all workers on the directory write in a day (UTC),
     `bytes_per_second` the writer while nothing is flushed, `max_age` the seconds that a file may lie unused.
@@ -160,18 +164,21 @@ class DiskTier:
         room: int = 256,
         least: int = 1,
         cancelled: Callable[[], bool] | None = None,
+        share: Share = all_of_it,
     ) -> Fetched:
         """Read the longest usable prefix into caches of the template's classes, with `room` tokens to grow.
 
         Waits for the disk. `template` is a list of empty layer caches as the model makes them; it stays as it is.
         What is returned is the caller's, evaluated. A file that is wrong in any way is put aside, said in one line of
         the log, and read around; nothing that a file holds raises. `cancelled` is asked between files. A prefix of
-        fewer than `least` tokens is left alone.
+        fewer than `least` tokens is left alone. `share`, asked between pieces of some MiB, is the part of the time that
+        it may work: below 1 it rests after each, for what shares cores and memory with it.
         """
         opened = self._opened
         if opened is None:
             return Fetched(None, 0, Reason.EMPTY, 0)
-        return Reading(opened, least).read(namespace, as_tokens(tokens), template, room, cancelled or (lambda: False))
+        reading = Reading(opened, least, share)
+        return reading.read(namespace, as_tokens(tokens), template, room, cancelled or (lambda: False))
 
     # Storing
 
@@ -216,14 +223,26 @@ class DiskTier:
         if self._opened is not None:
             Upkeep(self._opened).clear(namespace)
 
-    def clear_folder(self, folder: str) -> None:
-        """Remove the files of one namespace, named as `entries` names it."""
+    def clear_group(self, namespace: str) -> None:
+        """Remove the files of every namespace whose text has the same first line as this one's."""
         if self._opened is not None:
-            Upkeep(self._opened).clear_folder(folder)
+            Upkeep(self._opened).clear_folders(self._opened.chain.group(namespace))
+
+    def clear_folders(self, beginning: str) -> None:
+        """Remove the files of the namespaces that begin like this, named as `entries` names them."""
+        if self._opened is not None:
+            Upkeep(self._opened).clear_folders(beginning)
 
     def folder_of(self, namespace: str) -> str:
         """What `entries` calls this namespace; empty while the tier is not open."""
         return self._opened.chain.namespace(namespace) if self._opened is not None else ""
+
+    def label(self, text: str) -> str:
+        """32 hexadecimal digits that stand for a text in this directory: a hash under its secret, the same for every
+        process. Only while the tier is open.
+        """
+        assert self._opened is not None
+        return self._opened.chain.label(text)
 
     def entries(self) -> Iterator[Stored]:
         """Every file, for a command line."""

@@ -56,19 +56,19 @@ class Upkeep:
 
     def clear(self, namespace: str | None) -> None:
         """See DiskTier."""
-        self.clear_folder(self._opened.chain.namespace(namespace) if namespace is not None else None)
+        self.clear_folders(self._opened.chain.namespace(namespace) if namespace is not None else "")
 
-    def clear_folder(self, folder: str | None) -> None:
-        """See DiskTier; None is every folder."""
+    def clear_folders(self, beginning: str) -> None:
+        """See DiskTier."""
         opened = self._opened
-        opened.dropped(opened.queue.drop(folder))
+        opened.dropped(opened.queue.drop(beginning))
         # What is being written right now would come to be after the rest has gone.
         opened.queue.flush(_WRITING_SECONDS)
         with opened.lock:
-            for entry in opened.catalog.in_namespace(folder):
+            for entry in opened.catalog.in_namespaces(beginning):
                 opened.catalog.remove(entry)
         with suppress(OSError):
-            for name in opened.directory.names(folder):
+            for name in opened.directory.names(beginning):
                 # One that stays is no reason to keep what comes after it.
                 with suppress(OSError):
                     opened.directory.remove(name)

@@ -83,11 +83,11 @@ class WriteQueue:
             self._writing = None
             self._changed.notify_all()
 
-    def drop(self, namespace: str | None = None) -> int:
-        """Give up what waits; returns how many."""
+    def drop(self, beginning: str = "") -> int:
+        """Give up what waits of the namespaces that begin like this; returns how many."""
         with self._changed:
-            gone = [item for item in self._items if namespace is None or item.name.namespace == namespace]
-            self._items = deque(item for item in self._items if item not in gone) if namespace else deque()
+            gone = [item for item in self._items if item.name.namespace.startswith(beginning)]
+            self._items = deque(item for item in self._items if not item.name.namespace.startswith(beginning))
             for item in gone:
                 self._forget(item)
             self._changed.notify_all()

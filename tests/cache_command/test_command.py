@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from backend.cache_command.command import cache
+from backend.engine.conversation_files import ConversationFiles, KeptConversation
 from backend.engine.name_files import KeptName, NameFiles, disk_namespace
 from tests.mlx_cache.disk.test_tier import TEXT, stored
 
@@ -28,13 +29,15 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Six files of the tenant-less, two of a tenant, and a name of each."""
+    """Six files of the tenant-less, two of a tenant, and a name and a conversation of each."""
     path = tmp_path / "kv"
     stored(path, TEXT, space=disk_namespace("model", ""))
     stored(path, TEXT[:8], space=disk_namespace("model", "7e4a47"))
     names = NameFiles(path)
     for tenant, n in (("", 22), ("7e4a47", 8)):
-        names.write("model", KeptName(tenant, "rules", np.array(TEXT[:n], np.int32), 1e9))
+        tokens = np.array(TEXT[:n], np.int32)
+        names.write("model", KeptName(tenant, "rules", tokens, 1e9))
+        ConversationFiles(path, str).write("model", KeptConversation(tenant, f"{n:032}", (tokens,), 1e9))
     return path
 
 
@@ -44,6 +47,10 @@ def kv_files(directory: Path) -> list[Path]:
 
 def names(directory: Path) -> int:
     return len(list(directory.glob("names/*.json")))
+
+
+def conversations(directory: Path) -> int:
+    return len(list(directory.glob("conversations/*.json")))
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int = 0) -> tuple[str, str]:
@@ -73,7 +80,7 @@ def test_a_directory_is_listed_by_namespace_with_its_names(directory: Path, caps
     assert [(name["name"], name["tokens"], name["tenant"]) for name in found[2]["names"]] == [("rules", 8, "7e4a47")]
     lines = told(capsys, "list", "--dir", directory)[0].splitlines()
     assert lines[0].split() == ["NAMESPACE", "FILES", "TOKENS", "SIZE", "LAST", "USED", "AGE", "NAMES"]
-    assert {line[:12] for line in lines[1:3]} == {one["namespace"][:12] for one in found.values()}
+    assert {line[:16] for line in lines[1:3]} == {one["namespace"][:16] for one in found.values()}
     assert lines[4].split() == ["NAME", "TOKENS", "AGE", "NAMESPACE", "TENANT"]
     assert sorted(line.split()[-1] for line in lines[5:]) == ["-", "7e4a47"]
 
@@ -89,14 +96,14 @@ def test_a_namespace_says_when_any_of_it_was_used_last_and_when_all_of_it_was(
         os.utime(file, (now - 3 * 86400,) * 2)
     lines = told(capsys, "list", "--dir", directory)[0].splitlines()
     assert [line.split()[-5:-1] for line in lines[1:3]] == [["2", "h", "7", "h"], ["3", "d", "3", "d"]]
-    assert lines[1].startswith(tenantless[:12])
+    assert lines[1].startswith(tenantless[:16])
 
 
 def test_a_namespace_is_shown_by_how_it_begins_and_the_directory_as_a_whole(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, of_tenant = namespaces(capsys, directory)
-    shown = told(capsys, "show", of_tenant[:8].upper(), "--dir", directory)[0]
+    shown = told(capsys, "show", of_tenant[:12].upper(), "--dir", directory)[0]
     assert of_tenant in shown and "2 (2 .kv)" in shown and "rules (8 tokens)" in shown
     whole = data(capsys, "show", "--dir", directory)
     assert (whole["namespaces"], whole["files"], whole["names"], whole["quarantined"]) == (2, 8, 2, 0)
@@ -119,7 +126,7 @@ def test_rm_takes_a_namespace_with_its_names_and_leaves_the_others(
     _, of_tenant = namespaces(capsys, directory)
     out, err = told(capsys, "rm", of_tenant[:10], "nothing", "--dir", directory, code=1)
     assert "removed 2 files" in out and "nothing" in err
-    assert (len(kv_files(directory)), names(directory)) == (6, 1)
+    assert (len(kv_files(directory)), names(directory), conversations(directory)) == (6, 1, 1)
 
 
 def test_rm_takes_a_name_and_asks_which_where_several_have_it(
@@ -128,7 +135,7 @@ def test_rm_takes_a_name_and_asks_which_where_several_have_it(
     _, of_tenant = namespaces(capsys, directory)
     assert "--namespace" in told(capsys, "rm", "rules", "--dir", directory, code=1)[1]
     assert names(directory) == 2
-    told(capsys, "rm", "rules", "--namespace", of_tenant[:6], "--dir", directory)
+    told(capsys, "rm", "rules", "--namespace", of_tenant[:12], "--dir", directory)
     told(capsys, "rm", "rules", "--dir", directory)
     assert (len(kv_files(directory)), names(directory)) == (8, 0)
 
@@ -142,10 +149,31 @@ def test_clear_wants_a_yes(directory: Path, capsys: pytest.CaptureFixture[str]) 
     assert "nothing was cleared" in capsys.readouterr().err
     assert len(kv_files(directory)) == 8
     assert cache(arguments, {}, stdin=Terminal("Yes\n")) == 0
-    assert (kv_files(directory), names(directory)) == ([], 0)
+    assert (kv_files(directory), names(directory), conversations(directory)) == ([], 0, 0)
     assert "removed 8 files" in capsys.readouterr().out
     assert told(capsys, "list", "--dir", directory)[0] == "nothing is kept\n"
     told(capsys, "clear", "--yes", "--dir", directory)
+
+
+def test_clear_takes_one_models_and_all_models_when_that_is_said(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = {folder[:8] for folder in namespaces(capsys, directory)}
+    assert len(ours) == 1
+    stored(directory, TEXT[:4], space=disk_namespace("other", ""))
+    NameFiles(directory).write("other", KeptName("", "rules", np.array(TEXT[:4], np.int32), 1e9))
+    (directory / "names" / "broken.json").write_text("5")
+    refused = told(capsys, "clear", "--yes", "--dir", directory, code=1)[1]
+    assert "2 models" in refused and "--all-models" in refused and ours.pop() in refused
+    assert "begin like this" in told(capsys, "clear", "--yes", "--model", "xyz", "--dir", directory, code=1)[1]
+    other = next(
+        one["namespace"] for one in data(capsys, "list", "--dir", directory)["namespaces"] if one["files"] == 1
+    )
+    told(capsys, "clear", "--yes", "--model", other[:8].upper(), "--dir", directory)
+    assert (len(kv_files(directory)), names(directory), conversations(directory)) == (8, 3, 2)
+    stored(directory, TEXT[:4], space=disk_namespace("other", ""))
+    told(capsys, "clear", "--yes", "--all-models", "--dir", directory)
+    assert (kv_files(directory), names(directory), conversations(directory)) == ([], 0, 0)
 
 
 def test_clear_says_what_it_could_not_remove(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

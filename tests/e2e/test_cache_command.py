@@ -148,7 +148,7 @@ def test_the_directory_is_looked_at_while_a_worker_uses_it(worker: Worker, direc
     found = run("verify", *of)
     assert found.code == 1 and bad.name in found.out and "checksum" in found.out
     namespace = bad.parents[1].name
-    assert run("rm", namespace[:12], *of).code == 0
+    assert run("rm", namespace[:16], *of).code == 0
     assert not list(directory.glob("v1/*/*/*.kv")) and not list(directory.glob("names/*.json"))
     # The worker goes on with what it has in memory.
     assert list(listed(run("list", "--json", *at, **token))) == ["rules"]

@@ -137,6 +137,38 @@ def test_a_conversation_that_is_forgotten_is_gone_from_the_disk_too(tmp_path: Pa
 
 
 @slow
+def test_conversations_are_known_after_a_restart_their_limit_and_their_idle_time_hold(
+    tmp_path: Path, random_model: Model
+) -> None:
+    model, options = random_model(), ("--prompt-cache-dir", str(tmp_path / "kv"))
+    texts = {name: f"{name} {QUESTION}" for name in ("a", "b", "")}
+
+    def turn(worker: Worker, name: str) -> int:
+        metadata = {"conversation_id": f"letters-{name}"} if name else {}
+        return hit(predict(worker.stub, prompt(texts[name], 6, IgnoreEOS=True, Metadata=metadata)))[0]
+
+    def kept() -> int:
+        return len(list((tmp_path / "kv" / "conversations").glob("*.json")))
+
+    with Worker(*options) as first:
+        first.must_load(model)
+        assert [turn(first, name) for name in texts] == [0, 0, 0]
+    assert kept() == 2
+    written = [path for path in (tmp_path / "kv").rglob("*") if path.is_file()]
+    assert not [path for path in written if "letters" in path.name or b"letters-" in path.read_bytes()]
+    with Worker(*options, "--max-conversations", "1") as second:
+        second.must_load(model)
+        wait_until(lambda: kept() == 1, "the idler one is forgotten")
+        assert [turn(second, name) > 0 for name in ("b", "")] == [True, True]
+        assert turn(second, "a") == 0
+        wait_until(lambda: kept() == 1, "that is a conversation in place of the other")
+    with Worker(*options, "--conversation-idle", "1s") as third:
+        third.must_load(model)
+        wait_until(lambda: kept() == 0, "what has been idle is forgotten")
+        assert [turn(third, name) > 0 for name in ("a", "b", "")] == [False, False, True]
+
+
+@slow
 @pytest.mark.parametrize("what", ["a file", "open to others"])
 def test_a_directory_that_cannot_be_used_leaves_the_cache_in_memory_and_info_says_why(
     tmp_path: Path, random_model: Model, what: str
@@ -170,9 +202,16 @@ def test_a_load_may_name_the_directory_below_its_models(tmp_path: Path, random_m
 
 @slow
 @pytest.mark.parametrize(
-    "codes", [("--kv-bits", "4"), ("--cache-kv-bits", "4"), ("--kv-bits", "8", "--quantized-kv-start", "300")]
+    ("codes", "bits_each"),
+    [
+        # Scales and biases are float32 on a CPU, one of each for 64 numbers.
+        (("--kv-bits", "4"), 4 + 1),
+        (("--cache-kv-bits", "4"), 4 + 1),
+        (("--cache-kv-bits", "8"), 8 + 1),
+        (("--kv-bits", "8", "--quantized-kv-start", "300"), 8 + 1),
+    ],
 )
-def test_codes_go_to_the_disk_and_back(tmp_path: Path, codes: tuple[str, ...]) -> None:
+def test_codes_go_to_the_disk_and_back(tmp_path: Path, codes: tuple[str, ...], bits_each: int) -> None:
     model = write_model(tmp_path / "wide", "qwen3", extra={"head_dim": 64})
     options = ("--prompt-cache-dir", str(tmp_path / "kv"), *codes)
     with Worker(*options) as old:
@@ -185,3 +224,6 @@ def test_codes_go_to_the_disk_and_back(tmp_path: Path, codes: tuple[str, ...]) -
         restored = predict(new.stub, asked())
         assert hit(restored) == (len(QUESTION) - 1, "disk")
         assert bits(restored) == bits(in_memory)
+        read = figure(new, "disk.bytes_read")
+    numbers = 2 * 2 * 2 * 64 * (len(QUESTION) - 1)  # layers, keys and values, heads, features
+    assert read < 1.1 * numbers * bits_each / 8

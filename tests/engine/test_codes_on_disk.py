@@ -19,6 +19,7 @@ WAYS: dict[str, tuple[dict[str, Any], int | None]] = {
     "from a length on": ({"kv_bits": 8, "quantized_kv_start": START}, None),
     "at rest": ({}, 4),
 }
+NUMBERS = "as numbers"
 BELOW = "A letter that was read once is kept for whoever asks. " * 5
 ABOVE = "The archive holds what three centuries have written to each other. " * 12
 MORE = "And what was read again goes on from where it ended. " * 3
@@ -31,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def process(model: Path, directory: Path, way: str, *texts: str) -> list[Answer]:
     """A process's life: these prompts one after the other, each stored, and all of it written at the end."""
-    options, at_rest = WAYS[way]
+    options, at_rest = WAYS.get(way, ({}, None))
 
     async def body(handle: EngineHandle) -> list[Answer]:
         assert handle.info().details["prompt_cache_disk"] == "on"
@@ -42,6 +43,11 @@ def process(model: Path, directory: Path, way: str, *texts: str) -> list[Answer]
     engine = EngineConfig(sampler=chosen.sampler, **COMMON, **options)  # type: ignore[arg-type]
     cache = CacheConfig(directory=str(directory), kv_bits=at_rest)
     return with_engine(model_config(model, engine=engine, cache=cache), body)
+
+
+def kv_files(directory: Path) -> dict[Path, int]:
+    """Bytes of each, below the directory: the first folder is the namespace's."""
+    return {path.relative_to(directory / "v1"): path.stat().st_size for path in directory.glob("v1/*/*/*.kv")}
 
 
 def cached(answer: Answer) -> int:
@@ -78,3 +84,17 @@ def test_codes_on_a_disk_serve_nothing_that_a_cold_run_holds_as_numbers(model: P
     (asked,) = process(model, tmp_path / "kv", way, short)
     assert cached(asked) == 0
     assert asked.logprobs == cold.logprobs
+
+
+def test_codes_at_rest_have_files_of_their_own_that_take_a_share_of_the_bytes(model: Path, tmp_path: Path) -> None:
+    process(model, tmp_path / "kv", NUMBERS, ABOVE)
+    numbers = kv_files(tmp_path / "kv")
+    (asked,) = process(model, tmp_path / "kv", "at rest", ABOVE)
+    assert cached(asked) == 0
+    codes = {path: size for path, size in kv_files(tmp_path / "kv").items() if path not in numbers}
+    assert not {path.parts[0] for path in codes} & {path.parts[0] for path in numbers}
+    assert len(codes) == len(numbers) > 0
+    pages = 4096 * len(codes)
+    share = (sum(codes.values()) - pages) / (sum(numbers.values()) - pages)
+    # Codes of 4 bits, a scale and a bias for each 32, of numbers of 32 bits; scales are float32 on a CPU.
+    assert share == pytest.approx((4 + 2 * 32 / 32) / 32, rel=0.01)

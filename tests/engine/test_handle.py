@@ -1,11 +1,13 @@
 """The engine's own thread, lent to whoever measures."""
 
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from backend.core.errors import ModelNotLoaded
+from backend.engine.batching.session import Session
 from backend.engine.handle import EngineHandle
 from tests.engine.harness import model_config, read, request, with_engine
 from tests.models import write_model
@@ -28,3 +30,16 @@ def test_without_a_model_there_is_no_session() -> None:
             await engine.with_session(lambda session: session)
 
     with_engine(None, body)
+
+
+def _count(session: Session, count: int) -> None:
+    session.counters.requests = count
+
+
+def test_who_hears_that_work_is_done_finds_it_in_the_figures(tmp_path: Path) -> None:
+    async def body(handle: EngineHandle) -> None:
+        for count in range(100):
+            await handle.with_session(partial(_count, count=count))
+            assert handle.info().queue["requests"] == count
+
+    with_engine(model_config(write_model(tmp_path / "qwen3", "qwen3")), body)

@@ -1,7 +1,7 @@
 """Conversations that a host has given an id: what each of them left in the prompt cache, and for how long it stays."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,11 +17,18 @@ Tokens = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A sequence that a conversation left: int32, `[n]`; the first `keep` tokens belong to others as well."""
+    """A sequence that a conversation left: int32, `[n]`; the first `keep` tokens belong to others as well.
+
+    Attributes:
+        gone: The id of the conversation, where all of it is forgotten; empty where only this goes.
+        last: When its last turn was.
+    """
 
     tenant: str
     tokens: Tokens
     keep: int
+    gone: str
+    last: float
 
 
 @dataclass(slots=True)
@@ -57,9 +64,22 @@ class Conversations:
         branches = [branch for branch in conversation.branches if not _begins(branch, tokens)]
         conversation.branches = [*branches[-MOST_BRANCHES + 1 :], tokens]
         for branch in branches[: -MOST_BRANCHES + 1]:
-            yield self._left(tenant, branch)
+            yield self._left(tenant, branch, "", now)
+        yield from self.surplus()
+
+    def restore(self, tenant: str, conversation_id: str, branches: Sequence[Tokens], last: float) -> None:
+        """Take over what an earlier process knew; the idlest comes first, and all before any turn."""
+        self._kept[tenant, conversation_id] = _Conversation(last, list(branches))
+
+    def surplus(self) -> Iterator[Left]:
+        """Forget the idlest of too many."""
         while len(self._kept) > self.most:
             yield from self._forget_first()
+
+    def branches(self, tenant: str, conversation_id: str) -> Sequence[Tokens]:
+        """What a conversation has left; nothing of one that is not known."""
+        conversation = self._kept.get((tenant, conversation_id))
+        return () if conversation is None else tuple(conversation.branches)
 
     def due(self, now: float) -> Iterator[Left]:
         """Forget what has been idle for too long."""
@@ -78,13 +98,13 @@ class Conversations:
             del self._kept[key]
 
     def _forget_first(self) -> Iterator[Left]:
-        (tenant, _), conversation = self._kept.popitem(last=False)
+        (tenant, conversation_id), conversation = self._kept.popitem(last=False)
         for branch in conversation.branches:
-            yield self._left(tenant, branch)
+            yield self._left(tenant, branch, conversation_id, conversation.last)
 
-    def _left(self, tenant: str, branch: Tokens) -> Left:
+    def _left(self, tenant: str, branch: Tokens, gone: str, last: float) -> Left:
         kept = (other for (whose, _), c in self._kept.items() if whose == tenant for other in c.branches)
-        return Left(tenant, branch, max((common_prefix(branch, other) for other in kept), default=0))
+        return Left(tenant, branch, max((common_prefix(branch, other) for other in kept), default=0), gone, last)
 
 
 def _begins(branch: Tokens, tokens: Tokens) -> bool:

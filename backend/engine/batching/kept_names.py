@@ -78,11 +78,6 @@ class KeptNames:
             self._unpin(named)
             self.names.remove(named.tenant, named.name)
 
-    def drop_files(self, tenant: str | None) -> None:
-        """Have the names of one tenant, or all, be gone for later processes too."""
-        for named in self._of(tenant):
-            self._store.disk.drop_name(named.tenant, named.name)
-
     def _of(self, tenant: str | None) -> list[NamedPrefix]:
         return [named for named in self.names if tenant in (None, named.tenant)]
 

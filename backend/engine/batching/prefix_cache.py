@@ -1,13 +1,14 @@
 """The engine's seam to the prompt cache: what a request may reuse, and what it leaves behind."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.config import STRICT_CHUNK, Isolation
-from backend.engine.batching.conversations import Conversations, Left
+from backend.engine.batching.conversations import Conversations
+from backend.engine.batching.kept_conversations import KeptConversations
 from backend.engine.batching.kept_names import KeptNames
 from backend.engine.batching.reused import Reused
 from backend.engine.batching.tenant_store import TenantStore, say_fault
@@ -48,7 +49,7 @@ class PrefixCache:
     ) -> None:
         self._store = store
         self._isolation = isolation
-        self._conversations = conversations
+        self._conversations = KeptConversations(store, conversations)
         self._epochs: dict[str, int] = {}
         self._epoch = 0
         self.enabled = store.cache.max_size > 0 and store.cache.max_bytes > 0
@@ -179,10 +180,11 @@ class PrefixCache:
             return None
         if self._codes is not None:
             template = to_codes(template, self._codes)
+        share = self._store.disk.share()
 
         def work(job: Job[Reused]) -> Reused:
             fetched = self._store.cache.fetch_from_disk(
-                self._store.key_of(whose), readable, template, cancelled=lambda: job.cancelled, least=least
+                self._store.key_of(whose), readable, template, cancelled=lambda: job.cancelled, least=least, share=share
             )
             reason = "disk" if self.tells else ""
             if not self.keeps and fetched.length % STRICT_CHUNK:
@@ -190,6 +192,10 @@ class PrefixCache:
             return Reused(fetched.caches, fetched.length, reason)
 
         return self._store.disk.read(work)
+
+    def rows_decode(self, whether: bool) -> None:
+        """Reads leave the machine to those that do."""
+        self._store.disk.rows_decode = whether
 
     def used(self, tokens: NDArray[np.int32], length: int, tenant: str, *, now: float) -> None:
         """A request of this prompt took `length` tokens of it from here: count it for the names that it took whole."""
@@ -209,19 +215,15 @@ class PrefixCache:
 
     def turn(self, conversation_id: str, tokens: NDArray[np.int32], tenant: str = "", *, now: float = 0.0) -> None:
         """A turn of a conversation has left the KV of `tokens` here."""
-        self._drop(self._conversations.turn(tenant, conversation_id, tokens, now))
+        self._conversations.turn(conversation_id, tokens, tenant, now=now)
 
     def forget_idle(self, now: float) -> None:
         """Forget the conversations that have been idle for too long."""
-        self._drop(self._conversations.due(now))
+        self._conversations.forget_idle(now)
 
     def next_idle(self, now: float) -> float | None:
         """Seconds until `forget_idle` has something to forget; None while there is nothing."""
-        return self._conversations.next_due(now)
-
-    def _drop(self, leaves: Iterable[Left]) -> None:
-        for left in leaves:
-            self._store.drop_sequence(left.tokens, left.tenant, keep=left.keep)
+        return self._conversations.next_idle(now)
 
     def limit_to(self, n_bytes: int, *, sparing: NDArray[np.int32] | None = None, tenant: str = "") -> bool:
         """See TenantStore."""
@@ -238,17 +240,17 @@ class PrefixCache:
     def forget(self, tenant: str | None = None) -> None:
         """Drop all that one tenant, or everybody, has in memory, under names too."""
         self.kept.forget(tenant)
-        self._conversations.clear(tenant)
+        self._conversations.forget(tenant)
         self._store.clear(tenant)
 
     def erase(self, tenant: str | None) -> None:
-        """Drop all that one tenant, or everybody, has stored, in memory and on the disk."""
+        """Drop all that one tenant, or everybody, has stored of this model, in memory and on the disk."""
         if tenant is None:
             self._epoch += 1
         else:
             self._epochs[tenant] = self._epochs.get(tenant, 0) + 1
-        self.kept.drop_files(tenant)
         self.forget(tenant)
+        self._store.disk.clear_notes(tenant)
         self._store.clear_files(tenant)
 
     def close(self, timeout: float) -> None:

@@ -245,6 +245,7 @@ class Session:
     def tidy(self) -> None:
         """End what is overdue, forget what has been idle for too long, and in strict what the last request has left."""
         self._end_overdue()
+        self.prefix.rows_decode(bool(self.groups))
         self.prefix.forget_idle(self.clock())
         if self.strict and self.touched and not self.room.rows:
             self.touched = False

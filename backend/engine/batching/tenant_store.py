@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,14 +52,25 @@ class TenantStore:
             say_fault("continuation", error)
             return None
 
-    def drop_sequence(self, tokens: NDArray[np.int32], tenant: str, *, keep: int = 0) -> None:
-        """Remove what only this sequence has beyond its first `keep` tokens, files too."""
+    def drop_sequence(
+        self,
+        tokens: NDArray[np.int32],
+        tenant: str,
+        *,
+        keep: int = 0,
+        unless: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Remove what only this sequence has beyond its first `keep` tokens, files too.
+
+        Args:
+            unless: Asked on a thread that may wait for the disk; true leaves the files.
+        """
         key = self.key_of(tenant)
         try:
             self.cache.forget(key, tokens, keep=keep)
         except FOREIGN as error:
             say_fault("forget", error)
-        self.disk.later(lambda: self.cache.forget_on_disk(key, tokens))
+        self.disk.later(lambda: None if unless() else self.cache.forget_on_disk(key, tokens))
 
     def clear(self, tenant: str | None) -> None:
         """Drop all that one tenant, or everybody, has in memory."""
@@ -69,8 +80,11 @@ class TenantStore:
             say_fault("clear", error)
 
     def clear_files(self, tenant: str | None) -> None:
-        """Remove the files of one tenant, or all."""
-        self.disk.later(lambda: self.cache.clear_disk(None if tenant is None else self.key_of(tenant)))
+        """Remove the files of one tenant, or of everybody: never those of another model."""
+        if tenant is None:
+            self.disk.later(lambda: self.cache.clear_disk_group(self.key_of("")))
+        else:
+            self.disk.later(lambda: self.cache.clear_disk(self.key_of(tenant)))
 
     def limit_to(self, n_bytes: int, *, sparing: NDArray[np.int32] | None = None, tenant: str = "") -> bool:
         """Keep at most `n_bytes` from now on, and never more than the cache's own limit; whether it had to evict.

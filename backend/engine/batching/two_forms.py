@@ -97,6 +97,10 @@ class TwoForms(PromptCache):
         for key in [None] if model_key is None else self._forms(model_key):
             super().clear_disk(key)
 
+    def clear_disk_group(self, model_key: Hashable) -> None:
+        """See PromptCache. Both forms are of one group."""
+        super().clear_disk_group((model_key, False))
+
     # Places
 
     def _forms(self, model_key: Hashable) -> list[Hashable]:
@@ -126,4 +130,4 @@ class TwoForms(PromptCache):
 def _of_form(namespace: Callable[[Hashable], str | None], key: Any) -> str | None:
     model_key, is_codes = key
     name = namespace(model_key)
-    return f"codes {name}" if name is not None and is_codes else name
+    return f"{name}\ncodes" if name is not None and is_codes else name

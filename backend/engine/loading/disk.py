@@ -6,6 +6,7 @@ from pathlib import Path
 
 from backend.config import CacheConfig
 from backend.core.logline import logline
+from backend.engine.conversation_files import ConversationFiles
 from backend.engine.name_files import NameFiles
 from mlx_cache.disk import DiskTier, DiskUnusable
 
@@ -16,10 +17,11 @@ CLOSE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class OpenDisk:
-    """A tier that is open, and the names beside it."""
+    """A tier that is open, with the names and the conversations beside it."""
 
     tier: DiskTier
     names: NameFiles
+    conversations: ConversationFiles
 
     def close(self) -> None:
         """Let it go; harmless when it is closed already."""
@@ -41,6 +43,10 @@ def open_disk(cache: CacheConfig, model_path: str) -> OpenDisk | str:
         return str(error)
     stats = tier.stats()
     log.info(logline("prompt_cache_disk", directory=directory, files=stats["files"], bytes=stats["bytes"]))
-    names = NameFiles(directory)
-    names.read()
-    return OpenDisk(tier, names)
+    opened = OpenDisk(tier, NameFiles(directory), ConversationFiles(directory, tier.label))
+    opened.names.read()
+    try:
+        opened.conversations.read()
+    except OSError as error:
+        log.warning(logline("conversations_not_tidied", reason=error.strerror))
+    return opened

@@ -56,3 +56,16 @@ def test_clearing_forgets_without_a_word(tenant: str | None, left: int) -> None:
     list(kept.turn("u", "a", tokens(1), 0))
     kept.clear(tenant)
     assert len(kept) == left
+
+
+def test_what_an_earlier_process_knew_is_forgotten_in_its_turn() -> None:
+    kept = Conversations(idle_s=10, most=2)
+    for last, name in ((-9.0, "a"), (-3.0, "b"), (-2.0, "c")):
+        kept.restore("t", name, [tokens(1, ord(name)), tokens(2)], last)
+    surplus = list(kept.surplus())
+    assert told(surplus) == [("t", [1, ord("a")], 1), ("t", [2], 1)]
+    assert [(left.gone, left.last) for left in surplus] == [("a", -9.0)] * 2
+    assert not list(kept.turn("t", "b", tokens(1, ord("b"), 5), 0))
+    assert [branch.tolist() for branch in kept.branches("t", "b")] == [[2], [1, ord("b"), 5]]
+    assert told(list(kept.due(8))) == [("t", [1, ord("c")], 1), ("t", [2], 1)]
+    assert kept.next_due(8) == 2

@@ -13,6 +13,7 @@ import pytest
 
 from backend.config import CacheConfig, EngineConfig
 from backend.core.errors import DeadlineExceeded
+from backend.core.request import Sampling
 from backend.engine.batching import prefills
 from backend.engine.disk_threads import THREADS
 from backend.engine.handle import EngineHandle
@@ -20,20 +21,25 @@ from backend.engine.loading import disk as opening
 from mlx_cache.disk.system import System
 from mlx_cache.disk.tier import DiskTier
 from tests import chosen
-from tests.engine.harness import Answer, model_config, read, request, with_engine
+from tests.engine.harness import Answer, model_config, read, request, settled, with_engine
 from tests.models import write_model
 
 LONG = "A letter that was read once is kept, and whoever asks for it again must wait for the archive to open. " * 6
+FREE = Sampling(ignore_eos=True)
 
 
 class SlowDisk(System):
-    """Opens no file for reading while `shut` is set."""
+    """Opens no file for reading while `shut` is set; `rests` are those that reads made for others."""
 
     def __init__(self) -> None:
         super().__init__()
         self.open_again = threading.Event()
         self.open_again.set()
         self.asked = threading.Event()
+        self.rests = 0
+
+    def sleep(self, seconds: float) -> None:
+        self.rests += 1
 
     def open_file(self, *args: Any, **options: Any) -> int:
         self.asked.set()
@@ -86,6 +92,27 @@ def test_others_go_on_while_a_row_waits_for_its_disk(path: Path, tmp_path: Path,
             assert answer.logprobs == first.logprobs
             assert answer.end is not None and answer.end.usage.cached_tokens == len(LONG) - 1
         assert handle.info().queue["prefilled_tokens"] < 100
+
+    with_engine(config(path, tmp_path / "kv"), body)
+
+
+def test_a_read_rests_between_its_pieces_while_others_decode(path: Path, tmp_path: Path, slow: SlowDisk) -> None:
+    kept(path, tmp_path / "kv")
+
+    async def body(handle: EngineHandle) -> None:
+        for beside in (False, True):
+            slow.open_again.clear()
+            other = await handle.submit(request("Somebody else. ", n=3000 if beside else 1, sampling=FREE))
+            await anext(aiter(other))
+            if not beside:
+                await settled(handle)
+            waiting = asyncio.create_task(read(handle, request(LONG, n=1, cache_read_only=True)))
+            await asked(slow)
+            slow.open_again.set()
+            await waiting
+            assert (slow.rests > 0) == beside
+            other.cancel()
+            slow.asked.clear()
 
     with_engine(config(path, tmp_path / "kv"), body)
 

@@ -11,13 +11,14 @@ from backend.engine.handle import EngineHandle
 from tests.engine.harness import model_config, request, with_engine
 from tests.models import write_model
 
-NAMES = 8
+NAMES, LENGTH = 8, 20
 
 
 async def given(handle: EngineHandle, tenant: str, *, first: int = 0) -> int:
     """Names that a tenant gets until it is refused one."""
     for count in range(NAMES + 1):
-        wanted = request(f"{tenant} {first + count} ", keep_as=f"n{first + count}", prefill_only=True, tenant=tenant)
+        text = f"{tenant} {first + count} ".ljust(LENGTH)
+        wanted = request(text, keep_as=f"n{first + count}", prefill_only=True, tenant=tenant)
         try:
             await handle.create_prefix(wanted)
         except Overloaded:
@@ -25,14 +26,28 @@ async def given(handle: EngineHandle, tenant: str, *, first: int = 0) -> int:
     raise AssertionError("there is no end of names")
 
 
-def test_no_tenant_takes_the_names_of_those_who_come_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "MOST_NAMES", NAMES)
+async def one_prefix(handle: EngineHandle) -> int:
+    """Bytes of a prefix."""
+    return await handle.with_session(lambda session: session.budget.cost.bytes_for(LENGTH))
+
+
+@pytest.mark.parametrize("what", ["names", "bytes"])
+def test_no_tenant_takes_the_allowance_of_those_who_come_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    path = write_model(tmp_path / "qwen3", "qwen3")
+    max_bytes = None
+    if what == "names":
+        monkeypatch.setattr(room, "MOST_NAMES", NAMES)
+    else:
+        # Half of it is for names.
+        max_bytes = 2 * NAMES * with_engine(model_config(path), one_prefix)
 
     async def body(handle: EngineHandle) -> None:
         assert [await given(handle, tenant) for tenant in ("alice", "bob", "carol")] == [4, 2, 1]
         # The host itself has what is left, and a name that is there is no further one.
         assert await given(handle, "") == 1
-        await handle.create_prefix(request("again", keep_as="n0", prefill_only=True, tenant="alice"))
+        await handle.create_prefix(request("again".ljust(LENGTH), keep_as="n0", prefill_only=True, tenant="alice"))
         assert await given(handle, "dave") == 0
 
-    with_engine(model_config(write_model(tmp_path / "qwen3", "qwen3"), cache=CacheConfig()), body)
+    with_engine(model_config(path, cache=CacheConfig(max_bytes=max_bytes)), body)

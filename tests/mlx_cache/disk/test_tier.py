@@ -439,6 +439,21 @@ def test_clearing_takes_one_namespace_or_all_also_what_others_wrote(tmp_path: Pa
     disk.close(10)
 
 
+def test_clearing_a_group_takes_every_namespace_with_its_first_line(tmp_path: Path) -> None:
+    disk = tier(tmp_path / "kv")
+    cache = over(disk)
+    spaces = ("a\nt", "a\nu\ncodes", "a", "ab\nt", "b\na")
+    for space in spaces:
+        put(cache, TEXT, space=space)
+    assert cache.flush(10)
+    assert {disk.folder_of(space)[:8] for space in spaces[:3]} == {disk.folder_of("a")[:8]}
+    assert len({disk.folder_of(space) for space in spaces}) == 5
+    cache.clear_disk_group("a\nt")
+    assert [disk.match(space, [*TEXT, 99]) > 0 for space in spaces] == [False, False, False, True, True]
+    assert len(files(tmp_path / "kv")) == 12
+    disk.close(10)
+
+
 def test_the_memorys_clear_leaves_the_disk_alone(tmp_path: Path) -> None:
     disk = tier(tmp_path / "kv")
     cache = over(disk)
@@ -469,7 +484,7 @@ def test_a_namespace_can_be_removed_by_the_name_that_its_entries_have(tmp_path: 
         stored(path, TEXT, space=space)
     disk = tier(path)
     assert {entry.namespace for entry in disk.entries()} == {disk.folder_of("m"), disk.folder_of("o")}
-    disk.clear_folder(disk.folder_of("m"))
+    disk.clear_folders(disk.folder_of("m"))
     assert {entry.namespace for entry in disk.entries()} == {disk.folder_of("o")}
     assert len(files(path)) == 6 and disk.match("m", TEXT) == 0 < disk.match("o", TEXT)
     disk.close(10)
@@ -490,7 +505,7 @@ def test_a_tier_that_is_not_open_finds_and_takes_nothing(tmp_path: Path) -> None
     for call in (disk.forget, disk.protect, disk.unprotect):
         call("m", TEXT)
     disk.clear()
-    disk.clear_folder("0" * 32)
+    disk.clear_folders("0" * 32)
     assert cache.stats()["disk"]["state"] == "off: closed"
 
 
