@@ -188,6 +188,7 @@ class ModelConfig:
     Attributes:
         identity: `ModelOptions.Model`, verbatim: what later requests name.
         candidates: Where the model may be, best first: paths, then a hub id.
+        draft_candidates: The same of a second model that guesses tokens for this one; empty for none.
         context: Tokens of prompt and answer at most; None is what the model was trained for.
         max_kv_size: Size of a rotating KV cache; None keeps all.
         model_path: The host's directory of models; empty where it named none.
@@ -198,6 +199,7 @@ class ModelConfig:
 
     identity: str
     candidates: tuple[str, ...]
+    draft_candidates: tuple[str, ...] = ()
     revision: str = ""
     context: int | None = None
     max_kv_size: int | None = None

@@ -33,14 +33,21 @@ class Scripts:
         self.model = model
         self._next = mx.zeros((vocab // SIZE, POSITIONS), mx.int32)
 
-    def follow(self, texts: Mapping[int, Sequence[int]]) -> None:
-        """From now on script n, 1 or more, is `texts[n]`, prompt and answer, all of whose tokens are n's."""
+    def follow(self, texts: Mapping[int, Sequence[int]], *, right: float = 1.0, seed: int = 0) -> None:
+        """From now on script n, 1 or more, is `texts[n]`, prompt and answer, all of whose tokens are n's.
+
+        Args:
+            right: The chance that what it says comes next is what does.
+            seed: Decides which are its mistakes.
+        """
         table = np.zeros(self._next.shape, np.int32)
         for script, text in texts.items():
             assert {token // SIZE for token in text} == {script}
             # What comes after its end is only looked at by drafts that go beyond it.
             table[script] = script * SIZE
-            table[script, : len(text) - 1] = text[1:]
+            coming = np.array(text[1:], np.int32)
+            wrong = np.random.default_rng((script, seed)).random(len(coming)) >= right
+            table[script, : len(coming)] = np.where(wrong, script * SIZE + (coming + 1) % SIZE, coming)
         self._next = mx.array(table)
         mx.eval(self._next)
 
@@ -55,9 +62,12 @@ class Scripts:
 
 
 def load_scripted(config: ModelConfig, *given: Any, **options: Any) -> LoadedModel:
-    """As `load_model`; the model that is tried out is the real one, the one that then serves follows its scripts."""
+    """As `load_model`; the models that are tried out are the real ones, those that then serve follow scripts."""
     loaded = load_model(config, *given, **options)
-    return replace(loaded, model=Scripts(loaded.model, loaded.vocab_size))
+    draft = loaded.draft
+    if draft is not None:
+        draft = replace(draft, model=Scripts(draft.model, draft.vocab_size))
+    return replace(loaded, model=Scripts(loaded.model, loaded.vocab_size), draft=draft)
 
 
 def write_scripted(folder: Path, family: str, *, vocab: int, hidden: int, layers: int) -> Path:

@@ -73,10 +73,15 @@ class Side:
 
 
 class Bench:
-    """An engine whose model answers as scripted. Event loop only."""
+    """An engine whose model answers as scripted. Event loop only.
+
+    Attributes:
+        right: How often a draft model's next token is the script's, if there is such a model.
+    """
 
     def __init__(self, handle: EngineHandle, clock: Callable[[], float]) -> None:
         self._handle, self._clock = handle, clock
+        self.right = 1.0
         self._kinds: frozenset[Any] = frozenset()
 
     async def start(self, config: ModelConfig) -> None:
@@ -90,13 +95,13 @@ class Bench:
     async def measure(self, pairs: Sequence[tuple[Tokens, Tokens]], *, rounds: int, again: bool) -> tuple[Side, Side]:
         """All prompts at once, and their answers, without and with speculation in turn."""
         texts = {prompt[0] // SIZE: [*prompt, *answer] for prompt, answer in pairs}
-        await self._handle.with_session(lambda session: session.loaded.model.follow(texts))
         sides = Side(), Side()
         for round_ in range(rounds + 1):
             # Whichever is first in one round is second in the next.
             for on in (False, True) if round_ % 2 else (True, False):
                 kinds = self._kinds if on else frozenset[Any]()
                 await self._handle.with_session(lambda session, kinds=kinds: _set_kinds(session, kinds))
+                await self._handle.with_session(lambda session, seed=round_: self._follow(session, texts, seed))
                 before = await self._handle.with_session(_counted)
                 rates = await self._run(pairs, again=again)
                 after = await self._handle.with_session(_counted)
@@ -104,6 +109,12 @@ class Bench:
                 if round_:
                     sides[on].add(rates, counted)
         return sides
+
+    def _follow(self, session: Any, texts: Mapping[int, Sequence[int]], seed: int) -> None:
+        session.loaded.model.follow(texts)
+        if session.loaded.draft is not None:
+            # Other mistakes each time: those of one beginning would decide what a session makes of it.
+            session.loaded.draft.model.follow(texts, right=self.right, seed=seed)
 
     async def _run(self, pairs: Sequence[tuple[Tokens, Tokens]], *, again: bool) -> Rates:
         started = self._clock()

@@ -147,6 +147,25 @@ def write_model(
     return folder
 
 
+def write_deeper(folder: Path, shallow: Path, *, layers: int) -> Path:
+    """A llama or qwen3 that says what the one in `shallow` says, and takes as long as so many layers more take.
+
+    What the further layers give is zero. So the shallow one is a draft model that is always right.
+    """
+    import mlx.core as mx
+
+    config = json.loads((shallow / "config.json").read_text())
+    has = config["num_hidden_layers"]
+    write_checkpoint(folder, config | {"num_hidden_layers": has + layers})
+    weights = mx.load(str(folder / "model.safetensors")) | mx.load(str(shallow / "model.safetensors"))
+    for name, array in weights.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")) and int(name.split(".")[2]) >= has:
+            weights[name] = mx.zeros_like(array)
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
+    write_tokenizer(folder, config["vocab_size"])
+    return folder
+
+
 def write_checkpoint(folder: Path, config: dict[str, Any], *, seed: int = 0, dtype: str = "float32") -> None:
     """Write config.json and random weights of the model that mlx-lm makes of `config`."""
     # Imported here so that a test module may choose its BLAS before MLX loads.

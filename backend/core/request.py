@@ -173,6 +173,7 @@ class GenerationRequest:
         request_id: For logs and trailing metadata.
         prompt: Raw text, or a conversation for the chat template.
         max_tokens: Generated tokens at most, end-of-sequence not counted; None is to the end of the context.
+        max_draft: Guessed tokens that a pass looks at, at most; None leaves it to the load.
         stop: Strings at which the answer ends; they and any part of them are never sent.
         logprobs: None is off; n asks for every token's logprob and its n most likely alternatives.
         grammar: What the answer must match, after any reasoning.
@@ -190,6 +191,7 @@ class GenerationRequest:
     request_id: str
     prompt: str | Conversation
     max_tokens: int | None = None
+    max_draft: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
@@ -207,6 +209,8 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise InvalidRequest("Tokens", f"must be positive, is {self.max_tokens}")
+        if self.max_draft is not None and self.max_draft < 1:
+            raise InvalidRequest("NDraft", f"must not be negative, is {self.max_draft}")
         if not -MAX_PRIORITY <= self.priority <= MAX_PRIORITY:
             raise InvalidRequest("Metadata[priority]", f"must be a whole number in [{-MAX_PRIORITY}, {MAX_PRIORITY}]")
         if len(self.stop) > MAX_STOPS:

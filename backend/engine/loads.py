@@ -327,4 +327,6 @@ def _unchanged(files: ModelFiles, known: LoadedModel) -> bool:
         ModelLoadFailed: There are none, or half of them.
     """
     check_weights(files.directory)
+    if known.draft is not None and known.draft.namespace_now() != known.draft.namespace:
+        return False
     return known.namespace_now() == known.namespace

@@ -108,6 +108,7 @@ class EnginePicture:
         counters: Since the load.
         cache: The prompt cache's own figures by name.
         speculation: What `Depths.figures` says; empty where nothing guesses, and while the model is asleep.
+        draft_fault: Why a draft model guesses no more; empty while it does, or where there is none.
         tells: Whether anything of the prompt cache may be told.
         before: What was counted before the load.
     """
@@ -128,6 +129,7 @@ class EnginePicture:
     disk_state: str = ""
     cache: Mapping[str, float] = field(default_factory=dict)
     speculation: Mapping[str, float] = field(default_factory=dict)
+    draft_fault: str = ""
     tells: bool = True
     before: Before = field(default_factory=Before)
 

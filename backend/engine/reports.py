@@ -100,7 +100,7 @@ def info(
     details |= {"uncached_reason": facts.uncached_reason, **facts.memory}
     details["prompt_cache_disk"] = picture.disk_state if picture else ""
     details |= {"embedding": _embedding(model.pooled), "rerank": model.pooled.rerank_way}
-    details["speculation"] = drafters_in_words(model)
+    details["speculation"] = drafters_in_words(model, picture)
     isolation = model.config.engine.isolation
     details |= {"isolation": isolation, "isolation_keeps": KEPT[isolation]}
     details["idle"] = f"asleep since {asleep_since:%Y-%m-%dT%H:%M:%SZ}" if asleep_since else ""
@@ -126,18 +126,21 @@ def _embedding(pooled: PooledPreparer) -> str:
     return f"pooling {pooled.pooling}, width {pooled.facts.hidden_width}{length}"
 
 
-def drafters_in_words(model: RequestPreparer) -> str:
-    """Who guesses at tokens to come, or why nobody does."""
+def drafters_in_words(model: RequestPreparer, picture: EnginePicture | None) -> str:
+    """Who guesses at tokens to come, or why nobody does; why a draft model does no more."""
     engine, reason = model.config.engine, model.facts.speculation_reason
-    drafters = engine.drafters - {Drafter.MODEL}
+    fault = picture.draft_fault if picture else ""
+    drafters = engine.drafters if model.facts.drafts and not fault else engine.drafters - {Drafter.MODEL}
     uncached = 0 in (model.config.cache.max_sequences, model.config.cache.max_bytes)
     if engine.isolation == "strict" or uncached or model.facts.uncached_reason:
         drafters -= {Drafter.CACHE}  # there is nothing for it to know
+    stopped = f"draft {fault}" if fault else ""
     if not drafters:
-        return "off"
+        return f"off: {stopped}" if stopped else "off"
     if reason:
         return f"off: {reason}"
-    return f"{', '.join(drafter for drafter in Drafter if drafter in drafters)}; up to {engine.max_draft} tokens"
+    words = f"{', '.join(drafter for drafter in Drafter if drafter in drafters)}; up to {engine.max_draft} tokens"
+    return f"{words}; {stopped}" if stopped else words
 
 
 def _told(queue: dict[str, float], isolation: Isolation) -> dict[str, float]:

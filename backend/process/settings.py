@@ -140,7 +140,7 @@ SETTINGS: Final = (
         "--speculation",
         read.drafters,
         "auto",
-        "whose guesses at tokens to come are looked at: auto (all), off, or some of ngram, cache, grammar",
+        "whose guesses at tokens to come are looked at: auto (all), off, or some of ngram, cache, grammar, draft",
     ),
     _Setting("--max-draft", read.integer(1, 32), str(_ENGINE.max_draft), "guessed tokens a pass looks at, at most"),
     _Setting("--sampler", read.one_of("auto", "host", "device"), "auto", "where to sample: auto, host or device"),

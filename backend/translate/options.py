@@ -15,7 +15,7 @@ from backend.core.request import Json, Sampling
 from backend.output.parser_names import reasoning_parsers, tool_parsers
 from backend.pb import backend_pb2 as pb
 from backend.translate import option_values as read
-from backend.translate.model_path import adapter_of, candidates_of
+from backend.translate.model_path import adapter_of, candidates_of, draft_candidates_of
 from backend.translate.strict_json import parse_object
 
 # What hosts send where nobody set a context; an explicit 4096 looks the same.
@@ -121,9 +121,12 @@ def load_request(wire: pb.ModelOptions, defaults: LoadDefaults) -> LoadRequest:
     if values.get("trust_remote_code") and not defaults.allow_remote_code:
         warnings.append("TrustRemoteCode: this worker was not started with --allow-remote-code")
         values["trust_remote_code"] = False
-    if wire.DraftModel:
-        warnings.append("DraftModel: not used, this worker guesses tokens without another model")
-    elif Drafter.MODEL in (drafters := values.get("engine.drafters", ALL_DRAFTERS)) and drafters != ALL_DRAFTERS:
+    drafters = values.get("engine.drafters", defaults.engine.drafters)
+    if wire.DraftModel and Drafter.MODEL in drafters:
+        values["draft_candidates"] = draft_candidates_of(wire)
+    elif wire.DraftModel:
+        warnings.append("DraftModel: not loaded, for speculation is not to use it")
+    elif Drafter.MODEL in values.get("engine.drafters", ()) and drafters != ALL_DRAFTERS:
         raise ModelLoadFailed("speculation: draft needs a DraftModel, and none is given")
     values.pop("use_context_size", None)
     return LoadRequest(config=_config(wire, values, defaults), warnings=tuple(warnings))

@@ -41,6 +41,7 @@ def generation_request(
         request_id=request_id,
         prompt=prompt_of(wire, model),
         max_tokens=max_tokens_of(wire.Tokens, model.default_max_tokens),
+        max_draft=wire.NDraft or None,
         sampling=sampling_of(wire, model.defaults),
         # "" is in every text; dict keeps the order and drops repeats.
         stop=tuple(dict.fromkeys(stop for stop in wire.StopPrompts if stop)),

@@ -6,7 +6,7 @@ PREDICT = frozenset({
     "Threads", "Batch", "NKeep", "F16KV", "DebugMode", "TailFreeSamplingZ", "Mirostat", "MirostatETA",
     "MirostatTAU", "PenalizeNL", "MLock", "MMap", "PromptCacheAll", "MainGPU", "TensorSplit",
     "Debug", "RopeFreqBase", "RopeFreqScale", "NegativePromptScale",
-    "NegativePrompt", "NDraft",
+    "NegativePrompt",
 })  # fmt: skip
 
 MODEL = frozenset({

@@ -15,7 +15,8 @@ UNSET_CONTEXT = 4096
 # What a request gets where neither it nor the YAML says anything; top-k stays 0 for the names of MLX.
 SAMPLING = {"temperature": 0.9, "top_p": 0.95, "top_k": 0, "min_p": 0.0, "max_tokens": 0}
 READ = {
-    "backend", "context_size", "embeddings", "name", "options", "parameters", "reasoning", "reranking", "template"
+    "backend", "context_size", "draft_model", "embeddings", "n_draft", "name",
+    "options", "parameters", "reasoning", "reranking", "template"
 }  # fmt: skip
 
 
@@ -43,6 +44,8 @@ def model_options(config: Mapping[str, Any], models: Path) -> pb.ModelOptions:
         Seed=-1,
         Embeddings=config.get("embeddings", False),
         Reranking=config.get("reranking", False),
+        # A hub id too.
+        DraftModel=str(models / config["draft_model"]) if "draft_model" in config else "",
     )
 
 
@@ -66,6 +69,7 @@ def request(config: Mapping[str, Any], text: str, **fields: Any) -> pb.PredictOp
             "PromptCacheAll": True,
             "ModelIdentity": config["parameters"]["model"],
             "Metadata": metadata,
+            "NDraft": config.get("n_draft", 0),
             **fields,
         }
     )

@@ -25,10 +25,12 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Worker, Pat
     """A worker, and a models path in which every model that the files name is tiny-chat."""
     models = tmp_path_factory.mktemp("models")
     for path in FILES:
-        place = models / localai.read(path)["parameters"]["model"]
-        place.parent.mkdir(exist_ok=True)
-        if not place.exists():
-            place.symlink_to(TINY_CHAT)
+        config = localai.read(path)
+        for name in filter(None, (config["parameters"]["model"], config.get("draft_model"))):
+            place = models / name
+            place.parent.mkdir(exist_ok=True)
+            if not place.exists():
+                place.symlink_to(TINY_CHAT)
     with Worker() as worker:
         yield worker, models
 
@@ -76,6 +78,7 @@ PROOFS: dict[str, tuple[str, dict[str, Any], Check]] = {
     "disk-cache": (CAPITAL, {}, has(prompt_cache_disk="on")),
     "quantised-kv": (CAPITAL, {}, has(kv_bits="8", kv_group_size="32")),
     "speculation": (CAPITAL, {}, answers),
+    "draft-model": (CAPITAL, {}, has(speculation="ngram, cache, grammar, draft; up to 16 tokens")),
     "embeddings": (CAPITAL, {}, has(embedding="pooling last, width 192, length 1", rerank="cosine")),
     # tiny-chat has no token for yes.
     "rerank": (CAPITAL, {}, has(rerank="cosine")),

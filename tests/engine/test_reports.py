@@ -37,12 +37,14 @@ def test_without_proc_the_peak_stands_for_a_process_that_has_no_model(tmp_path: 
         ({"drafters": {Drafter.CACHE}}, {"max_bytes": 0}, {}, "off"),
         ({}, {}, {"uncached_reason": "its state"}, "ngram, grammar; up to 16 tokens"),
         ({}, {}, {"speculation_reason": "its cache"}, "off: its cache"),
+        ({}, {}, {"drafts": True}, "ngram, cache, grammar, draft; up to 16 tokens"),
+        ({"drafters": {Drafter.MODEL}}, {}, {}, "off"),
     ],
 )
 def test_who_guesses_is_told_or_why_nobody_does(
-    engine: dict[str, Any], cache: dict[str, Any], facts: dict[str, str], told: str
+    engine: dict[str, Any], cache: dict[str, Any], facts: dict[str, Any], told: str
 ) -> None:
     config = SimpleNamespace(engine=replace(EngineConfig(), **engine), cache=replace(CacheConfig(), **cache))
-    reasons = {"speculation_reason": "", "uncached_reason": ""} | facts
+    reasons = {"speculation_reason": "", "uncached_reason": "", "drafts": False} | facts
     model = SimpleNamespace(config=config, facts=SimpleNamespace(**reasons))
-    assert drafters_in_words(cast(Any, model)) == told
+    assert drafters_in_words(cast(Any, model), None) == told

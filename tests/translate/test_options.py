@@ -207,9 +207,27 @@ def test_what_every_request_sets_itself_is_a_warning_and_not_a_default() -> None
     assert request.config.defaults == Sampling()
 
 
-def test_a_draft_model_is_a_warning() -> None:
-    assert "DraftModel" in load(DraftModel="/models/x").warnings[0]
-    assert load("speculation:draft", DraftModel="/models/x").config.engine.drafters == {Drafter.MODEL}
+def test_a_draft_model_is_looked_for_where_models_are() -> None:
+    for named, candidates in (
+        ("/models/x", ("/models/x",)),
+        ("small/x", ("/models/small/x", "small/x")),
+        ("hf://owner/small", ("hf://owner/small",)),
+        # As hosts send a hub id.
+        ("/models/owner/small", ("/models/owner/small", "hf://owner/small")),
+        ("/elsewhere/owner/small", ("/elsewhere/owner/small",)),
+        ("", ()),
+    ):
+        asked = load(DraftModel=named, ModelPath="/models")
+        assert asked.config.draft_candidates == candidates and not asked.warnings
+    only = load("speculation:draft", DraftModel="/models/x").config
+    assert (only.engine.drafters, only.draft_candidates) == ({Drafter.MODEL}, ("/models/x",))
+
+
+@pytest.mark.parametrize("drafters", ["off", "ngram", "ngram,cache,grammar"])
+def test_a_draft_model_that_is_not_to_be_used_is_not_loaded(drafters: str) -> None:
+    asked = load(f"speculation:{drafters}", DraftModel="/models/x")
+    assert not asked.config.draft_candidates
+    assert asked.warnings == ("DraftModel: not loaded, for speculation is not to use it",)
 
 
 @pytest.mark.parametrize(

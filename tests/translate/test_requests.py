@@ -288,6 +288,12 @@ def test_the_cache_fields_come_from_the_request_and_the_models_options() -> None
     assert translate(Prompt="p").cache_answer
 
 
+def test_a_request_may_say_how_many_of_its_tokens_are_guessed_at_most() -> None:
+    assert translate(Prompt="p").max_draft is None
+    assert (translate(Prompt="p", NDraft=0).max_draft, translate(Prompt="p", NDraft=3).max_draft) == (None, 3)
+    assert refusal(Prompt="p", NDraft=-1).field == "NDraft"
+
+
 def test_a_deadline_is_a_point_on_our_clock_and_infinity_is_none() -> None:
     assert deadline_of(2.0, now=10.0) == 12.0
     assert deadline_of(None, now=10.0) is None

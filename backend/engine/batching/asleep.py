@@ -59,7 +59,8 @@ def without_weights(loaded: LoadedModel) -> LoadedModel:
     backbone = loaded.backbone
     if not isinstance(backbone, str):
         backbone = replace(backbone, forward=_no_model, new_cache=_no_caches)
-    return replace(loaded, model=None, new_cache=_no_caches, backbone=backbone)
+    draft = None if loaded.draft is None else without_weights(loaded.draft)
+    return replace(loaded, model=None, new_cache=_no_caches, backbone=backbone, draft=draft)
 
 
 def _no_model(*_args: Any, **_options: Any) -> mx.array:

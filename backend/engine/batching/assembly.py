@@ -16,6 +16,8 @@ from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.batch_host import HostBatch
 from backend.engine.batching.cache_disk import CacheDisk
 from backend.engine.batching.conversations import Conversations
+from backend.engine.batching.drafting.assembly import draft_facts, drafting_maker
+from backend.engine.batching.drafting.drafting import Drafting
 from backend.engine.batching.group_cost import DeviceKind, padding_bounds
 from backend.engine.batching.memory import MemoryBudget, copied_share
 from backend.engine.batching.pace import Pace
@@ -31,7 +33,7 @@ from backend.engine.loading import LoadedModel
 from backend.engine.loading.device_memory import DeviceMemory, bound_pool, device_memory, wire, wired_limit
 from backend.engine.loading.disk import OpenDisk
 from backend.engine.loading.failures import check_cancelled
-from backend.engine.loading.kv_cost import leaves
+from backend.engine.loading.kv_cost import KVCost, leaves
 from backend.engine.picture import Counters
 from backend.engine.sampling.device.sampler import DeviceSampler
 from backend.engine.sampling.device.warm_up import warm_up as warm_up_sampler
@@ -88,8 +90,12 @@ def make_session(
     warms = asleep is None and (config.engine.warm_up == "on" or (config.engine.warm_up == "auto" and kind != "cpu"))
     layers = len(list(leaves(loaded.new_cache())))
     memory, budget = _memory(config.engine, loaded, is_cpu=kind == "cpu", layers=layers)
-    limit = wired_limit(config.engine.wired_bytes, memory=memory, wanted=loaded.weight_bytes + budget.total)
+    limit = wired_limit(config.engine.wired_bytes, memory=memory, wanted=loaded.all_weight_bytes + budget.total)
     new_batch = _batch_maker(config.engine.sampler, loaded, on_cpu=kind == "cpu", warms=warms, cancelled=cancelled)
+
+    new_drafting = drafting_maker(
+        config.engine, loaded, chunk=chunk, slice_s=SLICE_SECONDS[kind], clock=clock, cancelled=cancelled
+    )
 
     def session(outbox: Outbox, tell: Callable[[], None], disk: OpenDisk | str = "") -> Session:
         prefix = asleep.prefix if asleep else _prefix_cache(config, loaded, budget, generation, disk, notify, clock)
@@ -100,12 +106,13 @@ def make_session(
                 "device_memory": f"{memory.total} bytes: {memory.source}",
                 "wired_limit": f"{limit} bytes" if limit else "",
                 **_kv_facts(loaded),
+                **draft_facts(loaded),
             },
             config=config,
             generation=generation,
             prefix=prefix,
             counters=counters,
-            speculating=_speculating(config.engine, loaded, prefix, counters),
+            speculating=_speculating(config.engine, loaded, prefix, counters, drafting=new_drafting()),
             new_batch=new_batch,
             budget=budget,
             padding=padding_bounds(kind, step_bytes=loaded.step_bytes, layers=layers, budget=budget.total),
@@ -209,10 +216,14 @@ def _prefix_cache(
     )
 
 
-def _speculating(engine: EngineConfig, loaded: LoadedModel, prefix: PrefixCache, counters: Counters) -> Speculating:
+def _speculating(
+    engine: EngineConfig, loaded: LoadedModel, prefix: PrefixCache, counters: Counters, *, drafting: Drafting | None
+) -> Speculating:
+    drafters = engine.drafters if drafting is not None else engine.drafters - {Drafter.MODEL}
     return Speculating(
-        kinds=frozenset() if loaded.speculation_reason else engine.drafters - {Drafter.MODEL},
-        depths=Depths(engine.max_draft),
+        kinds=frozenset() if loaded.speculation_reason else drafters,
+        depths=Depths(engine.max_draft) if drafting is None else drafting.depths,
+        drafting=drafting,
         donor=prefix.donor,
         counters=counters,
         bytes_of=partial(pass_bytes, loaded.vocab_size, loaded.kv_cost.fixed),
@@ -249,14 +260,15 @@ def _memory(
     memory = device_memory(mx.device_info(), is_cpu=is_cpu, active=mx.get_active_memory(), share=engine.memory_share)
     if not memory.total and engine.kv_bytes is None:
         raise ModelLoadFailed("kv_bytes: must be given, for the device does not say how much memory it has")
-    left = max(0, memory.total - loaded.weight_bytes - _scores_peak(loaded))
+    left = max(0, memory.total - loaded.all_weight_bytes - _scores_peak(loaded))
     budget = MemoryBudget(
         int(KV_SHARE * left) if engine.kv_bytes is None else engine.kv_bytes,
         loaded.kv_cost,
         copied=copied_share(layers),
+        beside=loaded.draft.kv_cost if loaded.draft is not None else KVCost(),
     )
     if not budget.fits(budget.projected(1)):
-        what = f"weights of {loaded.weight_bytes} bytes leave" if engine.kv_bytes is None else "kv_bytes gives"
+        what = f"weights of {loaded.all_weight_bytes} bytes leave" if engine.kv_bytes is None else "kv_bytes gives"
         raise ModelLoadFailed(
             f"{loaded.path}: {what} {budget.total} bytes for KV of {memory.total} bytes ({memory.source}), "
             f"one short prompt needs {budget.with_copies(budget.projected(1))}"

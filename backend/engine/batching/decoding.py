@@ -122,7 +122,25 @@ class Decoding:
             self._merge_groups()
         self.counters.decode_seconds += self.clock() - started
 
+    def _let_model_guess(self, group: DecodeBatch) -> bool:
+        """Have the draft model read or guess where that is expected to pay; whether the group is here yet."""
+        turn = self.speculating.turn(group.rows, may_read=not self.prefills.busy)
+        if turn is None:
+            return True
+        if group.ahead:
+            self._emit(group, group.collect)
+        # What fails from here on is the draft model's own.
+        self.settle()
+        if group not in self.groups.batches:
+            return False
+        if self.outbox:
+            self.tell()
+        self.speculating.guess(group.rows, turn, spare=self.spare)
+        return True
+
     def _advance(self, group: DecodeBatch) -> None:
+        if not self._let_model_guess(group):
+            return
         plan = self.speculating.plan(group.rows, spare=self.spare)
         if plan is not None and group.ahead:
             # What is drawn already comes before all that may be guessed.

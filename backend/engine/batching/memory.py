@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from backend.engine.loading.kv_cost import KVCost
 
@@ -29,12 +29,14 @@ class MemoryBudget:
     Attributes:
         total: Bytes of KV: live, cached, and copies on their way.
         cost: What one row weighs at a length.
+        beside: What a draft model has of it weighs.
         copied: Share of the rows' bytes that may exist twice; see `copied_share`.
     """
 
     total: int
     cost: KVCost
     copied: float = 0.0
+    beside: KVCost = field(default_factory=KVCost)
 
     @property
     def most(self) -> int:
@@ -48,7 +50,7 @@ class MemoryBudget:
     def projected(self, tokens: int) -> int:
         """Bytes that a row of `tokens` needs to run."""
         blocks = -(-(tokens + 1) // BLOCK_TOKENS) + 1
-        return self.cost.bytes_for(blocks * BLOCK_TOKENS)
+        return self.cost.bytes_for(blocks * BLOCK_TOKENS) + self.beside.bytes_for(blocks * BLOCK_TOKENS)
 
     def apart(self, lengths: Iterable[int]) -> int:
         """Bytes of rows of these lengths, each in a batch of its own."""
@@ -68,7 +70,7 @@ class MemoryBudget:
         One that had to go before returns only where the others can grow by a block each as well, or it would go again
         as soon as they do.
         """
-        growth = rows * BLOCK_TOKENS * self.cost.most_per_token if returning else 0
+        growth = rows * BLOCK_TOKENS * (self.cost.most_per_token + self.beside.most_per_token) if returning else 0
         return self.fits(beside + self.projected(tokens) + growth)
 
     def room_for_cache(self, live: int) -> int:

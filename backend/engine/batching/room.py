@@ -1,6 +1,6 @@
 """What the rows and the prompt cache take of the budget, and what has to give way."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -22,13 +22,18 @@ TENANT_SHARE = 0.5
 
 @dataclass(slots=True, kw_only=True)
 class Room:
-    """Engine thread only. The prompt cache gives way to rows, whatever it holds."""
+    """Engine thread only. The prompt cache gives way to rows, whatever it holds.
+
+    Args:
+        drafting: Bytes of KV that a draft model has of the rows.
+    """
 
     budget: MemoryBudget
     prefix: PrefixCache
     prefills: Prefills
     groups: DecodeGroups
     pooled: Pooled
+    drafting: Callable[[], int]
 
     @property
     def rows(self) -> list[Row]:
@@ -59,7 +64,7 @@ class Room:
 
     def live(self) -> int:
         """Bytes of KV that the rows have now."""
-        return self.groups.nbytes() + self.prefills.nbytes() + self.pooled.nbytes()
+        return self.groups.nbytes() + self.prefills.nbytes() + self.pooled.nbytes() + self.drafting()
 
     def projected(self, *, without: Collection[Row] = ()) -> int:
         """Bytes of KV that all rows need to run on: those that decode with their padding, prompts each for itself."""

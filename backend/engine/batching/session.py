@@ -140,7 +140,12 @@ class Session:
             scores=self.scores,
         )
         self.room = Room(
-            budget=self.budget, prefix=self.prefix, prefills=self.prefills, groups=self.groups, pooled=self.pooled
+            budget=self.budget,
+            prefix=self.prefix,
+            prefills=self.prefills,
+            groups=self.groups,
+            pooled=self.pooled,
+            drafting=self.speculating.nbytes,
         )
         self.decoding = Decoding(
             groups=self.groups,
@@ -247,6 +252,7 @@ class Session:
         self._end_overdue()
         self.prefix.rows_decode(bool(self.groups))
         self.prefix.forget_idle(self.clock())
+        self.speculating.retain(self.groups.rows)
         if self.strict and self.touched and not self.room.rows:
             self.touched = False
             gc.collect()
@@ -279,6 +285,7 @@ class Session:
             self.prefix.close(FLUSH_SECONDS)
         figures = self.prefix.figures()
         del self.loaded, self.prefills, self.pooled, self.groups, self.room, self.decoding, self.prefix, self.new_batch
+        del self.speculating
         gc.collect()
         self.restore_limits()
         mx.clear_cache()
@@ -292,7 +299,7 @@ class Session:
             active_bytes=mx.get_active_memory(),
             peak_bytes=mx.get_peak_memory(),
             buffer_pool=mx.get_cache_memory(),
-            weights=self.loaded.weight_bytes,
+            weights=self.loaded.all_weight_bytes,
             live_kv=self.room.live(),
             cached_kv=self.prefix.nbytes,
             budget=self.budget.total,
@@ -304,6 +311,7 @@ class Session:
             disk_state=self.prefix.disk_state,
             cache=self.prefix.figures(),
             speculation=self.speculating.figures(),
+            draft_fault=self.speculating.fault,
             tells=self.prefix.tells,
         )
 
@@ -350,8 +358,10 @@ class Session:
         return (*row.submit.prompt.boundaries, *range(SNAPSHOT_EVERY, len(row.feed), SNAPSHOT_EVERY))
 
     def _relieve(self) -> None:
-        """Keep live rows, copies and cache within the budget: the cache gives way, then the row that came last."""
+        """Keep rows, copies and cache within the budget: the cache gives way, a draft model, the row that came last."""
         while not self.room.relieved() and (rows := self.room.rows):
+            if self.speculating.let_go():
+                continue
             if len(rows) == 1:
                 refusal = self.budget.refusal(rows[0].covered)
                 self._end_where(rows.__contains__, partial(Overloaded, refusal))

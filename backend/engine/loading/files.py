@@ -13,6 +13,7 @@ from typing import Any
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed
 from backend.engine.loading import checkpoint
+from backend.engine.loading.draft_model import check_same_tokens, config_of_draft, of_draft_model
 from backend.engine.loading.failures import check_cancelled, guarded
 from backend.engine.loading.locate import Local, fetch_extra, locate_model, resolve_extra
 from backend.engine.loading.permitted import PermittedFiles
@@ -30,6 +31,7 @@ class ModelFiles:
         adapter: The directory of a LoRA adapter, or None.
         tokenizer: mlx-lm's TokenizerWrapper, chat template overrides applied.
         sentence: What the model's own files say of embeddings.
+        draft: What a second model that guesses tokens is made of; None for none.
     """
 
     directory: Path
@@ -37,6 +39,7 @@ class ModelFiles:
     adapter: Path | None
     tokenizer: Any
     sentence: SentenceConfig
+    draft: "ModelFiles | None" = None
 
 
 def open_files(
@@ -68,13 +71,22 @@ def _open_files(config: ModelConfig, progress: Progress | None, cancelled: Calla
         _check_adapter(adapter)
     tokenizer_directory = look("Tokenizer", config.tokenizer) or directory
     check_cancelled(cancelled)
+    tokenizer = _tokenizer(config, directory, tokenizer_directory, permitted)
     return ModelFiles(
         directory=directory,
         tokenizer_directory=tokenizer_directory,
         adapter=adapter,
-        tokenizer=_tokenizer(config, directory, tokenizer_directory, permitted),
+        tokenizer=tokenizer,
         sentence=read_sentence_config(directory, partial(permitted.check_regular, "modules.json")),
+        draft=_draft(config, tokenizer, progress, cancelled) if config.draft_candidates else None,
     )
+
+
+def _draft(config: ModelConfig, tokenizer: Any, progress: Progress | None, cancelled: Callable[[], bool]) -> ModelFiles:
+    with of_draft_model():
+        files = _open_files(config_of_draft(config), progress, cancelled)
+        check_same_tokens(files.directory, tokenizer.get_vocab(), files.tokenizer.get_vocab())
+        return files
 
 
 def _extra(

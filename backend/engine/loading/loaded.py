@@ -57,6 +57,7 @@ class LoadedModel:
         score_bytes: Of one query token's scores against one key token, where attention holds them all; 0 where not.
         backbone: What gives hidden states, or why nothing does.
         sentence: What the model's files say of embeddings.
+        draft: A second model of the same tokens, which guesses them for this one; None for none.
     """
 
     model: Any
@@ -84,3 +85,9 @@ class LoadedModel:
     score_bytes: int = 0
     backbone: Backbone | str = ""
     sentence: SentenceConfig = field(default_factory=SentenceConfig)
+    draft: "LoadedModel | None" = None
+
+    @property
+    def all_weight_bytes(self) -> int:
+        """Of its parameters and of its draft model's."""
+        return self.weight_bytes + (0 if self.draft is None else self.draft.weight_bytes)

@@ -19,8 +19,11 @@ from mlx_lm.utils import load_model as load_checkpoint
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed
 from backend.core.logline import logline
+from backend.engine.kv.going_back import can_go_back
+from backend.engine.kv.merging import alone
 from backend.engine.loading.backbone import find_backbone, same_backbone
 from backend.engine.loading.context import served_context
+from backend.engine.loading.draft_model import config_of_draft, of_draft_model
 from backend.engine.loading.dtype import main_dtype, preferred_dtype
 from backend.engine.loading.failures import check_cancelled, guarded
 from backend.engine.loading.files import ModelFiles
@@ -66,7 +69,8 @@ def load(
         ModelLoadFailed: One line that names the file or field.
     """
     try:
-        return _load(config, files, progress=progress, cancelled=cancelled, known=known)
+        loaded = _load(config, files, progress=progress, cancelled=cancelled, known=known)
+        return _with_draft(loaded, config, files, progress=progress, cancelled=cancelled, known=known)
     except ModelLoadFailed as error:
         message = error.message
     # The first error's traceback holds the half-loaded model; so does cyclic garbage. A new error holds nothing.
@@ -141,6 +145,34 @@ def _load(
     )
     _log_loaded(loaded)
     return loaded
+
+
+def _with_draft(
+    loaded: LoadedModel,
+    config: ModelConfig,
+    files: ModelFiles,
+    *,
+    progress: Progress | None,
+    cancelled: Callable[[], bool],
+    known: LoadedModel | None,
+) -> LoadedModel:
+    """The model with its draft model, if it has one and may look at what that guesses."""
+    if files.draft is None or loaded.speculation_reason:
+        return loaded
+    with of_draft_model():
+        draft = _load(
+            config_of_draft(config),
+            files.draft,
+            progress=progress,
+            cancelled=cancelled,
+            known=None if known is None else known.draft,
+        )
+        if draft.serial_reason:
+            raise ModelLoadFailed(f"{draft.path}: its rows cannot guess together: {draft.serial_reason}")
+        caches = first_pass(draft.model, draft.new_cache)
+        if not can_go_back([alone(cache) for cache in caches]):
+            raise ModelLoadFailed(f"{draft.path}: a layer's cache cannot go back to before a wrong guess")
+    return replace(loaded, draft=draft)
 
 
 def _again(known: LoadedModel, model: Any, new_cache: Callable[[], list[Any]]) -> LoadedModel:

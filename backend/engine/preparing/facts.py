@@ -22,6 +22,7 @@ class LoadedFacts:
         serial_reason: Why rows cannot decode together; empty when they can.
         speculation_reason: Why a step looks at one token of a row only; empty where it may look at several.
         uncached_reason: Why the prompt cache keeps nothing of this model; empty where it does.
+        drafts: A draft model guesses tokens for it.
         runs_own_code: The checkpoint brings the model's code with it.
         hidden_width: Of the model's hidden states; 0 where none can be had, and `hidden_reason` says why.
         sentence: What the model's files say of embeddings.
@@ -39,6 +40,7 @@ class LoadedFacts:
     speculation_reason: str
     uncached_reason: str
     device: str
+    drafts: bool = False
     runs_own_code: bool = False
     memory: Mapping[str, str] = field(default_factory=dict[str, str])
     hidden_width: int = 0
@@ -58,13 +60,14 @@ class LoadedFacts:
             architecture=str(loaded.config.get("model_type", "")),
             vocab_size=loaded.vocab_size,
             context_length=loaded.context_length,
-            weight_bytes=loaded.weight_bytes,
+            weight_bytes=loaded.all_weight_bytes,
             eos_ids=loaded.eos_ids,
             batchable=loaded.batchable,
             serial_reason=loaded.serial_reason,
             speculation_reason=loaded.speculation_reason,
             uncached_reason=loaded.uncached_reason,
             device=loaded.device,
+            drafts=loaded.draft is not None,
             runs_own_code="model_file" in loaded.config,
             memory=memory,
         )

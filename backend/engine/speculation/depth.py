@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
-from backend.engine.speculation.account import Account
+from backend.engine.speculation.account import AT_FIRST, Account
+from backend.engine.speculation.drafting_costs import DraftingCosts
 from backend.engine.speculation.pass_costs import PassCosts
 from backend.engine.speculation.proposal import Proposal
 
@@ -35,12 +36,14 @@ class Depths:
 
     Args:
         max_draft: The deepest, 1 or more.
+        credit: Plain steps that may be lost before anything is earned.
     """
 
-    def __init__(self, max_draft: int) -> None:
+    def __init__(self, max_draft: int, *, credit: float = AT_FIRST) -> None:
         self.options = tuple(sorted({*(depth for depth in OPTIONS if depth < max_draft), max_draft}))
         self._costs = PassCosts()
-        self._account = Account()
+        self._account = Account(credit)
+        self.drafting = DraftingCosts(self._costs)
         self._now = 0
         self._passes_in_a_row: dict[int, int] = {}
         self._refused: dict[int, int] = {}
@@ -63,7 +66,7 @@ class Depths:
         offered = [proposal.chances for proposal in proposals if proposal is not None]
         if not offered or self._costs.plain(rows) is None:
             return 0
-        depth, value = self._best(rows, offered)
+        depth, value = self._best(rows, [(chances,) for chances in offered])
         if depth and self._passes_in_a_row.get(rows, 0) >= _passes_in_a_row(value):
             return 0
         if depth:
@@ -72,23 +75,63 @@ class Depths:
             self._back_off(rows)
         return depth
 
+    def choose_drafting(
+        self, proposals: Sequence[Proposal | None], hoped: Sequence[tuple[float, ...]]
+    ) -> tuple[int, float]:
+        """How many tokens a model should draft for these rows, and the logarithm of what is expected to be won by it.
+
+        0 where that is no more than what is won without.
+
+        Args:
+            proposals: What each row proposes already.
+            hoped: For each row the chances of tokens that the model would draft; empty where it drafts none.
+        """
+        rows = len(proposals)
+        if self._costs.plain(rows) is None:
+            return 0, 0.0
+        free = [(proposal.chances,) if proposal is not None else () for proposal in proposals]
+        both = [(*known, chances) if chances else known for known, chances in zip(free, hoped, strict=True)]
+        _, least = self._best(rows, list(filter(None, free)))
+        depth, value = self._best(rows, list(filter(None, both)), drafts=True)
+        if depth and value > least and self._passes_in_a_row.get(rows, 0) < _passes_in_a_row(value):
+            return depth, value
+        return 0, 0.0
+
+    def drafted(self, rows: int, count: int, seconds: float) -> None:
+        """A model has drafted so many tokens for each of so many rows; the next step or pass pays for it."""
+        self.drafting.took(rows, count, seconds, now=self._now)
+
+    def invested(self, rows: int, seconds: float) -> None:
+        """So many rows waited while a model read what it is to draft from."""
+        plain = self._costs.plain(rows)
+        if plain:
+            self._account.invested(seconds / plain)
+
+    def may_invest(self, rows: int, seconds: float, *, won: float) -> bool:
+        """Whether so many rows may wait for that, where it is going to win so many plain steps."""
+        plain = self._costs.plain(rows)
+        return bool(plain) and seconds / plain <= won and self._account.may_invest(seconds / plain)
+
     def took(self, rows: int, depth: int, seconds: float, tokens: int) -> None:
         """A pass of this depth over so many rows, or a plain step (0), took so long and gave so many tokens."""
         self._now += 1
         limit = self._dearest(rows, depth)
         ratio = self._costs.took(rows, depth, seconds, now=self._now)
+        drafting = self.drafting.take_due()
+        self._saved -= drafting
         kind = "passes" if depth else "plain"
         self._steps[kind] += 1
         self._tokens[kind] += tokens
         if depth == 0:
             self._passes_in_a_row[rows] = 0
             self._account.plain()
+            self._account.passed(worth=1.0, cost=1.0 + drafting)
             return
         self._passes_in_a_row[rows] = self._passes_in_a_row.get(rows, 0) + 1
         if ratio is not None:
             worth, cost = tokens / rows, min(ratio, limit)
             self._saved += worth - cost
-            self._account.passed(worth=worth, cost=cost * _MARGIN)
+            self._account.passed(worth=worth, cost=(cost + drafting) * _MARGIN)
 
     def calibrated(self, rows: int, depth: int, seconds: float) -> None:
         """A pass, or a plain step (0), was measured beside all requests: known from now on. Plain ones first."""
@@ -105,6 +148,10 @@ class Depths:
             "account": self._account.balance,
         }
 
+    def drafting_figures(self) -> Mapping[str, float]:
+        """Of the model that drafts: rounds and what they cost, and what it may yet have to win, in plain steps."""
+        return {**self.drafting.figures(), "debt": self._account.debt}
+
     def _dearest(self, rows: int, depth: int) -> float:
         """What a pass is charged at most: a machine that was busy elsewhere must not end speculation."""
         if not depth:
@@ -119,16 +166,24 @@ class Depths:
         rarest = _RAREST if max(hopes) > _HOPELESS else _RAREST_WHERE_HOPELESS
         self._rest[rows] = min(rarest, 1 << min(refused // _REFUSALS, 10)) - 1
 
-    def _best(self, rows: int, expected: Sequence[tuple[float, ...]]) -> tuple[int, float]:
-        """The depth of the highest value, the logarithm of what is expected to be won, and that; 0 for none above 0."""
-        costs, account = self._costs, self._account
+    def _best(
+        self, rows: int, expected: Sequence[Sequence[tuple[float, ...]]], *, drafts: bool = False
+    ) -> tuple[int, float]:
+        """The depth of the highest value, the logarithm of what is expected to be won, and that; 0 for none above 0.
+
+        Args:
+            expected: Of each row that has any, the chances of one draft or more, of which it takes the best.
+            drafts: A model has to draft them first.
+        """
+        account = self._account
+        costs = self.drafting if drafts else self._costs
         # Expected tokens of each row for each depth.
-        sums = [list(accumulate(chances)) for chances in expected]
-        longest = max(map(len, sums))
+        sums = [[list(accumulate(chances)) for chances in row] for row in expected]
+        longest = max((len(one) for row in sums for one in row), default=0)
         reach = max(1, 2 * costs.deepest(rows))
         best, best_value, tried, tried_value = 0, math.log(_MARGIN), 0, _WORTH_TRYING
-        for depth in self.options:
-            at = [row[depth - 1] if depth <= len(row) else row[-1] for row in sums]
+        for depth in self.options if longest else ():
+            at = [max(one[depth - 1] if depth <= len(one) else one[-1] for one in row) for row in sums]
             gain = sum(map(math.log1p, at)) / rows
             cost = costs.ratio(rows, depth)
             if costs.is_known(rows, depth, now=self._now):

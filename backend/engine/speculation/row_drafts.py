@@ -1,4 +1,4 @@
-"""What may come next in one row, by all that can tell without a model."""
+"""What may come next in one row, by all that can tell."""
 
 import logging
 from collections.abc import Collection
@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from backend.core.constraint import Constraint
 from backend.core.logline import logline
+from backend.engine.speculation import model_drafts
 from backend.engine.speculation.chances import Chances
 from backend.engine.speculation.follower import ASSUMED, Follower
+from backend.engine.speculation.model_drafts import ModelDrafts
 from backend.engine.speculation.ngrams import Ngrams
 from backend.engine.speculation.proposal import Drafter, Proposal
 
@@ -27,6 +29,9 @@ _ASSUMED_FORCED = (0.9, 0.6)
 # A row that was not asked for so long goes on without having judged each token.
 _MOST_JUDGED = 24
 _MEMORY_OF_ALL = 512
+_MEMORY_OF_MODEL = 128
+# Of the way back to what was assumed.
+_FORGOTTEN = 1 / 64
 
 
 def _of_places() -> Chances:
@@ -37,6 +42,14 @@ def _of_forced() -> Chances:
     return Chances(_ASSUMED_FORCED, memory=_MEMORY_OF_ALL)
 
 
+def _of_model() -> Chances:
+    return Chances(model_drafts.ASSUMED, memory=_MEMORY_OF_ALL, counts=model_drafts.COUNTS)
+
+
+def _of_any_model() -> Chances:
+    return Chances(model_drafts.ASSUMED_OF_ANY, memory=_MEMORY_OF_MODEL, counts=model_drafts.COUNTS_OF_ANY)
+
+
 @dataclass(frozen=True, slots=True)
 class Experience:
     """What the rows of a session have learned together, and a new one begins with. Engine thread only."""
@@ -44,6 +57,13 @@ class Experience:
     text: Chances = field(default_factory=_of_places)
     cache: Chances = field(default_factory=_of_places)
     forced: Chances = field(default_factory=_of_forced)
+    model: Chances = field(default_factory=_of_model)
+    any_model: Chances = field(default_factory=_of_any_model)
+
+    def passed_over(self) -> None:
+        """A model was not asked for drafts, for what they are known to be worth: rows to come may find others."""
+        for kind in range(len(self.any_model.of)):
+            self.any_model.forget(kind, _FORGOTTEN)
 
 
 class RowDrafts:
@@ -61,6 +81,10 @@ class RowDrafts:
         constraint: The row's grammar, which is asked and never moved.
         eos_ids: Nothing is drafted behind one of them.
         experience: The session's.
+        draws: The row draws its tokens by chance; a model's guesses at them are another matter then.
+
+    Attributes:
+        model: What another model drafts for the row; None where none does.
     """
 
     def __init__(
@@ -72,6 +96,7 @@ class RowDrafts:
         constraint: Constraint | None = None,
         eos_ids: Collection[int] = (),
         experience: Experience | None = None,
+        draws: bool = False,
     ) -> None:
         self._prompt = prompt
         self._kinds = kinds
@@ -83,11 +108,17 @@ class RowDrafts:
         self._pending: list[int] = []
         self._followers: list[tuple[Drafter, Follower]] = []
         self._forced = Chances(self._experience.forced.of)
+        known = self._experience
+        self.model: ModelDrafts | None = None
+        if Drafter.MODEL in kinds:
+            self.model = ModelDrafts(draws=draws, learned_of_any=known.any_model, learned=known.model)
         self._run = 0  # the length of the text that was last found forced, in tokens
 
     def told(self, token: int) -> None:
         """A token of the answer has been drawn."""
         self._pending.append(token)
+        if self.model is not None:
+            self.model.judge(token)
 
     def propose(self, most: int) -> Proposal | None:
         """Up to `most` tokens, 1 or more, that may come next; None where nothing likely is known."""
@@ -96,13 +127,13 @@ class RowDrafts:
             return self._best(most)
         except Exception as error:  # noqa: BLE001 - a grammar that fails at looking ahead costs drafts, never a batch
             log.error(logline("draft_failed", error=type(error).__name__))
-            self._kinds, self._followers = frozenset(), []
+            self._kinds, self._followers, self.model = frozenset(), [], None
             return None
 
     def verified(self, proposal: Proposal, accepted: int) -> None:
         """A pass has looked at exactly these tokens of the last proposal; the first `accepted` are the ones drawn."""
         if proposal.drafter is not Drafter.GRAMMAR:
-            return  # every token tells about the places in texts
+            return  # every token tells about the places in texts, and about a model's guess at it
         for i in range(min(accepted + 1, len(proposal.tokens))):
             kind = _LAST if i == self._run - 1 else _INNER
             for chances in (self._forced, self._experience.forced):
@@ -114,8 +145,10 @@ class RowDrafts:
             if follower.chance < _LEAST_CHANCE:
                 continue
             proposal = self._cut(drafter, *follower.draft(most))
-            if proposal is not None and (best is None or sum(proposal.chances) > sum(best.chances)):
-                best = proposal
+            best = _likelier(proposal, best)
+        if self.model is not None and len(self.model):
+            # Last: of two that promise as much, the one that costs nothing.
+            best = _likelier(self._cut(Drafter.MODEL, *self.model.draft(most)), best)
         return best
 
     def _spelt(self, most: int) -> Proposal | None:
@@ -167,6 +200,12 @@ class RowDrafts:
         if n and self._constraint is not None:
             n = self._constraint.valid(tokens[:n])
         return Proposal(tuple(tokens[:n]), drafter, tuple(chances[:n])) if n else None
+
+
+def _likelier(proposal: Proposal | None, best: Proposal | None) -> Proposal | None:
+    if proposal is None or (best is not None and sum(proposal.chances) <= sum(best.chances)):
+        return best
+    return proposal
 
 
 def _shared(prompt: NDArray[np.int32], donor: NDArray[np.int32]) -> int | None:

@@ -51,13 +51,13 @@ def speculating(*, start: int = 0, apart: bool = False, asked: list[tuple[str, i
     )
 
 
-def row(speculates: Speculating, *, limit: int = 1000, generated: int = 24) -> Row:
+def row(speculates: Speculating, *, limit: int = 1000, generated: int = 24, most: int | None = None) -> Row:
     """One that says again and again what its prompt says."""
     submit = SimpleNamespace(
         max_tokens=limit,
         constraint=None,
         prompt=SimpleNamespace(tokens=LOOP),
-        request=SimpleNamespace(tenant="a"),
+        request=SimpleNamespace(tenant="a", max_draft=most),
     )
     made = Row(cast(Any, submit), building.row(), LOOP, Standing.of(0.0, 0))
     speculates.begin(made)
@@ -84,6 +84,11 @@ def test_nothing_is_guessed_that_would_be_beyond_the_limit_of_tokens(left: int, 
     """A pass gives one token more than it was given guesses."""
     made = speculating()
     assert lengths(made.plan([row(made, limit=24 + left)], spare=lambda: AMPLE)) == most
+
+
+def test_a_request_may_have_fewer_of_its_tokens_guessed() -> None:
+    made = speculating()
+    assert lengths(made.plan([row(made, most=2), row(made, most=MOST + 1)], spare=lambda: AMPLE)) == [2, MOST]
 
 
 @pytest.mark.parametrize(("left", "most"), [(1, []), (2, [1]), (5, [4]), (9, [MOST]), (0, [MOST]), (-3, [MOST])])

@@ -1,0 +1,126 @@
+"""A draft model that is right as often as it is told to be: tokens a second with it and without, beside the formula.
+
+    python -m benchmarks.drafting [--right 0.5 0.7 0.9] [--streams 1 4] [--draft-layers 2]
+
+Both models are random and their whole cost is paid, and what they say is written over their logits
+(`benchmarks.scripted`); the draft model's tokens are the answer's with the chance that is given. One engine answers the
+same requests with guesses and without in turn, after a first round that measures what passes and drafts cost. The
+answers are noise, so nothing else finds anything to guess.
+
+The formula is that of Leviathan et al. (2023): (1 - a^(k+1)) / (1 - a) tokens a pass over k guesses that are right with
+the chance a, for 1 + k (c + v) plain steps, here as the engine has measured them for the best of its depths.
+
+On a machine that others use too: `--processor` with OPENBLAS_NUM_THREADS=1, as with `benchmarks.speculation`.
+"""
+
+import argparse
+import asyncio
+import statistics
+import time
+from typing import Any
+
+from backend.config import CacheConfig, EngineConfig, ModelConfig
+from backend.engine.handle import EngineHandle
+from backend.engine.loading.blas import load_blas
+from benchmarks.report import Report, arguments, parse
+from benchmarks.serving import MODELS
+from benchmarks.speculation import Bench, pairs_of
+
+
+async def measure(options: argparse.Namespace) -> None:
+    """Everything that was asked for."""
+    report = Report(options)
+    report.note(f"BLAS: {load_blas()}")
+    from benchmarks.scripted import load_scripted, write_scripted
+
+    sizes = ((options.hidden, options.layers), (options.draft_hidden, options.draft_layers))
+    target, draft = (
+        write_scripted(
+            MODELS / f"scripted-qwen3-{options.vocab}-{hidden}-{layers}",
+            "qwen3", vocab=options.vocab, hidden=hidden, layers=layers,
+        )
+        for hidden, layers in sizes
+    )  # fmt: skip
+    clock = time.process_time if options.processor else time.perf_counter
+    told: list[list[object]] = []
+    for right in options.right:
+        for streams in options.streams:
+            # A session has learned nothing of others.
+            handle = EngineHandle(blas="reference", load=load_scripted, clock=clock)
+            bench = Bench(handle, clock)
+            bench.right = right
+            try:
+                await bench.start(
+                    ModelConfig(
+                        identity=target.name,
+                        candidates=(str(target),),
+                        draft_candidates=(str(draft),),
+                        engine=EngineConfig(
+                            max_rows=streams, sampler=options.sampler, max_draft=options.max_draft, warm_up="off"
+                        ),
+                        cache=CacheConfig(max_sequences=0),
+                    )
+                )
+                told.append(await _measured(bench, handle, options, right, streams))
+            finally:
+                await handle.close()
+    report.note(f"models of (width, layers) {sizes}, vocabulary {options.vocab}, float32; {options.tokens} tokens each")
+    report.table(
+        ["right", "streams", "off tok/s", "on tok/s", "on/off", "least", "tokens a step", "of guesses right",
+         "guesses a pass", "formula: best depth", "tokens a pass", "of plain steps", "on/off"],
+        told,
+    )  # fmt: skip
+
+
+async def _measured(
+    bench: Bench, handle: EngineHandle, options: argparse.Namespace, right: float, streams: int
+) -> list[object]:
+    pairs = pairs_of("noise", streams, options.tokens, 1)
+    off, on = await bench.measure(pairs, rounds=options.rounds, again=False)
+    ratios = [fast.together / slow.together for fast, slow in zip(on.rates, off.rates, strict=True)]
+    counted = on.counted
+    depth, tokens, cost = await handle.with_session(lambda session: _formula(session, right, streams))
+    drafted, accepted = counted["drafted"], counted["accepted"]
+    return [
+        right, streams, *(statistics.median(rates.together for rates in side.rates) for side in (off, on)),
+        statistics.median(ratios), min(ratios), counted["generated"] / (counted["generated"] - accepted),
+        accepted / max(1, drafted), drafted / max(1, counted["passes"] * streams),
+        depth, tokens, cost, tokens / cost,
+    ]  # fmt: skip
+
+
+def _formula(session: Any, right: float, rows: int) -> tuple[int, float, float]:
+    """The depth of the engine's that is best by the formula, what it gives, and what it costs as measured."""
+    depths = session.speculating.depths
+    best = (0, 1.0, 1.0)
+    for depth in depths.options:
+        tokens = (1 - right ** (depth + 1)) / (1 - right) if right < 1 else 1.0 + depth
+        cost = depths.drafting.ratio(rows, depth)
+        if tokens / cost > best[1] / best[2]:
+            best = depth, tokens, cost
+    return best
+
+
+def main() -> None:
+    """Measure and tell."""
+    parser = arguments(__doc__)
+    parser.add_argument("--right", type=float, nargs="+", default=[0.5, 0.7, 0.9], help="chances of a guess")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 4], help="at once, 15 at most")
+    parser.add_argument("--tokens", type=int, default=384, help="of an answer, about")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--vocab", type=int, default=32_000)
+    parser.add_argument("--hidden", type=int, default=768)
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--draft-hidden", type=int, default=128)
+    parser.add_argument("--draft-layers", type=int, default=2)
+    parser.add_argument("--max-draft", type=int, default=8)
+    parser.add_argument("--sampler", choices=("auto", "host", "device"), default="auto")
+    parser.add_argument("--processor", action="store_true", help="processor time in place of the clock's")
+    options = parse(
+        parser, tokens=80, rounds=1, hidden=256, layers=12, draft_hidden=64, draft_layers=1, streams=[1], vocab=12_000
+    )
+    asyncio.run(measure(options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""The benchmark of a draft model: one that is right as often as it is told to be."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_it_runs_and_its_draft_model_is_right_as_often_as_it_is_to_be(tmp_path: Path) -> None:
+    file = tmp_path / "drafting.json"
+    ran = subprocess.run(
+        [sys.executable, "-m", "benchmarks.drafting", "--quick", "--right", "0.9", "--json", str(file)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    (table,) = json.loads(file.read_text())["tables"]
+    assert [row[:2] for row in table["rows"]] == [[0.9, 1]]

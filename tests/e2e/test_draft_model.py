@@ -1,0 +1,94 @@
+"""A draft model over the socket: which is loaded, that no answer depends on it, and what is told of it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from backend.pb import backend_pb2 as pb
+from tests.e2e.asking import Answer, predict, prompt, stream
+from tests.e2e.worker import Worker
+from tests.models import write_deeper, write_model
+
+MOST_ASKED = 12
+SHOWN = {"Logprobs": 1, "TopLogprobs": 3, "IgnoreEOS": True}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model of 21 layers, and one of its first layer that says the same."""
+    folder = tmp_path_factory.mktemp("models")
+    write_deeper(folder / "large", write_model(folder / "small", layers=1), layers=20)
+    write_model(folder / "other", layers=1, vocab=280)
+    return folder
+
+
+def asked(tokens: int, **fields: int) -> list[pb.PredictOptions]:
+    return [
+        prompt("The cat sat", tokens, **SHOWN, **fields),
+        prompt("A dog ran", tokens, Temperature=0.9, Seed=5, TopK=20, **SHOWN, **fields),
+    ]
+
+
+def ask(worker: Worker, requests: list[pb.PredictOptions], *, together: bool = False) -> list[Answer]:
+    if together:
+        with ThreadPoolExecutor(len(requests)) as pool:
+            return list(pool.map(lambda request: stream(worker.stub, request), requests))
+    return [predict(worker.stub, request) for request in requests]
+
+
+def same(ours: list[Answer], theirs: list[Answer]) -> None:
+    assert [answer.details for answer in (*ours, *theirs)] == [""] * 2 * len(ours)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.text, one.reason, one.last.logprobs) == (other.text, other.reason, other.last.logprobs)
+
+
+def details(worker: Worker) -> dict[str, str]:
+    return dict(worker.info.Get(pb.InfoRequest(), timeout=10).details)
+
+
+@pytest.mark.timeout(180)
+def test_a_draft_model_guesses_what_a_larger_one_says_and_no_answer_is_another(worker: Worker, models: Path) -> None:
+    worker.must_load("large", "speculation:off", ModelPath=str(models), DraftModel="small")
+    assert "draft_model" not in details(worker)
+    plain = ask(worker, asked(70))
+    assert worker.queue()["drafted_tokens"] == 0
+    worker.must_load("large", "speculation:draft", ModelPath=str(models), DraftModel="small")
+    told = details(worker)
+    assert told["speculation"] == "draft; up to 16 tokens"
+    assert told["draft_model"].startswith(f"{models}/small: ")
+    right, turns = 0, 0
+    # What pays is measured, on a machine that may be busy with something else.
+    while right < 60 and turns < MOST_ASKED:
+        answers = ask(worker, asked(70), together=turns % 2 == 1)
+        same(answers, plain)
+        right += sum(int(answer.trailing["x-accepted-tokens"]) for answer in answers)
+        turns += 1
+    worker.rest()
+    queue = worker.queue()
+    assert queue["accepted_tokens.draft"] == queue["accepted_tokens"] == right >= 60
+    assert queue["speculation.drafting_rounds"] > 0 and queue["speculation.draft_read_tokens"] > 0
+    # One guess of each row a pass.
+    before = queue
+    same(ask(worker, asked(70, NDraft=1)), plain)
+    worker.rest()
+    queue = worker.queue()
+    drafted, passes = (queue[name] - before[name] for name in ("drafted_tokens", "verify_passes"))
+    assert 0 < drafted == passes
+    predict(worker.stub, prompt("a", 4, NDraft=-1)).refused(grpc.StatusCode.INVALID_ARGUMENT, "NDraft")
+
+
+def test_one_of_other_tokens_or_that_is_not_there_fails_the_load_and_the_model_stays(
+    worker: Worker, models: Path
+) -> None:
+    worker.must_load("large", ModelPath=str(models))
+    before = ask(worker, asked(4))
+    refused = worker.load("large", ModelPath=str(models), DraftModel="other")
+    assert not refused.success
+    assert refused.message.startswith(f"DraftModel: {models}/other: has another tokenizer than the model: ")
+    missing = worker.load("large", ModelPath=str(models), DraftModel="/none")
+    assert not missing.success and missing.message == "DraftModel: model path does not exist: /none"
+    same(ask(worker, asked(4)), before)
+    none = worker.load("large", "speculation:draft", ModelPath=str(models))
+    assert not none.success and "needs a DraftModel" in none.message
