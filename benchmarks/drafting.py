@@ -63,7 +63,8 @@ async def measure(options: argparse.Namespace) -> None:
                 )
                 told.append(await _measured(bench, handle, options, right, streams))
             finally:
-                await handle.close()
+                # The process ends next: a thread that still let its model go would abort it.
+                await handle.close(within_s=60.0)
     report.note(f"models of (width, layers) {sizes}, vocabulary {options.vocab}, float32; {options.tokens} tokens each")
     report.table(
         ["right", "streams", "off tok/s", "on tok/s", "on/off", "least", "tokens a step", "of guesses right",

@@ -225,7 +225,8 @@ async def measure(options: argparse.Namespace) -> None:
         else:
             await report_ratios(bench, report, options)
     finally:
-        await handle.close()
+        # The process ends next: a thread that still let its model go would abort it.
+        await handle.close(within_s=60.0)
 
 
 async def report_costs(bench: Bench, report: Report, options: argparse.Namespace) -> None:

@@ -111,14 +111,14 @@ class EngineHandle:
             doing = "a load" if self._loads.loading else "one step"
             self._death.set_result(f"the engine has been in {doing} for {limit:g} s")
 
-    async def close(self) -> None:
+    async def close(self, *, within_s: float = CLOSE_SECONDS) -> None:
         """End everything that runs with `WorkerUnavailable`; a thread that does not end soon is left behind."""
         self._alive = False
         self._loads.cancel(WorkerUnavailable("the worker is shutting down"))
         self._inbox.put(Stop())
         current = self._loads.current
         keeps = current is not None and current.config.cache.directory
-        seconds = CLOSE_SECONDS + (FLUSH_SECONDS if keeps else 0)
+        seconds = within_s + (FLUSH_SECONDS if keeps else 0)
         ended = await asyncio.to_thread(self._thread.join, seconds)
         if not ended:
             log.error(logline("engine_did_not_stop", seconds=seconds))
