@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 METHODS = tuple(method for service in pb.DESCRIPTOR.services_by_name.values() for method in service.methods)
 # So that an answer without a limit is short.
 CONTEXT = 256
-SECONDS = 30.0
+SECONDS = 60.0
 OK, INVALID = grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT
 # Whatever a client sends to a worker that has a model: never INTERNAL, UNKNOWN, UNAVAILABLE, nor one without an end.
 ALLOWED = {OK, INVALID, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED}
