@@ -51,8 +51,9 @@ METADATA = (
 MANY_BYTES = 4096
 # Each of them is a pass of the model.
 PASSES = ("candidates", "documents")
-# A client of LoadModel may set the watchdog as it likes, and so end the worker; what is read is never the network.
-LOAD_OPTIONS = tuple(sorted((set(OPTIONS) | ALWAYS_IN_REQUESTS) - {"watchdog_s"}))
+# Whoever loads may end the worker by the one, and have it write where the other says.
+OF_THE_HOST = {"watchdog_s", "prompt_cache_dir"}
+LOAD_OPTIONS = tuple(sorted((set(OPTIONS) | ALWAYS_IN_REQUESTS) - OF_THE_HOST))
 
 
 @cache
@@ -76,6 +77,21 @@ def _engine_args() -> st.SearchStrategy[str]:
     return st.dictionaries(st.sampled_from(LOAD_OPTIONS), values, max_size=3).map(json.dumps)
 
 
+@cache
+def named() -> Mapping[str, st.SearchStrategy[str]]:
+    """What a field of this name is made for, or nearly."""
+    return {
+        "Options": option(),
+        "EngineArgs": _engine_args(),
+        "Grammar": st.sampled_from(GRAMMARS),
+        "Tools": st.sampled_from(TOOLS).map(json.dumps),
+        "tools": st.sampled_from(TOOLS).map(json.dumps),
+        "ToolChoice": st.sampled_from(("auto", "none", "required", "any", "f", '{"type":"function"}')),
+        "LogitBias": st.dictionaries(st.sampled_from(INTEGERS).map(str), st.sampled_from(REALS)).map(json.dumps),
+        "role": st.sampled_from(("user", "assistant", "system", "tool", "developer")),
+    }
+
+
 def scalar(field: FieldDescriptor) -> st.SearchStrategy[Any]:
     """One value of a field that is no message."""
     match field.type:
@@ -86,8 +102,7 @@ def scalar(field: FieldDescriptor) -> st.SearchStrategy[Any]:
         case FieldDescriptor.TYPE_FLOAT:
             return st.one_of(st.sampled_from(REALS), st.floats(width=32))
         case FieldDescriptor.TYPE_STRING:
-            named = {"Options": option(), "EngineArgs": st.one_of(_engine_args(), texts())}
-            return named.get(field.name, texts())
+            return st.one_of(named()[field.name], texts()) if field.name in named() else texts()
     raise AssertionError(f"no request has had such a field: {field.full_name}")
 
 
@@ -99,7 +114,8 @@ def is_map(field: FieldDescriptor) -> bool:
 def value(field: FieldDescriptor) -> st.SearchStrategy[Any]:
     """One value of any field."""
     if is_map(field):
-        return st.dictionaries(st.one_of(st.sampled_from(METADATA), texts()), texts(), max_size=4)
+        keys = st.one_of(st.sampled_from(METADATA), st.sampled_from(METADATA), texts())
+        return st.dictionaries(keys, st.one_of(texts(), st.sampled_from(SCHEMAS).map(json.dumps)), max_size=3)
     one = message(field.message_type) if field.message_type is not None else scalar(field)
     if not field.is_repeated:
         return one
@@ -145,9 +161,10 @@ SOUND: Mapping[str, tuple[Message, ...]] = {
 
 def request(descriptor: Descriptor) -> st.SearchStrategy[bytes]:
     """A request's bytes: odd values over a sound request, alone, or with bytes that were changed on the way."""
-    base = st.sampled_from((*SOUND.get(descriptor.name, ()), GetMessageClass(descriptor)()))
+    base = st.sampled_from((*SOUND.get(descriptor.name, ()) * 3, GetMessageClass(descriptor)()))
     written = st.builds(_merged, base, message(descriptor))
-    return st.one_of(written, written, written, st.builds(_mutated, written, st.integers(0), st.binary(max_size=9)))
+    changed = st.builds(_mutated, written, st.integers(0), st.binary(max_size=9))
+    return st.one_of(*[written] * 6, changed)
 
 
 def _merged(base: Message, odd: Message) -> bytes:

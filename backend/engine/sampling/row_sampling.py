@@ -17,8 +17,8 @@ class RowSampling:
     """A row's settings, its history under the penalties, and its position in the random sequence.
 
     Engine thread only; one a request. Invariant: `step` is the number of tokens accepted, `drawn_ahead` holds the
-    tokens drawn ahead on the device and not accepted yet, oldest first. `error` says why no token can be drawn any more;
-    `fault` is what the constraint raised, if that is why.
+    tokens drawn ahead on the device and not accepted yet, oldest first. `error` says why no token can be drawn any
+    more; `fault` is what the constraint raised, if that is why.
 
     Args:
         sampling: Already made safe for the vocabulary (`Sampling.within`).
