@@ -129,7 +129,7 @@ def run(standing: tuple[Worker, Golden], examples: int, number: int) -> Counter[
 
 
 def test_odd_requests_are_answered_or_refused_for_what_they_are(standing: tuple[Worker, Golden]) -> None:
-    seen = run(standing, 120, 0)
+    seen = run(standing, 60, 0)
     assert {name.split()[1] for name in seen} >= {OK.name, INVALID.name}
 
 
