@@ -39,7 +39,7 @@ ALLOWED = {OK, INVALID, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIM
 QUIET = settings(
     database=None,
     deadline=None,
-    phases=(Phase.generate, Phase.shrink),
+    phases=(Phase.generate,),
     suppress_health_check=list(HealthCheck),
     report_multiple_bugs=False,
 )
