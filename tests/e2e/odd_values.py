@@ -2,17 +2,17 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from functools import cache
+import random
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from hypothesis import strategies as st
 
 from backend.pb import backend_pb2 as pb
 from backend.translate.options import ALWAYS_IN_REQUESTS, OPTIONS
+from backend.translate.without_effect import MODEL, PREDICT
 
 INTEGERS = (0, 1, -1, 2, 3, 20, 21, 255, 256, 767, 768, 4096, 2**31 - 1, -(2**31))
 REALS = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-45, 1e-9, 1e-3, 2.0, 100.0, 3.4e38, math.nan, math.inf, -math.inf)
@@ -56,95 +56,10 @@ OF_THE_HOST = {"watchdog_s", "prompt_cache_dir"}
 LOAD_OPTIONS = tuple(sorted((set(OPTIONS) | ALWAYS_IN_REQUESTS) - OF_THE_HOST))
 
 
-@cache
-def texts() -> st.SearchStrategy[str]:
-    """Any string, those that mean something here before others."""
-    dumped = [json.dumps(value) for value in TOOLS]
-    known = st.sampled_from([*TEXTS, *JSON, *NUMBERS, *GRAMMARS, *dumped])
-    return st.one_of(known, st.text(max_size=40), st.builds(str.__add__, known, known))
-
-
-@cache
-def option() -> st.SearchStrategy[str]:
-    """An entry of Options."""
-    values = st.one_of(st.sampled_from(INTEGERS).map(str), st.sampled_from(REALS).map(str), texts())
-    keyed = st.builds("{}:{}".format, st.sampled_from(LOAD_OPTIONS), values)
-    return st.one_of(keyed, texts())
-
-
-def _engine_args() -> st.SearchStrategy[str]:
-    values = st.one_of(st.sampled_from([*INTEGERS, *REALS, None, True, [], {}]), texts())
-    return st.dictionaries(st.sampled_from(LOAD_OPTIONS), values, max_size=3).map(json.dumps)
-
-
-@cache
-def named() -> Mapping[str, st.SearchStrategy[str]]:
-    """What a field of this name is made for, or nearly."""
-    return {
-        "Options": option(),
-        "EngineArgs": _engine_args(),
-        "Grammar": st.sampled_from(GRAMMARS),
-        "Tools": st.sampled_from(TOOLS).map(json.dumps),
-        "tools": st.sampled_from(TOOLS).map(json.dumps),
-        "ToolChoice": st.sampled_from(("auto", "none", "required", "any", "f", '{"type":"function"}')),
-        "LogitBias": st.dictionaries(st.sampled_from(INTEGERS).map(str), st.sampled_from(REALS)).map(json.dumps),
-        "role": st.sampled_from(("user", "assistant", "system", "tool", "developer")),
-    }
-
-
-def scalar(field: FieldDescriptor) -> st.SearchStrategy[Any]:
-    """One value of a field that is no message."""
-    match field.type:
-        case FieldDescriptor.TYPE_BOOL:
-            return st.booleans()
-        case FieldDescriptor.TYPE_INT32:
-            return st.one_of(st.sampled_from(INTEGERS), st.integers(-(2**31), 2**31 - 1))
-        case FieldDescriptor.TYPE_FLOAT:
-            return st.one_of(st.sampled_from(REALS), st.floats(width=32))
-        case FieldDescriptor.TYPE_STRING:
-            return st.one_of(named()[field.name], texts()) if field.name in named() else texts()
-    raise AssertionError(f"no request has had such a field: {field.full_name}")
-
-
-def is_map(field: FieldDescriptor) -> bool:
-    """Whether it is written `map<string, string>`."""
-    return field.message_type is not None and field.message_type.GetOptions().map_entry
-
-
-def value(field: FieldDescriptor) -> st.SearchStrategy[Any]:
-    """One value of any field."""
-    if is_map(field):
-        keys = st.one_of(st.sampled_from(METADATA), st.sampled_from(METADATA), texts())
-        return st.dictionaries(keys, st.one_of(texts(), st.sampled_from(SCHEMAS).map(json.dumps)), max_size=3)
-    one = message(field.message_type) if field.message_type is not None else scalar(field)
-    if not field.is_repeated:
-        return one
-    counts = (3, 65) if field.name in PASSES else (3, 65, 600)
-    return st.one_of(st.lists(one, max_size=4), st.builds(_many, one, st.sampled_from(counts)))
-
-
-def _many(item: Any, count: int) -> list[Any]:
-    """So many, or as many as the worker has read before anybody's patience ends."""
-    size = item.ByteSize() if isinstance(item, Message) else len(str(item))
-    return [item] * min(count, 1 + MANY_BYTES // (1 + size))
-
-
-@cache
-def message(descriptor: Descriptor) -> st.SearchStrategy[Message]:
-    """A message with some of its fields set."""
-    kind, fields = GetMessageClass(descriptor), [field.name for field in descriptor.fields]
-    if not fields:
-        return st.just(kind())
-    chosen = st.lists(st.sampled_from(fields), max_size=4, unique=True)
-    return chosen.flatmap(lambda names: _with(kind, descriptor, names))
-
-
-def _with(kind: Any, descriptor: Descriptor, names: Sequence[str]) -> st.SearchStrategy[Message]:
-    return st.fixed_dictionaries({name: value(descriptor.fields_by_name[name]) for name in names}).map(
-        lambda chosen: kind(**chosen)
-    )
-
-
+# Fields that nothing reads are set now and then, the others each time that they are drawn.
+UNREAD, UNREAD_SHARE = PREDICT | MODEL, 0.2
+CHANGED_SHARE = 0.1
+MOST_FIELDS = 3
 USER = pb.Message(role="user", content="hello")
 # What would be answered: an odd value is only met by whoever comes as far as to read it.
 SOUND: Mapping[str, tuple[Message, ...]] = {
@@ -159,26 +74,113 @@ SOUND: Mapping[str, tuple[Message, ...]] = {
 }
 
 
-def request(descriptor: Descriptor) -> st.SearchStrategy[bytes]:
-    """A request's bytes: odd values over a sound request, alone, or with bytes that were changed on the way."""
-    base = st.sampled_from((*SOUND.get(descriptor.name, ()) * 3, GetMessageClass(descriptor)()))
-    written = st.builds(_merged, base, message(descriptor))
-    changed = st.builds(_mutated, written, st.integers(0), st.binary(max_size=9))
-    return st.one_of(*[written] * 6, changed)
+class Odd:
+    """Draws requests. Equal seeds give equal requests."""
 
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._named = {
+            "Options": self._option,
+            "EngineArgs": self._engine_args,
+            "Grammar": lambda: self._one(GRAMMARS),
+            "Tools": lambda: json.dumps(self._one(TOOLS)),
+            "tools": lambda: json.dumps(self._one(TOOLS)),
+            "tool_calls": lambda: json.dumps(self._one(TOOLS)),
+            "ToolChoice": lambda: self._one(("auto", "none", "required", "any", "f", '{"type":"function"}')),
+            "LogitBias": lambda: json.dumps({str(self._one(INTEGERS)): self._one(REALS) for _ in range(2)}),
+            "role": lambda: self._one(("user", "assistant", "system", "tool", "developer")),
+        }
 
-def _merged(base: Message, odd: Message) -> bytes:
-    merged = type(base)()
-    merged.CopyFrom(base)
-    # A list that is odd stands in place of the sound one, not behind it.
-    for field, _ in odd.ListFields():
-        merged.ClearField(field.name)
-    merged.MergeFrom(odd)
-    return merged.SerializeToString()
+    def request(self, descriptor: Descriptor) -> bytes:
+        """A request's bytes: odd values over a sound request, alone, or with bytes that were changed on the way."""
+        kind = GetMessageClass(descriptor)
+        sound = kind()
+        sound.CopyFrom(self._one((*SOUND.get(descriptor.name, ()) * 3, kind())))
+        odd = self._message(descriptor)
+        # A list that is odd stands in place of the sound one, not behind it.
+        for field, _ in odd.ListFields():
+            sound.ClearField(field.name)
+        sound.MergeFrom(odd)
+        data = sound.SerializeToString()
+        return self._changed(data) if self._random.random() < CHANGED_SHARE else data
 
+    def _one(self, values: Any) -> Any:
+        return self._random.choice(values)
 
-def _mutated(data: bytes, at: int, inserted: bytes) -> bytes:
-    """Cut, overwritten or lengthened somewhere."""
-    place = at % (len(data) + 1)
-    kept = (data[place:], data[place + len(inserted) :], b"")[at % 3]
-    return data[:place] + inserted + kept
+    def _text(self) -> str:
+        known = self._one((TEXTS, TEXTS, JSON, NUMBERS, GRAMMARS))
+        match self._random.randrange(6):
+            case 0:
+                return "".join(chr(self._point()) for _ in range(self._random.randrange(20)))
+            case 1:
+                return self._cut(json.dumps(self._one((*TOOLS, *SCHEMAS))))
+            case 2:
+                return self._one(known) + self._one(TEXTS)
+        return self._one(known)
+
+    def _point(self) -> int:
+        point = self._one(
+            (self._random.randrange(0x80), self._random.randrange(0x3000), self._random.randrange(0x110000))
+        )
+        return 0xFFFD if 0xD800 <= point < 0xE000 else point
+
+    def _cut(self, text: str) -> str:
+        """A text with a part of it left out."""
+        start = self._random.randrange(len(text) + 1)
+        return text[:start] + text[start + self._random.randrange(4) :]
+
+    def _option(self) -> str:
+        return f"{self._one(LOAD_OPTIONS)}:{self._one((self._text(), *INTEGERS, *REALS, 'auto', 'off', 'true'))}"
+
+    def _engine_args(self) -> str:
+        values = (self._text(), *INTEGERS, *REALS, None, True, [], {}, "auto")
+        return json.dumps({self._one(LOAD_OPTIONS): self._one(values) for _ in range(self._random.randrange(4))})
+
+    def _scalar(self, field: FieldDescriptor) -> Any:
+        match field.type:
+            case FieldDescriptor.TYPE_BOOL:
+                return self._one((True, False))
+            case FieldDescriptor.TYPE_INT32:
+                return self._one((*INTEGERS, self._random.randrange(-(2**31), 2**31)))
+            case FieldDescriptor.TYPE_FLOAT:
+                return self._one((*REALS, self._random.uniform(-3, 3)))
+            case FieldDescriptor.TYPE_STRING:
+                made = self._named.get(field.name)
+                return made() if made and self._random.random() < 0.7 else self._text()
+        raise AssertionError(f"no request has had such a field: {field.full_name}")
+
+    def _value(self, field: FieldDescriptor) -> Any:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            return {
+                self._one((*METADATA * 2, self._text())): self._meant() for _ in range(self._random.randrange(1, 4))
+            }
+        if not field.is_repeated:
+            return self._single(field)
+        if self._random.random() < 0.6:
+            return [self._single(field) for _ in range(self._random.randrange(5))]
+        item = self._single(field)
+        size = item.ByteSize() if isinstance(item, Message) else len(str(item))
+        # As many as the worker has read before anybody's patience ends.
+        count = self._one((3, 65) if field.name in PASSES else (3, 65, 600))
+        return [item] * min(count, 1 + MANY_BYTES // (1 + size))
+
+    def _meant(self) -> str:
+        """A value of Metadata: of one key or another."""
+        return self._one(
+            (self._text(), json.dumps(self._one(SCHEMAS)), self._one(GRAMMARS), str(self._one(REALS)), "true")
+        )
+
+    def _single(self, field: FieldDescriptor) -> Any:
+        return self._message(field.message_type) if field.message_type is not None else self._scalar(field)
+
+    def _message(self, descriptor: Descriptor) -> Message:
+        """A message with some of its fields set."""
+        fields = [f for f in descriptor.fields if f.name not in UNREAD or self._random.random() < UNREAD_SHARE]
+        chosen = self._random.sample(fields, min(len(fields), self._random.randrange(MOST_FIELDS + 1)))
+        return GetMessageClass(descriptor)(**{field.name: self._value(field) for field in chosen})
+
+    def _changed(self, data: bytes) -> bytes:
+        """Cut, overwritten or lengthened somewhere."""
+        place, inserted = self._random.randrange(len(data) + 1), self._random.randbytes(self._random.randrange(6))
+        kept = self._one((data[place:], data[place + len(inserted) :], b""))
+        return data[:place] + inserted + kept
