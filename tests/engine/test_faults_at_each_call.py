@@ -51,7 +51,8 @@ OUTPUT = (
 )  # fmt: skip
 GRAMMAR = ((GrammarConstraint, "mask"), (GrammarConstraint, "advance"))
 CACHE = (
-    *((PromptCache, name) for name in ("fetch", "insert", "match_length", "match_disk_at_most", "pin", "unpin")),
+    *((PromptCache, name) for name in ("fetch", "insert", "match_length", "pin", "unpin")),
+    *((PromptCache, name) for name in ("match_disk_at_most", "fetch_from_disk", "forget_on_disk", "hold_on_disk")),
     *((PromptCache, name) for name in ("forget", "trim_to", "stats", "continuation")),
     *((MlxPayload, name) for name in ("layout", "copy_blocks", "copy_state", "restore", "cut")),
 )
@@ -98,7 +99,7 @@ async def at_each_call(
         await settled(handle)
         session = handle._thread.session
         assert session is not None
-        session.prefix.forget()
+        session.prefix._store.clear(None)  # in memory; a directory below has it yet
         fault.arm(n)
         lost = failed(await ask(handle), right)
         happened = fault.happened
@@ -143,15 +144,27 @@ def test_whichever_call_fails_its_own_request_ends_and_no_other(
 
 
 @pytest.mark.parametrize(("first", "stride"), cases(3, 17, 1, 2))
+@pytest.mark.parametrize("below", ["", "kv"])
 def test_whichever_call_of_the_prompt_cache_fails_no_request_does(
-    path: Path, monkeypatch: pytest.MonkeyPatch, first: int, stride: int
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, stride: int, below: str
 ) -> None:
+    """In memory alone, and with a directory below it, which has what the memory has forgotten."""
     fault = FaultAtCall(monkeypatch, CACHE, failing())
-    run(path, lambda handle: at_each_call(handle, fault, first, stride, nobody))
+    directory = str(tmp_path / below) if below else ""
+    run(path, ask, directory)  # at its end it writes what it has
+    run(path, lambda handle: at_each_call(handle, fault, first, stride, nobody), directory)
     assert {"PromptCache.fetch", "PromptCache.insert", "MlxPayload.restore", "MlxPayload.copy_blocks"} <= fault.seen
+    assert not below or {"PromptCache.match_disk_at_most", "PromptCache.fetch_from_disk"} <= fault.seen
 
 
-@pytest.mark.parametrize(("first", "stride"), [(41, MOST), pytest.param(1, 6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("first", "stride"),
+    [
+        (41, MOST),
+        pytest.param(1, 17, marks=pytest.mark.slow),
+        pytest.param(2, 2, marks=[pytest.mark.exhaustive, pytest.mark.timeout(600)]),
+    ],
+)
 def test_whichever_call_of_the_disk_fails_no_request_does_and_nothing_half_written_stays(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, stride: int
 ) -> None:
@@ -159,6 +172,7 @@ def test_whichever_call_of_the_disk_fails_no_request_does_and_nothing_half_writt
     fault = FaultAtCall(monkeypatch, DISK, failing(lambda: OSError(errno.EIO, "planted")))
     right: dict[str, Answer] = {}
     lost: list[str] = []
+    hits: list[float] = []
 
     async def learn(handle: EngineHandle) -> None:
         right.update(await ask(handle))
@@ -166,6 +180,7 @@ def test_whichever_call_of_the_disk_fails_no_request_does_and_nothing_half_writt
     async def use(handle: EngineHandle) -> None:
         lost.extend(failed(await ask(handle), right))
         await settled(handle)
+        hits.append(handle.info().cache.get("disk.hits", 0))
 
     run(path, learn)
     for n in range(first, MOST, stride):
@@ -177,7 +192,7 @@ def test_whichever_call_of_the_disk_fails_no_request_does_and_nothing_half_writt
         fault.arm(0)
         assert not lost, (n, happened, lost)
         run(path, use, str(folder))
-        assert not lost, (n, happened, lost)
+        assert not lost and hits[-1] > 0, (n, happened, lost)
         assert not list(folder.rglob(".tmp*")) + list(folder.rglob("*.tmp")), (n, happened)
         if not happened:
             return
