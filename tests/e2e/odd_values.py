@@ -13,6 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 from backend.pb import backend_pb2 as pb
 from backend.translate.options import ALWAYS_IN_REQUESTS, OPTIONS
 from backend.translate.without_effect import MODEL, PREDICT
+from tests.grammar.dear import chain, doubling, optional_properties
 
 INTEGERS = (0, 1, -1, 2, 3, 20, 21, 255, 256, 767, 768, 4096, 2**31 - 1, -(2**31))
 REALS = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-45, 1e-9, 1e-3, 2.0, 100.0, 3.4e38, math.nan, math.inf, -math.inf)
@@ -59,6 +60,8 @@ LOAD_OPTIONS = tuple(sorted((set(OPTIONS) | ALWAYS_IN_REQUESTS) - OF_THE_HOST))
 # Fields that nothing reads are set now and then, the others each time that they are drawn.
 UNREAD, UNREAD_SHARE = PREDICT | MODEL, 0.2
 CHANGED_SHARE = 0.1
+# Schemas that take everything, if they may; each costs seconds.
+DEAR, DEAR_SHARE = (doubling, lambda: optional_properties(3_000), lambda: chain(20_000)), 0.1
 MOST_FIELDS = 3
 USER = pb.Message(role="user", content="hello")
 # What would be answered: an odd value is only met by whoever comes as far as to read it.
@@ -166,9 +169,8 @@ class Odd:
 
     def _meant(self) -> str:
         """A value of Metadata: of one key or another."""
-        return self._one(
-            (self._text(), json.dumps(self._one(SCHEMAS)), self._one(GRAMMARS), str(self._one(REALS)), "true")
-        )
+        schema = json.dumps(self._one(SCHEMAS)) if self._random.random() > DEAR_SHARE else self._one(DEAR)()
+        return self._one((self._text(), schema, self._one(GRAMMARS), str(self._one(REALS)), "true"))
 
     def _single(self, field: FieldDescriptor) -> Any:
         return self._message(field.message_type) if field.message_type is not None else self._scalar(field)
