@@ -17,7 +17,7 @@ BENCH_ARGS ?=
 CHECK_ARGS ?=
 
 .PHONY: help setup setup-dev setup-cuda proto lock demo run device-check test test-pythons check format lint types imports \
-	proto-fresh coverage slow exhaustive device-batch bench models-table package go-proto grpcurl clean
+	proto-fresh coverage slow exhaustive device-batch bench models-table package sbom audit go-proto grpcurl clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,16 @@ models-table: setup-dev  ## Survey every architecture of mlx-lm and write docs/m
 
 package:  ## Make what LocalAI installs, in build/package: a folder, and the same as an OCI image with a gallery
 	@python=$$(scripts/find-python) && "$$python" scripts/package.py && "$$python" scripts/oci_image.py
+
+sbom: $(VENV)/bin/python  ## Write what is installed as CycloneDX bills of materials, in build
+	$(BIN)/python scripts/sbom.py
+
+# In an environment of its own. Strict: a package that cannot be looked up fails too. Needs the network, of PyPI's API.
+AUDIT := build/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off
+audit: $(VENV)/bin/python  ## Ask PyPI for known vulnerabilities of all that the lists pin
+	$(BIN)/python -m venv build/audit
+	build/audit/bin/pip install --quiet pip-audit==2.10.1
+	@set -e; for list in worker cuda dev; do echo "== $$list"; $(AUDIT) -r requirements/$$list.txt; done
 
 go-proto: setup-dev  ## Generate the stubs of examples/go-host from backend.proto (needs Go)
 	$(BIN)/python scripts/generate_go.py

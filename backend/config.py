@@ -47,6 +47,7 @@ class ServerConfig:
         address: `host:port` or `unix:/path`.
         token: Bearer token that every RPC must carry; empty is none.
         max_message_bytes: Of a message in and out; requests have a limit of their own beside it.
+        tls_client_ca: PEM file of those whose certificates clients must show; empty: clients show none.
         reflection: None is on for loopback and unix sockets, off elsewhere.
         grace_s: Seconds that running requests get at SIGTERM.
         parent_watch_s: Interval of the parent-death watch; None is off.
@@ -59,6 +60,7 @@ class ServerConfig:
     require_tls: bool = False
     tls_certificate: str = ""
     tls_key: str = ""
+    tls_client_ca: str = ""
     grace_s: float = 10.0
     parent_watch_s: float | None = 2.0
 

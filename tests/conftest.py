@@ -9,12 +9,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Read before anything is collected."""
     parser.addoption("--sampler", default="auto", choices=("auto", "host", "device"), help="the load option of all")
     parser.addoption("--every-cut", action="store_true", help="golden texts cut in three at every pair of places")
+    parser.addoption("--odd-minutes", default=0.0, type=float, help="how long the slow test of odd requests goes on")
+    parser.addoption("--odd-seed", default=1, type=int, help="the first seed of its requests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """In each test process."""
     chosen.sampler = config.getoption("--sampler")
     chosen.every_cut = config.getoption("--every-cut")
+    chosen.odd_minutes = config.getoption("--odd-minutes")
+    chosen.odd_seed = config.getoption("--odd-seed")
 
 
 @pytest.hookimpl(tryfirst=True)

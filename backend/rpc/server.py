@@ -110,6 +110,8 @@ class WorkerServer:
         if bool(certificate) != bool(key):
             missing, there = ("key", "certificate") if certificate else ("certificate", "key")
             raise AddressError(f"--tls-{missing} is missing: --tls-{there} is set, and TLS needs both")
+        if self._config.tls_client_ca and not certificate:
+            raise AddressError("--tls-client-ca needs --tls-certificate and --tls-key")
 
     def _check_exposure(self) -> None:
         if self._address.is_local:
@@ -162,6 +164,7 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
 def _credentials(config: ServerConfig) -> grpc.ServerCredentials:
     try:
         key, certificate = (Path(config.tls_key).read_bytes(), Path(config.tls_certificate).read_bytes())
+        clients = Path(config.tls_client_ca).read_bytes() if config.tls_client_ca else None
     except OSError as error:
         raise AddressError(f"TLS: {error.filename}: {error.strerror}") from error
-    return grpc.ssl_server_credentials([(key, certificate)])
+    return grpc.ssl_server_credentials([(key, certificate)], clients, require_client_auth=clients is not None)

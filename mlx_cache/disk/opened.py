@@ -25,6 +25,8 @@ from mlx_cache.tree import Tokens
 
 logger = logging.getLogger(__name__)
 
+LOOKED_INTO = 16
+"""Blocks whose tokens are looked at, for where in one of them the prompt parts: a page of each is read."""
 _QUARANTINED = 32
 """Bad files that are kept, for whoever wants to know what happened to them."""
 
@@ -90,14 +92,14 @@ class Opened:
                 self.use(plan.entries)
         return plan
 
-    def candidates(self, namespace: str, plan: Plan, most: int) -> tuple[list[Entry], list[Entry]]:
-        """The plan's whole blocks, and blocks that may share a beginning with what comes behind them."""
+    def candidates(self, namespace: str, plan: Plan) -> tuple[list[Entry], list[Entry]]:
+        """The plan's whole blocks, and the blocks that a read looks into for a beginning of what comes behind them."""
         blocks = [e for e in plan.entries if e.name.kind is Kind.BLOCK and e.name.n == self.settings.block_tokens]
         if plan.length < len(blocks) * self.settings.block_tokens:
             return blocks, []  # the last of them has all that is wanted
         with self.lock:
             behind = self.catalog.behind(self.chain.namespace(namespace), blocks)
-        return blocks, behind[:most]
+        return blocks, behind[:LOOKED_INTO]
 
     def use(self, entries: list[Entry], age: float = 0.0) -> None:
         """They were used, so many seconds ago. Called with the lock held."""

@@ -25,8 +25,6 @@ from mlx_cache.tree import Tokens, common_prefix
 logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 8
-_LOOKED_INTO = 16
-"""Blocks whose tokens are looked at, for where in one of them the prompt parts: a page of each is read."""
 _NOT_THE_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
 """Errors that say nothing about the file that was being read."""
 
@@ -85,7 +83,7 @@ class Reading:
         limit = max(0, len(tokens) - 1)
         if plan.length >= limit:
             return plan
-        blocks, behind = self._opened.candidates(namespace, plan, _LOOKED_INTO)
+        blocks, behind = self._opened.candidates(namespace, plan)
         start, best = len(blocks) * self._opened.settings.block_tokens, plan
         for entry in behind:
             if start + entry.name.n <= best.length:

@@ -151,7 +151,7 @@ class DiskTier:
             return 0
         asked = as_tokens(tokens)
         plan = opened.plan(namespace, asked)
-        blocks, behind = opened.candidates(namespace, plan, 1)
+        blocks, behind = opened.candidates(namespace, plan)
         most = max((entry.name.n for entry in behind), default=0)
         return min(max(plan.length, len(blocks) * self.block_tokens + most), max(0, len(asked) - 1))
 

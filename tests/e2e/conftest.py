@@ -11,11 +11,12 @@ from tests.models import write_model
 
 
 @pytest.fixture(scope="package")
-def standing_worker() -> Iterator[tuple[Worker, Golden]]:
+def standing_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Worker, Golden]]:
     """The shared worker, and what it was like at first."""
-    with Worker() as worker:
+    temporary = tmp_path_factory.mktemp("temporary")
+    with Worker(environment={"TMPDIR": str(temporary)}) as worker:
         worker.must_load()
-        yield worker, Golden.of(worker)
+        yield worker, Golden.of(worker, temporary)
 
 
 @pytest.fixture

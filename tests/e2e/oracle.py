@@ -2,72 +2,124 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
+import psutil
 
 from backend.pb import backend_pb2 as pb
-from tests.e2e.asking import Answer, prompt, stream
+from tests.e2e.asking import finish, prompt, running, stream
 from tests.e2e.worker import Worker, wait_until
 from tests.observed import UNNAMED
 
 GOLDEN_PROMPT = "Once upon a time"
 # Asked after each test, so few; a token that is wrong in one place is followed by wrong ones.
 GOLDEN_TOKENS = 5
+GREEDY = prompt(GOLDEN_PROMPT, GOLDEN_TOKENS, Logprobs=1)
+SAMPLED = prompt(GOLDEN_PROMPT, 2 * GOLDEN_TOKENS, Logprobs=1, IgnoreEOS=True, Temperature=1.0, Seed=11)
+NEIGHBOUR = prompt(GOLDEN_PROMPT, 150, Logprobs=1, IgnoreEOS=True, Temperature=1.0, Seed=12)
+CHAT = pb.PredictOptions(Messages=[pb.Message(role="user", content="hello")])
 HEALTH_SECONDS = 0.25
+PATIENCE_SECONDS = 10.0
 # gRPC's own threads come and go with its load; how many descriptors a test's own channels hold is known.
 # Threads of pools that begin when work comes together: two that translate, four that prepare.
 POOLED = 6
 # Of the second process that renders, which begins when two conversations come at once.
 RENDERER_PIPES = 2
+RENDERERS = 1
 POOLS = ("event_engine", "grpc_global_tim", "lifeguard", "resolver_executor", "timer_manager")
 POOL_ROOM = 48
+# What MLX holds beside weights and KV are a few scalars.
+SCALAR_BYTES = 16 << 10
+# As the prompt cache's files and names are called while they are written, and what Python's tempfile makes.
+HALF_WRITTEN = (".tmp*", "*.tmp", "tmp*")
+
+Said = tuple[tuple[int, ...], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A worker at rest: what it answers and what it holds."""
+    """A worker at rest: what it answers and what it holds.
 
-    tokens: tuple[int, ...]
-    text: str
+    Attributes:
+        greedy, sampled, neighbour: Token ids and text of the golden prompts; the last is long.
+        folder: Where the worker may write; nothing half written may stay there.
+    """
+
+    greedy: Said
+    sampled: Said
+    neighbour: Said
     threads: Counter[str]
     descriptors: Counter[str]
+    children: int
+    folder: Path | None
 
     @classmethod
-    def of(cls, worker: Worker) -> "Golden":
+    def of(cls, worker: Worker, folder: Path | None = None) -> "Golden":
         """Warm the worker up and look at it; the golden model must be loaded."""
-        golden = _ask(worker)
+        greedy, sampled, neighbour = (_ask(worker, request) for request in (GREEDY, SAMPLED, NEIGHBOUR))
         # Each kind of call once, so that every thread and pipe that a model may have exists.
         stream(worker.stub, prompt(GOLDEN_PROMPT, 2, Grammar='root ::= "yes"'))
-        worker.stub.TokenizeString(pb.PredictOptions(Messages=[pb.Message(role="user", content="hello")]), timeout=30)
+        worker.stub.TokenizeString(CHAT, timeout=30)
         worker.wait_for_queue(_idle)
-        return cls(tuple(golden.tokens), golden.text, _own_threads(worker), worker.descriptors())
+        held = _own_threads(worker), worker.descriptors(), _children(worker)
+        return cls(greedy, sampled, neighbour, *held, folder)
 
-    def check(self, worker: Worker) -> None:
-        """Assert that the worker is as it was, whatever happened meanwhile."""
+    @contextmanager
+    def beside(self, worker: Worker) -> Iterator[None]:
+        """A neighbour that has begun before what happens meanwhile, goes on beside it, and must be exact."""
+        with running(worker.stub, NEIGHBOUR) as (call,):
+            yield
+            answer = finish(call)
+        assert answer.code is grpc.StatusCode.OK, answer.details
+        # The first reply was read when the neighbour began.
+        assert (tuple(answer.tokens), self.neighbour[1].endswith(answer.text)) == (self.neighbour[0], True), "neighbour"
+
+    def check(self, worker: Worker, patience: float = PATIENCE_SECONDS) -> None:
+        """Assert that the worker is as it was, whatever happened meanwhile.
+
+        Args:
+            patience: Seconds that what comes to rest by itself may take for it, each.
+        """
         assert worker.process.poll() is None, "\n".join(worker.log.lines[-20:])
         _check_health(worker)
         worker.must_load()
-        golden = _ask(worker)
-        assert (tuple(golden.tokens), golden.text) == (self.tokens, self.text)
-        sampled = stream(worker.stub, prompt(GOLDEN_PROMPT, 2, Temperature=1.0, Metadata={"seed": "random"}))
-        assert sampled.code is grpc.StatusCode.OK, sampled.details
-        worker.wait_for_queue(_idle)
-        worker.stub.TokenizeString(pb.PredictOptions(Messages=[pb.Message(role="user", content="hello")]), timeout=30)
-        wait_until(lambda: (_own_threads(worker) - self.threads).total() <= POOLED, f"threads at {self.threads}")
+        assert _ask(worker, GREEDY) == self.greedy, "greedy"
+        assert _ask(worker, SAMPLED) == self.sampled, "sampled"
+        drawn = stream(worker.stub, prompt(GOLDEN_PROMPT, 2, Temperature=1.0, Metadata={"seed": "random"}))
+        assert drawn.code is grpc.StatusCode.OK, drawn.details
+        worker.stub.TokenizeString(CHAT, timeout=30)
+        worker.wait_for_queue(_idle, 3 * patience)
+        self._check_held(worker, patience)
+        check_log(worker)
+
+    def _check_held(self, worker: Worker, patience: float) -> None:
+        wait_until(lambda: _bytes_beside_weights(worker) <= SCALAR_BYTES, "bytes of MLX", patience)
+        wait_until(
+            lambda: (_own_threads(worker) - self.threads).total() <= POOLED, f"threads at {self.threads}", patience
+        )
         wait_until(
             lambda: (worker.descriptors() - self.descriptors).total() <= RENDERER_PIPES,
             f"descriptors at {self.descriptors}",
+            patience,
         )
-        check_log(worker)
+        wait_until(lambda: _children(worker) <= self.children + RENDERERS, f"{self.children} children", patience)
+        wait_until(lambda: not half_written(self.folder), "nothing half written", patience)
 
 
 def check_log(worker: Worker) -> None:
     """No traceback anywhere, and every line is one event of ours."""
     foreign = [line for line in worker.log.lines if not line.startswith(("time=", "mlx-worker: "))]
     assert not foreign, foreign
-    assert not any("Traceback" in line for line in worker.log.lines)
+    assert not any("Traceback" in line for line in worker.log.lines), "traceback"
+
+
+def half_written(folder: Path | None) -> list[Path]:
+    """Files that a writer has begun under a name of their own and not finished."""
+    return sorted({path for pattern in HALF_WRITTEN for path in folder.rglob(pattern)}) if folder else []
 
 
 def _check_health(worker: Worker) -> None:
@@ -76,13 +128,21 @@ def _check_health(worker: Worker) -> None:
         started = time.monotonic()
         assert worker.stub.Health(pb.HealthMessage(), timeout=10).message == b"OK"
         best = min(best, time.monotonic() - started)
-    assert best < HEALTH_SECONDS
+    assert best < HEALTH_SECONDS, "Health"
 
 
-def _ask(worker: Worker) -> Answer:
-    answer = stream(worker.stub, prompt(GOLDEN_PROMPT, GOLDEN_TOKENS, Logprobs=1))
-    assert answer.last.tokens == GOLDEN_TOKENS, answer.details
-    return answer
+def _ask(worker: Worker, request: pb.PredictOptions) -> Said:
+    answer = stream(worker.stub, request)
+    assert answer.last.tokens == request.Tokens, answer.details
+    return tuple(answer.tokens), answer.text
+
+
+def _bytes_beside_weights(worker: Worker) -> int:
+    """Bytes in MLX arrays once the prompt cache, which is emptied for it, and all rows are gone."""
+    worker.rest()
+    worker.prompt_cache.Clear(pb.ClearPromptCacheRequest(everything=True), timeout=30)
+    used = worker.stub.Status(pb.HealthMessage(), timeout=10).memory.breakdown
+    return used["mlx_active"] - used["weights"]
 
 
 def _idle(queue: Mapping[str, float]) -> bool:
@@ -94,3 +154,7 @@ def _own_threads(worker: Worker) -> Counter[str]:
     if UNNAMED in (threads := worker.threads()):
         return Counter({UNNAMED: max(0, threads[UNNAMED] - POOL_ROOM)})
     return Counter({name: count for name, count in worker.threads().items() if name not in POOLS})
+
+
+def _children(worker: Worker) -> int:
+    return len(psutil.Process(worker.pid).children(recursive=True))

@@ -139,6 +139,8 @@ class Worker:
             self.process.stderr.close()
         if error is None:
             assert code == self.expected_code, "\n".join(self.log.lines[-20:])
+        else:
+            error.add_note("\n".join((f"worker exit code {code}", *self.log.lines[-20:])))
 
     expected_code = 0
 

@@ -38,6 +38,7 @@ def test_every_setting_has_a_variable_that_does_what_its_flag_does() -> None:
         "--reflection": "off",
         "--tls-certificate": "c",
         "--tls-key": "k",
+        "--tls-client-ca": "a",
         "--require-tls": "true",
         "--max-message-size": "1MiB",
         "--grace": "1m",

@@ -78,7 +78,9 @@ class Finisher:
 
 
 def row_fault(row: Row, reason: str) -> WorkerError:
-    """Why one row of a draw got no token: its own grammar or settings leave none, or the model's logits are broken."""
+    """Why one row of a draw got no token: its own grammar or settings leave none, or a fault of ours or the model's."""
+    if row.sampling.fault is not None:
+        return internal_fault("grammar", row, row.sampling.fault)
     log.warning(logline("row_failed", request_id=row.request.request_id, constrained=row.submit.constraint is not None))
     if reason == NOT_FINITE:
         return InternalFault(reason)

@@ -171,11 +171,11 @@ class PrefixCache:
         if not self.has_disk:
             return None
         least = beyond + READ_AT_LEAST
-        found = [
-            (self._store.cache.match_disk_at_most(self._store.key_of(whose), readable), whose, readable)
-            for whose, readable in self._readable(tokens, tenant)
-        ]
-        length, whose, readable = max(found, key=lambda one: one[0])
+        try:
+            length, whose, readable = self._best_on_disk(tokens, tenant)
+        except FOREIGN as error:
+            say_fault("match_disk", error)
+            return None
         if length < least:
             return None
         if self._codes is not None:
@@ -196,6 +196,14 @@ class PrefixCache:
     def rows_decode(self, whether: bool) -> None:
         """Reads leave the machine to those that do."""
         self._store.disk.rows_decode = whether
+
+    def _best_on_disk(self, tokens: NDArray[np.int32], tenant: str) -> tuple[int, str, NDArray[np.int32]]:
+        """The tokens that the disk may give at most, whose they are, and as much of the prompt as may be looked up."""
+        found = [
+            (self._store.cache.match_disk_at_most(self._store.key_of(whose), readable), whose, readable)
+            for whose, readable in self._readable(tokens, tenant)
+        ]
+        return max(found, key=lambda one: one[0])
 
     def used(self, tokens: NDArray[np.int32], length: int, tenant: str, *, now: float) -> None:
         """A request of this prompt took `length` tokens of it from here: count it for the names that it took whole."""

@@ -10,13 +10,15 @@ from backend.core.constraint import Constraint
 from backend.core.request import Sampling
 from backend.engine.sampling.noise import Key, Purpose, key_of, uniform
 from backend.engine.sampling.penalties import PenaltyWindow
+from backend.engine.sampling.sampled import CODE_FAILED
 
 
 class RowSampling:
     """A row's settings, its history under the penalties, and its position in the random sequence.
 
     Engine thread only; one a request. Invariant: `step` is the number of tokens accepted, `drawn_ahead` holds the
-    tokens drawn ahead on the device and not accepted yet, oldest first.
+    tokens drawn ahead on the device and not accepted yet, oldest first. `error` says why no token can be drawn any
+    more; `fault` is what the constraint raised, if that is why.
 
     Args:
         sampling: Already made safe for the vocabulary (`Sampling.within`).
@@ -47,6 +49,7 @@ class RowSampling:
         # Each is (tokens of one lazy draw [rows], this row's place in it); only `device` knows the array type.
         self.drawn_ahead: deque[tuple[Any, int]] = deque()
         self.error: str | None = None
+        self.fault: Exception | None = None
         penalised = sampling.repetition_penalty != 1.0 or sampling.presence_penalty or sampling.frequency_penalty
         self.window = PenaltyWindow(prompt, sampling.penalty_window) if penalised else None
 
@@ -66,7 +69,7 @@ class RowSampling:
             try:
                 self.constraint.advance(token)
             except Exception as error:  # noqa: BLE001 - a fault in one row's grammar must not end the batch
-                self.error = f"the grammar failed: {error}"
+                self._broke(error)
 
     def allowed(self) -> NDArray[np.uint32] | None:
         """The constraint's bit mask for the next token, None for no restriction; sets `error` where it failed."""
@@ -76,9 +79,14 @@ class RowSampling:
             mask = self.constraint.mask()
             self.error = self.constraint.error
         except Exception as error:  # noqa: BLE001 - as in `accept`
-            self.error = f"the grammar failed: {error}"
+            self._broke(error)
             return None
         return mask
+
+    def _broke(self, fault: Exception) -> None:
+        """The grammar's code raised: that is nothing the grammar says, so its words are for the log alone."""
+        self.fault = fault
+        self.error = CODE_FAILED
 
     def forbids_eos(self) -> bool:
         """Whether end-of-sequence is masked now. A finished grammar allows nothing else, so there it is not."""

@@ -5,6 +5,7 @@ from backend.core.constraint import Constraint
 from backend.core.request import Sampling
 from backend.engine.sampling.noise import Purpose
 from backend.engine.sampling.row_sampling import RowSampling
+from backend.engine.sampling.sampled import CODE_FAILED
 from tests.engine.sampling.building import EOS, OnlyThese, row
 
 
@@ -34,7 +35,8 @@ def test_a_grammar_that_raises_is_that_rows_error(call: str) -> None:
         assert subject.allowed() is None
     else:
         subject.accept(2)
-    assert subject.error == "the grammar failed: out of items"
+    assert subject.error == CODE_FAILED
+    assert isinstance(subject.fault, RuntimeError)
 
 
 def test_a_grammars_own_error_is_that_rows_error() -> None:

@@ -72,6 +72,21 @@ def test_what_can_be_cut_serves_up_to_where_tokens_part_in_a_block(agree: int, f
     disk.close(10)
 
 
+def test_a_short_sequence_that_was_used_last_does_not_hide_the_longer_one_beside_it(tmp_path: Path) -> None:
+    """Both begin where nothing is before them, and names do not tell which of them the prompt goes on like."""
+    disk = tier(tmp_path / "kv", block_tokens=32, clock=(clock := Clock()))
+    cache = over(disk)
+    put(cache, TEXT)
+    assert cache.flush(10)
+    clock.now += 1
+    put(cache, [70, 71, 72])
+    assert cache.flush(10)
+    asked = [*TEXT[:20], 50]
+    assert disk.match_at_most("m", asked) >= 20
+    assert disk.read("m", asked, template(), least=20).length == 20
+    disk.close(10)
+
+
 @pytest.mark.parametrize("layout", ["hybrid", "window", "window-hybrid", "state"])
 def test_what_cannot_be_cut_serves_its_stored_ends(layout: str, tmp_path: Path) -> None:
     stored(tmp_path / "kv", TEXT[:6], TEXT[:8], TEXT[:17], layout=layout)
