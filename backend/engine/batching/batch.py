@@ -19,7 +19,7 @@ from backend.engine.kv.merging import alone, merged
 from backend.engine.kv.ragged import RaggedKVCache
 from backend.engine.kv.row_caches import copied, nbytes, own_cache, row_cache, separable
 from backend.engine.loading.kv_cost import leaves
-from backend.engine.waits import wait
+from backend.engine.waits import start, wait
 
 # Rows that go unlike ways are moved to end together before they take so many columns more than the longest needs: less
 # than a block, which the budget has for each row anyway.
@@ -137,7 +137,7 @@ class DecodeBatch(ABC):
         self._align()
         self._settled, self.in_flight = False, True
         logits = self._model(inputs[:, None], cache=self._caches)[:, -1, :]
-        mx.async_eval(logits, self._states())
+        start(logits, self._states())
         for row in self.rows:
             row.covered += 1
         return logits
