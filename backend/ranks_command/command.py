@@ -1,5 +1,6 @@
 """`mlx-worker ranks`: `mlx.launch` around the worker; its log goes on, its end is told, and it ends with its parent."""
 
+import contextlib
 import os
 import re
 import secrets
@@ -25,7 +26,7 @@ _FILLING: Final = b"\n" * (1 << 18)
 
 
 def ranks(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run the ranks until they end; the exit code is that of the first that failed."""
+    """Run the ranks until they end; the exit code is that of rank 0, or of another that failed."""
     try:
         options = parse_options(arguments)
     except SystemExit as ended:
@@ -75,7 +76,7 @@ class Launch:
         self._command = command
         self._is_local = options.is_local
         self._serves: int | None = None
-        self._codes: list[int] = []
+        self._codes: dict[int, int] = {}
         self._last_words = ""
 
     def run(self) -> int:
@@ -115,7 +116,7 @@ class Launch:
         # A host shows its users the last line.
         if self._last_words:
             sys.stderr.write(f"{self._last_words}\n")
-        code = next((code for code in self._codes if code), process.returncode)
+        code = self._codes[min(self._codes)] if self._codes else process.returncode
         return code if code >= 0 else 128 - code
 
     def _stop(self, process: "subprocess.Popen[bytes]") -> None:
@@ -131,7 +132,7 @@ class Launch:
             if self._serves is None and (ready := _READY.search(line)):
                 self._serves = int(ready[1])
             if ended := _ENDED.search(line):
-                self._codes.append(int(ended[2]))
+                self._codes[int(ended[1])] = int(ended[2])
             if line.startswith(_LAST_WORDS) and not self._last_words:
                 self._last_words = line.rstrip("\n")
                 continue
@@ -140,8 +141,6 @@ class Launch:
 
 
 def _fill(pipe: IO[bytes]) -> None:
-    try:
+    with contextlib.suppress(OSError):  # it has ended
         pipe.write(_FILLING)
         pipe.flush()
-    except OSError:
-        pass  # it has ended

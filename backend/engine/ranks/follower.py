@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 import threading
@@ -48,7 +49,7 @@ class Follower:
         self._heard_at = time.monotonic()
         threading.Thread(target=self._watch, args=(watch,), name="watch", daemon=True).start()
         threading.Thread(target=self._await_signal, name="signals", daemon=True).start()
-        log.info(logline("rank_ready", rank=self._world.rank, size=self._world.size))
+        log.info(logline("rank_ready", rank=self._world.rank, size=self._world.size, pid=os.getpid()))
         try:
             self._follow(commands)
         except LinkLost as error:
