@@ -2,6 +2,7 @@
 
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
 
 import grpc
@@ -19,7 +20,7 @@ from tests.ranks.world import free_ports
 
 def told(command: list[str]) -> dict[str, str]:
     """The environment that ranks are given."""
-    return dict(value.split("=", 1) for flag, value in zip(command, command[1:], strict=False) if flag == "--env")
+    return dict(value.split("=", 1) for flag, value in pairwise(command) if flag == "--env")
 
 
 def test_hosts_become_ranks_with_their_control_address_and_the_workers_own_arguments() -> None:

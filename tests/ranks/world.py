@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +41,7 @@ class Ranks:
         folder: Path,
         size: int = 2,
         *,
-        commands: dict[int, Sequence[str]] | None = None,
+        commands: Mapping[int, Sequence[str]] | None = None,
         absent: Sequence[int] = (),
     ) -> None:
         self.size = size

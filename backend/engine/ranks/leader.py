@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -28,6 +28,8 @@ SILENT_SECONDS = 5.0
 BEHIND_SECONDS = 7.0
 """As is one that has not even begun, for so long, what rank 0 is past."""
 HELLO_SECONDS = 5.0
+ALONE_SECONDS = 60.0
+"""As are all when rank 0 is for so long in what the others are done with; of a pipeline it has the last layers."""
 CHECK_EVERY = 256
 """Commands between two comparisons of what the ranks hold."""
 JOIN_SECONDS = 60.0
@@ -56,6 +58,7 @@ class _Peer:
     heard_at: float = 0.0
     progress: int = 0
     level_at: float = 0.0
+    moved_at: float = 0.0
 
 
 class Leader:
@@ -76,6 +79,7 @@ class Leader:
         self._turn = threading.Lock()  # of what is sent to all
         self._sent = 0
         self._compared = 0
+        self._waits_since: float | None = None
         self._handle = 0
         self._objects: dict[int, weakref.ref[Any]] = {}
         self._forgotten: deque[int] = deque()
@@ -196,6 +200,7 @@ class Leader:
                 if said is not None:
                     self._hear(peer, said)
                 self._check_alive(peer)
+                self._check_company()
                 self._check_launcher()
         except LinkLost as error:
             self.lose(f"rank {peer.rank} is gone: {error}")
@@ -204,7 +209,9 @@ class Leader:
         peer.heard_at = time.monotonic()
         if "fault" in said:
             self.lose(f"rank {peer.rank}: {said['fault']}")
-        peer.progress = int(said.get("progress", peer.progress))
+        progress = int(said.get("progress", peer.progress))
+        if progress != peer.progress:
+            peer.progress, peer.moved_at = progress, time.monotonic()
 
     def _check_alive(self, peer: _Peer) -> None:
         now = time.monotonic()
@@ -235,6 +242,24 @@ class Leader:
             finally:
                 self._turn.release()
 
+    @contextlib.contextmanager
+    def waiting(self) -> Generator[None]:
+        """Rank 0 waits for the device. Engine thread only."""
+        self._waits_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waits_since = None
+
+    def _check_company(self) -> None:
+        """The others are done with what this rank waits for: so should it be, after what it computes by itself."""
+        since, peers = self._waits_since, self._peers.values()
+        if since is None or any(peer.progress <= self._progress for peer in peers):
+            return
+        alone = time.monotonic() - max(since, *(peer.moved_at for peer in peers))
+        if alone > ALONE_SECONDS:
+            self.lose(f"rank 0 has been alone in a step for {alone:.0f} s")
+
     # Commands
 
     def new_handle(self, held: Any) -> int:
@@ -256,6 +281,11 @@ class Leader:
         with self._turn:
             self._send_all([{"op": op, **fields}, *self._drops()])
             self._sent += 1
+
+    def flush(self) -> None:
+        """Have the others drop now what this rank holds no more. Engine thread only."""
+        with self._turn:
+            self._send_all(self._drops())
 
     def tell(self, message: Message) -> None:
         """A word within a command, to all. Engine thread only."""

@@ -54,7 +54,8 @@ def wait_with(leader: Leader) -> None:
     def telling(call: Callable[..., None]) -> Callable[..., None]:
         def tell(*arrays: Any) -> None:
             try:
-                call(*arrays)
+                with leader.waiting():
+                    call(*arrays)
             except Exception:
                 leader.expect_loss(1.0)
                 raise
@@ -183,6 +184,7 @@ class RankLoader:
         del known  # no model sleeps here
         refuse_what_does_not_hold(config)
         self._join(cancelled)
+        self._leader.flush()
         self._leader.command("load", **told(config))
         part = LeadingLoad(self._leader, self._group, config.engine.ranks, cancelled)
         try:

@@ -1,0 +1,178 @@
+"""What a step's message to the other ranks costs, beside the model's own collectives.
+
+    python -m benchmarks.ranks [--ranks 2] [--hidden 512] [--layers 8] [--steps 60] [--rounds 5]
+
+A random Llama, divided by its heads over a ring on loopback. Three things take turns, in the same processes: a step's
+collectives alone (two sums a layer, of a row's width); decode steps of ranks that know what to feed; and decode steps
+of ranks that follow, which wait for rank 0's message as they do when they serve. Rank 0 times them; milliseconds,
+medians over the rounds. The last column is what the messages add, as a share of a step.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import Report, arguments, parse
+from benchmarks.serving import ROOT, model
+
+ROWS = (1, 8)
+
+
+def run_rank(options: argparse.Namespace) -> dict[str, list[list[float]]]:
+    """One rank's part; of rank 0, for each number of rows a list for each of the three things."""
+    from backend.engine.loading.blas import load_blas
+
+    load_blas("auto")  # before MLX
+    import mlx.core as mx
+    from mlx_lm.utils import load_model
+
+    from backend.engine.ranks.sharding import divide, join_group
+    from backend.engine.ranks.world import world_of
+
+    world = world_of(os.environ)
+    assert world is not None
+    links = _links(world.control, world.rank, world.size)
+    group = join_group(world.backend)
+    shard, _ = load_model(Path(options.model), lazy=True)
+    divide(shard, "tensor", group)
+    mx.eval(shard.parameters())
+    found: dict[str, list[list[float]]] = {}
+    for rows in ROWS:
+        kinds = _kinds(shard, group, rows, options, links)
+        found[str(rows)] = [[], [], []]
+        for _ in range(options.rounds):
+            for times, run in zip(found[str(rows)], kinds, strict=True):
+                mx.eval(mx.distributed.all_sum(mx.ones(1), group=group))
+                started = time.perf_counter()
+                for step in range(options.steps):
+                    run(step)
+                times.append(1e3 * (time.perf_counter() - started) / options.steps)
+    return found
+
+
+def _links(control: tuple[str, int], rank: int, size: int) -> list[Any]:
+    """Rank 0's connections to all others; of another, that to rank 0."""
+    from backend.engine.ranks.link import Link
+
+    if rank == 0:
+        with socket.create_server(control) as server:
+            return [Link(server.accept()[0]) for _ in range(size - 1)]
+    while True:
+        try:
+            return [Link(socket.create_connection(control))]
+        except OSError:
+            time.sleep(0.1)
+
+
+def _kinds(
+    shard: Any, group: Any, rows: int, options: argparse.Namespace, links: list[Any]
+) -> list[Callable[[int], None]]:
+    """Collectives, steps, and steps behind a message."""
+    import mlx.core as mx
+    from mlx_lm.models.cache import make_prompt_cache
+
+    from backend.engine.kv.merging import merged
+
+    def batch() -> list[Any]:
+        """Caches of some rows, each with a short prompt."""
+        made = []
+        for _ in range(rows):
+            caches = make_prompt_cache(shard)
+            shard(mx.arange(32)[None], cache=caches)
+            mx.eval([cache.state for cache in caches])
+            made.append(caches)
+        return [merged(layer) for layer in zip(*made, strict=True)]
+
+    def feed(caches: list[Any], tokens: list[int]) -> None:
+        logits = shard(mx.array(tokens)[:, None], cache=caches)[:, -1]
+        mx.eval(logits, [cache.state for cache in caches])
+
+    def collectives(_step: int) -> None:
+        vector = mx.ones((rows, 1, options.hidden))
+        for _ in range(2 * options.layers):
+            vector = mx.distributed.all_sum(vector, group=group)
+        mx.eval(vector)
+
+    plain, told = batch(), batch()
+
+    def behind_a_message(step: int) -> None:
+        tokens = [step % 100 + 1] * rows
+        if group.rank() == 0:
+            for link in links:
+                link.send({"op": "step", "batch": 7, "tokens": tokens})
+        else:
+            tokens = links[0].receive()["tokens"]
+        feed(told, tokens)
+
+    return [collectives, lambda step: feed(plain, [step % 100 + 1] * rows), behind_a_message]
+
+
+def measure(options: argparse.Namespace) -> dict[str, list[list[float]]]:
+    """Start the ranks and have what rank 0 found."""
+    from tests.ranks.world import free_ports
+
+    heads = {"vocab": 32_000, "hidden": options.hidden, "layers": options.layers}
+    path = model(f"ranks-{options.hidden}-{options.layers}", **heads)
+    ports = free_ports(options.ranks + 1)
+    with tempfile.TemporaryDirectory() as folder:
+        hosts = Path(folder) / "hosts.json"
+        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports[1:]]))
+        environment = {
+            **os.environ,
+            "MLX_HOSTFILE": str(hosts),
+            "MLX_WORKER_RANKS": str(options.ranks),
+            "MLX_WORKER_RANKS_BACKEND": "ring",
+            "MLX_WORKER_RANKS_CONTROL": f"127.0.0.1:{ports[0]}",
+            "MLX_WORKER_RANKS_TOKEN": "none",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        given = [f"--{name}={getattr(options, name)}" for name in ("hidden", "layers", "steps", "rounds")]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.ranks", f"--model={path}", *given],
+                cwd=ROOT,
+                env={**environment, "MLX_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(options.ranks)
+        ]
+        output = processes[0].communicate(timeout=600)[0]
+        for process in processes[1:]:
+            process.wait(30)
+    return json.loads(output.splitlines()[-1])
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", help=argparse.SUPPRESS)
+    options = parse(parser, hidden=64, layers=2, steps=5, rounds=1)
+    if options.model:
+        print(json.dumps(run_rank(options)), flush=True)
+        os._exit(0)
+    report = Report(options)
+    report.note(f"{options.ranks} ranks, tensor parallel, {options.layers} layers of width {options.hidden}")
+    rows: list[list[object]] = []
+    for count, (collectives, plain, told) in measure(options).items():
+        added = statistics.median(one - other for one, other in zip(told, plain, strict=True))
+        step = statistics.median(plain)
+        rows.append([count, statistics.median(collectives), step, statistics.median(told), added, added / step])
+    report.table(["rows", "collectives", "step", "step behind a message", "added", "of a step"], rows)
+
+
+if __name__ == "__main__":
+    main()
