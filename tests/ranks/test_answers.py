@@ -73,10 +73,11 @@ def asked() -> list[pb.PredictOptions]:
         prompt("another seed", 16, Logprobs=3, Temperature=0.8, TopP=0.9, TopK=20, Seed=8),
         prompt("a choice", 12, Logprobs=3, Grammar='root ::= "yes" | "no"'),
         prompt("penalised " * 5, 16, Logprobs=3, Penalty=1.3),
+        prompt("one two three one two three one two three", 40, Logprobs=3),
     ]
 
 
-def check_answers(both: Pair) -> None:
+def check_answers(both: Pair, *, guesses: bool = True) -> None:
     alone = [predict(both.alone.stub, request) for request in asked()]
     assert len({answer.text for answer in alone}) > 3
     for request, expected in zip(asked(), alone, strict=True):
@@ -89,6 +90,7 @@ def check_answers(both: Pair) -> None:
         equal(answer, expected)
     assert int(answers[1].trailing["x-prompt-cache-tokens"]) > 1000
     both.ranks.worker.rest()
+    assert bool(both.ranks.worker.queue()["verify_passes"]) == guesses
 
 
 def test_two_ranks_with_a_part_of_each_head_answer_as_one_process(tensor: Pair) -> None:
@@ -96,13 +98,16 @@ def test_two_ranks_with_a_part_of_each_head_answer_as_one_process(tensor: Pair) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_three_ranks_with_some_layers_each_answer_as_one_process(pipeline: Pair) -> None:
     check_answers(pipeline)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_three_ranks_with_a_part_of_each_head_answer_as_one_process(three: Pair) -> None:
-    check_answers(three)
+    # A third of these heads adds up otherwise over several tokens than over one: the load's trial finds it.
+    check_answers(three, guesses=False)
 
 
 def test_stop_strings_cancels_and_errors_leave_no_rank_behind(tensor: Pair) -> None:

@@ -200,8 +200,8 @@ def test_random_operations_neither_hang_nor_change_an_answer(tmp_path: Path) -> 
         soak.run(OPERATIONS)
     except BaseException as error:
         soak.ranks.__exit__(type(error), error, None)
-        for rank, log in soak.ranks.logs.items():
-            error.add_note("\n".join([f"rank {rank}", *log.lines[-30:]]))
+        for rank, told in soak.ranks.logs.items():
+            error.add_note("\n".join([f"rank {rank}", *told.lines[-30:]]))
         raise
     soak.ranks.worker.rest()
     soak.ranks.__exit__(None, None, None)

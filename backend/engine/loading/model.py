@@ -128,7 +128,7 @@ def _load(
     new_cache = plain_cache if kv is None else lambda: new_row(plain_cache, kv)
     if known is not None:
         return _again(known, model, new_cache)
-    speculates = bool(config.engine.drafters) and sharding is None
+    speculates = bool(config.engine.drafters)
     asked = cancelled if sharding is None else sharding.cancelled
     result = _probed(_asking(model, asked), model, plain_cache, kv, settings, directory, speculates=speculates)
     stored_kv = _stored_format(config, model, plain_cache)
@@ -154,7 +154,7 @@ def _load(
         dtype=dtype,
         batchable=not _serial_reason(model, config, result),
         serial_reason=_serial_reason(model, config, result),
-        speculation_reason=result.speculation_reason if sharding is None else NOT_OVER_RANKS,
+        speculation_reason=result.speculation_reason,
         kv_cost=result.kv_cost,
         uncached_reason=result.uncached_reason,
         kept_whole=result.kept_whole,

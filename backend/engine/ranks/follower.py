@@ -112,7 +112,7 @@ class Follower:
             message = following.next_message()
             self._number += 1
             # What only rearranges arrays has begun by now; what goes to the device says so itself.
-            if message["op"] not in ("step", "chunk"):
+            if message["op"] not in ("step", "chunk", "verify"):
                 self._begun()
             following.do(message)
             self._progress = 2 * self._number + 2

@@ -162,6 +162,7 @@ class Following:
         return {
             "kinds": kinds_of(MlxPayload(loaded.kept_whole, evaluate=wait), loaded.new_cache(), loaded.model),
             "serial_reason": loaded.serial_reason,
+            "speculation_reason": loaded.speculation_reason,
             "uncached_reason": loaded.uncached_reason,
             "kv_tokens": tokens_of(budget.total, budget.cost),
         }

@@ -12,6 +12,8 @@ import mlx.core as mx
 from backend.engine.batching.batch_host import HostBatch
 from backend.engine.batching.emitted import Emitted
 from backend.engine.batching.row import Row
+from backend.engine.batching.verification import Verification
+from backend.engine.kv.going_back import Pass
 from backend.engine.loading.kv_cost import leaves
 from backend.engine.ranks.leader import Leader
 from backend.engine.sampling.host.sampler import HostSampler
@@ -107,6 +109,22 @@ class RankBatch(HostBatch):
     def _forward(self, inputs: mx.array) -> mx.array:
         self._leader.command("step", batch=self.handle, tokens=inputs.tolist())
         return super()._forward(inputs)
+
+    def verify(self, drafts: Sequence[Sequence[int]]) -> Verification:
+        """As DecodeBatch."""
+        # What is compared between ranks is whole again once it is known how much of the pass is kept.
+        self._broken = True
+        return super().verify(drafts)
+
+    def _start_pass(self, tokens: Sequence[Sequence[int]]) -> Pass:
+        self._leader.command("verify", batch=self.handle, tokens=tokens)
+        run = super()._start_pass(tokens)
+        run.before_keep = self._keep
+        return run
+
+    def _keep(self, kept: Sequence[int]) -> None:
+        self._leader.command("keep", batch=self.handle, kept=kept)
+        self._broken = False
 
     def view(self, row: Row) -> list[Any]:
         """As DecodeBatch."""

@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 from typing import Any, Final
 
-from backend.config import EngineConfig, ModelConfig
+from backend.config import ALL_DRAFTERS, Drafter, EngineConfig, ModelConfig
 from backend.core.errors import ModelLoadFailed
 
 # What a follower needs of a configuration: with it, it finds and divides the same model in the same way.
@@ -39,6 +39,7 @@ def told(config: ModelConfig) -> dict[str, Any]:
     return {
         "model": {name: getattr(config, name) for name in _MODEL},
         "engine": {name: getattr(config.engine, name) for name in _ENGINE},
+        "speculates": bool(config.engine.drafters),
     }
 
 
@@ -46,4 +47,6 @@ def understood(told: dict[str, Any]) -> ModelConfig:
     """The configuration that a rank was told of."""
     tuples = {one.name for one in fields(ModelConfig) if str(one.type).startswith("tuple")}
     model: dict[str, Any] = {name: tuple(value) if name in tuples else value for name, value in told["model"].items()}
-    return ModelConfig(**model, engine=replace(EngineConfig(), drafters=frozenset(), **told["engine"]))
+    # Whose guesses they are is rank 0's business; that there may be some has each rank try them out.
+    drafters = ALL_DRAFTERS if told["speculates"] else frozenset[Drafter]()
+    return ModelConfig(**model, engine=replace(EngineConfig(), drafters=drafters, **told["engine"]))

@@ -71,11 +71,13 @@ def mirrored(
         leader.command("caches", handle=made.handle)
         return made
 
+    speculation = loaded.speculation_reason or _first(reports, "speculation_reason")
     serial = loaded.serial_reason or _first(reports, "serial_reason")
     return replace(
         loaded,
         model=model,
         new_cache=new_cache,
+        speculation_reason=speculation,
         serial_reason=serial,
         batchable=not serial,
         uncached_reason=loaded.uncached_reason or _first(reports, "uncached_reason") or _unlike(kinds, reports),

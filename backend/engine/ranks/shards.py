@@ -12,6 +12,7 @@ from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.emitted import Emitted
 from backend.engine.batching.row import Row
 from backend.engine.batching.verification import Draw
+from backend.engine.kv.going_back import Pass
 from backend.engine.ranks.link import Message
 from backend.engine.ranks.mirrored import lengths
 from backend.engine.ranks.state import digest
@@ -47,6 +48,7 @@ class FollowingBatch(DecodeBatch):
     def __init__(self, model: Callable[..., mx.array], begun: Callable[[], None], *, mergeable: bool) -> None:
         super().__init__(model, mergeable=mergeable)
         self._begun = begun
+        self._run: Pass | None = None
 
     def step(self) -> list[Emitted]:
         """Feed every row's last token; there is nothing to emit."""
@@ -56,8 +58,25 @@ class FollowingBatch(DecodeBatch):
         self._settled, self.in_flight = True, False
         return []
 
+    def look_at(self, tokens: Sequence[Sequence[int]]) -> None:
+        """Run a pass over `tokens` `[rows, width]`."""
+        self._run = self._start_pass(tokens)
+        self._begun()
+        wait(self._run.logits, self._states())
+
+    def keep(self, kept: Sequence[int]) -> None:
+        """Leave the caches as if each row had been fed so many of the pass' first tokens, 1 or more."""
+        run, self._run = self._run, None
+        assert run is not None
+        run.keep(kept)
+        self._begun()
+        wait(self._states())
+        for row, n in zip(self.rows, kept, strict=True):
+            row.covered += n
+        self._settled, self.in_flight = True, False
+
     def _draw_from(self, logits: mx.array) -> Draw:
-        raise Diverged("a pass over several tokens was not asked for")
+        raise Diverged("rank 0 draws")
 
     def numbers(self) -> list[int]:
         """What is equal on all ranks."""
@@ -159,6 +178,12 @@ class Shards:
         for row, token in zip(batch.rows, message["tokens"], strict=True):
             row.last_token = token
         batch.step()
+
+    def _verify(self, message: Message) -> None:
+        self._held[message["batch"]].look_at(message["tokens"])
+
+    def _keep(self, message: Message) -> None:
+        self._held[message["batch"]].keep(message["kept"])
 
     def _view(self, message: Message) -> None:
         batch: FollowingBatch = self._held[message["batch"]]
