@@ -1,5 +1,7 @@
 """Two ranks on loopback give what one process gives: greedy and seeded, in company, with stops, grammars and hits."""
 
+import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,11 +12,13 @@ import pytest
 
 from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import Answer, predict, prompt, running, stream
-from tests.e2e.worker import Worker
+from tests.e2e.worker import ROOT, Worker
 from tests.models import write_model
 from tests.ranks.world import Ranks
 
 SAME = 1e-5
+# Of a model that three ranks divide.
+HEADS = {"num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 192}
 LONG = "the quick brown fox jumps over the lazy dog "
 
 
@@ -51,8 +55,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    heads = {"num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 192}
-    yield from pair(tmp_path_factory, "llama", "tensor", 3, extra=heads)
+    yield from pair(tmp_path_factory, "llama", "tensor", 3, extra=HEADS)
 
 
 def equal(one: Answer, other: Answer) -> None:
@@ -157,6 +160,22 @@ def test_a_load_that_fails_on_one_rank_says_on_which_and_the_next_one_serves(ten
     predict(stub, prompt("gone", 3)).refused(grpc.StatusCode.FAILED_PRECONDITION, "model not loaded")
     assert ranks.load(tensor.model, "ranks:tensor", "memory_share:0.3").success
     equal(predict(stub, prompt("Once upon a time", 12, Logprobs=3)), before)
+
+
+@pytest.mark.slow
+def test_a_load_names_every_rank_that_failed_and_leaves_all_of_them_ready(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "qwen3", "qwen3", layers=2)
+    elsewhere = tmp_path.joinpath(*"abcdefghij")
+    elsewhere.mkdir(parents=True)
+    with Ranks(tmp_path, 3, directory=elsewhere) as ranks:
+        # A relative path: the others look for it elsewhere.
+        result = ranks.load(Path(os.path.relpath(model, ROOT)))
+        assert not result.success
+        missing = "model path does not exist"
+        assert re.search(f"rank 1: {missing}.*; rank 2: {missing}", result.message), result.message
+        two = write_model(tmp_path / "llama", "llama", layers=2, extra=HEADS)
+        assert ranks.load(two, "ranks:tensor", "memory_share:0.3").success
+        assert predict(ranks.worker.stub, prompt("once", 4)).code is grpc.StatusCode.OK
 
 
 def test_one_process_refuses_to_be_several(tensor: Pair) -> None:

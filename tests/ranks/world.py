@@ -34,6 +34,7 @@ class Ranks:
     Args:
         commands: By rank, what to run instead of `python -m backend`.
         absent: Ranks that are never started.
+        directory: Where the others than rank 0 are started; None is where that is.
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class Ranks:
         *,
         commands: Mapping[int, Sequence[str]] | None = None,
         absent: Sequence[int] = (),
+        directory: Path | None = None,
     ) -> None:
         self.size = size
         self._absent = absent
+        self._directory = directory or ROOT
         ports = free_ports(size + 1)
         hosts = folder / f"hosts-{secrets.token_hex(4)}.json"
         hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports[:size]]))
@@ -73,8 +76,8 @@ class Ranks:
     def _start(self, rank: int) -> None:
         process = subprocess.Popen(
             [sys.executable, *self._commands.get(rank, FOLLOWER), "--blas", "reference"],
-            cwd=ROOT,
-            env={**os.environ, **self.environment, "MLX_RANK": str(rank)},
+            cwd=self._directory,
+            env={**os.environ, **self.environment, "MLX_RANK": str(rank), "PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
