@@ -106,9 +106,11 @@ class Leader:
                 connection, _ = server.accept()
             except OSError:
                 return  # closed
+            link = Link(connection)
             try:
-                self._greet(Link(connection))
+                self._greet(link)
             except LinkLost as error:
+                link.close()
                 log.warning(logline("rank_refused", reason=error))
         server.close()
 
@@ -117,7 +119,6 @@ class Leader:
         refusal = self._refusal(hello)
         if refusal:
             link.send({"refused": refusal})
-            link.close()
             raise LinkLost(refusal)
         link.send({"welcome": True})
         peer = self._peers[hello["rank"]]
@@ -134,7 +135,7 @@ class Leader:
     def _refusal(self, hello: Message) -> str:
         if not hmac.compare_digest(str(hello.get("token", "")).encode(), self.world.token.encode()):
             return "wrong token"
-        if hello.get("rank") not in self._peers or hello.get("kind") not in ("commands", "watch"):
+        if hello.get("rank") not in list(self._peers) or hello.get("kind") not in ("commands", "watch"):
             return "no rank of this worker"
         peer = self._peers[hello["rank"]]
         if (peer.commands if hello["kind"] == "commands" else peer.watch) is not None:
