@@ -1,11 +1,12 @@
 """What a step's message to the other ranks costs, beside the model's own collectives.
 
-    python -m benchmarks.ranks [--ranks 2] [--hidden 512] [--layers 8] [--steps 60] [--rounds 5]
+    python -m benchmarks.ranks [--ranks 2] [--hidden 512] [--layers 8] [--steps 40] [--rounds 4]
 
-A random Llama, divided by its heads over a ring on loopback. Three things take turns, in the same processes: a step's
-collectives alone (two sums a layer, of a row's width); decode steps of ranks that know what to feed; and decode steps
-of ranks that follow, which wait for rank 0's message as they do when they serve. Rank 0 times them; milliseconds,
-medians over the rounds. The last column is what the messages add, as a share of a step.
+A random Llama, divided by its heads over a ring on loopback. Four things take turns, in the same processes: a step's
+message to the other ranks and back; a step's collectives alone (two sums a layer, of a row's width); decode steps of
+ranks that know what to feed; and decode steps of ranks that follow, which wait for rank 0's message as they do when
+they serve. Rank 0 times each by itself; milliseconds, medians. A message costs half of its way there and back; the last
+column is that as a share of the collectives.
 """
 
 import argparse
@@ -28,7 +29,7 @@ ROWS = (1, 8)
 
 
 def run_rank(options: argparse.Namespace) -> dict[str, list[list[float]]]:
-    """One rank's part; of rank 0, for each number of rows a list for each of the three things."""
+    """One rank's part; of rank 0, for each number of rows a list of milliseconds for each of the four things."""
     from backend.engine.loading.blas import load_blas
 
     load_blas("auto")  # before MLX
@@ -48,14 +49,14 @@ def run_rank(options: argparse.Namespace) -> dict[str, list[list[float]]]:
     found: dict[str, list[list[float]]] = {}
     for rows in ROWS:
         kinds = _kinds(shard, group, rows, options, links)
-        found[str(rows)] = [[], [], []]
+        found[str(rows)] = [[] for _ in kinds]
         for _ in range(options.rounds):
             for times, run in zip(found[str(rows)], kinds, strict=True):
                 mx.eval(mx.distributed.all_sum(mx.ones(1), group=group))
-                started = time.perf_counter()
                 for step in range(options.steps):
+                    started = time.perf_counter()
                     run(step)
-                times.append(1e3 * (time.perf_counter() - started) / options.steps)
+                    times.append(1e3 * (time.perf_counter() - started))
     return found
 
 
@@ -76,7 +77,7 @@ def _links(control: tuple[str, int], rank: int, size: int) -> list[Any]:
 def _kinds(
     shard: Any, group: Any, rows: int, options: argparse.Namespace, links: list[Any]
 ) -> list[Callable[[int], None]]:
-    """Collectives, steps, and steps behind a message."""
+    """A message and its echo, collectives, steps, and steps behind a message."""
     import mlx.core as mx
     from mlx_lm.models.cache import make_prompt_cache
 
@@ -113,7 +114,16 @@ def _kinds(
             tokens = links[0].receive()["tokens"]
         feed(told, tokens)
 
-    return [collectives, lambda step: feed(plain, [step % 100 + 1] * rows), behind_a_message]
+    def echoed(step: int) -> None:
+        if group.rank() == 0:
+            for link in links:
+                link.send({"op": "step", "batch": 7, "tokens": [step % 100 + 1] * rows})
+            for link in links:
+                link.receive()
+        else:
+            links[0].send(links[0].receive())
+
+    return [echoed, collectives, lambda step: feed(plain, [step % 100 + 1] * rows), behind_a_message]
 
 
 def measure(options: argparse.Namespace) -> dict[str, list[list[float]]]:
@@ -157,8 +167,8 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     options = parse(parser, hidden=64, layers=2, steps=5, rounds=1)
     if options.model:
@@ -167,11 +177,10 @@ def main() -> None:
     report = Report(options)
     report.note(f"{options.ranks} ranks, tensor parallel, {options.layers} layers of width {options.hidden}")
     rows: list[list[object]] = []
-    for count, (collectives, plain, told) in measure(options).items():
-        added = statistics.median(one - other for one, other in zip(told, plain, strict=True))
-        step = statistics.median(plain)
-        rows.append([count, statistics.median(collectives), step, statistics.median(told), added, added / step])
-    report.table(["rows", "collectives", "step", "step behind a message", "added", "of a step"], rows)
+    for count, times in measure(options).items():
+        echoed, collectives, plain, told = map(statistics.median, times)
+        rows.append([count, echoed / 2, collectives, plain, told, echoed / 2 / collectives])
+    report.table(["rows", "message", "collectives", "step", "step behind a message", "of the collectives"], rows)
 
 
 if __name__ == "__main__":

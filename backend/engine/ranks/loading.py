@@ -193,7 +193,7 @@ class RankLoader:
             own = error.message
         # Out here: the exception's frames hold the model.
         part.give_up()
-        raise ModelLoadFailed(_by_rank(own, part.failures))
+        raise ModelLoadFailed(_by_rank(own, part.failures, self._leader.world.size))
 
     def _load_and_hear(
         self,
@@ -234,15 +234,17 @@ class RankLoader:
                 answered += 1
                 failures |= {rank: message["failed"]} if "failed" in message else {}
         if failures:
-            raise ModelLoadFailed(_by_rank("", failures))
+            raise ModelLoadFailed(_by_rank("", failures, leader.world.size))
         self._group = group
 
 
-def _by_rank(own: str, failures: Mapping[int, str]) -> str:
-    """Every rank's failure by its rank."""
+def _by_rank(own: str, failures: Mapping[int, str], size: int) -> str:
+    """Every rank's failure by its rank, or that of all."""
     lines = dict(failures)
     if not lines:
         return own
     if own and own != _NOT_MINE and not own.endswith("cancelled"):
         lines[0] = own
+    if len(lines) == size and len(set(lines.values())) == 1:
+        return lines[0]
     return "; ".join(f"rank {rank}: {text}" for rank, text in sorted(lines.items()))
