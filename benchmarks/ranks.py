@@ -48,7 +48,7 @@ def run_rank(options: argparse.Namespace) -> dict[str, list[list[float]]]:
     mx.eval(shard.parameters())
     found: dict[str, list[list[float]]] = {}
     for rows in ROWS:
-        kinds = _kinds(shard, group, rows, options, links)
+        kinds = Steps(shard, group, rows, options, links).kinds()
         found[str(rows)] = [[] for _ in kinds]
         for _ in range(options.rounds):
             for times, run in zip(found[str(rows)], kinds, strict=True):
@@ -74,56 +74,70 @@ def _links(control: tuple[str, int], rank: int, size: int) -> list[Any]:
             time.sleep(0.1)
 
 
-def _kinds(
-    shard: Any, group: Any, rows: int, options: argparse.Namespace, links: list[Any]
-) -> list[Callable[[int], None]]:
-    """A message and its echo, collectives, steps, and steps behind a message."""
-    import mlx.core as mx
-    from mlx_lm.models.cache import make_prompt_cache
+class Steps:
+    """What takes turns, for a number of rows; every rank makes the same calls."""
 
-    from backend.engine.kv.merging import merged
+    def __init__(self, shard: Any, group: Any, rows: int, options: argparse.Namespace, links: list[Any]) -> None:
+        self._shard, self._group, self._rows, self._options, self._links = shard, group, rows, options, links
+        self._plain, self._told = self._batch(), self._batch()
 
-    def batch() -> list[Any]:
-        """Caches of some rows, each with a short prompt."""
-        made = []
-        for _ in range(rows):
-            caches = make_prompt_cache(shard)
-            shard(mx.arange(32)[None], cache=caches)
+    def kinds(self) -> list[Callable[[int], None]]:
+        """A message and its echo, collectives, steps, and steps behind a message."""
+        return [self._echoed, self._collectives, self._step, self._step_behind_a_message]
+
+    def _batch(self) -> list[Any]:
+        """Caches of the rows, each with a short prompt."""
+        import mlx.core as mx
+        from mlx_lm.models.cache import make_prompt_cache
+
+        from backend.engine.kv.merging import merged
+
+        made: list[list[Any]] = []
+        for _ in range(self._rows):
+            caches = make_prompt_cache(self._shard)
+            self._shard(mx.arange(32)[None], cache=caches)
             mx.eval([cache.state for cache in caches])
             made.append(caches)
         return [merged(layer) for layer in zip(*made, strict=True)]
 
-    def feed(caches: list[Any], tokens: list[int]) -> None:
-        logits = shard(mx.array(tokens)[:, None], cache=caches)[:, -1]
+    def _feed(self, caches: list[Any], tokens: list[int]) -> None:
+        import mlx.core as mx
+
+        logits = self._shard(mx.array(tokens)[:, None], cache=caches)[:, -1]
         mx.eval(logits, [cache.state for cache in caches])
 
-    def collectives(_step: int) -> None:
-        vector = mx.ones((rows, 1, options.hidden))
-        for _ in range(2 * options.layers):
-            vector = mx.distributed.all_sum(vector, group=group)
+    def _tokens(self, step: int) -> list[int]:
+        return [step % 100 + 1] * self._rows
+
+    def _tell(self, step: int) -> list[int]:
+        """The tokens of a step, from rank 0 to all others."""
+        if self._group.rank():
+            return self._links[0].receive()["tokens"]
+        for link in self._links:
+            link.send({"op": "step", "batch": 7, "tokens": self._tokens(step)})
+        return self._tokens(step)
+
+    def _echoed(self, step: int) -> None:
+        tokens = self._tell(step)
+        for link in self._links:
+            if self._group.rank():
+                link.send({"op": "step", "batch": 7, "tokens": tokens})
+            else:
+                link.receive()
+
+    def _collectives(self, _step: int) -> None:
+        import mlx.core as mx
+
+        vector = mx.ones((self._rows, 1, self._options.hidden))
+        for _ in range(2 * self._options.layers):
+            vector = mx.distributed.all_sum(vector, group=self._group)
         mx.eval(vector)
 
-    plain, told = batch(), batch()
+    def _step(self, step: int) -> None:
+        self._feed(self._plain, self._tokens(step))
 
-    def behind_a_message(step: int) -> None:
-        tokens = [step % 100 + 1] * rows
-        if group.rank() == 0:
-            for link in links:
-                link.send({"op": "step", "batch": 7, "tokens": tokens})
-        else:
-            tokens = links[0].receive()["tokens"]
-        feed(told, tokens)
-
-    def echoed(step: int) -> None:
-        if group.rank() == 0:
-            for link in links:
-                link.send({"op": "step", "batch": 7, "tokens": [step % 100 + 1] * rows})
-            for link in links:
-                link.receive()
-        else:
-            links[0].send(links[0].receive())
-
-    return [echoed, collectives, lambda step: feed(plain, [step % 100 + 1] * rows), behind_a_message]
+    def _step_behind_a_message(self, step: int) -> None:
+        self._feed(self._told, self._tell(step))
 
 
 def measure(options: argparse.Namespace) -> dict[str, list[list[float]]]:

@@ -156,7 +156,9 @@ def test_a_load_that_fails_on_one_rank_says_on_which_and_the_next_one_serves(ten
     # Read by rank 0 alone: for the others it is nowhere.
     result = ranks.load(tmp_path / "nothing")
     assert not result.success
+    said = len(ranks.logs[1].lines)
     assert ranks.worker.stub.Free(pb.HealthMessage(), timeout=30).success
+    ranks.logs[1].wait_for("shard_freed", 10, after=said)
     predict(stub, prompt("gone", 3)).refused(grpc.StatusCode.FAILED_PRECONDITION, "model not loaded")
     assert ranks.load(tensor.model, "ranks:tensor", "memory_share:0.3").success
     equal(predict(stub, prompt("Once upon a time", 12, Logprobs=3)), before)

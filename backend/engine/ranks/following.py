@@ -1,6 +1,7 @@
 """What a rank that follows makes of rank 0's commands: it joins the group, loads, and works on its shards."""
 
 import gc
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import mlx.core as mx
 
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed
+from backend.core.logline import logline
 from backend.engine.batching.assembly import kv_budget, limit_memory
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.loading.failures import FOREIGN, one_line
@@ -20,6 +22,8 @@ from backend.engine.ranks.shards import Shards
 from backend.engine.ranks.world import World
 from backend.engine.waits import wait
 from mlx_cache.payload import MlxPayload
+
+log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 7.0
 """For rank 0 to end a load that has failed here."""
@@ -118,6 +122,7 @@ class Following:
         if self._model in handles:
             self._shards.close()
             self._shards, self._model = None, 0
+            log.info(logline("shard_freed", rank=self._world.rank))
 
     def _join(self) -> None:
         try:
