@@ -150,10 +150,9 @@ def test_what_does_not_hold_is_refused_in_words(tensor: Pair) -> None:
     assert "not over several ranks" in str(score.value)
 
 
-def test_a_load_that_fails_on_one_rank_says_on_which_and_the_next_one_serves(tensor: Pair, tmp_path: Path) -> None:
+def test_after_a_load_that_fails_and_a_free_the_next_load_serves(tensor: Pair, tmp_path: Path) -> None:
     stub, ranks = tensor.ranks.worker.stub, tensor.ranks
     before = predict(stub, prompt("Once upon a time", 12, Logprobs=3))
-    # Read by rank 0 alone: for the others it is nowhere.
     result = ranks.load(tmp_path / "nothing")
     assert not result.success
     said = len(ranks.logs[1].lines)

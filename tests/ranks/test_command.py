@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 
 from backend.engine.ranks.world import BadWorld, world_of
@@ -88,3 +89,16 @@ def test_the_command_serves_stops_and_tells_how_its_ranks_end(tmp_path: Path) ->
         assert worker.wait(10) in (ExitCode.ENGINE_DEAD, 128 + signal.SIGKILL)
         worker.expected_code = worker.process.returncode
         assert "rank 1 is gone" in worker.log.whole()[-1]
+
+
+@pytest.mark.slow
+def test_ranks_end_with_the_command_that_started_them(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    command = ("-m", "backend", "ranks", "--hosts", "127.0.0.1", "-n", "2", "--port", str(port))
+    with Worker(command=command) as worker:
+        pids = [int(worker.log.wait_for(rf"{words} pid=(\d+)")[1]) for words in ("ready address=.*", "rank_ready .*")]
+        processes = [psutil.Process(pid) for pid in pids]
+        worker.expected_code = -signal.SIGKILL
+        worker.signal(signal.SIGKILL)
+        worker.wait(5)  # until then it is there, though dead
+        assert not psutil.wait_procs(processes, 10)[1]
