@@ -174,6 +174,9 @@ def test_a_load_names_every_rank_that_failed_and_leaves_all_of_them_ready(tmp_pa
         assert not result.success
         missing = "model path does not exist"
         assert re.search(f"rank 1: {missing}.*; rank 2: {missing}", result.message), result.message
+        hybrid = write_model(tmp_path / "hybrid", "qwen3_next", layers=3)
+        result = ranks.load(hybrid)
+        assert re.search("rank [12] has layers with (ArraysCache|KVCache), rank 0 with", result.message), result.message
         two = write_model(tmp_path / "llama", "llama", layers=2, extra=HEADS)
         assert ranks.load(two, "ranks:tensor", "memory_share:0.3").success
         assert predict(ranks.worker.stub, prompt("once", 4)).code is grpc.StatusCode.OK

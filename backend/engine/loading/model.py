@@ -3,7 +3,7 @@
 import gc
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -29,6 +29,7 @@ from backend.engine.loading.failures import check_cancelled, guarded
 from backend.engine.loading.files import ModelFiles
 from backend.engine.loading.fingerprint import namespace
 from backend.engine.loading.kernel_cache import keep_kernels
+from backend.engine.loading.kv_cost import leaves
 from backend.engine.loading.kv_options import check_kv_options, kv_format, stored_format, unquantisable
 from backend.engine.loading.loaded import NOT_OVER_RANKS, Backbone, LoadedModel
 from backend.engine.loading.probe import (
@@ -62,8 +63,12 @@ class Sharding(Protocol):
         """Leave this rank's shard of a model whose weights are not read yet."""
         ...
 
-    def ready(self) -> None:
-        """Wait until all ranks have their weights; raises ModelLoadFailed where one has not."""
+    def ready(self, kinds: Sequence[str]) -> None:
+        """Wait until all ranks have their weights; raises ModelLoadFailed where one has not.
+
+        Args:
+            kinds: The classes of this rank's layer caches. On unlike ones the trial would take unlike passes.
+        """
         ...
 
     def cancelled(self) -> bool:
@@ -122,9 +127,9 @@ def _load(
         _cast(model, DTYPES[wanted])
     reading = ProgressLog("weights", directory.name, progress, every_s=config.engine.progress_s)
     _evaluate(model, directory, reading, cancelled)
-    if sharding is not None:
-        sharding.ready()
     plain_cache, kv = _cache_maker(model, config.max_kv_size), kv_format(config)
+    if sharding is not None:
+        sharding.ready(sorted({type(leaf).__name__ for leaf in leaves(plain_cache())}))
     new_cache = plain_cache if kv is None else lambda: new_row(plain_cache, kv)
     if known is not None:
         return _again(known, model, new_cache)

@@ -2,7 +2,7 @@
 
 import gc
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -47,9 +47,9 @@ class FollowingLoad:
         """Leave this rank's shard."""
         divide(model, way_of(model, settings, self._asked, self._group.size()), self._group)
 
-    def ready(self) -> None:
-        """Say that the weights are here, and wait for the others'."""
-        self._following.say({"ready": True})
+    def ready(self, kinds: Sequence[str]) -> None:
+        """Say that the weights are here, for layers of which kinds, and wait for the others'."""
+        self._following.say({"ready": list(kinds)})
         self.together = True
         if self.cancelled():
             raise ModelLoadFailed("loading was cancelled")
@@ -140,10 +140,11 @@ class Following:
             loaded = load_model(config, cancelled=part.asked_to_stop, sharding=part)
             if not part.cancelled():
                 self.say(self._report(config, loaded))
-                if "serve" in self.next_message():
+                verdict = self.next_message()
+                if "serve" in verdict:
                     self._serve(config, loaded)
                     return
-                part.stopped = True
+                part.stopped = "stop" in verdict
             del loaded
         except ModelLoadFailed as error:
             failed = error.message
@@ -151,6 +152,8 @@ class Following:
             failed = f"{type(error).__name__}: {one_line(error)}"
         gc.collect()
         mx.clear_cache()
+        if not part.stopped and not failed:
+            raise OutOfStep("rank 0 goes on with the load's trial, which is over here")
         if not part.stopped:
             self.say({"failed": failed})
             self._await_stop(WAIT_SECONDS if part.together else None)

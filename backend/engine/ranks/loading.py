@@ -4,8 +4,9 @@ Before each pass of the trial rank 0 says whether the load is still wanted, so t
 """
 
 import faulthandler
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from backend.config import ModelConfig
@@ -25,6 +26,8 @@ STOP_SECONDS = 30
 """For a rank to give up a load that has failed elsewhere; it may be in the middle of reading a large file."""
 STANDARD_ERROR = 2
 HEAR_SECONDS = 2.0
+TRIAL_SECONDS = 60.0
+"""For another rank to end a trial that is over here: their last pass was one."""
 _NOT_MINE = "another rank has failed"
 
 
@@ -89,13 +92,16 @@ class LeadingLoad:
         self.way = way_of(model, settings, self._asked, self._group.size())
         divide(model, self.way, self._group)
 
-    def ready(self) -> None:
+    def ready(self, kinds: Sequence[str]) -> None:
         """Wait until every rank has its weights.
 
         Raises:
-            ModelLoadFailed: One has not, or nobody wants them any more.
+            ModelLoadFailed: One has not, or has layers of other kinds, or nobody wants them any more.
         """
-        self.hear()
+        for rank, message in self.hear().items():
+            if message["ready"] != list(kinds):
+                theirs, mine = ", ".join(message["ready"]), ", ".join(kinds)
+                raise ModelLoadFailed(f"ranks: rank {rank} has layers with {theirs}, rank 0 with {mine}")
         if self.cancelled():
             raise ModelLoadFailed("loading was cancelled")
 
@@ -111,15 +117,21 @@ class LeadingLoad:
         self._receive(0)
         return bool(self.failures) or self._cancelled()
 
-    def hear(self) -> Mapping[int, Message]:
+    def hear(self, within: float = math.inf) -> Mapping[int, Message]:
         """What each of the other ranks has come to.
+
+        Args:
+            within: Seconds after which one that has said nothing is lost.
 
         Raises:
             ModelLoadFailed: One of them has failed, or nobody wants the model any more.
         """
+        until = time.monotonic() + within
         while len(self._answers.keys() | self._stopped) < self._leader.world.size - 1:
             if self._cancelled():
                 self._stop()
+            if time.monotonic() > until:
+                self._leader.lose("the load's trial takes other passes on another rank")
             self._receive(0.05)
         if self.failures or self._told_to_stop:
             raise ModelLoadFailed(_NOT_MINE if self.failures else "loading was cancelled")
@@ -206,7 +218,7 @@ class RankLoader:
         if part.cancelled():
             raise ModelLoadFailed("loading was cancelled")
         kinds = kinds_of(MlxPayload(loaded.kept_whole, evaluate=waits.wait), loaded.new_cache(), loaded.model)
-        reports = part.hear()
+        reports = part.hear(TRIAL_SECONDS)
         part.serve()
         world = self._leader.world
         facts = {"ranks": f"{world.size}, {part.way} parallel over {world.backend}"}
