@@ -194,6 +194,7 @@ def _with_draft(
             progress=progress,
             cancelled=cancelled,
             known=None if known is None else known.draft,
+            sharding=None,
         )
         if draft.serial_reason:
             raise ModelLoadFailed(f"{draft.path}: its rows cannot guess together: {draft.serial_reason}")

@@ -4,7 +4,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from backend.core.errors import WorkerUnavailable
-from backend.engine.handle import EngineHandle
+from backend.engine.handle import CLOSE_SECONDS, EngineHandle
 from backend.engine.ranks.leader import Leader
 from backend.engine.ranks.world import World
 
@@ -29,9 +29,9 @@ class RankedHandle(EngineHandle):
             self._lost(f"no rank can come to {host}:{port}: {error}")
         super().start()
 
-    async def close(self) -> None:
+    async def close(self, *, within_s: float = CLOSE_SECONDS) -> None:
         """As EngineHandle; the other ranks end too."""
-        await super().close()
+        await super().close(within_s=within_s)
         self._leader.end("rank 0 has stopped")
 
     def _load_on_ranks(self, *arguments: Any, **options: Any) -> "LoadedModel":

@@ -23,6 +23,7 @@ def refuse_what_does_not_hold(config: ModelConfig) -> None:
     engine, cache = config.engine, config.cache
     asked = {
         "LoraAdapter": bool(config.adapter),
+        "DraftModel": bool(config.draft_candidates),
         "kv_bits": engine.kv_bits is not None,
         "cache_kv_bits": cache.kv_bits is not None,
         "prompt_cache_dir": bool(cache.directory),
