@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
+from backend.process.exit_codes import ExitCode
 from backend.ranks_command.options import Options, parse_options
 
 PARENT_SECONDS: Final = 2.0
@@ -117,6 +118,9 @@ class Launch:
         if self._last_words:
             sys.stderr.write(f"{self._last_words}\n")
         code = self._codes[min(self._codes)] if self._codes else process.returncode
+        if code == -signal.SIGTERM and self._last_words:
+            # mlx.launch ends the ranks that are left, in the middle of what they have to say.
+            return ExitCode.ENGINE_DEAD
         return code if code >= 0 else 128 - code
 
     def _stop(self, process: "subprocess.Popen[bytes]") -> None:
