@@ -19,6 +19,8 @@ from backend.process.open_files import raise_open_files
 from backend.process.parent_watch import first_parent
 
 if TYPE_CHECKING:
+    from backend.engine.ranks.world import World
+    from backend.process.log import Log
     from backend.process.settings import Settings
     from backend.process.worker import Ending, StartableEngine
 
@@ -30,6 +32,7 @@ _MODULES = {
     "cache": "backend.cache_command.command",
     "chat": "backend.chat.command",
     "doctor": "backend.doctor.command",
+    "ranks": "backend.ranks_command.command",
 }
 
 
@@ -59,6 +62,9 @@ def main(
     settings = parse_settings(given, os.environ)
     log = start_log(settings.log_level, settings.log_format)
     raise_open_files()
+    world = _world()
+    if world is not None and world.rank:
+        _follow(world, settings.blas, log)
     try:
         ending = asyncio.run(_run(settings, make_engine or engine_of, parent))
         code, sentence = ending.code, ending.sentence
@@ -69,6 +75,29 @@ def main(
         log.last_words(sentence)
     log.close()
     leave(code)
+
+
+def _world() -> "World | None":
+    from backend.engine.ranks.world import BadWorld, world_of
+
+    try:
+        return world_of(os.environ)
+    except BadWorld as error:
+        sys.stderr.write(f"mlx-worker: {error}\n")
+        leave(ExitCode.USAGE)
+
+
+def _follow(world: "World", blas: str, log: "Log") -> Never:
+    """Be one of the ranks that serve nothing themselves."""
+    from backend.engine.ranks.follower import follow
+
+    def end(meant: bool, sentence: str) -> Never:
+        if not meant:
+            log.last_words(sentence)
+        log.close()
+        leave(ExitCode.STOPPED if meant else ExitCode.RANK_LOST)
+
+    follow(world, blas, end)
 
 
 def _run_command(command: str, given: Sequence[str]) -> int:
@@ -102,6 +131,11 @@ def engine_of(settings: "Settings") -> "StartableEngine":
     """The real engine; its thread imports MLX once the port is open."""
     from backend.engine.handle import EngineHandle
 
+    world = _world()
+    if world is not None:
+        from backend.engine.ranks.handle import RankedHandle
+
+        return RankedHandle(world, blas=settings.blas)
     return EngineHandle(blas=settings.blas)
 
 

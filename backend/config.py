@@ -19,6 +19,9 @@ FLUSH_SECONDS = 3.0
 Isolation = Literal["performance", "balanced", "strict"]
 
 
+Sharding = Literal["auto", "tensor", "pipeline"]
+
+
 class Drafter(StrEnum):
     """What guesses at tokens to come: the row's own text, what the prompt cache has, its grammar, another model.
 
@@ -106,6 +109,7 @@ class EngineConfig:
         quantized_kv_start: Tokens below which a row holds numbers all the same; without use unless `kv_bits` is set.
         drafters: Whose guesses a pass may look at; none decodes a token a step.
         max_draft: Guessed tokens of a row that a pass looks at, at most.
+        ranks: How several ranks divide a model: by its heads, by its layers, or as it can be.
     """
 
     isolation: Isolation = "performance"
@@ -132,6 +136,7 @@ class EngineConfig:
     quantized_kv_start: int = 0
     drafters: frozenset[Drafter] = ALL_DRAFTERS
     max_draft: int = 16
+    ranks: Sharding = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from backend.config import TOKEN_VARIABLES
 from backend.core.request import MAX_PRIORITY
 from backend.engine.batching.standing import MOST_DISPLACED, SECONDS_A_LEVEL
 from backend.engine.loading.kernel_cache import VARIABLE
+from backend.engine.ranks.world import BACKEND, CONTROL, LAUNCHER, SIZE, TOKEN
 from backend.metrics.catalogue import METRICS
 from backend.process.exit_codes import ExitCode
 from backend.process.parent_watch import STARTED_BY
@@ -19,6 +20,7 @@ from backend.translate.options import OPTIONS
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 DASHBOARD = ROOT / "docs" / "grafana" / "mlx-worker.json"
+RANKS = (SIZE, BACKEND, CONTROL, TOKEN, LAUNCHER)
 IN_CODE = {"LOCALAI_BACKEND_PARENT_WATCH", "GRPC_VERBOSITY", "MLX_WORKER_PYTHON"}
 
 
@@ -49,7 +51,7 @@ def test_every_flag_has_its_row_with_its_variables_its_default_and_its_option() 
 
 def test_every_variable_without_a_flag_and_every_option_is_named() -> None:
     names = {name for row in rows("Settings") for name in re.findall(r"`([A-Z_]+)`", row[0])}
-    assert names == IN_CODE | {*TOKEN_VARIABLES, STARTED_BY, SALT_VARIABLE, VARIABLE}
+    assert names == IN_CODE | {*TOKEN_VARIABLES, STARTED_BY, SALT_VARIABLE, VARIABLE, *RANKS}
     read = [path.read_text(encoding="utf-8") for path in (ROOT / "backend").rglob("*.py") if path.parent.name != "pb"]
     read.append((ROOT / "run.sh").read_text(encoding="utf-8"))
     found = {

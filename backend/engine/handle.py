@@ -85,6 +85,11 @@ class EngineHandle:
         """Whether the engine thread works; False is final."""
         return self._alive
 
+    @property
+    def ending(self) -> str:
+        """Why the engine is dead, in one line; empty while it is not."""
+        return self._death.result() if self._death.done() else ""
+
     def start(self) -> None:
         """Start the engine thread; it imports mlx_lm there, while the port already answers."""
         self._thread.start()

@@ -23,6 +23,15 @@ log = logging.getLogger(__name__)
 evaluate: Callable[..., None] = mx.eval
 
 
+# What puts work on the device; likewise.
+put: Callable[..., None] = mx.async_eval
+
+
+def start(*arrays: Any) -> None:
+    """Put arrays, or trees of them, on the device. Raises what the device reports at once."""
+    put(*arrays)
+
+
 def wait(*arrays: Any) -> None:
     """Wait for arrays, or trees of them. Raises what the device reports."""
     evaluate(*arrays)

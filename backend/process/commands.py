@@ -14,6 +14,7 @@ COMMANDS: Final = {
     "doctor": "look for what is wrong with this machine, this environment or a model's files",
     "check": "try the worker out on this machine, beside mlx-lm",
     "cache": "look at the prompt cache of a running worker, or of a directory",
+    "ranks": "serve one model over several processes or machines",
     "help": "this; with a command, what that takes",
 }
 

@@ -13,3 +13,4 @@ class ExitCode(IntEnum):
     ENGINE_DEAD = 4  # the engine thread died or hangs
     PARENT_GONE = 5  # the process that started this one is gone
     NO_ENVIRONMENT = 6  # run.sh's alone: the first start of an installed package could not make its environment
+    RANK_LOST = 7  # of a rank that follows: rank 0 or another is gone, stalls or has failed, or this one has

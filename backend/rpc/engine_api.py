@@ -36,6 +36,11 @@ class EngineApi(Protocol):
         """False once the engine thread is dead; it never comes back."""
         ...
 
+    @property
+    def ending(self) -> str:
+        """Why it is dead, in one line; empty while it is not, or nobody knows."""
+        ...
+
     async def died(self) -> str:
         """Wait until the engine thread is dead without having been closed; why, in one line."""
         ...

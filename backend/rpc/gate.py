@@ -11,7 +11,7 @@ class Gate:
     """Event loop only. Invariant: `_running` is the number of calls inside `call()`."""
 
     def __init__(self) -> None:
-        self._closed = False
+        self._closed = ""
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -29,7 +29,7 @@ class Gate:
             WorkerUnavailable: The gate is closed.
         """
         if self._closed:
-            raise WorkerUnavailable("the worker is shutting down")
+            raise WorkerUnavailable(self._closed)
         self._running += 1
         self._idle.clear()
         try:
@@ -39,9 +39,9 @@ class Gate:
             if not self._running:
                 self._idle.set()
 
-    def close(self) -> None:
-        """Let no further call start."""
-        self._closed = True
+    def close(self, why: str = "") -> None:
+        """Let no further call start, and tell those that try why; what was said first holds."""
+        self._closed = self._closed or why or "the worker is shutting down"
 
     async def wait_idle(self, within_s: float) -> bool:
         """Wait until no call runs, `within_s` seconds at most; whether none does."""

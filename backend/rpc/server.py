@@ -86,7 +86,7 @@ class WorkerServer:
 
     async def drain(self, grace_s: float) -> bool:
         """Take no more calls and let the running ones end, `grace_s` seconds at most; whether all did."""
-        self._gate.close()
+        self._gate.close(self._engine.ending)
         await self.not_serving()
         return await self._gate.wait_idle(grace_s)
 

@@ -73,7 +73,7 @@ class BackendService:
     async def health(self, request: Received[pb.HealthMessage], context: Context) -> pb.Reply:
         """`OK` and nothing else, or UNAVAILABLE: hosts compare the text."""
         if not self._engine.alive:
-            raise WorkerUnavailable("the engine is dead")
+            raise WorkerUnavailable(self._engine.ending or "the engine is dead")
         return pb.Reply(message=b"OK")
 
     async def load_model(self, request: Received[pb.ModelOptions], context: Context) -> pb.Result:

@@ -60,6 +60,7 @@ OPTIONS: Final[Mapping[str, tuple[str, read.Reader]]] = {
     "wired": ("engine.wired_bytes", read.auto_or(read.size_or_off)),
     "speculation": ("engine.drafters", read.drafters),
     "max_draft": ("engine.max_draft", read.integer(1, 32)),
+    "ranks": ("engine.ranks", read.one_of("auto", "tensor", "pipeline")),
     "sampler": ("engine.sampler", read.one_of("auto", "host", "device")),
     "warm_up": ("engine.warm_up", read.one_of("auto", "on", "off")),
     "model_idle_s": ("engine.model_idle_s", read.off_or(read.number(0, 1e6))),

@@ -73,6 +73,7 @@ class FakeEngine:
     prefixes: dict[tuple[str, str], PrefixFacts] = field(default_factory=dict)
     loads: list[ModelConfig] = field(default_factory=list)
     alive: bool = True
+    ending: str = ""
     closed: bool = False
     death: "asyncio.Future[str] | None" = None
     submitted: asyncio.Event = field(default_factory=asyncio.Event)

@@ -32,6 +32,8 @@ def test_health_is_unavailable_and_never_another_text_when_the_engine_is_dead(sc
     async def test(worker: Worker) -> None:
         worker.engine.alive = False
         assert (await status_of(worker.backend.Health(pb.HealthMessage())))[0] == CODES.UNAVAILABLE
+        worker.engine.ending = "rank 1 is gone"
+        assert await status_of(worker.backend.Health(pb.HealthMessage())) == (CODES.UNAVAILABLE, "rank 1 is gone")
 
     scenario(test)
 

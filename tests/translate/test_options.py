@@ -163,6 +163,7 @@ def test_every_key_of_options_works_as_an_engine_argument_too() -> None:
         "reasoning_parser": "deepseek-r1",
         "template_kwargs": {},
         "sampler": "auto",
+        "ranks": "tensor",
         "drafters": "cache",
         "warm_up": "on",
         "isolation": "strict",

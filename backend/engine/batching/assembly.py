@@ -90,6 +90,8 @@ def make_session(
     warms = asleep is None and (config.engine.warm_up == "on" or (config.engine.warm_up == "auto" and kind != "cpu"))
     layers = len(list(leaves(loaded.new_cache())))
     memory, budget = _memory(config.engine, loaded, is_cpu=kind == "cpu", layers=layers)
+    if loaded.ranks is not None:
+        budget = loaded.ranks.smallest(budget)
     limit = wired_limit(config.engine.wired_bytes, memory=memory, wanted=loaded.all_weight_bytes + budget.total)
     new_batch = _batch_maker(config.engine.sampler, loaded, on_cpu=kind == "cpu", warms=warms, cancelled=cancelled)
 
@@ -107,6 +109,7 @@ def make_session(
                 "wired_limit": f"{limit} bytes" if limit else "",
                 **_kv_facts(loaded),
                 **draft_facts(loaded),
+                **(loaded.ranks.facts if loaded.ranks is not None else {}),
             },
             config=config,
             generation=generation,
@@ -119,7 +122,7 @@ def make_session(
             outbox=outbox,
             tell=tell,
             chunk=chunk,
-            pace=Pace(SLICE_SECONDS[kind]),
+            pace=Pace(SLICE_SECONDS[kind], whole=loaded.ranks is not None),
             clock=clock,
             scores=MOST_SCORE_BYTES // loaded.score_bytes if loaded.score_bytes else None,
         )
@@ -132,6 +135,25 @@ def make_session(
     # Last: whatever fails above has nothing to restore.
     made.restore_limits = _set_limits(limit, memory)
     return made
+
+
+def kv_budget(engine: EngineConfig, loaded: LoadedModel) -> MemoryBudget:
+    """What this process has for KV beside its weights.
+
+    Raises:
+        ModelLoadFailed: There is no room for a prompt.
+    """
+    layers = len(list(leaves(loaded.new_cache())))
+    return _memory(engine, loaded, is_cpu=device_kind() == "cpu", layers=layers)[1]
+
+
+def limit_memory(engine: EngineConfig, loaded: LoadedModel) -> Callable[[], None]:
+    """Wire what the engine is to wire, and bound what MLX keeps; what undoes that."""
+    layers = len(list(leaves(loaded.new_cache())))
+    memory, budget = _memory(engine, loaded, is_cpu=device_kind() == "cpu", layers=layers)
+    return _set_limits(
+        wired_limit(engine.wired_bytes, memory=memory, wanted=loaded.weight_bytes + budget.total), memory
+    )
 
 
 def _chunk(engine: EngineConfig, kind: DeviceKind) -> int:
@@ -161,6 +183,8 @@ def _batch_maker(
     choice: SamplerBackend, loaded: LoadedModel, *, on_cpu: bool, warms: bool, cancelled: Callable[[], bool]
 ) -> Callable[[], DecodeBatch]:
     model, mergeable = loaded.model, loaded.batchable
+    if (ranks := loaded.ranks) is not None:
+        return lambda: ranks.new_batch(mergeable=mergeable)
     if choice == "host" or (choice == "auto" and on_cpu):
         return lambda: HostBatch(model, HostSampler(), mergeable=mergeable)
     # One for all groups: it keeps constants on the device. A CPU would take a C++ compiler and seconds to fuse.
@@ -202,7 +226,7 @@ def _prefix_cache(
     store = make(
         max_sequences,
         min(max_bytes, budget.total),
-        payload=payload,
+        payload=payload if loaded.ranks is None else loaded.ranks.payload(payload),
         disk=below.tier,
         disk_namespace=below.namespace_of,
         tells_of_others=False,

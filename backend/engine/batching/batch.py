@@ -19,7 +19,7 @@ from backend.engine.kv.merging import alone, merged
 from backend.engine.kv.ragged import RaggedKVCache
 from backend.engine.kv.row_caches import copied, nbytes, own_cache, row_cache, separable
 from backend.engine.loading.kv_cost import leaves
-from backend.engine.waits import wait
+from backend.engine.waits import start, wait
 
 # Rows that go unlike ways are moved to end together before they take so many columns more than the longest needs: less
 # than a block, which the budget has for each row anyway.
@@ -96,15 +96,20 @@ class DecodeBatch(ABC):
         width = 1 + max(map(len, drafts))
         fed = [[row.last_token, *draft] for row, draft in zip(self.rows, drafts, strict=True)]
         tokens = [[*row, *[0] * (width - len(row))] for row in fed]
-        self._plain_steps = 0
-        self._align()
-        self._settled, self.in_flight = False, True
-        run = Pass(self._model, self._caches, tokens)
-        mx.async_eval(run.logits, self._states())
+        run = self._start_pass(tokens)
         for row in self.rows:
             row.sampling.allowed()  # while the device computes
         wait(run.logits, self._states())
         return Verification(run, self.rows, drafts, self._draw_from(run.logits))
+
+    def _start_pass(self, tokens: Sequence[Sequence[int]]) -> Pass:
+        """Put a pass over `tokens` `[rows, width]` on the device, not waited for."""
+        self._plain_steps = 0
+        self._align()
+        self._settled, self.in_flight = False, True
+        run = Pass(self._model, self._caches, tokens)
+        start(run.logits, self._states())
+        return run
 
     @property
     def ahead(self) -> bool:
@@ -137,7 +142,7 @@ class DecodeBatch(ABC):
         self._align()
         self._settled, self.in_flight = False, True
         logits = self._model(inputs[:, None], cache=self._caches)[:, -1, :]
-        mx.async_eval(logits, self._states())
+        start(logits, self._states())
         for row in self.rows:
             row.covered += 1
         return logits

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.engine.kv.row_caches import copied
-from backend.engine.waits import wait
+from backend.engine.waits import start, wait
 
 Model = Callable[..., mx.array]
 
@@ -47,7 +47,7 @@ class Chunk:
         if self._before is not None:
             # First: MLX writes a cache in place where nobody else has it.
             self._before[self.computed : self._put] = [None] * (self._put - self.computed)
-        mx.async_eval(self._states())
+        start(self._states())
 
     def wait(self) -> None:
         """Wait for the layers that were put. Raises what the device reports."""

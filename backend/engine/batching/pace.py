@@ -9,10 +9,12 @@ class Pace:
 
     Args:
         slice_s: Seconds that running streams may stand still for others' prompts, between two of their tokens.
+        whole: A chunk is never divided.
     """
 
-    def __init__(self, slice_s: float) -> None:
+    def __init__(self, slice_s: float, *, whole: bool = False) -> None:
         self._slice_s = slice_s
+        self._whole = whole
         self._per_layer: dict[int, float] = {}
 
     def bound(self, *, streams: bool) -> float:
@@ -21,6 +23,8 @@ class Pace:
 
     def layers(self, tokens: int, seconds: float, *, left: int) -> int:
         """How many of the `left` layers of a chunk of `tokens` fit `seconds`; one where that is not known yet."""
+        if self._whole:
+            return left
         one = self._per_layer.get(tokens.bit_length())
         if one is None:
             return 1

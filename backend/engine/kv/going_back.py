@@ -33,7 +33,10 @@ class Pass:
 
     Attributes:
         logits: `[rows, width, vocab]`, not waited for.
+        before_keep: Told what `keep` is, before it does anything.
     """
+
+    before_keep: Callable[[Sequence[int]], None] = staticmethod(lambda _kept: None)
 
     def __init__(self, model: Model, caches: Sequence[Any], tokens: Sequence[Sequence[int]]) -> None:
         self._model, self._caches, self._tokens = model, list(caches), tokens
@@ -48,6 +51,7 @@ class Pass:
 
     def keep(self, kept: Sequence[int]) -> None:
         """Leave the caches as if row i had been fed its first `kept[i]` tokens, 1 or more, and no others."""
+        self.before_keep(kept)
         replayed = max(kept)
         if not self._states or min(kept) == self.width:
             self._cut([self.width - n for n in kept])

@@ -5,6 +5,7 @@ than loading them.
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from backend.config import ModelConfig
 from backend.engine.loading.files import ModelFiles, open_files
@@ -12,6 +13,9 @@ from backend.engine.loading.kv_cost import KVCost
 from backend.engine.loading.loaded import LoadedModel
 from backend.engine.loading.locate import locate_model
 from backend.engine.loading.progress import Progress
+
+if TYPE_CHECKING:
+    from backend.engine.loading.model import Sharding
 
 __all__ = ["KVCost", "LoadedModel", "ModelFiles", "Progress", "load_model", "locate_model", "open_files"]
 
@@ -23,6 +27,7 @@ def load_model(
     progress: Progress | None = None,
     cancelled: Callable[[], bool] = lambda: False,
     known: LoadedModel | None = None,
+    sharding: "Sharding | None" = None,
 ) -> LoadedModel:
     """Load, adapt and try out a model. Engine thread only.
 
@@ -31,6 +36,7 @@ def load_model(
         progress: Told bytes done and in all, from this thread.
         cancelled: Asked between steps; true ends the load.
         known: What a load of these very files has found in this process: it is not tried out again.
+        sharding: How this rank's shard is made, where several load the model together.
 
     Raises:
         ModelLoadFailed: One line that names the file or field; what was loaded until then is dropped.
@@ -38,4 +44,4 @@ def load_model(
     from backend.engine.loading.model import load  # imports MLX
 
     files = files or open_files(config, progress=progress, cancelled=cancelled)
-    return load(config, files, progress=progress, cancelled=cancelled, known=known)
+    return load(config, files, progress=progress, cancelled=cancelled, known=known, sharding=sharding)

@@ -3,11 +3,16 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backend.engine.loading.kv_cost import KVCost
 from backend.engine.loading.sentence import SentenceConfig
 from backend.engine.quantized.kv_format import KVFormat
+
+if TYPE_CHECKING:
+    from backend.engine.ranks.over import OverRanks
+
+NOT_OVER_RANKS = "not over several ranks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,6 +63,7 @@ class LoadedModel:
         backbone: What gives hidden states, or why nothing does.
         sentence: What the model's files say of embeddings.
         draft: A second model of the same tokens, which guesses them for this one; None for none.
+        ranks: What is on all ranks, where this is the shard of one; None of a whole model.
     """
 
     model: Any
@@ -86,6 +92,7 @@ class LoadedModel:
     backbone: Backbone | str = ""
     sentence: SentenceConfig = field(default_factory=SentenceConfig)
     draft: "LoadedModel | None" = None
+    ranks: "OverRanks | None" = None
 
     @property
     def all_weight_bytes(self) -> int:

@@ -3,12 +3,12 @@
 import gc
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map_with_path
@@ -29,8 +29,9 @@ from backend.engine.loading.failures import check_cancelled, guarded
 from backend.engine.loading.files import ModelFiles
 from backend.engine.loading.fingerprint import namespace
 from backend.engine.loading.kernel_cache import keep_kernels
+from backend.engine.loading.kv_cost import leaves
 from backend.engine.loading.kv_options import check_kv_options, kv_format, stored_format, unquantisable
-from backend.engine.loading.loaded import Backbone, LoadedModel
+from backend.engine.loading.loaded import NOT_OVER_RANKS, Backbone, LoadedModel
 from backend.engine.loading.probe import (
     CodesRefused,
     ProbeFailed,
@@ -55,6 +56,26 @@ LEAST_MAX_KV_SIZE = 16
 _EVAL_BYTES = 256 << 20
 
 
+class Sharding(Protocol):
+    """What several ranks that load one model do together. Each asks and answers in the same order."""
+
+    def divide(self, model: Any, settings: Mapping[str, Any]) -> None:
+        """Leave this rank's shard of a model whose weights are not read yet."""
+        ...
+
+    def ready(self, kinds: Sequence[str]) -> None:
+        """Wait until all ranks have their weights; raises ModelLoadFailed where one has not.
+
+        Args:
+            kinds: The classes of this rank's layer caches. On unlike ones the trial would take unlike passes.
+        """
+        ...
+
+    def cancelled(self) -> bool:
+        """Whether the load ends here, on all ranks; asked before each pass."""
+        ...
+
+
 def load(
     config: ModelConfig,
     files: ModelFiles,
@@ -62,6 +83,7 @@ def load(
     progress: Progress | None,
     cancelled: Callable[[], bool],
     known: LoadedModel | None = None,
+    sharding: Sharding | None = None,
 ) -> LoadedModel:
     """Load, adapt and probe the model of these files; a known one is the same again, or fails.
 
@@ -69,7 +91,7 @@ def load(
         ModelLoadFailed: One line that names the file or field.
     """
     try:
-        loaded = _load(config, files, progress=progress, cancelled=cancelled, known=known)
+        loaded = _load(config, files, progress=progress, cancelled=cancelled, known=known, sharding=sharding)
         return _with_draft(loaded, config, files, progress=progress, cancelled=cancelled, known=known)
     except ModelLoadFailed as error:
         message = error.message
@@ -86,8 +108,9 @@ def _load(
     progress: Progress | None,
     cancelled: Callable[[], bool],
     known: LoadedModel | None,
+    sharding: Sharding | None,
 ) -> LoadedModel:
-    _check_options(config)
+    _check_options(config, sharding)
     keep_kernels(mx.device_info(), os.environ)
     directory, adapter, tokenizer = files.directory, files.adapter, files.tokenizer
     check_cancelled(cancelled)
@@ -97,17 +120,22 @@ def _load(
     )
     if adapter is not None:
         guarded(str(adapter), lambda: load_adapters(model, str(adapter)).eval())
+    if sharding is not None:
+        guarded(str(directory), lambda: sharding.divide(model, settings))
     wanted = config.dtype or preferred_dtype(_parameters(model))
     if wanted:
         _cast(model, DTYPES[wanted])
     reading = ProgressLog("weights", directory.name, progress, every_s=config.engine.progress_s)
     _evaluate(model, directory, reading, cancelled)
     plain_cache, kv = _cache_maker(model, config.max_kv_size), kv_format(config)
+    if sharding is not None:
+        sharding.ready(sorted({type(leaf).__name__ for leaf in leaves(plain_cache())}))
     new_cache = plain_cache if kv is None else lambda: new_row(plain_cache, kv)
     if known is not None:
         return _again(known, model, new_cache)
     speculates = bool(config.engine.drafters)
-    result = _probed(_asking(model, cancelled), model, plain_cache, kv, settings, directory, speculates=speculates)
+    asked = cancelled if sharding is None else sharding.cancelled
+    result = _probed(_asking(model, asked), model, plain_cache, kv, settings, directory, speculates=speculates)
     stored_kv = _stored_format(config, model, plain_cache)
     check_vocabulary(files, model, result.vocab_size)
     check_cancelled(cancelled)
@@ -140,7 +168,7 @@ def _load(
         kv=kv,
         stored_kv=stored_kv,
         score_bytes=score_bytes(settings, getattr(mx, dtype).size) if kv is not None else 0,
-        backbone=find_backbone(model, cancelled=cancelled),
+        backbone=find_backbone(model, cancelled=cancelled) if sharding is None else NOT_OVER_RANKS,
         sentence=files.sentence,
     )
     _log_loaded(loaded)
@@ -166,6 +194,7 @@ def _with_draft(
             progress=progress,
             cancelled=cancelled,
             known=None if known is None else known.draft,
+            sharding=None,
         )
         if draft.serial_reason:
             raise ModelLoadFailed(f"{draft.path}: its rows cannot guess together: {draft.serial_reason}")
@@ -197,7 +226,9 @@ def _set_float32(model: Any) -> None:
     mx.eval(model.parameters())
 
 
-def _check_options(config: ModelConfig) -> None:
+def _check_options(config: ModelConfig, sharding: Sharding | None) -> None:
+    if sharding is None and config.engine.ranks != "auto":
+        raise ModelLoadFailed("ranks: this worker is one process; mlx-worker ranks starts several")
     if config.dtype and config.dtype not in DTYPES:
         raise ModelLoadFailed(f"dtype: must be one of {', '.join(DTYPES)}, is {config.dtype!r}")
     if config.max_kv_size is not None and config.max_kv_size < LEAST_MAX_KV_SIZE:

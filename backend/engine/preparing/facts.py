@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from backend.engine.loading.loaded import NOT_OVER_RANKS
 from backend.engine.loading.sentence import SentenceConfig
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class LoadedFacts:
         runs_own_code: The checkpoint brings the model's code with it.
         hidden_width: Of the model's hidden states; 0 where none can be had, and `hidden_reason` says why.
         sentence: What the model's files say of embeddings.
+        tails_reason: Why nothing is computed over a prompt but its answer; empty where it is.
     """
 
     generation: int
@@ -46,6 +48,7 @@ class LoadedFacts:
     hidden_width: int = 0
     hidden_reason: str = ""
     sentence: SentenceConfig = field(default_factory=SentenceConfig)
+    tails_reason: str = ""
 
     @classmethod
     def of(cls, loaded: "LoadedModel", generation: int, memory: Mapping[str, str]) -> "LoadedFacts":
@@ -55,6 +58,7 @@ class LoadedFacts:
             hidden_width=0 if isinstance(backbone, str) else backbone.width,
             hidden_reason=backbone if isinstance(backbone, str) else "",
             sentence=loaded.sentence,
+            tails_reason=NOT_OVER_RANKS if loaded.ranks is not None else "",
             generation=generation,
             path=str(loaded.path),
             architecture=str(loaded.config.get("model_type", "")),

@@ -119,6 +119,10 @@ class PooledPreparer:
         if self.unsupported:
             raise Unsupported(self.unsupported)
 
+    def _check_tails(self) -> None:
+        if self.facts.tails_reason:
+            raise Unsupported(f"no scores of this model: {self.facts.tails_reason}")
+
     def _given(self, ids: Sequence[int]) -> Tokens:
         vocab = self.facts.vocab_size
         for token in (min(ids), max(ids)):
@@ -155,6 +159,7 @@ class PooledPreparer:
     # Score
 
     def _score(self, ask: ScoreAsk) -> tuple[EncodedPrompt, Tails]:
+        self._check_tails()
         _check_joint("candidates", len(ask.prompt), ask.candidates)
         encoded = _named("prompt", lambda: self.prompts.encode_located(ask.prompt, most=self.facts.context_length))
         alone = self._without_ending(encoded.ids)
@@ -197,6 +202,7 @@ class PooledPreparer:
         return Embed(texts=tuple(texts), pooling=pooling, normalize=True, compares=True)
 
     def _yes_no(self, ask: RerankAsk) -> tuple[EncodedPrompt, Tails]:
+        self._check_tails()
         if self.yes_no is None or not self.prompts.has_template:
             raise Unsupported("rerank yes_no: the model has no chat template, or no tokens `yes` and `no`")
         before, after = self._around(ask.query)

@@ -1,0 +1,1 @@
+"""`mlx-worker ranks`: one worker over several machines, started by `mlx.launch`."""
