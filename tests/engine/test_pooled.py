@@ -445,7 +445,7 @@ def test_streams_wait_for_a_chunk_at_most_between_two_of_their_tokens(
 
     async def body(handle: EngineHandle) -> None:
         sampling = Sampling(ignore_eos=True)
-        running = [asyncio.create_task(read(handle, request(f"s {i}", n=400, sampling=sampling))) for i in range(4)]
+        running = [asyncio.create_task(read(handle, request(f"s {i}", n=900, sampling=sampling))) for i in range(4)]
         while handle.info().queue.get("decoding", 0) < 4:
             await asyncio.sleep(0.002)
         passes[0] = prompts[0] = 0.0
