@@ -98,12 +98,7 @@ class ConversationFiles:
         Raises:
             OSError: One cannot be removed.
         """
-        if which is None:
-            self._files.clear()
-            return
-        for name, (namespace, kept) in self._files.parsed(_parsed):
-            if which(namespace, kept.tenant):
-                self._files.remove(name)
+        self._files.clear(which)
 
 
 def _file(namespace: str, key: str) -> str:

@@ -58,12 +58,7 @@ class NameFiles:
         Raises:
             OSError: One cannot be removed.
         """
-        if which is None:
-            self._files.clear()
-            return
-        for name, (namespace, kept) in self._files.parsed(_parsed):
-            if which(namespace, kept.tenant):
-                self._files.remove(name)
+        self._files.clear(which)
 
     def write(self, namespace: str, kept: KeptName) -> None:
         """Keep a name, in place of what had it.

@@ -87,14 +87,19 @@ class SmallFiles:
         """Forget one; harmless where there is none."""
         self._path(name).unlink(missing_ok=True)
 
-    def clear(self) -> None:
-        """Forget all.
+    def clear(self, which: Callable[[str, str], bool] | None = None) -> None:
+        """Forget all, or those whose `namespace` and `tenant` are meant; one that is not whole stays, telling neither.
 
         Raises:
             OSError: One cannot be removed.
         """
-        for path in self._paths():
-            path.unlink(missing_ok=True)
+        if which is None:
+            for path in self._paths():
+                path.unlink(missing_ok=True)
+            return
+        for name, (namespace, tenant) in self.parsed(lambda body: (str(body["namespace"]), str(body["tenant"]))):
+            if which(namespace, tenant):
+                self.remove(name)
 
     def _paths(self) -> list[Path]:
         return sorted(self._folder.glob("*.json"))
