@@ -1,5 +1,6 @@
 """Requests, and what a client has when they are over."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,9 +125,19 @@ def _take_error(answer: Answer, error: Any) -> None:
 
 
 async def read(
-    stub: Any, request: pb.PredictOptions, *, leave_after: int | None = None, seconds: float = SECONDS
+    stub: Any,
+    request: pb.PredictOptions,
+    *,
+    leave_after: int | None = None,
+    pause: float = 0.0,
+    seconds: float = SECONDS,
 ) -> Answer:
-    """Read a stream of an asynchronous stub; `leave_after` cancels it after so many replies."""
+    """Read a stream of an asynchronous stub.
+
+    Args:
+        leave_after: It is cancelled after so many replies.
+        pause: Seconds between two replies.
+    """
     answer = Answer()
     call = stub.PredictStream(request, timeout=seconds)
     try:
@@ -135,7 +146,21 @@ async def read(
             if leave_after is not None and len(answer.replies) >= leave_after:
                 call.cancel()
                 break
+            if pause:
+                await asyncio.sleep(pause)
         answer.code = await call.code()
+        answer.trailing = trailing_of(await call.trailing_metadata())
+    except grpc.aio.AioRpcError as error:
+        _take_error(answer, error)
+    return answer
+
+
+async def read_whole(stub: Any, request: pb.PredictOptions, *, seconds: float = SECONDS) -> Answer:
+    """Ask an asynchronous stub for a whole answer."""
+    answer = Answer()
+    call = stub.Predict(request, timeout=seconds)
+    try:
+        answer.replies.append(await call)
         answer.trailing = trailing_of(await call.trailing_metadata())
     except grpc.aio.AioRpcError as error:
         _take_error(answer, error)

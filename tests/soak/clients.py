@@ -11,7 +11,7 @@ import grpc
 
 from backend.pb import backend_pb2 as pb
 from backend.pb import backend_pb2_grpc as rpc
-from tests.e2e.asking import Answer, read, trailing_of
+from tests.e2e.asking import Answer, read, read_whole
 from tests.e2e.worker import CHANNEL_OPTIONS
 from tests.soak.corpus import Asked, Corpus
 
@@ -109,7 +109,7 @@ class Clients:
         if fate < 0.45:
             self._judge(asked, await read(stub, request, seconds=LONGEST_SECONDS), corpus)
         elif fate < 0.6:
-            self._judge(asked, await self._whole(stub, request), corpus)
+            self._judge(asked, await read_whole(stub, request, seconds=LONGEST_SECONDS), corpus)
         elif fate < 0.72:
             left = await read(stub, request, leave_after=drawn.randrange(1, 6), seconds=LONGEST_SECONDS)
             self._judge(asked, left, corpus, allowed={grpc.StatusCode.CANCELLED})
@@ -117,7 +117,8 @@ class Clients:
             late = await read(stub, request, seconds=drawn.choice((0.005, 0.05, 0.3)))
             self._judge(asked, late, corpus, allowed={grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
         elif fate < 0.9:
-            self._judge(asked, await self._slowly(stub, request, drawn), corpus)
+            slow = await read(stub, request, pause=drawn.random() * 0.1, seconds=LONGEST_SECONDS)
+            self._judge(asked, slow, corpus)
         elif fate < 0.96:
             await self._send_bad(stub, drawn)
         else:
@@ -129,28 +130,6 @@ class Clients:
             self._seen.ends["vanished"] += 1
             return True
         return False
-
-    async def _whole(self, stub: rpc.BackendStub, request: pb.PredictOptions) -> Answer:
-        answer = Answer()
-        call = stub.Predict(request, timeout=LONGEST_SECONDS)
-        try:
-            answer.replies.append(await call)  # type: ignore[misc]
-            answer.trailing = trailing_of(await call.trailing_metadata())  # type: ignore[attr-defined]
-        except grpc.aio.AioRpcError as error:
-            answer.code, answer.details = error.code(), error.details() or ""
-        return answer
-
-    async def _slowly(self, stub: rpc.BackendStub, request: pb.PredictOptions, drawn: random.Random) -> Answer:
-        answer = Answer()
-        call = stub.PredictStream(request, timeout=LONGEST_SECONDS)
-        try:
-            async for reply in call:  # type: ignore[attr-defined]
-                answer.replies.append(reply)
-                await asyncio.sleep(drawn.random() * 0.1)
-            answer.trailing = trailing_of(await call.trailing_metadata())  # type: ignore[attr-defined]
-        except grpc.aio.AioRpcError as error:
-            answer.code, answer.details = error.code(), error.details() or ""
-        return answer
 
     async def _send_bad(self, stub: rpc.BackendStub, drawn: random.Random) -> None:
         answer = await read(stub, drawn.choice(BAD), seconds=LONGEST_SECONDS)
