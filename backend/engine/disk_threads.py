@@ -63,7 +63,11 @@ class Job(Generic[T]):
 
 
 class DiskThreads:
-    """Runs jobs in their order, on threads that the process does not wait for."""
+    """Runs jobs in their order, on threads that the process does not wait for.
+
+    Threads go from one `DiskThreads` that was closed to the next: MLX leaves a thread of its own behind for each that
+    has evaluated an array, and every load has its own `DiskThreads`.
+    """
 
     def __init__(self, n: int = THREADS) -> None:
         self._jobs: queue.SimpleQueue[Job[object] | None] = queue.SimpleQueue()
@@ -82,12 +86,12 @@ class DiskThreads:
         if not self._started:
             self._started = True
             for _ in range(self._n):
-                threading.Thread(target=self._run, name="disk", daemon=True).start()
+                _serve(self._run)
         self._jobs.put(job)  # type: ignore[arg-type]
         return job
 
     def close(self) -> None:
-        """Let the threads end after what waits; one that hangs is left behind."""
+        """Let the threads go after what waits; one that hangs is left behind."""
         if self._started:
             for _ in range(self._n):
                 self._jobs.put(None)
@@ -99,3 +103,22 @@ class DiskThreads:
                 job.run()
             finally:
                 del self._running_jobs[id(job)]
+
+
+_spare: list["queue.SimpleQueue[Callable[[], None]]"] = []
+
+
+def _serve(run: Callable[[], None]) -> None:
+    """Run it on a thread that has nothing to do, or else on a new one."""
+    try:
+        waiting = _spare.pop()
+    except IndexError:
+        waiting = queue.SimpleQueue()
+        threading.Thread(target=_run_one_after_another, args=(waiting,), name="disk", daemon=True).start()
+    waiting.put(run)
+
+
+def _run_one_after_another(waiting: "queue.SimpleQueue[Callable[[], None]]") -> None:
+    while True:
+        waiting.get()()
+        _spare.append(waiting)

@@ -227,3 +227,16 @@ def test_codes_go_to_the_disk_and_back(tmp_path: Path, codes: tuple[str, ...], b
         read = figure(new, "disk.bytes_read")
     numbers = 2 * 2 * 2 * 64 * (len(QUESTION) - 1)  # layers, keys and values, heads, features
     assert read < 1.1 * numbers * bits_each / 8
+
+
+def test_loads_with_a_directory_leave_no_thread_behind(tmp_path: Path, random_model: Model) -> None:
+    models = [random_model("qwen3"), random_model("llama")]
+    with Worker("--prompt-cache-dir", str(tmp_path / "kv")) as worker:
+        seen: list[int] = []
+        for turn in range(9):
+            worker.must_load(models[turn % 2])
+            predict(worker.stub, asked())
+            seen.append(worker.threads().total())
+        assert figure(worker, "disk.hits") > 0
+    # The first turns begin the pools, gRPC's among them, and MLX has a thread for each of ours that evaluates.
+    assert seen[-1] - seen[2] <= 3, seen
