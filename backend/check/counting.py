@@ -68,8 +68,8 @@ def counting() -> Generator[Counts]:
         counts.launches += launches_of(*arrays)
         put(*arrays)
 
-    mx.eval, mx.async_eval, waits.evaluate = waiting, putting, waiting
+    mx.eval, mx.async_eval, waits.evaluate, waits.put = waiting, putting, waiting, putting
     try:
         yield counts
     finally:
-        mx.eval, mx.async_eval, waits.evaluate = evaluate, put, evaluate
+        mx.eval, mx.async_eval, waits.evaluate, waits.put = evaluate, put, evaluate, put

@@ -9,7 +9,8 @@ from typing import Final, get_args
 from backend.check.shapes import SHAPES
 from backend.config import EngineConfig, SamplerBackend
 
-# In the order in which they run, each with its share of a bounded time. The first request of all is a section's own.
+# In the order in which they run, each with its share of a bounded time. The first request of all is a section's own,
+# and the last one loads the model again.
 SECTIONS: Final = {
     "device": 1,
     "first_use": 3,
@@ -22,7 +23,10 @@ SECTIONS: Final = {
     "launches": 3,
     "overhead": 3,
     "memory": 4,
+    "speculation": 8,
+    "pooled": 3,
     "churn": 20,
+    "quantised_kv": 8,
 }
 
 
@@ -35,7 +39,7 @@ class CheckOptions:
         sections: Names of those that run, in order.
         budget_s: Seconds for all sections together, after the load; None takes what a good measurement takes.
         quick: The least of every section, however long it takes: right or wrong, but little about speed.
-        churn_s: Seconds of the last section's streams.
+        churn_s: Seconds of the streams of section churn.
         strict: Whether a slow row is a failure too.
         scratch: Where the random model is written and then removed; None is the system's place.
     """
@@ -92,8 +96,8 @@ def parse_options(arguments: Sequence[str]) -> CheckOptions:
         scratch=given.scratch,
         blas=given.blas,
         log_level=given.log_level,
-        # No watchdog: what hangs is ended by its section's own limit. Steps of one token are what is measured.
-        engine=EngineConfig(sampler=given.sampler, watchdog_s=None, drafters=frozenset()),
+        # No watchdog: what hangs is ended by its section's own limit.
+        engine=EngineConfig(sampler=given.sampler, watchdog_s=None),
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.config import ModelConfig
+from backend.config import Drafter, ModelConfig
 from backend.core.errors import WorkerError
 from backend.engine.handle import EngineHandle
 from backend.engine.loading import LoadedModel, load_model
@@ -44,6 +44,8 @@ class SubjectFacts:
         kv_bytes_a_token: Of one row.
         budget_bytes: Of KV, live and cached.
         judges_speed: There is enough work in a step to say something of speed.
+        serial_reason, speculation_reason, uncached_reason, pooled_reason: Why rows do not decode together, tokens are
+            not guessed, the prompt cache keeps nothing, there are no embeddings; empty where they do.
     """
 
     dtype: str
@@ -52,7 +54,9 @@ class SubjectFacts:
     eos_ids: frozenset[int]
     context_length: int
     serial_reason: str
+    speculation_reason: str
     uncached_reason: str
+    pooled_reason: str
     on_gpu: bool
     relative_bound: float
     experts: bool
@@ -73,6 +77,7 @@ class Subject:
         self._facts: SubjectFacts | None = None
         self._prompts: PromptPreparer | None = None
         self._tokens_a_word = 1.0
+        self._drafters: frozenset[Drafter] = frozenset()
 
     @property
     def facts(self) -> SubjectFacts:
@@ -84,6 +89,8 @@ class Subject:
         """Load a model in place of the present one. Raises what `EngineHandle.load` does."""
         await self.handle.load(config)
         self._facts, tokenizer = await self.on_engine(_look)
+        # Steps of one token are what is measured, but for where guesses are.
+        self._drafters = await self.on_engine(partial(_guess_by, frozenset()))
         self._prompts = PromptPreparer(tokenizer)
         self._tokens_a_word = len(self.encode(_WORDS)) / len(_WORDS.split())
 
@@ -99,6 +106,15 @@ class Subject:
             yield
         finally:
             await self.on_engine(partial(_end_at, ends))
+
+    @asynccontextmanager
+    async def guessing(self) -> AsyncGenerator[None]:
+        """Tokens are guessed in the body, as a worker does it by itself."""
+        await self.on_engine(partial(_guess_by, self._drafters))
+        try:
+            yield
+        finally:
+            await self.on_engine(partial(_guess_by, frozenset()))
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """Token ids of a raw prompt, as Predict feeds it, `[n]`."""
@@ -128,6 +144,12 @@ def _end_at(ids: frozenset[int], session: "Session") -> frozenset[int]:
     return before
 
 
+def _guess_by(drafters: frozenset[Drafter], session: "Session") -> frozenset[Drafter]:
+    """Have these guess tokens; the ones that did."""
+    before, session.speculating.kinds = session.speculating.kinds, drafters
+    return before
+
+
 def _look(session: "Session") -> tuple[SubjectFacts, Any]:
     import mlx.core as mx
 
@@ -145,7 +167,9 @@ def _look(session: "Session") -> tuple[SubjectFacts, Any]:
         eos_ids=loaded.eos_ids,
         context_length=loaded.context_length,
         serial_reason=loaded.serial_reason,
+        speculation_reason=loaded.speculation_reason,
         uncached_reason=loaded.uncached_reason,
+        pooled_reason=loaded.backbone if isinstance(loaded.backbone, str) else "",
         on_gpu=on_gpu,
         relative_bound=HALF.get(dtype, exact),
         experts=any("experts" in name for name in loaded.config),

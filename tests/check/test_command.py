@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ import pytest
 from backend.check.command import EXIT_INTERRUPTED, EXIT_WRONG, check
 from backend.check.options import SECTIONS
 from backend.check.sections import launches
+from backend.engine.batching.pooled import texts, units
 from backend.engine.batching.prefix_cache import PrefixCache, Reused
+from backend.engine.kv.going_back import Pass
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.sampling.row_sampling import RowSampling
 
@@ -172,6 +174,47 @@ def test_a_sampler_that_does_not_keep_to_the_seed_is_found_wrong(
     assert "exactness: alone once more against alone" in wrong(rows)
     # What was drawn is likely enough: only that it is something else is wrong.
     assert "exactness: alone against mlx-lm" not in wrong(rows)
+
+
+def test_a_greedy_step_has_at_most_three_launches_more_than_mlx_lms_and_no_more_waits(tmp_path: Path) -> None:
+    _, rows = checked(tmp_path, "launches", "--quick", "--sampler", "device")
+    for count in ("1 row", "8 rows"):
+        row = rows[f"launches: launches a step, {count}, greedy"]
+        ours, theirs = (sum(row["detail"][side].values()) for side in ("ours", "theirs"))
+        # The model's own are among them.
+        assert 0.9 * theirs < ours <= theirs + 3, (count, row["detail"])
+        assert rows[f"launches: waits a step, {count}, greedy"]["value"] == 1.0
+
+
+@pytest.mark.slow
+def test_guessed_tokens_that_change_an_answer_are_found_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Pass.keep
+
+    def keep(self: Pass, counts: Sequence[int]) -> None:
+        right(self, counts)
+        for cache in self._caches:
+            cache.keys = cache.keys + 0.5
+
+    def load(*args: Any, **options: Any) -> LoadedModel:
+        loaded = load_model(*args, **options)
+        # The load's own trial would refuse it.
+        monkeypatch.setattr(Pass, "keep", keep)
+        return loaded
+
+    code, rows = checked(tmp_path, "speculation", "--quick", load=load)
+    assert code == EXIT_WRONG
+    assert "speculation: guessed alone against not" in wrong(rows)
+
+
+@pytest.mark.slow
+def test_embeddings_and_scores_of_other_places_are_found_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "picked", lambda hidden, pooling: texts.picked(hidden[:-1], pooling))
+    code, rows = checked(tmp_path, "pooled", "--quick")
+    assert code == EXIT_WRONG
+    assert wrong(rows) == {
+        "pooled: embeddings one at a time, against the model's own",
+        "pooled: embeddings together, against the model's own",
+    }
 
 
 def test_a_section_that_fails_is_one_row_and_the_others_run(

@@ -191,6 +191,18 @@ def test_a_model_that_cannot_hold_codes_is_refused_in_words(family: str, tmp_pat
         with_engine(model_config(path, engine=EngineConfig(kv_bits=8)), settled)
 
 
+def test_a_device_that_has_no_product_with_codes_is_told_apart_from_the_model(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(x: mx.array, *_: object, **__: object) -> mx.array:
+        # As MLX says it on an NVIDIA GPU.
+        raise RuntimeError(f"[quantized_matmul] No implementation for problem shape: {x.shape}, transpose: true.")
+
+    monkeypatch.setattr(mx, "quantized_matmul", refused)
+    with pytest.raises(ModelLoadFailed, match=r"^kv_bits: .*MLX has no product with codes in these shapes"):
+        with_engine(model_config(llama, engine=EngineConfig(**KV8)), settled)
+
+
 @pytest.mark.parametrize(
     ("engine", "options", "words"),
     [

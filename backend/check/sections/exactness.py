@@ -24,10 +24,10 @@ async def run(section: Section) -> None:
     enough = first.seconds < section.allowance.part(_WAYS * len(_LENGTHS))
     wanted = [_request(section, index) for index in range(len(_LENGTHS) if enough else len(_LENGTHS) // 2)]
     alone = [first, *[(await ask_all(handle, [one]))[0] for one in wanted[1:]]]
-    taught = [await _taught(section, one, answer) for one, answer in zip(wanted, alone, strict=True)]
+    taught = [await run_through(section, one, answer) for one, answer in zip(wanted, alone, strict=True)]
     bound = bound_of(section, taught)
     again = [(await ask_all(handle, [one]))[0] for one in wanted]
-    _judge_pairs(section, "alone once more against alone", wanted, again, alone, bound)
+    judge_pairs(section, "alone once more against alone", wanted, again, alone, bound)
     _judge_taught(section, "alone against mlx-lm", wanted, taught, bound)
     if section.subject.facts.serial_reason:
         section.skip("crowd against alone", "rows do not decode together")
@@ -38,8 +38,8 @@ async def run(section: Section) -> None:
         decoded = after["generated_tokens"] - before["generated_tokens"]
         rows = decoded / max(1.0, after["decode_steps"] - before["decode_steps"])
         section.figure("rows of the crowd that decoded together", rows, "on average")
-        _judge_pairs(section, "crowd against alone", wanted, crowd, alone, bound)
-        against = [await _taught(section, one, answer) for one, answer in zip(wanted, crowd, strict=True)]
+        judge_pairs(section, "crowd against alone", wanted, crowd, alone, bound)
+        against = [await run_through(section, one, answer) for one, answer in zip(wanted, crowd, strict=True)]
         _judge_taught(section, "crowd against mlx-lm", wanted, against, bound)
     await _after_hits(section, wanted, alone, bound)
 
@@ -63,7 +63,8 @@ def _is_greedy(wanted: GenerationRequest) -> bool:
     return wanted.sampling.temperature == 0.0
 
 
-async def _taught(section: Section, wanted: GenerationRequest, answer: Asked) -> Taught:
+async def run_through(section: Section, wanted: GenerationRequest, answer: Asked) -> Taught:
+    """An answer against mlx-lm's model in one pass."""
     assert isinstance(wanted.prompt, str)
     prompt = section.subject.encode(wanted.prompt)
     return await section.subject.on_engine(partial(teach, prompt=prompt, answer=answer.logprobs))
@@ -96,12 +97,12 @@ async def _after_hits(
     again = [(await ask_all(handle, [one]))[0] for one in wanted]
     hits = sum(answer.end is not None and answer.end.usage.cached_tokens > 0 for answer in again)
     section.require("cache hits", float(hits), f"of {len(again)}", right=hits == len(again))
-    _judge_pairs(section, name, wanted, again, alone, bound)
-    against = [await _taught(section, one, answer) for one, answer in zip(wanted, again, strict=True)]
+    judge_pairs(section, name, wanted, again, alone, bound)
+    against = [await run_through(section, one, answer) for one, answer in zip(wanted, again, strict=True)]
     _judge_taught(section, "after a cache hit against mlx-lm", wanted, against, bound)
 
 
-def _judge_pairs(
+def judge_pairs(
     section: Section,
     name: str,
     wanted: Sequence[GenerationRequest],
@@ -109,6 +110,7 @@ def _judge_pairs(
     theirs: Sequence[Asked],
     bound: Bound,
 ) -> None:
+    """A row about two answers to each of the same requests."""
     found = Agreement()
     for one, mine, other in zip(wanted, ours, theirs, strict=True):
         found += agreement(mine, other, bound, greedy=_is_greedy(one))

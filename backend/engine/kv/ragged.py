@@ -7,6 +7,8 @@ import mlx.core as mx
 from mlx.utils import tree_map
 from mlx_lm.models.cache import KVCache, QuantizedKVCache
 
+from backend.engine.kv.offsets import offsets
+
 Arrays = Any
 """Keys and values, each an array `[rows, heads, columns, features]` or, as codes, three of them."""
 
@@ -45,7 +47,7 @@ class RaggedKVCache:
         self.counts = list(counts)
         self.starts = [0] * len(self.counts)
         self.ends = [0] * len(self.counts)
-        self.offset = mx.array(self.counts)
+        self.offset = offsets.of(self.counts)
         self._span = (0, 0)
 
     # What a model asks of it.
@@ -60,7 +62,7 @@ class RaggedKVCache:
         self._write(added, count)
         self.ends = [end + count for end in self.ends]
         self.counts = [held + count for held in self.counts]
-        self.offset = self.offset + count
+        self.offset = offsets.after(self.offset, count)
         return self.keys_and_values()
 
     def keys_and_values(self) -> tuple[Any, Any]:
@@ -111,7 +113,7 @@ class RaggedKVCache:
         if len(set(ends)) > 1:
             self._lay([self._row_piece(index) for index in keep])
             return
-        least, chosen = min(starts), mx.array(keep)
+        least, chosen = min(starts), offsets.rows(keep)
         self.starts = [start - least for start in starts]
         self.ends = [end - least for end in ends]
         self._span = self._span_of(0)
@@ -234,7 +236,7 @@ class RaggedKVCache:
                 array[..., place : place + count, :] = new
                 return array
         else:
-            columns = (mx.array(self.ends)[:, None] + mx.arange(count))[:, None, :, None]
+            columns = offsets.columns(self.ends, count)
 
             def put(array: mx.array, new: mx.array) -> mx.array:
                 return mx.put_along_axis(array, mx.broadcast_to(columns, new.shape), new.astype(array.dtype), axis=2)
@@ -249,7 +251,7 @@ class RaggedKVCache:
         return row
 
     def _count(self, counts: list[int]) -> None:
-        self.counts, self.offset = counts, mx.array(counts)
+        self.counts, self.offset = counts, offsets.of(counts)
 
     def _pieces(self) -> list[Piece]:
         rows = range(len(self.ends))

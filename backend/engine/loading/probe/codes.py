@@ -16,6 +16,7 @@ from backend.engine.quantized.kv_format import KVFormat
 # What foreign code says when it is given codes where it looks for numbers, and what that means.
 _CAUSES = {
     "does not support attention sinks": "attention with sinks has no quantised form in mlx-lm",
+    "[quantized_matmul] No implementation": "MLX has no product with codes in these shapes on this device",
 }
 _LATENT = "latent attention (MLA) computes keys and values from what is cached, which must be numbers"
 _OWN_ATTENTION = "the model computes attention by itself, from keys that must be numbers"
