@@ -34,10 +34,16 @@ model, or not rightly; `backend.Info` says so as `mode: serial` with the reason.
 ends of prompts, of system prompts and of answers, and every 4,096 tokens. *None*: with the reason, which `backend.Info`
 has as `uncached_reason`.
 
+**Guesses.** Whether a step may look at [guessed tokens](speculation.md#in-the-batch) of a row: the load tries it, and
+`backend.Info` has the reason against it as `speculation`. {guessing} of the {loading} may. These may not:
+{unguessed}.
+A [draft model](speculation.md#a-draft-model) must be batched, of layers that go back to before a wrong guess. These are
+not: {undrafting}.
+
 The columns *alone*, *company* and *hits* are the largest difference of a log-probability.
 
-| module | layer caches | served | alone | company | hits | cache hits |
-|---|---|---|---|---|---|---|
+| module | layer caches | served | alone | company | hits | cache hits | guesses |
+|---|---|---|---|---|---|---|---|
 """
 
 
@@ -75,17 +81,25 @@ def _page(found: Iterable) -> str:
         known=totals.known,
         hitting=totals.hitting,
         hitting_share=100 * totals.hitting_share,
+        guessing=totals.guessing,
+        unguessed=_names(one.module for one in found if one.speculation_reason),
+        undrafting=_names(one.module for one in found if not one.refusal and not one.drafts),
     )
     return head + "".join(map(_row, found))
 
 
 def _row(one) -> str:
     if one.refusal:
-        return f"| `{one.module}` | | refused: {one.refusal} | | | | |\n"
+        return f"| `{one.module}` | | refused: {one.refusal} | | | | | |\n"
     served = f"one at a time: {one.serial_reason}" if one.serial_reason else "batched"
     numbers = (f"{value:.0e}" for value in (one.alone, one.company, one.hits))
     caches = ", ".join(one.caches)
-    return f"| `{one.module}` | {caches} | {served} | {' | '.join(numbers)} | {_cache(one)} |\n"
+    guesses = f"no: {one.speculation_reason}" if one.speculation_reason else "yes"
+    return f"| `{one.module}` | {caches} | {served} | {' | '.join(numbers)} | {_cache(one)} | {guesses} |\n"
+
+
+def _names(modules: Iterable[str]) -> str:
+    return ", ".join(f"`{module}`" for module in modules) or "none"
 
 
 def _cache(one) -> str:

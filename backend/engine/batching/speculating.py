@@ -102,6 +102,11 @@ class Speculating:
             self.drafting.drafter.abandon()
         return True
 
+    def leave(self, row: Row) -> None:
+        """The row ends, or goes for a while: keep what the draft model has read of it; nothing may be on the device."""
+        if self.drafting is not None:
+            self.drafting.drafter.leave(row)
+
     def retain(self, rows: Sequence[Row]) -> None:
         """No other rows decode any more."""
         if self.drafting is not None:
