@@ -82,7 +82,7 @@ class ModelDrafter:
         """Tokens of the row to be read in pieces before anything is guessed; 0 where it can guess now."""
         reader = self._reader(row)
         unread = reader.known - (self._offered(reader) if reader.untouched else reader.covered)
-        if reader.chunk is None and reader.covered and unread <= CATCH_UP:
+        if reader.chunk is None and reader.covered and unread <= CATCH_UP and reader.covered >= reader.last_end:
             return 0
         return max(1, unread - 1)
 

@@ -23,6 +23,7 @@ class Reader:
         chunk: What is being read now, from `covered` on.
         fed: Guesses that the model was given after the row's own tokens.
         barred: The row has a token that the model does not have.
+        last_end: The last of `ends`; 0 for none.
         offered: Tokens that are kept of others and that it may begin with, as of `looked_up`.
     """
 
@@ -33,6 +34,7 @@ class Reader:
         self.chunk: Chunk | None = None
         self.fed: list[int] = []
         self.ends = frozenset(ends)
+        self.last_end = max(ends, default=0)
         self.offered = 0
         self.looked_up = -1
         self._vocab_size = vocab_size
