@@ -140,10 +140,7 @@ class TenantStore:
             Exception: The cache's own fault, one of `FOREIGN`.
         """
         # A limit of nothing would turn the cache off.
-        limit = max(1, min(self.most_bytes, n_bytes))
-        if limit == self._limit:
-            return False
-        self._limit = limit
+        self._limit = limit = max(1, min(self.most_bytes, n_bytes))
         if self.beside is None:
             return self._hold_to(limit, sparing, tenant)
         evicted = self.drafts.limit_to(int(self.beside.share * limit), sparing=sparing, tenant=tenant)

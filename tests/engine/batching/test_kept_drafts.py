@@ -1,7 +1,8 @@
 """What a draft model has read shares the prompt cache's bytes, and whatever ends the model's own ends it too."""
 
 import random
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -84,10 +85,51 @@ def test_what_the_drafts_do_not_take_is_the_models_and_it_gives_way_to_them_no_f
     left = [drafts.cache.match_length(drafts.key_of(""), text(seed)) > 50 for seed in range(100, 120)]
     assert left == [False] * 16 + [True] * 4
     drafts.clear(None)
-    store.insert_draft(text(1, 16), caches(16, DRAFT), "")
+    # More than its tokens: refused, and the room is given back.
+    store.insert_draft(text(1), caches(120, DRAFT), "")
+    assert not store.draft_nbytes
     for seed in range(20, 28):
         store.insert(text(seed), caches(100, OWN), "")
     assert store.cache.nbytes > 0.95 * LIMIT
+
+
+def test_what_drafts_that_were_erased_had_is_the_models_again() -> None:
+    store, prefix = both()
+    for seed in range(4):
+        store.insert_draft(text(seed), caches(100, DRAFT), "ours")
+    prefix.erase("ours")
+    assert not store.limit_to(LIMIT)
+    for seed in range(8):
+        store.insert(text(seed), caches(100, OWN), "")
+    assert store.cache.nbytes > 0.95 * LIMIT
+
+
+def test_there_is_room_before_anything_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = both()
+    for seed in range(8):
+        store.insert(text(seed), caches(100, OWN), "")
+    insert_drafts, seen = store.drafts.insert, list[int]()
+
+    def watched(*arguments: Any) -> None:
+        seen.append(store.cache.nbytes + store.drafts.cache.max_bytes)
+        insert_drafts(*arguments)
+
+    monkeypatch.setattr(store.drafts, "insert", watched)
+    for seed in range(8):
+        store.insert_draft(text(seed), caches(100, DRAFT), "")
+    assert len(seen) == 8 and max(seen) <= LIMIT
+
+
+def test_what_was_read_before_all_was_erased_is_not_kept_after() -> None:
+    store, prefix = both()
+    request = SimpleNamespace(tenant="ours")
+    assert prefix.drafts is not None
+    for erased in (True, False):
+        row = cast(Any, SimpleNamespace(request=request, stores=True, epoch=prefix.epoch("ours")))
+        if erased:
+            prefix.erase("ours")
+        prefix.drafts.keep(row, text(1), caches(100, DRAFT))
+        assert store.draft_nbytes == (0 if erased else 100 * DRAFT)
 
 
 def test_both_shrink_alike_for_rows_and_what_is_named_last() -> None:
