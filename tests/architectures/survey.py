@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from backend.engine.handle import EngineHandle
 from backend.engine.kv import merging
 from backend.engine.kv.going_back import can_go_back
 from backend.engine.loading.kv_cost import leaves
+from backend.engine.loading.probe.company import FLOAT32_TOLERANCE
 from backend.engine.loading.probe.trial import first_pass
 from backend.engine.loading.tokenizer import load_tokenizer
 from mlx_cache.payload import MlxPayload
@@ -76,6 +78,12 @@ class Finding:
     def right(self) -> bool:
         """Whether every answer was mlx-lm's own."""
         return max(self.alone, self.company, self.hits) <= WITHIN
+
+    @property
+    def rounds(self) -> bool:
+        """Whether it is the last bits alone for which a step may not look at guesses: roundings, allowed elsewhere."""
+        told = re.search(r"by (\S+) of their range$", self.speculation_reason)
+        return told is not None and float(told[1]) <= FLOAT32_TOLERANCE
 
     @property
     def hit(self) -> bool:

@@ -5,6 +5,7 @@
 
 import re
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,10 +36,13 @@ ends of prompts, of system prompts and of answers, and every 4,096 tokens. *None
 has as `uncached_reason`.
 
 **Guesses.** Whether a step may look at [guessed tokens](speculation.md#in-the-batch) of a row: the load tries it, and
-`backend.Info` has the reason against it as `speculation`. {guessing} of the {loading} may. These may not:
-{unguessed}.
-A [draft model](speculation.md#a-draft-model) must be batched, of layers that go back to before a wrong guess. These are
-not: {undrafting}.
+`backend.Info` has the reason against it as `speculation`. {guessing} of the {loading} may.
+
+{unguessed}
+
+The last ones may on a GPU, or with a BLAS that adds in another order anyway: there roundings are allowed.
+
+{undrafting}
 
 The columns *alone*, *company* and *hits* are the largest difference of a log-probability.
 
@@ -82,8 +86,15 @@ def _page(found: Iterable) -> str:
         hitting=totals.hitting,
         hitting_share=100 * totals.hitting_share,
         guessing=totals.guessing,
-        unguessed=_names(one.module for one in found if one.speculation_reason),
-        undrafting=_names(one.module for one in found if not one.refusal and not one.drafts),
+        unguessed="\n".join(
+            _list(said, (one.module for one in found if one.speculation_reason and one.rounds == rounds))
+            for said, rounds in (("Not these:", False), ("Nor these, by what may be roundings:", True))
+        ),
+        undrafting=_list(
+            "A [draft model](speculation.md#a-draft-model) is batched, of layers that go back to before a wrong guess. "
+            "These cannot be one:",
+            (one.module for one in found if not one.refusal and not one.drafts),
+        ),
     )
     return head + "".join(map(_row, found))
 
@@ -98,8 +109,9 @@ def _row(one) -> str:
     return f"| `{one.module}` | {caches} | {served} | {' | '.join(numbers)} | {_cache(one)} | {guesses} |\n"
 
 
-def _names(modules: Iterable[str]) -> str:
-    return ", ".join(f"`{module}`" for module in modules) or "none"
+def _list(said: str, modules: Iterable[str]) -> str:
+    names = ", ".join(f"`{module}`" for module in modules) or "none"
+    return textwrap.fill(f"{said} {names}.", 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _cache(one) -> str:
