@@ -84,7 +84,7 @@ def test_at_later_turns_of_a_conversation_only_what_is_new_is_read(
     figures = [queue for _, queue in ours]
     first = figures[0]["prompt_tokens"]
     assert drafted(figures[0]) == (first - 1, 0)
-    for before, now in zip(figures, figures[1:], strict=False):
+    for before, now in itertools.pairwise(figures):
         again, kept = (b - a for a, b in zip(drafted(before), drafted(now), strict=True))
         prompt = now["prompt_tokens"] - before["prompt_tokens"]
         # A window that went back, or a state, may be found at an earlier place than its end.

@@ -185,7 +185,7 @@ def _batch_maker(
     model, mergeable = loaded.model, loaded.batchable
     if (ranks := loaded.ranks) is not None:
         return lambda: ranks.new_batch(mergeable=mergeable)
-    if choice == "host" or (choice == "auto" and on_cpu):
+    if not _draws_on_device(choice, loaded, on_cpu=on_cpu):
         return lambda: HostBatch(model, HostSampler(), mergeable=mergeable)
     # One for all groups: it keeps constants on the device. A CPU would take a C++ compiler and seconds to fuse.
     sampler = DeviceSampler(fused=not on_cpu)
@@ -193,6 +193,10 @@ def _batch_maker(
         dtype = getattr(mx, loaded.dtype)
         warm_up_sampler(sampler, loaded.vocab_size, dtype, check=lambda: check_cancelled(cancelled))
     return lambda: DeviceBatch(model, sampler, mergeable=mergeable)
+
+
+def _draws_on_device(choice: SamplerBackend, loaded: LoadedModel, *, on_cpu: bool) -> bool:
+    return loaded.ranks is None and choice != "host" and not (choice == "auto" and on_cpu)
 
 
 def device_kind() -> DeviceKind:
@@ -240,9 +244,7 @@ def _prefix_cache(
     )
 
 
-def _beside(
-    loaded: LoadedModel, store: PromptCache, generation: int, clock: Callable[[], float]
-) -> Beside | None:
+def _beside(loaded: LoadedModel, store: PromptCache, generation: int, clock: Callable[[], float]) -> Beside | None:
     """What the draft model reads, under keys of its own, in a part of the bytes of `store`."""
     draft = loaded.draft
     if draft is None or draft.uncached_reason:
@@ -261,6 +263,7 @@ def _beside(
 def _speculating(
     engine: EngineConfig, loaded: LoadedModel, prefix: PrefixCache, counters: Counters, *, drafting: Drafting | None
 ) -> Speculating:
+    on_device = _draws_on_device(engine.sampler, loaded, on_cpu=device_kind() == "cpu")
     drafters = engine.drafters if drafting is not None else engine.drafters - {Drafter.MODEL}
     return Speculating(
         kinds=frozenset() if loaded.speculation_reason else drafters,
@@ -268,7 +271,7 @@ def _speculating(
         drafting=drafting,
         donor=prefix.donor,
         counters=counters,
-        bytes_of=partial(pass_bytes, loaded.vocab_size, loaded.kv_cost.fixed),
+        bytes_of=partial(pass_bytes, loaded.vocab_size, loaded.kv_cost.fixed, on_device=on_device),
         start=loaded.kv.start if loaded.kv is not None else 0,
         apart=engine.isolation == "strict",
     )
