@@ -60,7 +60,7 @@ class PlaceDraws:
         return [array for lazy in self._lazy for array in lazy.arrays()]
 
     def draw(self, place: int, going: Sequence[int], rows: Sequence[RowSampling]) -> Sampled:
-        """The tokens of some rows at a place, each of which has drawn what was drafted before it; waits for grammars."""
+        """The tokens of some rows at a place, each of which has drawn what was drafted before; waits for grammars."""
         if not self._drawn:
             self._drawn = [lazy.read() for lazy in self._lazy]
         made = Sampled(tokens=[0] * len(going), logprobs=list[RowLogprobs | None]([None]) * len(going))
