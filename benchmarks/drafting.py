@@ -95,7 +95,7 @@ async def measure(options: argparse.Namespace) -> None:
 async def _turns(
     options: argparse.Namespace, target: Path, draft: Path, clock: Callable[[], float], *, keeps: bool
 ) -> list[list[object]]:
-    """Of each turn of a conversation, what is read of its prompt; behind the first, questions are as long as answers."""
+    """Of each turn of a conversation, what is read of its prompt; later questions are as long as answers."""
     from benchmarks.scripted import load_scripted
 
     handle = EngineHandle(blas="reference", load=load_scripted, clock=clock)
