@@ -249,9 +249,10 @@ def test_what_is_cleared_is_gone_and_what_was_read_before_is_not_kept_after(
         both = (await settled(handle))["cached_draft_kv_bytes"]
         await handle.clear_cache("ours")
         left = (await settled(handle))["cached_draft_kv_bytes"]
-        assert left * 2 == both
+        # The newest tokens are read with the next guesses, if there are any.
+        assert abs(left * 2 - both) < both / 10
         running = asyncio.ensure_future(read(handle, replace(asked(LONG, tenant="ours"), max_tokens=120)))
-        while not (await settled_rows(handle))["speculation.draft_read_tokens"] > 2 * len(LONG):
+        while handle.info().queue["speculation.draft_read_tokens"] <= 2 * len(LONG):
             await asyncio.sleep(0.002)
         await handle.clear_cache(None)
         await running
@@ -259,10 +260,6 @@ def test_what_is_cleared_is_gone_and_what_was_read_before_is_not_kept_after(
         assert queue["cached_draft_kv_bytes"] == queue["cached_kv_bytes"] == 0
 
     serve(config, body, monkeypatch)
-
-
-async def settled_rows(handle: EngineHandle) -> Figures:
-    return dict(handle.info().queue)
 
 
 def test_a_model_that_slept_finds_what_its_draft_model_had_read(
