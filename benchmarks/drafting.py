@@ -1,6 +1,6 @@
 """A draft model that is right as often as it is told to be: tokens a second with it and without, beside the formula.
 
-    python -m benchmarks.drafting [--right 0.5 0.7 0.9] [--streams 1 4] [--draft-layers 2]
+    python -m benchmarks.drafting [--right 0.5 0.7 0.9] [--streams 1 4] [--draft-layers 2] [--turns 4]
 
 Both models are random and their whole cost is paid, and what they say is written over their logits
 (`benchmarks.scripted`); the draft model's tokens are the answer's with the chance that is given. One engine answers the
@@ -10,6 +10,9 @@ answers are noise, so nothing else finds anything to guess.
 The formula is that of Leviathan et al. (2023): (1 - a^(k+1)) / (1 - a) tokens a pass over k guesses that are right with
 the chance a, for 1 + k (c + v) plain steps, here as the engine has measured them for the best of its depths.
 
+`--turns` adds a conversation: at each of its turns, how many tokens of the prompt each model reads, and how many the
+draft model does where nothing that it has read is kept.
+
 On a machine that others use too: `--processor` with OPENBLAS_NUM_THREADS=1, as with `benchmarks.speculation`.
 """
 
@@ -17,14 +20,21 @@ import argparse
 import asyncio
 import statistics
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from backend.config import CacheConfig, EngineConfig, ModelConfig
+from backend.config import CacheConfig, Drafter, EngineConfig, ModelConfig
 from backend.engine.handle import EngineHandle
 from backend.engine.loading.blas import load_blas
 from benchmarks.report import Report, arguments, parse
+from benchmarks.scripts import SIZE
 from benchmarks.serving import MODELS
 from benchmarks.speculation import Bench, pairs_of
+
+MODEL = frozenset({Drafter.MODEL})
+OPENING = 3
+"""Answers that the first prompt of a conversation is as long as."""
 
 
 async def measure(options: argparse.Namespace) -> None:
@@ -65,12 +75,68 @@ async def measure(options: argparse.Namespace) -> None:
             finally:
                 # The process ends next: a thread that still let its model go would abort it.
                 await handle.close(within_s=60.0)
+    turns = (
+        [await _turns(options, target, draft, clock, keeps=keeps) for keeps in (True, False)] if options.turns else []
+    )
     report.note(f"models of (width, layers) {sizes}, vocabulary {options.vocab}, float32; {options.tokens} tokens each")
     report.table(
         ["right", "streams", "off tok/s", "on tok/s", "on/off", "least", "tokens a step", "of guesses right",
          "guesses a pass", "formula: best depth", "tokens a pass", "of plain steps", "on/off"],
         told,
     )  # fmt: skip
+    if turns:
+        report.table(
+            ["turn", "tokens of its prompt", "of which are new", "the model reads", "the draft model reads",
+             "and where nothing is kept"],
+            [[*kept, unkept[-1]] for kept, unkept in zip(*turns, strict=True)],
+        )  # fmt: skip
+
+
+async def _turns(
+    options: argparse.Namespace, target: Path, draft: Path, clock: Callable[[], float], *, keeps: bool
+) -> list[list[object]]:
+    """Of each turn of a conversation, what is read of its prompt; later questions are as long as answers."""
+    from benchmarks.scripted import load_scripted
+
+    handle = EngineHandle(blas="reference", load=load_scripted, clock=clock)
+    bench = Bench(handle, clock)
+    bench.right = options.right[-1]
+    engine = EngineConfig(sampler=options.sampler, max_draft=options.max_draft, warm_up="off", drafters=MODEL)
+    cache = CacheConfig(max_bytes=1 << 30)
+    said = pairs_of("noise", 1, options.tokens * (2 * options.turns + OPENING), 1)[0][1]
+    told: list[list[object]] = []
+
+    def prepare(session: Any) -> None:
+        bench.follow(session, {said[0] // SIZE: said}, 1)
+        if not keeps:
+            session.speculating.drafting.drafter.kept = None
+
+    try:
+        await bench.start(
+            ModelConfig(
+                identity=target.name,
+                candidates=(str(target),),
+                draft_candidates=(str(draft),),
+                engine=engine,
+                cache=cache,
+            )
+        )
+        await handle.with_session(prepare)
+        for turn in range(options.turns):
+            before = await handle.with_session(_read)
+            end = options.tokens * (OPENING + 2 * turn)
+            await bench.run([(said[:end], said[end : end + options.tokens])], again=True)
+            after = await handle.with_session(_read)
+            new = options.tokens * (1 if turn else OPENING)
+            told.append([turn + 1, end, new, *(now - then for then, now in zip(before, after, strict=True))])
+    finally:
+        await handle.close(within_s=60.0)
+    return told
+
+
+def _read(session: Any) -> tuple[int, int]:
+    """Tokens that the model and its draft model have read of prompts."""
+    return session.counters.prefilled_tokens, session.speculating.drafting.drafter.read_tokens
 
 
 async def _measured(
@@ -109,6 +175,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4], help="at once, 15 at most")
     parser.add_argument("--tokens", type=int, default=384, help="of an answer, about")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=0, help="of a conversation whose reading is counted; 0 for none")
     parser.add_argument("--vocab", type=int, default=32_000)
     parser.add_argument("--hidden", type=int, default=768)
     parser.add_argument("--layers", type=int, default=16)

@@ -101,22 +101,24 @@ class Bench:
             for on in (False, True) if round_ % 2 else (True, False):
                 kinds = self._kinds if on else frozenset[Any]()
                 await self._handle.with_session(lambda session, kinds=kinds: _set_kinds(session, kinds))
-                await self._handle.with_session(lambda session, seed=round_: self._follow(session, texts, seed))
+                await self._handle.with_session(lambda session, seed=round_: self.follow(session, texts, seed))
                 before = await self._handle.with_session(_counted)
-                rates = await self._run(pairs, again=again)
+                rates = await self.run(pairs, again=again)
                 after = await self._handle.with_session(_counted)
                 counted = {name: value - before[name] for name, value in after.items()}
                 if round_:
                     sides[on].add(rates, counted)
         return sides
 
-    def _follow(self, session: Any, texts: Mapping[int, Sequence[int]], seed: int) -> None:
+    def follow(self, session: Any, texts: Mapping[int, Sequence[int]], seed: int) -> None:
+        """Have the session's models say these texts. Engine thread only."""
         session.loaded.model.follow(texts)
         if session.loaded.draft is not None:
             # Other mistakes each time: those of one beginning would decide what a session makes of it.
             session.loaded.draft.model.follow(texts, right=self.right, seed=seed)
 
-    async def _run(self, pairs: Sequence[tuple[Tokens, Tokens]], *, again: bool) -> Rates:
+    async def run(self, pairs: Sequence[tuple[Tokens, Tokens]], *, again: bool) -> Rates:
+        """All prompts at once, and their answers, which are kept if they are asked for again."""
         started = self._clock()
         lines = await asyncio.gather(*(self._answer(prompt, answer, again) for prompt, answer in pairs))
         return rates_of(lines, started)

@@ -123,7 +123,7 @@ def _totals(counters: Counters) -> dict[str, float]:
 
 def _cache_now(picture: EnginePicture) -> dict[str, float]:
     store = {name: picture.cache[key] for key, name in _STORE_NOW.items() if key in picture.cache}
-    return store | {"kv_cached_bytes": picture.cached_kv}
+    return store | {"kv_cached_bytes": picture.cached_kv, "kv_cached_draft_bytes": picture.cached_draft_kv}
 
 
 def _cache_totals(counters: Counters, picture: EnginePicture) -> dict[str, float]:

@@ -104,6 +104,7 @@ class EnginePicture:
     Attributes:
         storing: Rows that have ended and are here yet: the prompt cache takes copies, or their last step runs.
         buffer_pool: Bytes of freed buffers that MLX keeps for reuse.
+        cached_kv, cached_draft_kv: Bytes that the prompt cache has in memory, and those of them of a draft model.
         disk_state: `on`, or why the prompt cache's disk takes nothing; empty where there is none.
         counters: Since the load.
         cache: The prompt cache's own figures by name.
@@ -120,6 +121,7 @@ class EnginePicture:
     weights: int = 0
     live_kv: int = 0
     cached_kv: int = 0
+    cached_draft_kv: int = 0
     budget: int = 0
     waiting: int = 0
     prefilling: int = 0

@@ -176,4 +176,5 @@ def _queue(picture: EnginePicture, in_flight: int) -> dict[str, float]:
         "kv_budget_bytes": picture.budget,
         "live_kv_bytes": picture.live_kv,
         "cached_kv_bytes": picture.cached_kv,
+        "cached_draft_kv_bytes": picture.cached_draft_kv,
     }

@@ -90,6 +90,7 @@ MEMORY: Final = (
     Metric("kv_budget_bytes", "gauge", "Key/value bytes at most: live, cached and copies."),
     Metric("kv_live_bytes", "gauge", "Key/value bytes of the rows."),
     Metric("kv_cached_bytes", "gauge", "Key/value bytes of the prompt cache in memory."),
+    Metric("kv_cached_draft_bytes", "gauge", "Those of them of a draft model."),
     Metric("kv_cache_usage_perc", "gauge", "Live key/value bytes as a part of the budget; 1 is all of it."),
     Metric("weights_bytes", "gauge", "Bytes of the weights; 0 while the model is asleep."),
     Metric("memory_active_bytes", "gauge", "What MLX has in use."),

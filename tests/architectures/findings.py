@@ -46,6 +46,7 @@ class Totals:
         wrong: Of those, the ones that answer otherwise than mlx-lm.
         known: Of those, the ones whose layer classes the prompt cache knows.
         hitting: Of the known, the ones that take all of a repeated prompt that they can from it.
+        guessing: Of those that load, the ones of which a step may look at guessed tokens.
     """
 
     count: int
@@ -53,6 +54,7 @@ class Totals:
     wrong: int
     known: int
     hitting: int
+    guessing: int
 
     @property
     def loading_share(self) -> float:
@@ -75,4 +77,5 @@ def totals_of(found: Sequence[Finding]) -> Totals:
         wrong=sum(not one.right for one in loading),
         known=len(known),
         hitting=sum(one.hit for one in known),
+        guessing=sum(not one.speculation_reason for one in loading),
     )

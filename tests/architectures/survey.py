@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,18 @@ from mlx_lm.generate import stream_generate
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
-from backend.config import CacheConfig, EngineConfig
+from backend.config import ALL_DRAFTERS, CacheConfig, EngineConfig
 from backend.core.errors import WorkerError
 from backend.core.reports import WorkerInfo
 from backend.core.request import GenerationRequest
 from backend.engine.batching.prefix_cache import needs_snapshots
+from backend.engine.batching.session import Session
 from backend.engine.handle import EngineHandle
+from backend.engine.kv import merging
+from backend.engine.kv.going_back import can_go_back
 from backend.engine.loading.kv_cost import leaves
+from backend.engine.loading.probe.company import FLOAT32_TOLERANCE
+from backend.engine.loading.probe.trial import first_pass
 from backend.engine.loading.tokenizer import load_tokenizer
 from mlx_cache.payload import MlxPayload
 from tests.engine.harness import Answer, model_config, read, request, with_engine
@@ -39,6 +45,8 @@ class Finding:
         refusal: Why it does not load; nothing else is known then.
         serial_reason: Why its rows are served one at a time; empty where they decode together.
         uncached_reason: Why the prompt cache keeps nothing; empty where it does.
+        speculation_reason: Why a step looks at one token of a row only; empty where it may look at guesses.
+        drafts: Whether it may itself be the draft model of another.
         caches: The layer cache classes that the model makes.
         known: Whether the prompt cache knows all of those by itself.
         cut: Whether a cached prompt can be cut at any token; otherwise it is found where it was stored.
@@ -53,6 +61,8 @@ class Finding:
     refusal: str = ""
     serial_reason: str = ""
     uncached_reason: str = ""
+    speculation_reason: str = ""
+    drafts: bool = True
     caches: tuple[str, ...] = ()
     known: bool = True
     cut: bool = True
@@ -68,6 +78,12 @@ class Finding:
     def right(self) -> bool:
         """Whether every answer was mlx-lm's own."""
         return max(self.alone, self.company, self.hits) <= WITHIN
+
+    @property
+    def rounds(self) -> bool:
+        """Whether it is the last bits alone for which a step may not look at guesses: roundings, allowed elsewhere."""
+        told = re.search(r"by (\S+) of their range$", self.speculation_reason)
+        return told is not None and float(told[1]) <= FLOAT32_TOLERANCE
 
     @property
     def hit(self) -> bool:
@@ -91,6 +107,8 @@ def survey(path: Path) -> Finding:
         info, alone, crowd = with_engine(model_config(path, engine=options), lambda engine: _cold(engine, prompts))
     except WorkerError as error:
         return Finding(module=path.name, refusal=error.message.removeprefix(f"{path}: "))
+    guessed = model_config(path, engine=options, drafters=ALL_DRAFTERS)
+    speculation_reason, drafts = with_engine(guessed, _speculation)
     cached = model_config(path, engine=options, cache=CacheConfig(max_bytes=1 << 28))
     asked = with_engine(cached, _warm)
     reference = Reference(path)
@@ -101,6 +119,8 @@ def survey(path: Path) -> Finding:
         module=path.name,
         serial_reason=info.details.get("serial_reason", ""),
         uncached_reason=info.details.get("uncached_reason", ""),
+        speculation_reason=speculation_reason,
+        drafts=drafts,
         caches=reference.caches,
         known=not MlxPayload().unknown(reference.new_cache()),
         cut=not needs_snapshots(reference.new_cache()),
@@ -139,6 +159,17 @@ async def _cold(engine: EngineHandle, prompts: Sequence[str]) -> tuple[WorkerInf
 
     crowd = await asyncio.gather(*(arrive(place, text) for place, text in enumerate(prompts)))
     return engine.info(), alone, list(crowd)
+
+
+async def _speculation(engine: EngineHandle) -> tuple[str, bool]:
+    """Why the load looks at no guesses, and whether the model could make them for another."""
+
+    def goes_back(session: Session) -> bool:
+        caches = first_pass(session.loaded.model, session.loaded.new_cache)
+        return session.loaded.batchable and can_go_back([merging.alone(cache) for cache in caches])
+
+    told = engine.info().details["speculation"]
+    return told.removeprefix("off: ") if told.startswith("off") else "", await engine.with_session(goes_back)
 
 
 async def _warm(engine: EngineHandle) -> list[tuple[str, Answer]]:

@@ -5,6 +5,7 @@
 
 import re
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,10 +35,19 @@ model, or not rightly; `backend.Info` says so as `mode: serial` with the reason.
 ends of prompts, of system prompts and of answers, and every 4,096 tokens. *None*: with the reason, which `backend.Info`
 has as `uncached_reason`.
 
+**Guesses.** Whether a step may look at [guessed tokens](speculation.md#in-the-batch) of a row: the load tries it, and
+`backend.Info` has the reason against it as `speculation`. {guessing} of the {loading} may.
+
+{unguessed}
+
+The last ones may on a GPU, or with a BLAS that adds in another order anyway: there roundings are allowed.
+
+{undrafting}
+
 The columns *alone*, *company* and *hits* are the largest difference of a log-probability.
 
-| module | layer caches | served | alone | company | hits | cache hits |
-|---|---|---|---|---|---|---|
+| module | layer caches | served | alone | company | hits | cache hits | guesses |
+|---|---|---|---|---|---|---|---|
 """
 
 
@@ -75,17 +85,33 @@ def _page(found: Iterable) -> str:
         known=totals.known,
         hitting=totals.hitting,
         hitting_share=100 * totals.hitting_share,
+        guessing=totals.guessing,
+        unguessed="\n".join(
+            _list(said, (one.module for one in found if one.speculation_reason and one.rounds == rounds))
+            for said, rounds in (("Not these:", False), ("Nor these, by what may be roundings:", True))
+        ),
+        undrafting=_list(
+            "A [draft model](speculation.md#a-draft-model) is batched, of layers that go back to before a wrong guess. "
+            "These cannot be one:",
+            (one.module for one in found if not one.refusal and not one.drafts),
+        ),
     )
     return head + "".join(map(_row, found))
 
 
 def _row(one) -> str:
     if one.refusal:
-        return f"| `{one.module}` | | refused: {one.refusal} | | | | |\n"
+        return f"| `{one.module}` | | refused: {one.refusal} | | | | | |\n"
     served = f"one at a time: {one.serial_reason}" if one.serial_reason else "batched"
     numbers = (f"{value:.0e}" for value in (one.alone, one.company, one.hits))
     caches = ", ".join(one.caches)
-    return f"| `{one.module}` | {caches} | {served} | {' | '.join(numbers)} | {_cache(one)} |\n"
+    guesses = f"no: {one.speculation_reason}" if one.speculation_reason else "yes"
+    return f"| `{one.module}` | {caches} | {served} | {' | '.join(numbers)} | {_cache(one)} | {guesses} |\n"
+
+
+def _list(said: str, modules: Iterable[str]) -> str:
+    names = ", ".join(f"`{module}`" for module in modules) or "none"
+    return textwrap.fill(f"{said} {names}.", 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _cache(one) -> str:

@@ -106,3 +106,19 @@ def test_the_table_says_what_the_survey_of_a_module_finds() -> None:
     page = Path(PAGE).read_text()
     (row,) = [line for line in page.splitlines() if line.startswith("| `afm7` |")]
     assert f"one at a time: {finding('afm7').serial_reason}" in row
+    assert row.endswith(f"| {f'no: {reason}' if (reason := finding('afm7').speculation_reason) else 'yes'} |")
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("llama", ""),
+        ("deepseek_v41", "a layer's cache cannot go back"),
+        *(pytest.param(m, "a layer's cache cannot go back", marks=pytest.mark.slow) for m in ("llama4",)),
+    ],
+)
+def test_what_a_step_may_not_look_at_guesses_of_says_why(module: str, said: str) -> None:
+    found = finding(module)
+    assert (found.speculation_reason, found.drafts) == (said, not said)
+    (row,) = [line for line in PAGE.read_text().splitlines() if line.startswith(f"| `{module}` |")]
+    assert row.endswith(f"| no: {said} |" if said else "| yes |")

@@ -79,6 +79,52 @@ def test_a_draft_model_guesses_what_a_larger_one_says_and_no_answer_is_another(w
     predict(worker.stub, prompt("a", 4, NDraft=-1)).refused(grpc.StatusCode.INVALID_ARGUMENT, "NDraft")
 
 
+def turns(worker: Worker, count: int, metadata: dict[str, str]) -> list[Answer]:
+    """A conversation in raw text, each turn the one before, its answer and a little more."""
+    text, told = "There once was a cat that sat on a mat. " * 8, list[Answer]()
+    for turn in range(count):
+        settings = {"Temperature": 0.9, "Seed": turn} if turn % 2 else {}
+        told.append(predict(worker.stub, prompt(text, 40, **SHOWN, **settings, Metadata=metadata)))
+        text += told[-1].text + " And then?"
+    return told
+
+
+@pytest.mark.timeout(180)
+def test_at_later_turns_it_reads_what_is_new_for_its_own_tenant_alone_until_that_is_cleared(
+    worker: Worker, models: Path
+) -> None:
+    worker.must_load("large", "speculation:off", ModelPath=str(models), DraftModel="small")
+    plain = turns(worker, 3, {})
+    assert worker.stub.Free(pb.HealthMessage(), timeout=30).success
+    worker.must_load("large", "speculation:draft", ModelPath=str(models), DraftModel="small")
+    assert details(worker)["draft_model"].endswith("% of the prompt cache at most")
+
+    def tell() -> tuple[float, float]:
+        worker.rest()
+        queue = worker.queue()
+        return queue["speculation.draft_read_tokens"], queue["speculation.draft_cached_tokens"]
+
+    # What pays is measured, on a machine that may be busy with something else.
+    for _ in range(MOST_ASKED):
+        same(turns(worker, 3, {"cache_salt": "ours"}), plain)
+        read, kept = tell()
+        if kept > read > 0:
+            break
+    assert kept > read > 0
+    figures = dict(worker.info.Get(pb.InfoRequest(), timeout=10).cache)
+    queue = worker.queue()
+    assert 0 < figures["draft.nbytes"] == queue["cached_draft_kv_bytes"] < queue["cached_kv_bytes"]
+    # Somebody else's is read anew, where it is read at all.
+    same(turns(worker, 1, {"cache_salt": "theirs"}), plain[:1])
+    assert tell()[1] == kept
+    for metadata in ({"cache_salt": "ours"}, {"cache_salt": "theirs"}):
+        assert worker.prompt_cache.Clear(pb.ClearPromptCacheRequest(metadata=metadata), timeout=10).success
+    worker.rest()
+    assert worker.queue()["cached_draft_kv_bytes"] == 0
+    same(turns(worker, 1, {"cache_salt": "ours"}), plain[:1])
+    assert tell()[1] == kept
+
+
 def test_one_of_other_tokens_or_that_is_not_there_fails_the_load_and_the_model_stays(
     worker: Worker, models: Path
 ) -> None:

@@ -64,8 +64,8 @@ def plant(fault: str, batch: type[DecodeBatch], model: FaultyModel, patched: pyt
     else:
         draw_from: Any = batch._draw_from
 
-        def broken(self: DecodeBatch, logits: mx.array) -> Draw:
-            draw: Draw = draw_from(self, logits)
+        def broken(self: DecodeBatch, *given: Any) -> tuple[Draw, list[mx.array]]:
+            draw, drawn = draw_from(self, *given)
 
             def failing(place: int, *rest: Any) -> Any:
                 if place and len(self) == rows:
@@ -73,7 +73,7 @@ def plant(fault: str, batch: type[DecodeBatch], model: FaultyModel, patched: pyt
                     raise Planted("planted")
                 return draw(place, *rest)
 
-            return failing
+            return failing, drawn
 
         patched.setattr(batch, "_draw_from", broken)
 

@@ -35,6 +35,7 @@ class Asleep:
             peak_bytes=mx.get_peak_memory(),
             buffer_pool=mx.get_cache_memory(),
             cached_kv=self.prefix.nbytes,
+            cached_draft_kv=self.prefix.draft_nbytes,
             budget=self.budget,
             counters=self.counters.copy(),
             disk_state=self.prefix.disk_state,

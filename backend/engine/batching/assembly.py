@@ -16,7 +16,7 @@ from backend.engine.batching.batch_device import DeviceBatch
 from backend.engine.batching.batch_host import HostBatch
 from backend.engine.batching.cache_disk import CacheDisk
 from backend.engine.batching.conversations import Conversations
-from backend.engine.batching.drafting.assembly import draft_facts, drafting_maker
+from backend.engine.batching.drafting.assembly import draft_facts, draft_share, drafting_maker
 from backend.engine.batching.drafting.drafting import Drafting
 from backend.engine.batching.group_cost import DeviceKind, padding_bounds
 from backend.engine.batching.memory import MemoryBudget, copied_share
@@ -24,7 +24,7 @@ from backend.engine.batching.pace import Pace
 from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
 from backend.engine.batching.speculating import Speculating, pass_bytes
-from backend.engine.batching.tenant_store import TenantStore
+from backend.engine.batching.tenant_store import Beside, TenantStore
 from backend.engine.batching.two_forms import TwoForms
 from backend.engine.batching.warm_up import Discarded
 from backend.engine.batching.warm_up import warm_up as warm_up_session
@@ -108,14 +108,14 @@ def make_session(
                 "device_memory": f"{memory.total} bytes: {memory.source}",
                 "wired_limit": f"{limit} bytes" if limit else "",
                 **_kv_facts(loaded),
-                **draft_facts(loaded),
+                **draft_facts(loaded, kept=prefix.drafts is not None),
                 **(loaded.ranks.facts if loaded.ranks is not None else {}),
             },
             config=config,
             generation=generation,
             prefix=prefix,
             counters=counters,
-            speculating=_speculating(config.engine, loaded, prefix, counters, drafting=new_drafting()),
+            speculating=_speculating(config.engine, loaded, prefix, counters, drafting=new_drafting(prefix.drafts)),
             new_batch=new_batch,
             budget=budget,
             padding=padding_bounds(kind, step_bytes=loaded.step_bytes, layers=layers, budget=budget.total),
@@ -185,7 +185,7 @@ def _batch_maker(
     model, mergeable = loaded.model, loaded.batchable
     if (ranks := loaded.ranks) is not None:
         return lambda: ranks.new_batch(mergeable=mergeable)
-    if choice == "host" or (choice == "auto" and on_cpu):
+    if not _draws_on_device(choice, loaded, on_cpu=on_cpu):
         return lambda: HostBatch(model, HostSampler(), mergeable=mergeable)
     # One for all groups: it keeps constants on the device. A CPU would take a C++ compiler and seconds to fuse.
     sampler = DeviceSampler(fused=not on_cpu)
@@ -193,6 +193,10 @@ def _batch_maker(
         dtype = getattr(mx, loaded.dtype)
         warm_up_sampler(sampler, loaded.vocab_size, dtype, check=lambda: check_cancelled(cancelled))
     return lambda: DeviceBatch(model, sampler, mergeable=mergeable)
+
+
+def _draws_on_device(choice: SamplerBackend, loaded: LoadedModel, *, on_cpu: bool) -> bool:
+    return loaded.ranks is None and choice != "host" and not (choice == "auto" and on_cpu)
 
 
 def device_kind() -> DeviceKind:
@@ -232,7 +236,7 @@ def _prefix_cache(
         tells_of_others=False,
     )
     return PrefixCache(
-        TenantStore(store, key, below),
+        TenantStore(store, key, below, _beside(loaded, store, generation, clock)),
         snapshots=needs_snapshots(loaded.new_cache()),
         isolation=config.engine.isolation,
         conversations=Conversations(idle_s=cache.conversation_idle_s, most=cache.max_conversations),
@@ -240,9 +244,26 @@ def _prefix_cache(
     )
 
 
+def _beside(loaded: LoadedModel, store: PromptCache, generation: int, clock: Callable[[], float]) -> Beside | None:
+    """What the draft model reads, under keys of its own, in a part of the bytes of `store`."""
+    draft = loaded.draft
+    if draft is None or draft.uncached_reason:
+        return None
+    share = draft_share(loaded, draft)
+    cache = PromptCache(
+        store.max_size,
+        int(share * store.max_bytes),
+        payload=MlxPayload(draft.kept_whole, evaluate=wait),
+        tells_of_others=False,
+    )
+    nowhere = CacheDisk("", "", lambda: None, clock)
+    return Beside(TenantStore(cache, (draft.namespace, generation), nowhere), draft.kv_cost, share)
+
+
 def _speculating(
     engine: EngineConfig, loaded: LoadedModel, prefix: PrefixCache, counters: Counters, *, drafting: Drafting | None
 ) -> Speculating:
+    on_device = _draws_on_device(engine.sampler, loaded, on_cpu=device_kind() == "cpu")
     drafters = engine.drafters if drafting is not None else engine.drafters - {Drafter.MODEL}
     return Speculating(
         kinds=frozenset() if loaded.speculation_reason else drafters,
@@ -250,7 +271,7 @@ def _speculating(
         drafting=drafting,
         donor=prefix.donor,
         counters=counters,
-        bytes_of=partial(pass_bytes, loaded.vocab_size, loaded.kv_cost.fixed),
+        bytes_of=partial(pass_bytes, loaded.vocab_size, loaded.kv_cost.fixed, on_device=on_device),
         start=loaded.kv.start if loaded.kv is not None else 0,
         apart=engine.isolation == "strict",
     )

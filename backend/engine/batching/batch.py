@@ -97,10 +97,11 @@ class DecodeBatch(ABC):
         fed = [[row.last_token, *draft] for row, draft in zip(self.rows, drafts, strict=True)]
         tokens = [[*row, *[0] * (width - len(row))] for row in fed]
         run = self._start_pass(tokens)
+        draw, drawn = self._draw_from(run.logits, drafts)
         for row in self.rows:
             row.sampling.allowed()  # while the device computes
-        wait(run.logits, self._states())
-        return Verification(run, self.rows, drafts, self._draw_from(run.logits))
+        wait(run.logits, self._states(), drawn)
+        return Verification(run, self.rows, drafts, draw)
 
     def _start_pass(self, tokens: Sequence[Sequence[int]]) -> Pass:
         """Put a pass over `tokens` `[rows, width]` on the device, not waited for."""
@@ -117,8 +118,8 @@ class DecodeBatch(ABC):
         return False
 
     @abstractmethod
-    def _draw_from(self, logits: mx.array) -> Draw:
-        """Draws from the logits of a pass, `[rows, width, vocab]`."""
+    def _draw_from(self, logits: mx.array, drafts: Sequence[Sequence[int]]) -> tuple[Draw, list[mx.array]]:
+        """Draws from the logits of a pass over `drafts`, `[rows, width, vocab]`, and what is to be waited for first."""
 
     def collect(self) -> list[Emitted]:
         """Tokens that were drawn and are not emitted yet. An exception loses the batch."""

@@ -9,9 +9,8 @@ from backend.engine.batching.chunk import Model
 from backend.engine.batching.emitted import Emitted, accept_sampled
 from backend.engine.batching.row import Row
 from backend.engine.batching.verification import Draw
+from backend.engine.sampling.device.places import PlaceDraws
 from backend.engine.sampling.device.sampler import DeviceSampler, LazySample
-from backend.engine.sampling.row_sampling import RowSampling
-from backend.engine.sampling.sampled import Sampled
 from backend.engine.waits import wait
 
 
@@ -82,11 +81,6 @@ class DeviceBatch(DecodeBatch):
         sampled = self._drawn.collect()
         return [accept_sampled(row, index, sampled) for index, row in enumerate(self._drawn_rows) if row is not None]
 
-    def _draw_from(self, logits: mx.array) -> Draw:
-        def draw(place: int, going: Sequence[int], rows: Sequence[RowSampling]) -> Sampled:
-            here = logits[:, place]
-            lazy = self._sampler.sample_lazy(here if len(going) == len(here) else here[mx.array(list(going))], rows)
-            wait(lazy.arrays())
-            return lazy.collect()
-
-        return draw
+    def _draw_from(self, logits: mx.array, drafts: Sequence[Sequence[int]]) -> tuple[Draw, list[mx.array]]:
+        draws = PlaceDraws(self._sampler, logits, [row.sampling for row in self.rows], drafts)
+        return draws.draw, draws.arrays()

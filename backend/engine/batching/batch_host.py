@@ -1,6 +1,7 @@
 """The decode batch for CPUs: the host waits for each step's logits and samples them itself."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import mlx.core as mx
 
@@ -31,11 +32,12 @@ class HostBatch(DecodeBatch):
         sampled = self._sampler.sample(logits, [row.sampling for row in self.rows])
         return [accept_sampled(row, index, sampled) for index, row in enumerate(self.rows)]
 
-    def _draw_from(self, logits: mx.array) -> Draw:
+    def _draw_from(self, logits: mx.array, drafts: Sequence[Sequence[int]]) -> tuple[Draw, list[mx.array]]:
+        del drafts
         # All at once: to have MLX cut and hand over each place takes longer than a greedy draw from it.
-        values = numbers(logits)
+        values = cache(lambda: numbers(logits))
 
         def draw(place: int, going: Sequence[int], rows: Sequence[RowSampling]) -> Sampled:
-            return self._sampler.draw([values[index, place] for index in going], rows)
+            return self._sampler.draw([values()[index, place] for index in going], rows)
 
-        return draw
+        return draw, []

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from backend.config import STRICT_CHUNK, Isolation
 from backend.engine.batching.conversations import Conversations
 from backend.engine.batching.kept_conversations import KeptConversations
+from backend.engine.batching.kept_drafts import KeptDrafts
 from backend.engine.batching.kept_names import KeptNames
 from backend.engine.batching.reused import Reused
 from backend.engine.batching.tenant_store import TenantStore, say_fault
@@ -32,10 +33,13 @@ class PrefixCache:
     everybody's; under `strict` there is nothing but named prefixes.
 
     Args:
-        store: One whose limits are 0 is a cache turned off. Closed with this.
+        store: One whose limits are 0 is a cache turned off. Closed with this. What a draft model has read is beside it.
         snapshots: Some layer cannot be cut by token: only stored positions can be restored, so prefill stops at them.
         codes: It holds these codes of what rows hold as numbers: what is restored is not quite what was stored, and is
             never stored again.
+
+    Attributes:
+        drafts: What a draft model reads and finds; None where there is none, or nothing is kept for later ones.
     """
 
     def __init__(
@@ -57,6 +61,8 @@ class PrefixCache:
         self._codes = codes
         self.lossy = codes is not None and self.enabled
         self.kept = KeptNames(store, alone=not self.keeps)
+        with_drafts = self.keeps and store.beside is not None
+        self.drafts = KeptDrafts(store, self._readable, self.erased_since) if with_drafts else None
 
     @property
     def keeps(self) -> bool:
@@ -70,8 +76,13 @@ class PrefixCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of KV stored."""
-        return self._store.cache.nbytes
+        """Bytes of KV stored, of a draft model too."""
+        return self._store.nbytes
+
+    @property
+    def draft_nbytes(self) -> int:
+        """Those of a draft model."""
+        return self._store.draft_nbytes
 
     @property
     def most_bytes(self) -> int:

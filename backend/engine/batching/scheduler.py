@@ -8,6 +8,8 @@ from dataclasses import dataclass
 AGEING = 8
 # A chunk that is halved to bound the memory of its scores is not halved below this.
 LEAST_CHUNK = 32
+# A state that cannot be cut by token is stored this often along a prompt.
+SNAPSHOT_EVERY = 4096
 
 
 def chunk_ends(n_tokens: int, chunk: int, boundaries: Sequence[int], *, scores: int | None = None) -> tuple[int, ...]:
@@ -46,6 +48,11 @@ def next_end(ends: Sequence[int], covered: int) -> int:
     """The first chunk end beyond `covered`, or `covered` itself when none is left."""
     index = bisect_right(ends, covered)
     return ends[index] if index < len(ends) else covered
+
+
+def snapshot_ends(n_tokens: int, boundaries: Sequence[int]) -> tuple[int, ...]:
+    """Where along a prompt a state that cannot be cut by token is stored, but for its end."""
+    return (*boundaries, *range(SNAPSHOT_EVERY, n_tokens, SNAPSHOT_EVERY))
 
 
 @dataclass(frozen=True, slots=True)

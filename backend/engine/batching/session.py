@@ -28,7 +28,7 @@ from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.queue import Queue
 from backend.engine.batching.room import Room
 from backend.engine.batching.row import Row
-from backend.engine.batching.scheduler import chunk_ends
+from backend.engine.batching.scheduler import chunk_ends, snapshot_ends
 from backend.engine.batching.speculating import Speculating
 from backend.engine.batching.standing import Standing
 from backend.engine.batching.storing import Storing
@@ -42,9 +42,6 @@ from backend.engine.waits import drain
 from backend.engine.work import Embed
 
 log = logging.getLogger(__name__)
-
-# A state that cannot be cut by token is stored this often along a prompt.
-SNAPSHOT_EVERY = 4096
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -157,6 +154,7 @@ class Session:
                 settle=settle,
                 tell=self.tell,
                 clock=self.clock,
+                leaves_drafts=self.speculating.leave,
             ),
             emitter=Emitter(lambda: self.loaded.eos_ids, finisher, self.outbox, self.counters),
             finisher=finisher,
@@ -302,6 +300,7 @@ class Session:
             weights=self.loaded.all_weight_bytes,
             live_kv=self.room.live(),
             cached_kv=self.prefix.nbytes,
+            cached_draft_kv=self.prefix.draft_nbytes,
             budget=self.budget.total,
             waiting=len(self.waiting),
             prefilling=len(self.prefills.rows) + len(self.pooled.rows),
@@ -355,7 +354,7 @@ class Session:
     def _snapshot_ends(self, row: Row) -> tuple[int, ...]:
         if not self.prefix.snapshots or self.strict:
             return ()
-        return (*row.submit.prompt.boundaries, *range(SNAPSHOT_EVERY, len(row.feed), SNAPSHOT_EVERY))
+        return snapshot_ends(len(row.feed), row.submit.prompt.boundaries)
 
     def _relieve(self) -> None:
         """Keep rows, copies and cache within the budget: the cache gives way, a draft model, the row that came last."""

@@ -10,6 +10,7 @@ from backend.engine.batching.drafting.drafting import Drafting, Turn, has_guesse
 from backend.engine.batching.row import Row
 from backend.engine.batching.verification import Verification
 from backend.engine.picture import Counters
+from backend.engine.sampling.device.places import bytes_of_places
 from backend.engine.speculation.depth import Depths
 from backend.engine.speculation.proposal import Drafter, Proposal
 from backend.engine.speculation.row_drafts import Experience, RowDrafts
@@ -102,6 +103,11 @@ class Speculating:
             self.drafting.drafter.abandon()
         return True
 
+    def leave(self, row: Row) -> None:
+        """The row ends, or goes for a while: keep what the draft model has read of it; nothing may be on the device."""
+        if self.drafting is not None:
+            self.drafting.drafter.leave(row)
+
     def retain(self, rows: Sequence[Row]) -> None:
         """No other rows decode any more."""
         if self.drafting is not None:
@@ -152,7 +158,8 @@ class Speculating:
         return "" if self.drafting is None else self.drafting.drafter.fault
 
 
-def pass_bytes(vocab_size: int, states: int, rows: int, depth: int) -> int:
+def pass_bytes(vocab_size: int, states: int, rows: int, depth: int, *, on_device: bool = False) -> int:
     """What a pass holds beyond a step: logits of each drafted token, as they come and as float32, and the states of
-    before, beside which those that are replayed arise."""
-    return rows * (2 * 4 * depth * vocab_size + 2 * states)
+    before, beside which those that are replayed arise; where its draws are made on the device, what those hold."""
+    draws = bytes_of_places(vocab_size, rows, depth) if on_device else 0
+    return rows * (2 * 4 * depth * vocab_size + 2 * states) + draws

@@ -26,6 +26,7 @@ class Storing:
     Args:
         settle: Waits for all that is on the device; it may lose a batch.
         tell: Lets clients have what was posted.
+        leaves_drafts: Keeps what a draft model has read of a row; nothing is on the device then.
 
     Attributes:
         rows: Rows that have come to their end and whose KV is still to be stored.
@@ -37,6 +38,7 @@ class Storing:
     settle: Callable[[], None]
     tell: Callable[[], None]
     clock: Callable[[], float]
+    leaves_drafts: Callable[[Row], None] = lambda _row: None
     rows: list[Row] = field(default_factory=list[Row])
 
     def add(self, rows: Iterable[Row]) -> None:
@@ -67,6 +69,7 @@ class Storing:
             return
         if caches is not None:
             self._keep(row, row.tokens()[: row.covered], caches)
+        self.leaves_drafts(row)
 
     def store_named(self, row: Row) -> bool:
         """Keep a prompt that is prefilled for nothing but its name; False if there is no room for it."""

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,27 @@ from numpy.typing import NDArray
 from backend.core.logline import logline
 from backend.engine.batching.cache_disk import CacheDisk
 from backend.engine.loading.failures import FOREIGN
+from backend.engine.loading.kv_cost import KVCost
 from mlx_cache import PromptCache
 
 log = logging.getLogger(__name__)
 
 _SPARED = "spared"
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a draft model has read, in the same budget.
+
+    Attributes:
+        store: In memory alone.
+        cost: What a sequence weighs there.
+        share: The part of the bytes of both that it may have. What it does not take is the model's.
+    """
+
+    store: "TenantStore"
+    cost: KVCost
+    share: float
 
 
 class TenantStore:
@@ -25,17 +42,38 @@ class TenantStore:
         cache: In memory, with what it keeps on a disk.
         key: Names the model and the load.
         disk: What of it is beyond the process; closed with this.
+        beside: What is forgotten with it, and kept within its bytes; None where there is no draft model.
+
+    Attributes:
+        most_bytes: Of both, at most.
     """
 
-    def __init__(self, cache: PromptCache, key: Hashable, disk: CacheDisk) -> None:
+    def __init__(self, cache: PromptCache, key: Hashable, disk: CacheDisk, beside: Beside | None = None) -> None:
         self.cache = cache
         self.disk = disk
-        self.most_bytes = cache.max_bytes
+        self.beside = beside
+        self.most_bytes = self._limit = cache.max_bytes
         self._key = key
 
     def key_of(self, tenant: str) -> Hashable:
         """The cache's key of what is this tenant's."""
         return (self._key, tenant)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of KV in memory, of a draft model too."""
+        return self.cache.nbytes + self.draft_nbytes
+
+    @property
+    def draft_nbytes(self) -> int:
+        """Those of a draft model."""
+        return 0 if self.beside is None else self.beside.store.nbytes
+
+    @property
+    def drafts(self) -> "TenantStore":
+        """What a draft model has read; asked only where there is one."""
+        assert self.beside is not None
+        return self.beside.store
 
     def insert(self, tokens: NDArray[np.int32], caches: list[Any], tenant: str) -> None:
         """Store the KV of exactly `tokens`."""
@@ -70,6 +108,8 @@ class TenantStore:
             self.cache.forget(key, tokens, keep=keep)
         except FOREIGN as error:
             say_fault("forget", error)
+        if self.beside is not None:
+            self.drafts.drop_sequence(tokens, tenant, keep=keep)
         self.disk.later(lambda: None if unless() else self.cache.forget_on_disk(key, tokens))
 
     def clear(self, tenant: str | None) -> None:
@@ -78,6 +118,8 @@ class TenantStore:
             self.cache.clear(None if tenant is None else self.key_of(tenant))
         except FOREIGN as error:
             say_fault("clear", error)
+        if self.beside is not None:
+            self.drafts.clear(tenant)
 
     def clear_files(self, tenant: str | None) -> None:
         """Remove the files of one tenant, or of everybody: never those of another model."""
@@ -89,7 +131,7 @@ class TenantStore:
     def limit_to(self, n_bytes: int, *, sparing: NDArray[np.int32] | None = None, tenant: str = "") -> bool:
         """Keep at most `n_bytes` from now on, and never more than the cache's own limit; whether it had to evict.
 
-        What is stored later makes its room first.
+        What is stored later makes its room first. A draft model's part shrinks in proportion.
 
         Args:
             sparing: A prompt of `tenant` whose prefix goes last.
@@ -98,7 +140,35 @@ class TenantStore:
             Exception: The cache's own fault, one of `FOREIGN`.
         """
         # A limit of nothing would turn the cache off.
-        limit = max(1, min(self.most_bytes, n_bytes))
+        self._limit = limit = max(1, min(self.most_bytes, n_bytes))
+        if self.beside is None:
+            return self._hold_to(limit, sparing, tenant)
+        evicted = self.drafts.limit_to(int(self.beside.share * limit), sparing=sparing, tenant=tenant)
+        evicted |= self._hold_to(limit - self.draft_nbytes, sparing, tenant)
+        # What is named does not give way.
+        return self.drafts.limit_to(self._left_for_drafts()) or evicted
+
+    def insert_draft(self, tokens: NDArray[np.int32], caches: list[Any], tenant: str) -> None:
+        """Store what a draft model has read; the model's own makes room for it, as far as the share of both goes."""
+        assert self.beside is not None
+        drafts, cost = self.drafts, self.beside.cost
+        try:
+            known = drafts.cache.match_length(drafts.key_of(tenant), tokens)
+            new = cost.bytes_for(len(tokens)) - cost.per_token * known
+            self._hold_to(self._limit - min(int(self.beside.share * self._limit), drafts.nbytes + new))
+            drafts.limit_to(self._left_for_drafts())
+            drafts.insert(tokens, caches, tenant)
+            self._hold_to(self._limit - drafts.nbytes)
+        except FOREIGN as error:
+            say_fault("insert_draft", error)
+
+    def _left_for_drafts(self) -> int:
+        assert self.beside is not None
+        return min(int(self.beside.share * self._limit), self._limit - self.cache.nbytes)
+
+    def _hold_to(self, n_bytes: int, sparing: NDArray[np.int32] | None = None, tenant: str = "") -> bool:
+        """Keep the cache itself to so much, whatever is beside it; whether it had to evict."""
+        limit = max(1, n_bytes)
         if limit == self.cache.max_bytes:
             return False
         evicts = self.cache.nbytes > limit
@@ -121,10 +191,13 @@ class TenantStore:
     def figures(self) -> Mapping[str, float]:
         """The cache's counters by name, nested ones joined by a dot."""
         try:
-            return {name: value for name, value in _flat(self.cache.stats()) if not name.startswith("pins.")}
+            own = {name: value for name, value in _flat(self.cache.stats()) if not name.startswith("pins.")}
         except FOREIGN as error:
             say_fault("figures", error)
             return {}
+        if self.beside is None:
+            return own
+        return own | {f"draft.{name}": value for name, value in self.drafts.figures().items()}
 
 
 def say_fault(what: str, error: BaseException) -> None:

@@ -75,7 +75,7 @@ class FollowingBatch(DecodeBatch):
             row.covered += n
         self._settled, self.in_flight = True, False
 
-    def _draw_from(self, logits: mx.array) -> Draw:
+    def _draw_from(self, logits: mx.array, drafts: Sequence[Sequence[int]]) -> tuple[Draw, list[mx.array]]:
         raise Diverged("rank 0 draws")
 
     def numbers(self) -> list[int]:

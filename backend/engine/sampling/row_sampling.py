@@ -46,7 +46,8 @@ class RowSampling:
         self.xtc_exempt = np.array(sorted(eos_ids | xtc_exempt), np.int64)
         self.bias_ids, self.bias_values = _summed(sampling.logit_bias)
         self.step = 0
-        # Each is (tokens of one lazy draw [rows], this row's place in it); only `device` knows the array type.
+        # Each is (tokens of one lazy draw [rows], this row's place in it); only `device` knows the array type. Where a
+        # draft is taken for drawn, (its tokens, a place in it).
         self.drawn_ahead: deque[tuple[Any, int]] = deque()
         self.error: str | None = None
         self.fault: Exception | None = None

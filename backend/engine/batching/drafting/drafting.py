@@ -87,7 +87,9 @@ class Drafting:
 
     def figures(self) -> Mapping[str, float]:
         """What it did and what that cost, in tokens and in plain steps."""
-        return {**self.depths.drafting_figures(), "draft_read_tokens": self.drafter.read_tokens}
+        drafter = self.drafter
+        tokens = {"draft_read_tokens": drafter.read_tokens, "draft_cached_tokens": drafter.cached_tokens}
+        return {**self.depths.drafting_figures(), **tokens}
 
     def _hoped(self, row: Row, limit: int) -> tuple[float, ...]:
         """The chances of what the model would guess of a row; empty where it guesses nothing."""

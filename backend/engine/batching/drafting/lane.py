@@ -74,6 +74,12 @@ class Lane:
         for cache in self._caches:
             cache.filter(keep)
 
+    def view(self, reader: Reader) -> list[Any]:
+        """A row's caches of exactly its first `covered` tokens, lazy, valid until the next change."""
+        self._go_back()
+        index = self.readers.index(reader)
+        return [row_cache(cache, index) for cache in self._caches]
+
     def draft(self, count: int, draw: Draw) -> Drafts:
         """Read what the rows have had since, and guess the next `count` tokens of each; not waited for.
 

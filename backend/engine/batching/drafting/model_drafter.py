@@ -13,8 +13,10 @@ from backend.engine.batching.chunk import Chunk
 from backend.engine.batching.drafting.draws import Draws, look_ahead
 from backend.engine.batching.drafting.lane import Lane
 from backend.engine.batching.drafting.reader import Reader
+from backend.engine.batching.kept_drafts import KeptDrafts
 from backend.engine.batching.pace import Pace
 from backend.engine.batching.row import Row
+from backend.engine.batching.scheduler import snapshot_ends
 from backend.engine.kv import row_caches
 from backend.engine.loading import LoadedModel
 from backend.engine.loading.failures import FOREIGN
@@ -45,10 +47,13 @@ class ModelDrafter:
         chunk: Tokens of a piece of a prompt at most.
         vocab_size: Of the other model: what is beyond it is no guess.
         per_token: Seconds that it takes to read a token.
+        kept: What it has read of other rows, and where it leaves what it reads; None where nothing is kept.
+        snapshots: Some layer cannot be cut by token: only what was kept at chosen positions can be begun with.
 
     Attributes:
         fault: Why it guesses no more; empty while it does.
         read_tokens: Tokens of prompts and answers that were read in pieces.
+        cached_tokens: Those that were not read, for they were kept.
     """
 
     loaded: LoadedModel
@@ -58,8 +63,11 @@ class ModelDrafter:
     vocab_size: int
     clock: Callable[[], float]
     per_token: float = 0.0
+    kept: KeptDrafts | None = None
+    snapshots: bool = False
     fault: str = ""
     read_tokens: int = 0
+    cached_tokens: int = 0
     _readers: dict[int, Reader] = field(default_factory=dict[int, Reader])
     _lanes: list[Lane] = field(default_factory=list[Lane])
 
@@ -73,8 +81,8 @@ class ModelDrafter:
     def to_read(self, row: Row) -> int:
         """Tokens of the row to be read in pieces before anything is guessed; 0 where it can guess now."""
         reader = self._reader(row)
-        unread = reader.known - reader.covered
-        if reader.chunk is None and reader.covered and unread <= CATCH_UP:
+        unread = reader.known - (self._offered(reader) if reader.untouched else reader.covered)
+        if reader.chunk is None and reader.covered and unread <= CATCH_UP and reader.covered >= reader.last_end:
             return 0
         return max(1, unread - 1)
 
@@ -90,6 +98,8 @@ class ModelDrafter:
         try:
             if reader.caches is None:
                 self._take_out(reader)
+            if reader.untouched:
+                self._begin(reader)
             while taken < bound and self.to_read(row) and self._read_slice(reader, bound - taken):
                 taken = self.clock() - started
         except FOREIGN as error:
@@ -107,6 +117,15 @@ class ModelDrafter:
         except FOREIGN as error:
             self._stop(error)
             return {}
+
+    def leave(self, row: Row) -> None:
+        """Keep what was read of a row that ends, or goes for a while."""
+        reader = self._readers.get(id(row))
+        if reader is not None and self.kept is not None:
+            try:
+                self._keep(reader)
+            except FOREIGN as error:
+                self._stop(error)
 
     def retain(self, rows: Sequence[Row]) -> None:
         """Forget all rows but these; lanes let them go when they next guess, or when nobody else is in them."""
@@ -128,9 +147,47 @@ class ModelDrafter:
     def _reader(self, row: Row) -> Reader:
         reader = self._readers.get(id(row))
         if reader is None:
-            reader = Reader(row, self.loaded.new_cache(), vocab_size=self.loaded.vocab_size)
+            caches, vocab_size = self.loaded.new_cache(), self.loaded.vocab_size
+            reader = Reader(row, caches, vocab_size=vocab_size, ends=self._ends(row))
             self._readers[id(row)] = reader
         return reader
+
+    def _ends(self, row: Row) -> tuple[int, ...]:
+        """Where along the prompt what was read is kept: its end, and where prompts are likely to part."""
+        if self.kept is None:
+            return ()
+        prompt = row.submit.prompt
+        n = len(prompt.tokens)
+        return (n - 1, *(snapshot_ends(n, prompt.boundaries) if self.snapshots else ()))
+
+    def _offered(self, reader: Reader) -> int:
+        if self.kept is not None and reader.looked_up != self.kept.stored:
+            reader.looked_up = self.kept.stored
+            reader.offered = self.kept.match(reader.tokens(0, reader.known), reader.row.request.tenant)
+        return reader.offered
+
+    def _begin(self, reader: Reader) -> None:
+        """Have the row begin with what is kept of others, if there is any."""
+        if self.kept is None:
+            return
+        found = self.kept.fetch(reader.tokens(0, reader.known), reader.row.request.tenant)
+        reader.offered = 0
+        if found is not None:
+            reader.caches, reader.covered = found
+            self.cached_tokens += reader.covered
+
+    def _keep(self, reader: Reader) -> None:
+        """Leave what was read of a row to those to come."""
+        if self.kept is None:
+            return
+        caches = reader.caches
+        if reader.chunk is not None:
+            caches = reader.chunk.before()
+        elif caches is None:
+            lane = next((lane for lane in self._lanes if reader in lane.readers), None)
+            caches = None if lane is None else lane.view(reader)
+        if caches is not None:
+            self.kept.keep(reader.row, reader.tokens(0, reader.covered), caches)
 
     def _is_known(self, reader: Reader) -> bool:
         return self._readers.get(id(reader.row)) is reader
@@ -139,11 +196,13 @@ class ModelDrafter:
         """Run the next layers of the next piece; whether there was anything to run."""
         chunk = reader.chunk
         if chunk is None:
-            tokens = reader.tokens(reader.covered, min(reader.covered + self.chunk, reader.known - 1))
+            tokens = reader.next(self.chunk)
             if not len(tokens):
                 return False
             assert reader.caches is not None
-            chunk = reader.chunk = Chunk(self.loaded.model, reader.caches, tokens, cuttable=False)
+            chunk = reader.chunk = Chunk(
+                self.loaded.model, reader.caches, tokens, cuttable=self.kept is not None and not self.snapshots
+            )
         before, started = chunk.computed, self.clock()
         layers = self.pace.layers(chunk.tokens, seconds, left=chunk.layers - before)
         chunk.put(max(1, layers))
@@ -157,6 +216,8 @@ class ModelDrafter:
             reader.covered += chunk.tokens
             self.read_tokens += chunk.tokens
             reader.chunk = None
+            if reader.covered in reader.ends:
+                self._keep(reader)
         return True
 
     def _lane_of(self, rows: Sequence[Row]) -> Lane | None:
@@ -206,6 +267,8 @@ class ModelDrafter:
         """It failed: rows go on without it, as exactly as with it."""
         drain()
         self.abandon()
+        if self.kept is not None:
+            self.kept.forget()
         self.fault = f"stopped: its model failed ({type(error).__name__})"
         log.error(logline("draft_model_stopped", path=self.loaded.path, error=type(error).__name__))
         log.debug("draft model", exc_info=error)

@@ -12,6 +12,9 @@ from backend.engine.batching.row import Row
 class Reader:
     """Engine thread only.
 
+    Args:
+        ends: Where reading stops, for what was read so far is kept.
+
     Invariant: the row's keys and values, here or in a lane, are those of its first `covered` tokens and, behind them,
     of the guesses in `fed`.
 
@@ -20,14 +23,20 @@ class Reader:
         chunk: What is being read now, from `covered` on.
         fed: Guesses that the model was given after the row's own tokens.
         barred: The row has a token that the model does not have.
+        last_end: The last of `ends`; 0 for none.
+        offered: Tokens that are kept of others and that it may begin with, as of `looked_up`.
     """
 
-    def __init__(self, row: Row, caches: list[Any], *, vocab_size: int) -> None:
+    def __init__(self, row: Row, caches: list[Any], *, vocab_size: int, ends: tuple[int, ...] = ()) -> None:
         self.row = row
         self.caches: list[Any] | None = caches
         self.covered = 0
         self.chunk: Chunk | None = None
         self.fed: list[int] = []
+        self.ends = frozenset(ends)
+        self.last_end = max(ends, default=0)
+        self.offered = 0
+        self.looked_up = -1
         self._vocab_size = vocab_size
         self._checked = len(row.submit.prompt.tokens)
         self.barred = bool((row.submit.prompt.tokens >= vocab_size).any())
@@ -44,6 +53,16 @@ class Reader:
             return prompt[start:end]
         answer = self.row.generated[max(0, start - len(prompt)) : end - len(prompt)]
         return np.concatenate([prompt[start:], np.asarray(answer, np.int32)])
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing was read of the row."""
+        return not self.covered and self.chunk is None
+
+    def next(self, most: int) -> NDArray[np.int32]:
+        """What is read next, `most` tokens or up to an end: never the newest token, and nothing where that is next."""
+        end = min(self.covered + most, self.known - 1)
+        return self.tokens(self.covered, min((at for at in self.ends if self.covered < at < end), default=end))
 
     def check(self) -> bool:
         """Whether the model has all tokens of the row, those of the answer too."""

@@ -65,14 +65,17 @@ def _counts(shape: tuple[int, ...], rows: Sequence[RowSampling]) -> mx.array:
             known.append((np.empty(0, np.int64), np.empty(0, np.int64)))
             continue
         ids, counts = row.window.counts_before(len(row.drawn_ahead))
-        inside = ids < shape[-1]
-        known.append((ids[inside], counts[inside]))
         # The window may be narrower than what is ahead.
         size = row.sampling.penalty_window
         ahead = list(row.drawn_ahead) if size is None else list(row.drawn_ahead)[max(0, len(row.drawn_ahead) - size) :]
+        drafted = [tokens[place] for tokens, place in ahead if not isinstance(tokens, mx.array)]
+        ids, counts = np.append(ids, drafted).astype(np.int64), np.append(counts, [1] * len(drafted))
+        inside = ids < shape[-1]
+        known.append((ids[inside], counts[inside]))
         for tokens, place in ahead:
-            coming_rows.append(index)
-            coming.append(tokens[place])
+            if isinstance(tokens, mx.array):
+                coming_rows.append(index)
+                coming.append(tokens[place])
     numbers = mx.array(np.concatenate([counts for _, counts in known]).astype(np.float32))
     total = mx.zeros(shape, mx.float32).at[_places([ids for ids, _ in known])].add(numbers)
     if not coming:

@@ -19,7 +19,7 @@ from backend.engine.sampling.sampled import (
     RowLogprobs,
     Sampled,
 )
-from backend.engine.waits import on_host
+from backend.engine.waits import known, wait
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,12 @@ class LazySample:
 
     def collect(self) -> Sampled:
         """Wait for the draw and read it, once. Raises what the device reports."""
-        words = on_host(self.words)
+        wait(self.words)
+        return self.read()
+
+    def read(self) -> Sampled:
+        """As `collect`, of a draw that was waited for."""
+        words = known(self.words)
         first = words if words.ndim == 1 else words[:, 0]
         tokens: list[int] = (first & TOKEN_MASK).tolist()
         sampled = Sampled(tokens=tokens, logprobs=[None] * len(tokens), errors=dict(self.errors))
