@@ -49,6 +49,11 @@ class Job(Generic[T]):
         """Nobody waits for it any more."""
         self._cancelled.set()
 
+    def give_up(self) -> None:
+        """It will not be begun."""
+        self._done.set()
+        self.told()
+
     def run(self) -> None:
         """On a thread of `DiskThreads`."""
         try:
@@ -68,7 +73,7 @@ class DiskThreads:
     def __init__(self, n: int = THREADS) -> None:
         self._jobs: queue.SimpleQueue[Job[object] | None] = queue.SimpleQueue()
         self._n = n
-        self._started = False
+        self._threads = 0
         self._running_jobs: dict[int, Job[object]] = {}
 
     @property
@@ -78,19 +83,26 @@ class DiskThreads:
         return len(running) < self._n or any(not job.cancelled for job in running)
 
     def start(self, job: "Job[T]") -> "Job[T]":
-        """Run a job; `job.told` is called on its thread when it is over."""
-        if not self._started:
-            self._started = True
-            for _ in range(self._n):
-                threading.Thread(target=self._run, name="disk", daemon=True).start()
-        self._jobs.put(job)  # type: ignore[arg-type]
+        """Run a job; `job.told` is called on its thread when it is over. It is given up where there is no thread."""
+        self._start_threads()
+        if self._threads:
+            self._jobs.put(job)  # type: ignore[arg-type]
+        else:
+            job.give_up()
         return job
+
+    def _start_threads(self) -> None:
+        try:
+            while self._threads < self._n:
+                threading.Thread(target=self._run, name="disk", daemon=True).start()
+                self._threads += 1
+        except RuntimeError as error:  # the system has no more for us: later, perhaps
+            log.warning(logline("disk_thread_not_started", error=type(error).__name__))
 
     def close(self) -> None:
         """Let the threads end after what waits; one that hangs is left behind."""
-        if self._started:
-            for _ in range(self._n):
-                self._jobs.put(None)
+        for _ in range(self._threads):
+            self._jobs.put(None)
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
