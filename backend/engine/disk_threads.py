@@ -84,14 +84,15 @@ class DiskThreads:
 
     def start(self, job: "Job[T]") -> "Job[T]":
         """Run a job; `job.told` is called on its thread when it is over. It is given up where there is no thread."""
-        self._start_threads()
+        self.begin()
         if self._threads:
             self._jobs.put(job)  # type: ignore[arg-type]
         else:
             job.give_up()
         return job
 
-    def _start_threads(self) -> None:
+    def begin(self) -> None:
+        """Start the threads early, as many as the system lets; the first job would."""
         try:
             while self._threads < self._n:
                 threading.Thread(target=self._run, name="disk", daemon=True).start()

@@ -182,7 +182,7 @@ def test_without_a_place_for_temporary_files_and_settings_it_serves(tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_twenty_lives_end_with_code_0_and_leave_nothing(tmp_path: Path) -> None:
     """Start, load, serve, SIGTERM; a socket, a cache directory and processes of its own each time."""
     temporary, cache = tmp_path / "temporary", tmp_path / "kv"

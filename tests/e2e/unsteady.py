@@ -1,5 +1,6 @@
 """A worker on a machine that is unsteady on demand, and the processes that it has started."""
 
+import os
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,9 @@ class Unsteady:
 
 
 def child(worker: Worker, program: str) -> psutil.Process:
-    """The process that runs one of our programs."""
-    children = psutil.Process(worker.pid).children()
-    return next(one for one in children if any(program in word for word in one.cmdline()))
+    """The process that runs one of our programs, and leads its session: forks of it look the same."""
+    for one in psutil.Process(worker.pid).children():
+        if os.getsid(one.pid) == one.pid and one.is_running() and one.status() != psutil.STATUS_ZOMBIE:
+            if any(program in word for word in one.cmdline()):
+                return one
+    raise AssertionError(f"no {program}")
