@@ -2,8 +2,8 @@
 arguments]`.
 
 ORDERS is a file. Once it is there, its one line is obeyed and it goes: `threads none` lets no thread start, as a system
-does that has no more for this process, `threads any` lets all; `disk hangs` lets no read or write of the prompt cache's
-files end, `disk goes` lets them go on.
+does that has no more for this process, `threads any` lets all; `disk hangs` lets no opening of a directory, and no read or
+write of the prompt cache's files, end; `disk goes` lets them go on.
 """
 
 import os
@@ -37,11 +37,13 @@ class Machine:
         threading.Thread.start = start  # type: ignore[method-assign]
         for name in ("readv", "writev"):
             setattr(os, name, self._delayed(getattr(os, name)))
+        os.open = self._delayed(os.open, only=lambda path, flags, *_: flags & os.O_DIRECTORY)
 
-    def _delayed(self, call: Any) -> Any:
-        def delayed(*args: Any) -> Any:
-            self._disk.wait()
-            return call(*args)
+    def _delayed(self, call: Any, only: Any = lambda *_: True) -> Any:
+        def delayed(*args: Any, **options: Any) -> Any:
+            if only(*args):
+                self._disk.wait()
+            return call(*args, **options)
 
         return delayed
 
