@@ -112,3 +112,5 @@ class DiskThreads:
                 job.run()
             finally:
                 del self._running_jobs[id(job)]
+            # Its result may be the KV of a whole prompt, and the next job may be long in coming.
+            del job

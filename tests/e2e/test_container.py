@@ -127,6 +127,7 @@ def zombies(pid: int) -> list[psutil.Process]:
     return [one for one in psutil.Process(pid).children() if one.status() == psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_process_1_reaps_what_it_inherits_and_ends_by_a_signal(apart: object) -> None:
     """Grammars are tried in children of a child; killed with it, they become process 1's to wait for."""
     with First() as worker:

@@ -14,6 +14,7 @@ import pytest
 from backend.pb import backend_pb2 as pb
 from backend.pb.backend_pb2_grpc import BackendStub
 from tests.e2e.asking import chat, finish, prompt, running, stream
+from tests.e2e.mounts import mounted
 from tests.e2e.oracle import Golden
 from tests.e2e.unsteady import Unsteady, child
 from tests.e2e.worker import TINY_CHAT, Worker, wait_until
@@ -125,6 +126,7 @@ def test_without_new_threads_a_signal_ends_it_with_code_0(tmp_path: Path) -> Non
         assert worker.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_without_new_threads_the_prompt_cache_is_in_memory(tmp_path: Path) -> None:
     """A directory is opened by threads, which are there or not; a request never waits for one that is not."""
     unsteady = Unsteady(tmp_path)
@@ -169,7 +171,7 @@ def test_without_new_descriptors_running_answers_go_on_and_loads_say_why(
         assert stub.Health(pb.HealthMessage(), timeout=30, wait_for_ready=True).message == b"OK"
 
 
-@pytest.mark.parametrize("place", ["a file", "nowhere"])
+@pytest.mark.parametrize("place", [pytest.param("a file", marks=pytest.mark.slow), "nowhere"])
 def test_without_a_place_for_temporary_files_and_settings_it_serves(tmp_path: Path, place: str) -> None:
     """Nothing is written to TMPDIR and HOME that an answer needs. Root writes where a mode forbids it, so a file."""
     (tmp_path / "file").touch()
@@ -179,6 +181,16 @@ def test_without_a_place_for_temporary_files_and_settings_it_serves(tmp_path: Pa
         worker.must_load()
         Golden.of(worker).check(worker)
         worker.log.wait_for("kernels_not_compiled")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", ["size=16m,ro", "size=64k,mode=700"])
+def test_a_temporary_file_system_that_is_full_or_read_only_costs_no_load(tmp_path: Path, options: str) -> None:
+    with mounted(tmp_path / "temporary", options) as place, Worker(environment={"TMPDIR": str(place)}) as worker:
+        worker.must_load()
+        worker.log.wait_for("kernels_not_compiled")
+        assert stream(worker.stub, HELD).text == "yes"
+        Golden.of(worker).check(worker)
 
 
 @pytest.mark.slow

@@ -83,6 +83,7 @@ def test_a_step_that_hangs_before_and_after_a_pause_is_found_all_the_same(tmp_pa
             assert worker.wait(20) == 4
 
 
+@pytest.mark.slow
 def test_a_process_that_renders_and_was_stopped_costs_the_requests_of_its_time(
     worker: Worker, standing_worker: tuple[Worker, Golden]
 ) -> None:
@@ -123,6 +124,7 @@ def clock(tmp_path: Path) -> Iterator[ShiftedClock]:
         yield clock
 
 
+@pytest.mark.slow
 def test_the_time_of_day_may_jump(tmp_path: Path, clock: ShiftedClock) -> None:
     """By hours, both ways, in mid-answer: deadlines, the cache, an idle model and metrics go by another clock."""
     options = ("model_idle_s:60", "watchdog_s:30", f"prompt_cache_dir:{tmp_path}/kv", "conversation_idle_s:600")

@@ -2,8 +2,8 @@
 arguments]`.
 
 ORDERS is a file. Once it is there, its one line is obeyed and it goes: `threads none` lets no thread start, as a system
-does that has no more for this process, `threads any` lets all; `disk hangs` lets no opening of a directory, and no read or
-write of the prompt cache's files, end; `disk goes` lets them go on.
+does that has no more for this process, `threads any` lets all; `disk hangs` lets no opening of a directory, and no
+read or write of the prompt cache's files, end; `disk goes` lets them go on.
 """
 
 import os
