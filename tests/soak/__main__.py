@@ -123,8 +123,8 @@ async def _traffic(
         clients.corpus = None
         if drawn.random() < 0.2:
             await asyncio.to_thread(worker.stub.Free, pb.HealthMessage(), timeout=60)
-        # A small queue for every second load, which bursts fill.
-        await asyncio.to_thread(worker.must_load, corpus.model, *(["queue_size:64"] if loads % 2 else []))
+        # Bursts fill a small queue, waves the default one.
+        await asyncio.to_thread(worker.must_load, corpus.model, *([] if loads % 2 else ["queue_size:64"]))
         loads += 1
         clients.corpus = corpus
         asking = asking or asyncio.create_task(clients.run())
