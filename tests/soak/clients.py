@@ -82,9 +82,8 @@ class Clients:
             group.create_task(self._ask_health())
             for number in range(self._count):
                 group.create_task(self._client(number))
-        hardship.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await hardship
+        self.hardship.stop()
+        await hardship
 
     def _channel(self) -> grpc.aio.Channel:
         # Channels to one address share their connection unless told otherwise: those that vanish would vanish together.

@@ -60,10 +60,15 @@ class Hardship:
         self._address, self._orders, self._judge = address, orders, judge
         self._drawn = random.Random(f"{seed} hardship")
         self.corpus: Corpus | None = None
+        self._over = asyncio.Event()
         self.crowded, self.faulty, self.floods = Windows(), Windows(SLACK_SECONDS), Windows()
 
+    def stop(self) -> None:
+        """Let what has begun come to its end."""
+        self._over.set()
+
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until stopped."""
         async with asyncio.TaskGroup() as group:
             for every, work in (
                 (BURST_SECONDS, lambda: self._ask(BURST)),
@@ -75,7 +80,10 @@ class Hardship:
 
     async def _again(self, every: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await asyncio.sleep(every * self._drawn.uniform(0.5, 1.5))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), every * self._drawn.uniform(0.5, 1.5))
+            if self._over.is_set():
+                return
             await work()
 
     async def _ask(self, count: int) -> None:
@@ -103,5 +111,5 @@ class Hardship:
         draft.write_text(f"{self._drawn.choice(KINDS)} 1")
         with self.faulty.open():
             draft.rename(self._orders)
-            while self._orders.exists():
+            while self._orders.exists() and not self._over.is_set():
                 await asyncio.sleep(0.05)

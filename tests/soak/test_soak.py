@@ -14,7 +14,7 @@ from tests.soak.__main__ import unplanted
 from tests.soak.corpus import Corpus, learn
 from tests.soak.growth import Growth, slope
 
-OPTIONS = argparse.Namespace(minutes=0.25, clients=8, requests=10, seed=1)
+OPTIONS = argparse.Namespace(minutes=0.4, clients=8, requests=10, seed=1)
 
 
 def test_a_slope_is_that_of_the_line_through_all_samples() -> None:
@@ -40,7 +40,7 @@ def test_an_internal_error_that_nobody_planted_is_told_apart() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_traffic_of_all_kinds_is_answered_as_it_is_alone(tmp_path: Path) -> None:
     told, right = soak.run(OPTIONS, tmp_path)
     assert right, told
@@ -49,7 +49,7 @@ def test_traffic_of_all_kinds_is_answered_as_it_is_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_a_wrong_answer_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def learn_wrongly(worker: Worker, name: str, model: Path, **options: Any) -> Corpus:
         corpus = learn(worker, name, model, **options)
