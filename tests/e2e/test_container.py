@@ -158,6 +158,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_a_worker_ends_with_a_host_that_is_process_1(apart: tuple[str, ...]) -> None:
     """Its parent's number tells nothing then: the container ends with its first process, and takes all others along."""
     command = [sys.executable, "-m", "backend", "--addr", "127.0.0.1:0", "--blas", "reference"]

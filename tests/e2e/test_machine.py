@@ -171,7 +171,8 @@ def test_without_new_descriptors_running_answers_go_on_and_loads_say_why(
         assert stub.Health(pb.HealthMessage(), timeout=30, wait_for_ready=True).message == b"OK"
 
 
-@pytest.mark.parametrize("place", [pytest.param("a file", marks=pytest.mark.slow), "nowhere"])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["a file", "nowhere"])
 def test_without_a_place_for_temporary_files_and_settings_it_serves(tmp_path: Path, place: str) -> None:
     """Nothing is written to TMPDIR and HOME that an answer needs. Root writes where a mode forbids it, so a file."""
     (tmp_path / "file").touch()

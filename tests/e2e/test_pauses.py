@@ -151,6 +151,7 @@ def test_the_time_of_day_may_jump(tmp_path: Path, clock: ShiftedClock) -> None:
         golden.check(worker)
 
 
+@pytest.mark.slow
 def test_an_idle_model_sleeps_and_wakes_whatever_the_time_of_day_does(clock: ShiftedClock) -> None:
     with Worker(environment=clock.environment) as worker:
         worker.must_load(TINY_CHAT, "model_idle_s:1")
