@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 DASHBOARD = ROOT / "docs" / "grafana" / "mlx-worker.json"
 RANKS = (SIZE, BACKEND, CONTROL, TOKEN, LAUNCHER)
-IN_CODE = {"LOCALAI_BACKEND_PARENT_WATCH", "GRPC_VERBOSITY", "MLX_WORKER_PYTHON"}
+IN_CODE = {"TMPDIR", "LOCALAI_BACKEND_PARENT_WATCH", "GRPC_VERBOSITY", "MLX_WORKER_PYTHON"}
 
 
 def rows(title: str) -> list[list[str]]:

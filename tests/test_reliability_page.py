@@ -33,6 +33,13 @@ def test_every_test_that_a_page_names_is_there(page: str) -> None:
     assert not missing, missing
 
 
+def test_every_test_that_the_table_of_what_hangs_names_is_there() -> None:
+    _, _, rest = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").partition("## What hangs")
+    named = NAMED.findall(rest)
+    assert len(named) > 10
+    assert not [name for file, name in named if f"def {name}(" not in (ROOT / "tests" / file).read_text()]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_row_names_what_shows_it(page: str) -> None:
     told = shown(page)

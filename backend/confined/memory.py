@@ -76,6 +76,10 @@ def address_space() -> int | None:
         return None
 
 
+class NoWatchError(RuntimeError):
+    """The system starts no thread that could watch."""
+
+
 @contextlib.contextmanager
 def watched_memory(most: int) -> Generator[None]:
     """While in here, end the process with `EXIT_CODE` when more than `most` bytes have been resident.
@@ -83,6 +87,9 @@ def watched_memory(most: int) -> Generator[None]:
     A thread looks every 10 ms, also where the system enforces no limit. It needs the interpreter lock, so it is
     late while one operation of Python keeps that. Where a peak cannot be told from its parent's, what is below that
     is left to the process that watches this one.
+
+    Raises:
+        NoWatchError: Nobody watches, and nothing is done.
     """
     done = threading.Event()
     bound = most if _high_water() is not None else max(most, _INHERITED)
@@ -93,7 +100,10 @@ def watched_memory(most: int) -> Generator[None]:
                 os._exit(EXIT_CODE)
 
     watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    try:
+        watcher.start()
+    except RuntimeError as error:
+        raise NoWatchError(str(error)) from None
     try:
         yield
     finally:

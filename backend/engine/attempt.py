@@ -1,6 +1,7 @@
 """One try at loading a model: whether it is still wanted, and how long its threads may be silent."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import TypeVar
 
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed, WorkerError
+from backend.core.silence import Silence
 from backend.engine.loading.failures import one_line
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,12 @@ NOTICE_SECONDS_ON_ENGINE = 30.0
 # One piece of a load (an import, a file of weights, a kernel that is compiled) may take longer than any step.
 LEAST_PATIENCE_SECONDS = 60.0
 POLL_SECONDS = 0.5
+# Between two tries to have a thread for what must be done at last.
+THREAD_RETRY_SECONDS = 0.5
+
+
+class NoThreadError(RuntimeError):
+    """The system starts no more threads."""
 
 
 class Attempt:
@@ -64,11 +72,12 @@ class Attempt:
                 allows.
         """
         self._last_sign = self._clock()
+        silence = Silence(self._clock, POLL_SECONDS)
         cancelled_at: float | None = None
         while not work.done():
             await asyncio.wait([work], timeout=POLL_SECONDS if cancelled_at is None else NOTICE_SECONDS / 10)
             now, limit = self._clock(), self.patience_s
-            if limit is not None and now - self._last_sign > limit:
+            if limit is not None and silence.since(self._last_sign) > limit:
                 self.cancel()
                 raise ModelLoadFailed(f"{stage}: nothing has happened for {limit:g} s")
             if self.cancelled:
@@ -86,7 +95,7 @@ class Attempt:
 
 
 def in_thread(name: str, work: Callable[[], T]) -> "asyncio.Future[T]":
-    """Run `work` on a thread that the process does not wait for when it ends."""
+    """Run `work` on a thread that the process does not wait for when it ends; `NoThreadError` if there can be none."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -111,5 +120,28 @@ def in_thread(name: str, work: Callable[[], T]) -> "asyncio.Future[T]":
 
     # Seen, so that asyncio does not complain of a thread that was left behind and failed after all.
     future.add_done_callback(lambda done: done.cancelled() or done.exception())
-    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError as error:
+        future.set_exception(NoThreadError(str(error)))
     return future
+
+
+_closing: set[asyncio.Task[None]] = set()
+
+
+def close_in_thread(name: str, close: Callable[[], None]) -> "asyncio.Task[None]":
+    """Run what lets something go on a thread; where the system starts none, as soon as it does."""
+
+    async def at_last() -> None:
+        while True:
+            with contextlib.suppress(NoThreadError):
+                return await in_thread(name, close)
+            await asyncio.sleep(THREAD_RETRY_SECONDS)
+
+    task = asyncio.get_running_loop().create_task(at_last())
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+    # Seen, as above.
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task

@@ -49,6 +49,11 @@ class Job(Generic[T]):
         """Nobody waits for it any more."""
         self._cancelled.set()
 
+    def give_up(self) -> None:
+        """It will not be begun."""
+        self._done.set()
+        self.told()
+
     def run(self) -> None:
         """On a thread of `DiskThreads`."""
         try:
@@ -72,7 +77,7 @@ class DiskThreads:
     def __init__(self, n: int = THREADS) -> None:
         self._jobs: queue.SimpleQueue[Job[object] | None] = queue.SimpleQueue()
         self._n = n
-        self._started = False
+        self._threads = 0
         self._running_jobs: dict[int, Job[object]] = {}
 
     @property
@@ -82,19 +87,27 @@ class DiskThreads:
         return len(running) < self._n or any(not job.cancelled for job in running)
 
     def start(self, job: "Job[T]") -> "Job[T]":
-        """Run a job; `job.told` is called on its thread when it is over."""
-        if not self._started:
-            self._started = True
-            for _ in range(self._n):
-                _serve(self._run)
-        self._jobs.put(job)  # type: ignore[arg-type]
+        """Run a job; `job.told` is called on its thread when it is over. It is given up where there is no thread."""
+        self.begin()
+        if self._threads:
+            self._jobs.put(job)  # type: ignore[arg-type]
+        else:
+            job.give_up()
         return job
+
+    def begin(self) -> None:
+        """Start the threads early, as many as the system lets; the first job would."""
+        try:
+            while self._threads < self._n:
+                _serve(self._run)
+                self._threads += 1
+        except RuntimeError as error:  # the system has no more for us: later, perhaps
+            log.warning(logline("disk_thread_not_started", error=type(error).__name__))
 
     def close(self) -> None:
         """Let the threads go after what waits; one that hangs is left behind."""
-        if self._started:
-            for _ in range(self._n):
-                self._jobs.put(None)
+        for _ in range(self._threads):
+            self._jobs.put(None)
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -103,6 +116,8 @@ class DiskThreads:
                 job.run()
             finally:
                 del self._running_jobs[id(job)]
+            # Its result may be the KV of a whole prompt, and the next job may be long in coming.
+            del job
 
 
 _spare: list["queue.SimpleQueue[Callable[[], None]]"] = []

@@ -23,6 +23,7 @@ from backend.core.reports import (
     WorkerInfo,
 )
 from backend.core.request import Conversation, GenerationRequest
+from backend.core.silence import Silence
 from backend.engine import reports
 from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.figures import engine_figures
@@ -39,6 +40,9 @@ T = TypeVar("T")
 
 # A thread that computes ends with the process; one that waits has nothing to lose.
 CLOSE_SECONDS = 0.3
+# Between two looks of the watchdog.
+LOOK_SECONDS = 1.0
+END_POLL_SECONDS = 0.01
 
 
 class EngineHandle:
@@ -104,14 +108,15 @@ class EngineHandle:
 
     async def died(self) -> str:
         """Wait until the engine thread has died of an error, or hangs; why, in one line."""
+        silence = Silence(self._clock, LOOK_SECONDS)
         while not self._death.done():
-            await asyncio.wait([self._death], timeout=1.0)
-            self._watch()
+            await asyncio.wait([self._death], timeout=LOOK_SECONDS)
+            self._watch(silence.since(self._thread.heartbeat))
         return self._death.result()
 
-    def _watch(self) -> None:
-        started, limit = self._thread.heartbeat, self._loads.patience_s
-        if started is not None and limit is not None and self._clock() - started > limit and not self._death.done():
+    def _watch(self, silent_s: float) -> None:
+        limit = self._loads.patience_s
+        if limit is not None and silent_s > limit and not self._death.done():
             self._alive = False
             doing = "a load" if self._loads.loading else "one step"
             self._death.set_result(f"the engine has been in {doing} for {limit:g} s")
@@ -124,11 +129,17 @@ class EngineHandle:
         current = self._loads.current
         keeps = current is not None and current.config.cache.directory
         seconds = within_s + (FLUSH_SECONDS if keeps else 0)
-        ended = await asyncio.to_thread(self._thread.join, seconds)
-        if not ended:
+        if not await self._engine_ends(seconds):
             log.error(logline("engine_did_not_stop", seconds=seconds))
             self._leave_engine_behind()
         await self._loads.close()
+
+    async def _engine_ends(self, within_s: float) -> bool:
+        # Not by a thread that joins it: where the system starts no more threads, a worker must end all the same.
+        until = self._loop.time() + within_s
+        while not (ended := self._thread.join(0)) and self._loop.time() < until:  # noqa: ASYNC110 (no event)
+            await asyncio.sleep(END_POLL_SECONDS)
+        return ended
 
     def _leave_engine_behind(self) -> None:
         """Tell whoever waits for the engine thread: it may never answer, and the loop must be able to end."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from backend.config import EngineConfig, ModelConfig
 from backend.core.errors import ModelLoadFailed, ModelNotLoaded, RequestAborted, WorkerError, WorkerUnavailable
 from backend.core.logline import logline
-from backend.engine.attempt import NOTICE_SECONDS_ON_ENGINE, Attempt, in_thread
+from backend.engine.attempt import NOTICE_SECONDS_ON_ENGINE, Attempt, close_in_thread, in_thread
 from backend.engine.loading import LoadedModel, ModelFiles, open_files
 from backend.engine.loading.checkpoint import check_weights
 from backend.engine.loading.disk import OpenDisk, open_disk
@@ -170,7 +170,7 @@ class Loads:
                 if self.current is None:
                     await self._on_engine(self._thread.drop_session)
                     if isinstance(disk, OpenDisk):
-                        in_thread("disk", disk.close)
+                        close_in_thread("disk", disk.close)
             self._files = files
             self._sleep.begin(_idle_s(config.engine, facts))
 
@@ -298,17 +298,19 @@ async def _opened(attempt: Attempt) -> OpenDisk | str:
         return ""
     opening = in_thread("disk", partial(open_disk, config.cache, config.model_path))
     done, _ = await asyncio.wait([opening], timeout=OPEN_DISK_SECONDS)
-    if done:
+    error = opening.exception() if done else None
+    if done and error is None:
         return opening.result()
     opening.add_done_callback(_close_late)
-    reason = f"{config.cache.directory}: has not answered for {OPEN_DISK_SECONDS:g} s"
+    why = one_line(error) if error else f"has not answered for {OPEN_DISK_SECONDS:g} s"
+    reason = f"{config.cache.directory}: {why}"
     log.warning(logline("prompt_cache_disk_off", reason=reason))
     return reason
 
 
 def _close_late(opening: "asyncio.Future[OpenDisk | str]") -> None:
     if not opening.cancelled() and opening.exception() is None and isinstance(disk := opening.result(), OpenDisk):
-        in_thread("disk", disk.close)
+        close_in_thread("disk", disk.close)
 
 
 def _idle_s(engine: EngineConfig, facts: LoadedFacts) -> float | None:

@@ -1,6 +1,5 @@
 """Grammars to constraints: tried out where it can do no harm, then compiled here, and kept."""
 
-import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.core.constraint import Constraint
-from backend.core.errors import Overloaded, WorkerUnavailable
+from backend.core.errors import InternalFault, Overloaded, WorkerUnavailable
+from backend.core.pools import start_threads
 from backend.core.request import Grammar
 from backend.grammar.constraints import GrammarConstraint, TextConstraint, token_mask
 from backend.grammar.dialects import MAX_TEXT_BYTES
@@ -142,15 +142,14 @@ class GrammarCompiler:
         return self._trials.pid
 
     def start(self) -> None:
-        """Build the tokenizer and start the process and the threads early; the first grammar would."""
-        self._trials.start()
-        together = threading.Barrier(THREADS)
-        for _ in range(THREADS):
-            self._executor.submit(self._start_thread, together)
+        """Build the tokenizer and start the process and the threads early; the first grammar would.
 
-    def _start_thread(self, together: threading.Barrier) -> None:
-        together.wait()
-        self._ready()
+        Raises:
+            RuntimeError: The system starts no more threads.
+        """
+        self._trials.start()
+        start_threads(self._executor, THREADS)
+        self._executor.submit(self._ready)
 
     def submit(self, grammar: Grammar) -> "Future[CompiledGrammar]":
         """Compile. The future is the caller's own: cancelled, it stops the work if nobody else wants it.
@@ -257,8 +256,9 @@ class GrammarCompiler:
         if isinstance(outcome, Passed):
             try:
                 self._executor.submit(self._compile, grammar, outcome)
-            except RuntimeError:  # closed
-                self._settle(grammar, WorkerUnavailable("the grammar compiler is closed"))
+            except RuntimeError as closed_or_no_thread:
+                closed = WorkerUnavailable("the grammar compiler is closed")
+                self._settle(grammar, closed if self._closed else InternalFault(str(closed_or_no_thread)))
             return
         if outcome.lasting:
             with self._lock:

@@ -3,7 +3,8 @@
     python -m backend.grammar.trial_process
 
 Its input is a frame with the vocabulary, then one with each grammar to try (`{"id", "kind", "text"}`), or with one
-that nobody wants any more (`{"drop"}`); its output a frame with what came of each. It ends when its input does.
+that nobody wants any more (`{"drop"}`); its output a frame with what came of each. Asked whether it is there
+(`{"ask"}`), it says so. It ends when its input does.
 
 Each trial runs in a fork of this process: llguidance's tokenizer, which takes longest to make, is there already, a
 trial that is killed costs nothing but itself, and its memory is gone with it. Forking is safe because there is one
@@ -105,14 +106,16 @@ class TrialServer:
         return None if change is None else max(0.0, change - time.monotonic())
 
     def _take(self, wanted: dict[str, Any]) -> None:
+        if "ask" in wanted:
+            return _write(self._sink, {"here": True})
         if "drop" in wanted:
             trial = self._trials.pop(wanted["drop"], None)
             if trial is not None:
                 self._lanes.remove(trial.number)
                 self._kill(trial)
-            return
+            return None
         if wanted["id"] in self._trials:
-            return  # sent again by a worker that had not sent it yet when another process died
+            return None  # sent again by a worker that had not sent it yet when another process died
         trial = _Trial(wanted["id"], Grammar(kind=wanted["kind"], text=wanted["text"]))
         self._trials[trial.number] = trial
         self._lanes.add(trial.number)

@@ -1,19 +1,22 @@
 """The worker's end of the trial process."""
 
 import contextlib
-import io
 import logging
+import os
+import select
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
 
-from backend.confined.frames import framed, pack, read_frame
-from backend.confined.spawning import kill, spawn
+from backend.confined.frames import Frames, framed, pack, unpack
+from backend.confined.spawning import close_pipes, kill, spawn
 from backend.core.errors import InternalFault, WorkerError, WorkerUnavailable
 from backend.core.logline import logline
 from backend.core.request import Grammar
+from backend.core.silence import Silence
 from backend.grammar.trial import Passed, Refused, outcome_from
 from backend.grammar.trial_process import vocabulary_frame
 from backend.grammar.vocabulary import Vocabulary
@@ -22,17 +25,27 @@ log = logging.getLogger(__name__)
 
 Outcome = Passed | Refused
 TRIES = 2  # the process may have died while it was idle, which is no grammar's fault
+# Between two looks whether the process, which hands all work on and so is always quick to answer, still does.
+LOOK_S = 1.0
+# It may have to start first, on a busy machine.
+SILENT_S = 30.0
+_CHUNK = 1 << 16
 
 
 class Trials:
     """Owns the trial process. Any thread; none of the methods waits for a grammar, or for the process to start.
 
-    One thread writes to the process, for pipes fill up, and one reads what it answers.
+    One thread writes to the process, for pipes fill up, and one reads what it answers. A process that answers nothing,
+    not even that it is there, is killed.
     Invariant: a future is in `_pending` exactly while it has no result.
+
+    Args:
+        silent_s: How long the process may be silent while something is pending.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, *, silent_s: float = SILENT_S) -> None:
         self._vocabulary = vocabulary
+        self._silent_s = silent_s
         self._lock = threading.Lock()
         self._pending: dict[int, tuple[Grammar, Future[Outcome], int]] = {}  # with the tries left
         self._last = 0
@@ -119,7 +132,15 @@ class Trials:
                 self._process = process
         if self._process is None:
             kill(process)
-        threading.Thread(target=self._read, args=(process,), name="grammar-in", daemon=True).start()
+        try:
+            threading.Thread(target=self._read, args=(process,), name="grammar-in", daemon=True).start()
+        except RuntimeError as error:
+            with self._lock:
+                self._process = None
+            kill(process)
+            close_pipes(process)
+            self._fed = None
+            raise InternalFault(f"cannot hear the process that compiles grammars: {error}") from None
         _write_all(process, framed(vocabulary_frame(self._vocabulary)))
         return process
 
@@ -140,9 +161,25 @@ class Trials:
 
     def _read(self, process: "subprocess.Popen[bytes]") -> None:
         assert process.stdout is not None
-        with io.BufferedReader(process.stdout) as source:  # type: ignore[arg-type]
-            while (answer := read_frame(source)) is not None:
-                self._settle(answer["id"], outcome_from(answer))
+        with process.stdout as source:
+            frames, poll = Frames(), select.poll()
+            poll.register(source, select.POLLIN)
+            silence, asked_at = Silence(time.monotonic, LOOK_S), None
+            while True:
+                if poll.poll(1000 * LOOK_S):
+                    data = os.read(source.fileno(), _CHUNK)
+                    if not data:
+                        break
+                    asked_at = None
+                    for answer in map(unpack, frames.push(data)):
+                        if "id" in answer:
+                            self._settle(answer["id"], outcome_from(answer))
+                elif asked_at is None and self._pending:
+                    asked_at = time.monotonic()
+                    self._work.put(lambda: _write_all(process, pack({"ask": "there"})))
+                if silence.since(asked_at) > self._silent_s:
+                    log.warning(logline("grammar_process_hangs", seconds=self._silent_s))
+                    kill(process)
         self._ended(process)
 
     def _settle(self, number: int, outcome: Outcome) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from backend.config import MetricsConfig
 from backend.core.logline import logline
 from backend.process.exit_codes import ExitCode
+from backend.process.orphans import INIT, reap_orphans
 from backend.process.parent_watch import parent_gone
 from backend.process.settings import Settings
 from backend.rpc.address import AddressError
@@ -102,6 +104,9 @@ class Worker:
             if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, self._signal, number)
 
+        if os.getpid() == INIT and sys.platform == "linux":
+            loop.add_signal_handler(signal.SIGCHLD, reap_orphans)
+
     def _signal(self, number: signal.Signals) -> None:
         if self._signalled.done():
             self._hurry.set()
@@ -131,6 +136,8 @@ class Worker:
         return Ending(ExitCode.PARENT_GONE, "the process that started this worker is gone")
 
     async def _stop(self, server: WorkerServer, engine: EngineApi, ending: Ending) -> None:
+        # All of them end with this process; a loop that is being closed cannot be told.
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
         draining = asyncio.create_task(server.drain(ending.grace_s))
         hurrying = asyncio.create_task(self._hurry.wait())
         await asyncio.wait([draining, hurrying], return_when=asyncio.FIRST_COMPLETED)

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from backend.confined.frames import LENGTH, pack, unpack
+from backend.core.errors import InternalFault
 from backend.core.utf8 import text_of, utf8_slices
 from backend.prompt.rendering import Probe, Rendered, RenderJob
 
@@ -50,9 +51,20 @@ def failure_frame(reason: str) -> bytes:
     return _frame({"error": reason}, "")
 
 
+def fault_frame(reason: str) -> bytes:
+    """What is sent in place of a result where neither the job nor the template is to blame."""
+    return _frame({"fault": reason}, "")
+
+
 def rendered_from(body: bytes | memoryview) -> Rendered | str:
-    """The result that the render process packed, or the reason why there is none."""
+    """The result that the render process packed, or the reason why there is none.
+
+    Raises:
+        InternalFault: Neither the job nor the template is to blame.
+    """
     value, text = _head_and_text(body)
+    if "fault" in value:
+        raise InternalFault(f"the chat template cannot be rendered: {value['fault']}")
     return value["error"] if "error" in value else Rendered(text, tuple(value["shared"]))
 
 

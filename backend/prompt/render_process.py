@@ -9,8 +9,8 @@ import signal
 import sys
 
 from backend.confined.frames import read_body
-from backend.confined.memory import limit_address_space, no_core, watched_memory
-from backend.prompt.frames import MEMORY_BYTES, failure_frame, job_from, rendered_frame
+from backend.confined.memory import NoWatchError, limit_address_space, no_core, watched_memory
+from backend.prompt.frames import MEMORY_BYTES, failure_frame, fault_frame, job_from, rendered_frame
 from backend.prompt.rendering import render_job
 from backend.prompt.template_environment import failure_reason, template_render
 
@@ -24,6 +24,8 @@ def _answer(body: bytes) -> bytes:
     try:
         with watched_memory(MEMORY_BYTES):
             rendered = render_job(template_render(job.template, job.variables, job.max_bytes), job)
+    except NoWatchError as error:
+        return fault_frame(str(error))
     except Exception as error:  # noqa: BLE001  templates can raise anything; all of it is an answer
         return failure_frame(failure_reason(error))
     finally:

@@ -13,6 +13,7 @@ from backend.confined.frames import LENGTH
 from backend.confined.memory import resident_bytes
 from backend.confined.spawning import close_pipes, kill, spawn
 from backend.core.errors import InvalidRequest
+from backend.core.silence import Silence
 from backend.core.utf8 import utf8_size
 from backend.prompt.frames import MEMORY_BYTES, job_frame, rendered_from
 from backend.prompt.rendering import Rendered, RenderJob, render_job
@@ -103,10 +104,9 @@ class ProcessRenderer:
     def _render_once(self, frame: bytes, seconds: float) -> Rendered:
         self.start()
         assert self._process is not None
-        deadline = time.monotonic() + seconds
         answered = False
         try:
-            answer = rendered_from(_exchange(self._process, frame, deadline, self._memory_bytes))
+            answer = rendered_from(_exchange(self._process, frame, seconds, self._memory_bytes))
             answered = True
         except TimeoutError as error:
             raise RenderingStopped("Messages", f"the chat template took over {seconds:g} s") from error
@@ -147,11 +147,11 @@ def _spawn(program: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def _exchange(process: subprocess.Popen[bytes], frame: bytes, deadline: float, memory_bytes: int) -> memoryview:
+def _exchange(process: subprocess.Popen[bytes], frame: bytes, seconds: float, memory_bytes: int) -> memoryview:
     """Write a frame and read one's body back.
 
     Raises:
-        TimeoutError: The deadline passed.
+        TimeoutError: It took longer than `seconds`.
         _TooLarge: More than `memory_bytes` were resident.
         _ProcessDied: A pipe closed.
     """
@@ -160,11 +160,12 @@ def _exchange(process: subprocess.Popen[bytes], frame: bytes, deadline: float, m
     source, sink = process.stdout.fileno(), process.stdin.fileno()
     unsent = memoryview(frame)
     received = bytearray()
-    with selectors.DefaultSelector() as selector:
+    silence, began = Silence(time.monotonic, _WATCH_S), time.monotonic()
+    with selectors.PollSelector() as selector:
         selector.register(source, selectors.EVENT_READ)
         selector.register(sink, selectors.EVENT_WRITE)
         while len(received) < LENGTH.size or len(received) < LENGTH.size + LENGTH.unpack_from(received)[0]:
-            left = deadline - time.monotonic()
+            left = seconds - silence.since(began)
             if left <= 0:
                 raise TimeoutError
             ready = selector.select(min(left, _WATCH_S))

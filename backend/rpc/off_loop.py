@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from backend.core import freed_memory
+from backend.core.pools import start_threads
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -25,6 +26,7 @@ class OffLoop:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="wire")
+        start_threads(self._threads, _THREADS)
         self._trim: asyncio.TimerHandle | None = None
         self._closed = False
 

@@ -72,6 +72,14 @@ class Opened:
         with suppress(OSError):
             self.daily.allows(0)
 
+    def start(self) -> None:
+        """Start the writer. Raises DiskUnusable."""
+        try:
+            self.writer.start()
+        except RuntimeError as error:  # the system starts no more threads
+            self.directory.close()
+            raise DiskUnusable(f"{self.settings.path!s:.200}: {error}") from None
+
     def close(self, timeout: float) -> None:
         """See DiskTier."""
         deadline = time.monotonic() + timeout

@@ -109,7 +109,11 @@ class DiskTier:
             for (namespace, tokens), count in self._protected.items():
                 opened.protect(namespace, np.frombuffer(tokens, np.int32), count)
             self._opened = opened
-        opened.writer.start()
+        try:
+            opened.start()
+        except DiskUnusable as error:
+            self._opened, self._offering, self._off = None, None, str(error)
+            raise
 
     def close(self, timeout: float) -> None:
         """Write what waits, within the time, then stop. A disk that hangs is left behind with its thread."""

@@ -34,7 +34,7 @@ class Writer:
         self._directory, self._catalog, self._lock = opened.directory, opened.catalog, opened.lock
         self._queue, self._daily, self._clock = opened.queue, opened.daily, opened.clock
         self._used: deque[Entry] = deque(maxlen=4096)
-        self._refused_until = 0.0
+        self._refused_from = self._refused_until = 0.0
         self._backoff = _FIRST_BACKOFF
         self._scanned_at = self._clock()
         self._written_since_scan = 0
@@ -54,7 +54,8 @@ class Writer:
 
     def accepts(self) -> bool:
         """Whether it is worth offering something now."""
-        return not self.reason or self._clock() >= self._refused_until
+        # The clock is the time of day, which may be put back: then it is worth a try at once.
+        return not self.reason or not self._refused_from <= self._clock() < self._refused_until
 
     @contextmanager
     def keeping(self, seconds: float) -> Generator[None]:
@@ -158,7 +159,7 @@ class Writer:
     def _say(self, reason: str, until: float) -> None:
         if reason != self.reason:
             logger.warning("disk tier: nothing is written for now: %.200s", reason)
-        self.reason, self._refused_until = reason, until
+        self.reason, self._refused_from, self._refused_until = reason, self._clock(), until
 
     # What is done in between
 
@@ -175,7 +176,7 @@ class Writer:
         # The second bound keeps several workers' files together near the budget, however fast they write.
         since = self._clock() - self._scanned_at
         much = self._written_since_scan > self._settings.max_bytes // 16
-        return since > self._settings.rescan_seconds or (much and since > _LEAST_RESCAN)
+        return not 0 <= since <= self._settings.rescan_seconds or (much and since > _LEAST_RESCAN)
 
     def scan(self) -> None:
         """Learn of the files that other workers made and removed. Raises OSError."""

@@ -1,10 +1,13 @@
 """MLX itself: streams and threads, random state, files, out-of-range sampling settings."""
 
+import os
+import shutil
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,25 @@ def in_a_process(code: str) -> list[str]:
     """The lines that the code prints in a Python of its own."""
     command = [sys.executable, "-c", textwrap.dedent(code)]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="MLX compiles kernels for a CPU with g++")
+def test_kernels_for_a_cpu_are_kept_below_the_temporary_directory_and_not_when_compiling_is_off(tmp_path: Path) -> None:
+    """`backend/engine/loading/kernel_cache.py` looks whether that directory is ours alone."""
+    code = """
+        import sys, mlx.core as mx
+        mx.set_default_device(mx.cpu)
+        if sys.argv[1:]:
+            mx.disable_compile()
+        print(mx.compile(lambda a: mx.exp(a) * 2 + 1)(mx.ones(8)).tolist()[0])
+    """
+    for off in (True, False):
+        folder = tmp_path / str(off)
+        folder.mkdir()
+        command = [sys.executable, "-c", textwrap.dedent(code), *(["off"] if off else [])]
+        subprocess.run(command, check=True, timeout=120, env={**os.environ, "TMPDIR": str(folder)}, capture_output=True)
+        kept = folder / "mlx" / version("mlx") / "cpu"
+        assert any(kept.glob("*.so")) != off
 
 
 def test_a_lazy_array_belongs_to_the_thread_that_made_it() -> None:

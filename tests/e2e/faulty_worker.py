@@ -2,7 +2,7 @@
 
 ORDERS is a file. Once it is there with a line `KIND N`, the N-th decode step from then on (`prefill`: prompt chunk)
 fails in that way. Kinds: `raise`, `prefill`, `die` (nothing catches it), `hang`, `nan` (in the first row's logits);
-`load` makes the next load hang on the engine thread.
+`load` makes the next load hang on the engine thread. LOAD_PATIENCE is how many seconds a load may be silent at least.
 A request with the stop string `planted-fault-N` has an output parser that raises at its N-th token.
 """
 
@@ -22,6 +22,10 @@ STOP_STRING = "planted-fault-"
 
 class PlantedDeathError(BaseException):
     """What no handler of the worker is meant to catch."""
+
+
+class PlantedError(RuntimeError):
+    """What the log names where a request was ended by what was planted."""
 
 
 class FaultyModel:
@@ -45,7 +49,7 @@ class FaultyModel:
     def __call__(self, tokens: Any, **kwargs: Any) -> Any:
         kind = self._due(is_decode=tokens.shape[1] == 1)
         if kind in ("raise", "prefill"):
-            raise RuntimeError("planted in the forward pass")
+            raise PlantedError("planted in the forward pass")
         if kind == "die":
             raise PlantedDeathError
         if kind == "hang":
@@ -93,10 +97,13 @@ def plant_in_output() -> None:
 
 def engine_of(settings: Settings) -> Any:
     """The real engine over a faulty model."""
+    from backend.engine import attempt
     from backend.engine.handle import EngineHandle
     from backend.engine.loading import load_model
 
     plant_in_output()
+    if "LOAD_PATIENCE" in os.environ:
+        attempt.LEAST_PATIENCE_SECONDS = float(os.environ["LOAD_PATIENCE"])
     return EngineHandle(blas=settings.blas, load=FaultyModel(Path(sys.argv[1]), load_model).load)
 
 

@@ -55,6 +55,39 @@ def test_a_token_beyond_the_models_vocabulary_reaches_no_model(
                 assert caught.value.code() is INVALID  # type: ignore[attr-defined]
 
 
+def test_a_special_token_written_out_becomes_the_token(worker: Worker) -> None:
+    """As everywhere: hosts that do not want that escape them."""
+    tokenizer = json.loads((TINY_CHAT / "tokenizer.json").read_text())
+    special = [token for token in tokenizer["added_tokens"] if token["special"]]
+    for token in special:
+        found = worker.stub.TokenizeString(prompt(f"a{token['content']}b"), timeout=10).tokens
+        assert token["id"] in found
+    assert special
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"lark": 'start: "Once" NEVER\nNEVER: /[^\\x00-\\U0010FFFF]/'},
+        {"lark": 'start: "a" start'},
+        {"regex": r"(ab|ac){3}[^\s\S]"},
+        {"json_schema": '{"type": "string", "minLength": 3, "pattern": "^a{1,2}$"}'},
+        {"json_schema": '{"allOf": [{"enum": ["a"]}, {"enum": ["b"]}]}'},
+    ],
+)
+def test_a_grammar_that_leads_nowhere_ends_its_request(
+    worker: Worker, standing_worker: tuple[Worker, Golden], metadata: dict[str, str]
+) -> None:
+    """Refused, or ended where it leads no further: never a loop, never the neighbour's."""
+    with standing_worker[1].beside(worker):
+        answer = stream(worker.stub, prompt(STORY, 40, Metadata=metadata), seconds=30)
+    if answer.code is grpc.StatusCode.OK:
+        assert answer.reason in ("stop", "length")
+        assert answer.last.tokens <= 40
+    else:
+        assert answer.code in (INVALID, grpc.StatusCode.INTERNAL), (answer.code, answer.details)
+
+
 # Without these a model is served as well.
 HARMLESS = ("generation_config.json", "modules.json")
 SPOILT = {

@@ -147,6 +147,21 @@ def test_a_unix_socket_serves_and_a_stale_one_is_taken(tmp_path: Path) -> None:
         assert stream(third.stub, prompt(STORY, 3)).last.tokens == 3
 
 
+@pytest.mark.parametrize("what", ["a path that is too long", "a regular file", "a directory that there cannot be"])
+def test_an_address_that_cannot_be_had_ends_it_before_ready(tmp_path: Path, what: str) -> None:
+    """Exit code 3 and one line; what is there is left alone."""
+    (tmp_path / "file").write_text("mine")
+    places = {"a path that is too long": "d" * 120, "a regular file": "file"}
+    worker = Worker(address=f"unix:{tmp_path}/{places.get(what, 'file/below/worker.sock')}")
+    worker.spawn()
+    assert worker.wait(20) == 3
+    lines = worker.log.whole()
+    worker.process.stderr.close()  # type: ignore[union-attr]
+    assert lines[-1].startswith("mlx-worker: ")
+    assert not any(" ready " in line or "Traceback" in line for line in lines)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def methods() -> list[tuple[str, bool]]:
     """Every method of our services: path, and whether it streams."""
     services = pb.DESCRIPTOR.services_by_name.values()

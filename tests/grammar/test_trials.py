@@ -105,6 +105,26 @@ def test_a_process_that_died_costs_no_grammar_but_one_that_keeps_dying_does(tria
         future.result(10)
 
 
+def test_a_process_that_is_stopped_is_found_and_made_anew() -> None:
+    """Nothing tells of it but its silence; one that has much to do says that it is there."""
+    trials = Trials(BYTE_VOCABULARY, silent_s=1.5)
+    try:
+        assert isinstance(outcome(trials, Grammar(kind="regex", text="a")), Passed)
+        first = trials.pid
+        assert first is not None
+        for index in range(3):
+            trials.submit(Grammar(kind="json_schema", text=optional_properties(5_000 + index)))
+        assert isinstance(outcome(trials, Grammar(kind="regex", text="b")), Passed)
+        assert outcome(trials, Grammar(kind="json_schema", text=optional_properties(5_004)))
+        assert trials.pid == first
+        psutil.Process(first).suspend()
+        assert isinstance(outcome(trials, Grammar(kind="regex", text="c")), Passed)
+        assert trials.pid not in (first, None)
+        assert not psutil.pid_exists(first)
+    finally:
+        trials.close()
+
+
 def test_closing_kills_the_process_and_its_trials_and_fails_what_waits(trials: Trials) -> None:
     outcome(trials, Grammar(kind="regex", text="a"))
     server = psutil.Process(trials.pid)

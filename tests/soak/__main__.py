@@ -13,13 +13,17 @@ import contextlib
 import itertools
 import json
 import random
+import re
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from backend.engine.sampling.sampled import NOT_FINITE
 from backend.pb import backend_pb2 as pb
+from tests.e2e.faulty_worker import PlantedError
 from tests.e2e.oracle import check_log
 from tests.e2e.worker import Worker
 from tests.soak.clients import Clients, Seen
@@ -61,12 +65,19 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, object], b
     disk = folder / "cache"
     disk.mkdir()
     arguments = ("--prompt-cache-dir", str(disk), "--prompt-cache-bytes", str(CACHE_BYTES), "--max-rows", "16")
-    with Worker(*arguments) as worker:
+    arguments = (*arguments, "--metrics-port", "auto")
+    orders = folder / "orders"
+    command = ("-m", "tests.soak.faulty_worker", str(orders))
+    with Worker(*arguments, command=command, environment={"MLX_WORKER_GRACE": "10s"}) as worker:
         seen, growth = Seen(), Growth(worker.pid)
-        loads = asyncio.run(_traffic(worker, corpora, seen, growth, options))
+        clients = Clients(worker.address, seen, options.clients, options.seed, orders)
+        loads = asyncio.run(_traffic(worker, corpora, clients, growth, options))
         worker.rest()
         check_log(worker)
+        for details in unplanted(seen.hit_by_a_fault, worker.log.lines):
+            seen.note(f"INTERNAL, and not by what was planted: {details}")
         queue = dict(worker.queue())
+        served = _tokens_served(worker)
         left = [str(path) for path in disk.rglob("*") if ".tmp" in path.name]
     memory, threads, descriptors = growth.slopes(after=options.minutes * WARM)
     told: dict[str, object] = {
@@ -77,7 +88,13 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, object], b
         "ends": dict(seen.ends.most_common()),
         "answers checked": seen.checked,
         "answers wrong or ended as none may": len(seen.wrong),
+        "tokens served": int(served),
         "tokens received": seen.tokens,
+        "faults planted in the model": clients.hardship.faulty.count,
+        "answers hit by one": len(seen.hit_by_a_fault),
+        "bursts and waves": clients.hardship.crowded.count,
+        "requests refused in one": seen.refused_in_a_crowd,
+        "floods of resets": clients.hardship.floods.count,
         "prompt tokens from the cache": seen.cached,
         "guessed tokens that were right": seen.guessed,
         "rows sent back for memory": queue.get("preemptions", 0.0),
@@ -94,11 +111,10 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, object], b
 
 
 async def _traffic(
-    worker: Worker, corpora: Sequence[Corpus], seen: Seen, growth: Growth, options: argparse.Namespace
+    worker: Worker, corpora: Sequence[Corpus], clients: Clients, growth: Growth, options: argparse.Namespace
 ) -> int:
     """Until the time is over; how many loads there were."""
     drawn = random.Random(options.seed)
-    clients = Clients(worker.address, seen, options.clients, options.seed)
     end = time.monotonic() + 60 * options.minutes
     watching = asyncio.create_task(growth.watch())
     asking: asyncio.Task[None] | None = None
@@ -108,7 +124,8 @@ async def _traffic(
         clients.corpus = None
         if drawn.random() < 0.2:
             await asyncio.to_thread(worker.stub.Free, pb.HealthMessage(), timeout=60)
-        await asyncio.to_thread(worker.must_load, corpus.model)
+        # Bursts fill a small queue, waves the default one.
+        await asyncio.to_thread(worker.must_load, corpus.model, *([] if loads % 2 else ["queue_size:64"]))
         loads += 1
         clients.corpus = corpus
         asking = asking or asyncio.create_task(clients.run())
@@ -123,6 +140,18 @@ async def _traffic(
     with contextlib.suppress(asyncio.CancelledError):
         await watching
     return loads
+
+
+def unplanted(details: Sequence[str], lines: Sequence[str]) -> list[str]:
+    """Of answers that ended INTERNAL, what the others were told: the log names each fault and its kind."""
+    planted = {found[1] for line in lines if (found := re.search(rf"fault=(\w+) error={PlantedError.__name__}", line))}
+    return [told for told in details if NOT_FINITE not in told and told.rpartition(" ")[2] not in planted]
+
+
+def _tokens_served(worker: Worker) -> float:
+    """Of all loads."""
+    with urllib.request.urlopen(worker.log.wait_for(r"metrics url=(\S+)")[1], timeout=10) as answer:
+        return float(re.search(rb"^mlx_worker_generation_tokens_total\S* (\S+)$", answer.read(), re.MULTILINE)[1])  # type: ignore[index]
 
 
 if __name__ == "__main__":

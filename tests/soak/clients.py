@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 
@@ -14,6 +15,7 @@ from backend.pb import backend_pb2_grpc as rpc
 from tests.e2e.asking import Answer, read, read_whole
 from tests.e2e.worker import CHANNEL_OPTIONS
 from tests.soak.corpus import Asked, Corpus
+from tests.soak.hardship import Hardship
 
 TENANTS = ("", "", "one", "two")
 # Of a request that another load or a Free ended, or that came for a model that is no longer there.
@@ -29,6 +31,7 @@ BAD: tuple[pb.PredictOptions, ...] = (
     pb.PredictOptions(Prompt="word " * 200_000, Tokens=4),
 )
 LONGEST_SECONDS = 120.0
+EXHAUSTED, INTERNAL = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL
 
 
 @dataclass(slots=True)
@@ -42,6 +45,8 @@ class Seen:
     guessed: int = 0
     wrong: list[str] = field(default_factory=list[str])
     slowest_health: float = 0.0
+    refused_in_a_crowd: int = 0
+    hit_by_a_fault: list[str] = field(default_factory=list[str])
 
     def note(self, what: str) -> None:
         """Something that must not be."""
@@ -51,10 +56,20 @@ class Seen:
 class Clients:
     """So many at once, each on a channel of its own, until told to stop. Event loop only."""
 
-    def __init__(self, address: str, seen: Seen, count: int, seed: int) -> None:
+    def __init__(self, address: str, seen: Seen, count: int, seed: int, orders: Path) -> None:
         self._address, self._seen, self._count, self._seed = address, seen, count, seed
-        self.corpus: Corpus | None = None
+        self._corpus: Corpus | None = None
         self._over = False
+        self.hardship = Hardship(address, orders, self._judge, seed)
+
+    @property
+    def corpus(self) -> Corpus | None:
+        """Of the model that is loaded; None while another is coming."""
+        return self._corpus
+
+    @corpus.setter
+    def corpus(self, corpus: Corpus | None) -> None:
+        self._corpus = self.hardship.corpus = corpus
 
     def stop(self) -> None:
         """Let each finish what it is at."""
@@ -62,10 +77,13 @@ class Clients:
 
     async def run(self) -> None:
         """Ask until stopped."""
+        hardship = asyncio.create_task(self.hardship.run())
         async with asyncio.TaskGroup() as group:
             group.create_task(self._ask_health())
             for number in range(self._count):
                 group.create_task(self._client(number))
+        self.hardship.stop()
+        await hardship
 
     def _channel(self) -> grpc.aio.Channel:
         # Channels to one address share their connection unless told otherwise: those that vanish would vanish together.
@@ -98,7 +116,7 @@ class Clients:
 
     async def _one(self, channel: grpc.aio.Channel, drawn: random.Random, corpus: Corpus) -> bool:
         """One request; whether the client is to vanish."""
-        stub = rpc.BackendStub(channel)
+        stub, started = rpc.BackendStub(channel), time.monotonic()
         asked = drawn.choice(corpus.asked)
         request = pb.PredictOptions()
         request.CopyFrom(asked.request)
@@ -107,18 +125,20 @@ class Clients:
         request.PromptCacheRO = drawn.random() < 0.1
         fate = drawn.random()
         if fate < 0.45:
-            self._judge(asked, await read(stub, request, seconds=LONGEST_SECONDS), corpus)
+            self._judge(asked, await read(stub, request, seconds=LONGEST_SECONDS), corpus, started)
         elif fate < 0.6:
-            self._judge(asked, await read_whole(stub, request, seconds=LONGEST_SECONDS), corpus)
+            self._judge(asked, await read_whole(stub, request, seconds=LONGEST_SECONDS), corpus, started)
         elif fate < 0.72:
             left = await read(stub, request, leave_after=drawn.randrange(1, 6), seconds=LONGEST_SECONDS)
-            self._judge(asked, left, corpus, allowed={grpc.StatusCode.CANCELLED})
+            self._judge(asked, left, corpus, started, allowed={grpc.StatusCode.CANCELLED})
         elif fate < 0.82:
             late = await read(stub, request, seconds=drawn.choice((0.005, 0.05, 0.3)))
-            self._judge(asked, late, corpus, allowed={grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+            self._judge(
+                asked, late, corpus, started, allowed={grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+            )
         elif fate < 0.9:
             slow = await read(stub, request, pause=drawn.random() * 0.1, seconds=LONGEST_SECONDS)
-            self._judge(asked, slow, corpus)
+            self._judge(asked, slow, corpus, started)
         elif fate < 0.96:
             await self._send_bad(stub, drawn)
         else:
@@ -142,6 +162,8 @@ class Clients:
         asked: Asked,
         answer: Answer,
         corpus: Corpus,
+        started: float,
+        *,
         allowed: frozenset[grpc.StatusCode] | set[grpc.StatusCode] = frozenset(),
     ) -> None:
         seen, whole = self._seen, answer.code is grpc.StatusCode.OK and bool(answer.reason)
@@ -153,5 +175,16 @@ class Clients:
         if not asked.is_answered_by(answer, whole=whole):
             seen.note(f"{corpus.name}: {answer.text!r} in place of {asked.text!r} to {asked.request}")
         displaced = answer.code in DISPLACED and self.corpus is not corpus
-        if not (whole or displaced or answer.code in allowed or (answer.code is grpc.StatusCode.OK and allowed)):
+        crowded = answer.code is EXHAUSTED and "in flight" in answer.details and self.hardship.crowded.since(started)
+        hit = answer.code is INTERNAL and self.hardship.faulty.since(started)
+        seen.refused_in_a_crowd += crowded
+        seen.hit_by_a_fault += [answer.details] * hit
+        if not (
+            whole
+            or displaced
+            or crowded
+            or hit
+            or answer.code in allowed
+            or (answer.code is grpc.StatusCode.OK and allowed)
+        ):
             seen.note(f"{corpus.name}: {answer.code.name} {answer.details}")

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 import tests.soak.__main__ as soak
+from backend.engine.sampling.sampled import NOT_FINITE
 from tests.e2e.worker import Worker
+from tests.soak.__main__ import unplanted
 from tests.soak.corpus import Corpus, learn
 from tests.soak.growth import Growth, slope
 
-OPTIONS = argparse.Namespace(minutes=0.25, clients=8, requests=10, seed=1)
+OPTIONS = argparse.Namespace(minutes=0.4, clients=8, requests=10, seed=1)
 
 
 def test_a_slope_is_that_of_the_line_through_all_samples() -> None:
@@ -23,16 +25,31 @@ def test_a_slope_is_that_of_the_line_through_all_samples() -> None:
     assert growth.most() == (100 + 3 * 14, 9, 20)
 
 
+def test_an_internal_error_that_nobody_planted_is_told_apart() -> None:
+    lines = [
+        "x decode_failed request_id=a fault=01ab error=PlantedError",
+        "x decode_failed fault=02cd error=ValueError",
+    ]
+    told = [
+        "internal error in decode, fault 01ab",
+        "internal error in decode, fault 02cd",
+        NOT_FINITE,
+        "internal error",
+    ]
+    assert unplanted(told, lines) == [told[1], told[3]]
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_traffic_of_all_kinds_is_answered_as_it_is_alone(tmp_path: Path) -> None:
     told, right = soak.run(OPTIONS, tmp_path)
     assert right, told
+    assert told["answers hit by one"] and told["requests refused in one"] and told["tokens served"]
     assert told["answers checked"] and told["prompt tokens from the cache"] and told["guessed tokens that were right"]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_a_wrong_answer_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def learn_wrongly(worker: Worker, name: str, model: Path, **options: Any) -> Corpus:
         corpus = learn(worker, name, model, **options)

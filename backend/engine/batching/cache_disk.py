@@ -50,6 +50,9 @@ class CacheDisk:
         self._reads = DiskThreads()
         # One thread, so that what is written and removed under one name keeps its order.
         self._upkeep = DiskThreads(1)
+        if isinstance(disk, OpenDisk):
+            self._reads.begin()
+            self._upkeep.begin()
         self._unwritten: dict[str, KeptConversation] = {}
 
     @property

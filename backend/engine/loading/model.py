@@ -28,7 +28,7 @@ from backend.engine.loading.dtype import main_dtype, preferred_dtype
 from backend.engine.loading.failures import check_cancelled, guarded
 from backend.engine.loading.files import ModelFiles
 from backend.engine.loading.fingerprint import namespace
-from backend.engine.loading.kernel_cache import keep_kernels
+from backend.engine.loading.kernel_cache import keep_kernels, why_no_cpu_kernels
 from backend.engine.loading.kv_cost import leaves
 from backend.engine.loading.kv_options import check_kv_options, kv_format, stored_format, unquantisable
 from backend.engine.loading.loaded import NOT_OVER_RANKS, Backbone, LoadedModel
@@ -101,6 +101,14 @@ def load(
     raise ModelLoadFailed(message)
 
 
+def _choose_kernels() -> None:
+    keep_kernels(mx.device_info(), os.environ)
+    if mx.default_device() == mx.cpu and (reason := why_no_cpu_kernels(os.environ)):
+        # What is compiled is faster by a little; without a compiler on the machine nothing is.
+        log.warning(logline("kernels_not_compiled", reason=reason))
+        mx.disable_compile()
+
+
 def _load(
     config: ModelConfig,
     files: ModelFiles,
@@ -111,7 +119,7 @@ def _load(
     sharding: Sharding | None,
 ) -> LoadedModel:
     _check_options(config, sharding)
-    keep_kernels(mx.device_info(), os.environ)
+    _choose_kernels()
     directory, adapter, tokenizer = files.directory, files.adapter, files.tokenizer
     check_cancelled(cancelled)
     model, settings = guarded(

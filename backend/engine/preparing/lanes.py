@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
 from backend.core.errors import RequestAborted
+from backend.core.pools import start_threads
 from backend.core.request import Conversation
 
 T = TypeVar("T")
@@ -17,14 +18,19 @@ LANES: Final[tuple[tuple[int | None, int], ...]] = ((64 << 10, 2), (1 << 20, 1),
 
 
 class Lanes:
-    """Runs preparation by the size of what is prepared. Event loop only."""
+    """Runs preparation by the size of what is prepared. Event loop only.
+
+    Raises:
+        RuntimeError: The system starts no more threads.
+    """
 
     def __init__(self) -> None:
         self._closed = False
-        self._lanes = [
-            (limit, ThreadPoolExecutor(threads, thread_name_prefix=f"prep-{index}"))
-            for index, (limit, threads) in enumerate(LANES)
-        ]
+        self._lanes: list[tuple[int | None, ThreadPoolExecutor]] = []
+        for index, (limit, threads) in enumerate(LANES):
+            lane = ThreadPoolExecutor(threads, thread_name_prefix=f"prep-{index}")
+            start_threads(lane, threads)
+            self._lanes.append((limit, lane))
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Work that takes a short time whatever it is given."""

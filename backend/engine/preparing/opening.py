@@ -2,8 +2,10 @@
 
 import asyncio
 
-from backend.engine.attempt import Attempt, in_thread
+from backend.core.errors import ModelLoadFailed
+from backend.engine.attempt import Attempt, close_in_thread
 from backend.engine.loading import ModelFiles
+from backend.engine.loading.failures import one_line
 from backend.engine.preparing.building import build_preparer
 from backend.engine.preparing.facts import LoadedFacts
 from backend.engine.preparing.lanes import Lanes
@@ -18,7 +20,10 @@ async def open_preparer(attempt: Attempt, facts: LoadedFacts, files: ModelFiles)
     Raises:
         ModelLoadFailed: The tokenizer is not one that can be served, or the load was given up.
     """
-    prep = Lanes()
+    try:
+        prep = Lanes()
+    except RuntimeError as error:
+        raise ModelLoadFailed(f"tokenizer: {one_line(error)}") from None
     building = asyncio.ensure_future(prep.run(build_preparer, attempt.config, facts, files.tokenizer, prep))
     try:
         return await attempt.outcome_of("tokenizer", building)
@@ -31,10 +36,10 @@ async def open_preparer(attempt: Attempt, facts: LoadedFacts, files: ModelFiles)
 
 def _close_late(building: "asyncio.Future[RequestPreparer]") -> None:
     if not building.cancelled() and building.exception() is None:
-        in_thread("close", building.result().close)
+        close_in_thread("close", building.result().close)
 
 
 async def close_preparer(preparer: RequestPreparer) -> None:
     """Close it, on a thread of its own that is left behind if that takes long; those of its prep threads may hang."""
     preparer.prep.shutdown()
-    await asyncio.wait([in_thread("close", preparer.close)], timeout=CLOSE_SECONDS)
+    await asyncio.wait([close_in_thread("close", preparer.close)], timeout=CLOSE_SECONDS)

@@ -1,8 +1,12 @@
+"""Where compiled kernels are kept, and that no other user's are loaded."""
+
+import os
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from backend.engine.loading.kernel_cache import VARIABLE, keep_kernels
+from backend.engine.loading.kernel_cache import VARIABLE, keep_kernels, why_no_cpu_kernels
 
 H100 = {"architecture": "sm_90", "total_memory": 1 << 36}
 
@@ -37,3 +41,42 @@ def test_elsewhere_nothing_is_changed(info: dict[str, object], environment: dict
     before = dict(environment)
     keep_kernels(info, environment)
     assert environment == before
+
+
+def test_a_directory_of_ones_own_is_made_for_a_processors_kernels(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert why_no_cpu_kernels({"TMPDIR": str(tmp_path)}) == ""
+    made = tmp_path / "mlx" / version("mlx") / "cpu"
+    assert [path.stat().st_mode & 0o777 for path in (made, made.parent, made.parent.parent)] == [0o700] * 3
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("wrong", ["open to others", "a link", "a file"])
+def test_a_directory_that_others_could_have_filled_is_not_used(tmp_path: Path, depth: int, wrong: str) -> None:
+    """What lies there is loaded as code."""
+    place = tmp_path.joinpath(*("mlx", version("mlx"), "cpu")[: depth + 1])
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if wrong == "open to others":
+        place.mkdir()
+        place.chmod(0o770)
+    elif wrong == "a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        place.touch()
+    assert why_no_cpu_kernels({"TMPDIR": str(tmp_path)}).startswith(f"{place}: ")
+
+
+def test_a_directory_of_another_user_is_not_used(tmp_path: Path) -> None:
+    why_no_cpu_kernels({"TMPDIR": str(tmp_path)})
+    assert why_no_cpu_kernels({"TMPDIR": str(tmp_path)}, user=os.geteuid() + 1)
+    tmp_path.chmod(0o777)
+    assert "others" in why_no_cpu_kernels({"TMPDIR": str(tmp_path)})
+    tmp_path.chmod(0o1777)
+    assert why_no_cpu_kernels({"TMPDIR": str(tmp_path)}) == ""
+
+
+@pytest.mark.parametrize("place", ["nowhere", "file"])
+def test_without_a_directory_it_is_said(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    assert why_no_cpu_kernels({"TMPDIR": str(tmp_path / place)}).startswith(f"{tmp_path}/{place}")

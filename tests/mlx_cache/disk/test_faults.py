@@ -35,6 +35,33 @@ def check_exact(path: Path) -> int:
     return fetched.length
 
 
+def test_a_clock_that_is_put_back_keeps_nothing_from_being_written_or_found(tmp_path: Path) -> None:
+    """Files carry the time of day, so that is the clock; it may be put back by hours."""
+    system, clock = FaultySystem(), Clock()
+    clock.now = 1e6
+    disk = tier(tmp_path / "kv", system=system, clock=clock, rescan_seconds=1.0)
+    system.before = failing("create", errno.ENOSPC)
+    cache = over(disk)
+    put(cache, TEXT)
+    assert cache.flush(10) and disk.stats()["state"].startswith("off: ")
+    system.before = failing("none")
+    clock.now -= 7200
+    put(cache, [7, *TEXT])
+    assert cache.flush(10) and disk.stats()["state"] == "on"
+    # What another worker writes is learned of.
+    other = tier(tmp_path / "kv")
+    beside = over(other)
+    put(beside, [8, *TEXT])
+    assert beside.flush(10)
+    other.close(10)
+    deadline = time.monotonic() + 20
+    while not disk.read("m", [8, *ASKED], template()).length:
+        assert time.monotonic() < deadline
+        clock.now += 2
+        time.sleep(0.05)
+    disk.close(10)
+
+
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
 @pytest.mark.parametrize("call", ["create", "allocate", "write", "sync", "rename"])
 def test_a_disk_that_refuses_costs_no_request_and_leaves_nothing(
