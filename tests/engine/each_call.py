@@ -76,8 +76,7 @@ async def at_each_call(
     """
     fault.arm(0)
     right = await ask(handle)
-    faults = 0
-    for n in range(first, MOST, stride):
+    for faults, n in enumerate(range(first, MOST, stride)):
         await settled(handle)
         session = handle._thread.session
         assert session is not None
@@ -94,7 +93,6 @@ async def at_each_call(
         if not happened:
             say(fault, first, stride, faults, clean_at=n)
             return
-        faults += 1
     raise AssertionError("no run came to its end without a fault")
 
 

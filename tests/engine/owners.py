@@ -16,13 +16,15 @@ from mlx_cache.payload import MlxPayload
 def whose() -> list[Row]:
     """The rows of the work in which this is called; none where it is the prompt cache's, or the draft model's."""
     for frame in _frames():
-        own = frame.f_locals.get("self")
+        own, group = frame.f_locals.get("self"), frame.f_locals.get("group")
         if isinstance(own, PromptCache | MlxPayload | ModelDrafter):
             return []
         if isinstance(own, Verification):
             return list(own._rows)
         if isinstance(own, DecodeBatch):
             return list(own.rows)
+        if isinstance(group, DecodeBatch):
+            return list(group.rows)
         if isinstance(own, Prefills):
             return [frame.f_locals["row"]]
     raise AssertionError("work of nobody's")

@@ -43,6 +43,8 @@ CACHE = (
     *((MlxPayload, name) for name in ("layout", "copy_blocks", "copy_state", "restore", "cut")),
 )
 DISK = tuple((System, name) for name in vars(System) if not name.startswith("_") and name != "close")
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model") / "qwen3", "qwen3")

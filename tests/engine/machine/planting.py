@@ -56,10 +56,9 @@ class Planting:
         happened: How often a fault has, by place.
     """
 
-    happened: Counter[str] = Counter()
-
     def __init__(self, patched: pytest.MonkeyPatch, session: Callable[[], Session | None]) -> None:
         self._session = session
+        self.happened: Counter[str] = Counter()
         self._place, self._left, self.quiet = "", 0, False
         self.lost: set[str] = set()
         self.may_lose: set[str] = set()
@@ -84,7 +83,7 @@ class Planting:
             if self._left and kind == self._place and not self.quiet:
                 self._left -= 1
                 if not self._left:
-                    Planting.happened[kind] += 1
+                    self.happened[kind] += 1
                     self._note(kind, args)
                     if kind == "wait":
                         # The device has computed garbage, and says so.
@@ -113,4 +112,3 @@ class Planting:
         if kind == "processor" and isinstance(args[1], RowSampling):
             return [row for row in rows if row.sampling is args[1]]
         return whose()
-
