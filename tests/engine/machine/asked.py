@@ -1,6 +1,6 @@
 """A request of a history: what it should be answered, what it was, and whether that is right."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,14 +56,15 @@ class Asked:
 
     Attributes:
         aborted: The model was unloaded while it ran.
-        hit: Tokens of its prompt that its tenant has asked before, at most, and so the prompt cache may have.
+        known: What its tenant had asked when it came, each with its answer.
+        tokens: Of the prompt and the right answer.
+        checked: Its end was looked at.
     """
 
     name: str
     wish: Wish
     right: Right
     deadline: float | None
-    hit: int = 0
     stream: AnswerStream | None = None
     text: str = ""
     end: Finished | None = None
@@ -71,11 +72,12 @@ class Asked:
     cancelled: bool = False
     aborted: bool = False
     ends: int = 0
+    checked: bool = False
+    known: list[NDArray[np.int32]] = field(default_factory=list[NDArray[np.int32]])
+    tokens: NDArray[np.int32] = field(init=False)
 
-    @property
-    def tokens(self) -> NDArray[np.int32]:
-        """Of the prompt and the right answer."""
-        return np.append(self.wish.tokens, np.array([token.id for token in self.right.tokens], np.int32))
+    def __post_init__(self) -> None:
+        self.tokens = np.append(self.wish.tokens, np.array([token.id for token in self.right.tokens], np.int32))
 
     @property
     def over(self) -> bool:
@@ -95,15 +97,18 @@ class Asked:
                 case Failed(error=error):
                     self.error, self.ends = error, self.ends + 1
 
-    def check(self, now: float, *, lost: bool, may_lose: bool) -> None:
-        """It ended once, for a reason that it has, and what was sent is right as far as it goes."""
+    def check(self, now: float, *, lost: bool, may_lose: bool, hit: int) -> None:
+        """It ended for a reason that it has, and what was sent is right as far as it goes.
+
+        Args:
+            lost: It must not have been answered whole; `may_lose`: it need not have.
+            hit: Tokens of its prompt that the prompt cache may have had, at most.
+        """
         said = (self.name, self.wish, self.error, self.end and self.end.reason, self.text, self.right)
-        assert self.right.text.startswith(self.text), said
-        assert self.ends <= 1, said
         match self.error:
             case None if self.end is not None:
                 assert not lost, said
-                self._check_whole(self.end, said)
+                self._check_whole(self.end, hit, said)
             case None:
                 assert self.cancelled, said
             case InternalFault():
@@ -116,11 +121,11 @@ class Asked:
             case _:
                 raise AssertionError(said)
 
-    def _check_whole(self, end: Finished, said: object) -> None:
+    def _check_whole(self, end: Finished, hit: int, said: object) -> None:
         right = self.right
         assert (self.text, end.reason) == (right.text, right.reason), said
         assert end.usage.completion_tokens == len(right.tokens), said
-        assert end.usage.cached_tokens <= self.hit, (end.usage, self.hit, said)
+        assert end.usage.cached_tokens <= hit, (end.usage, hit, said)
         if self.wish.logprobs is not None:
             assert [token.id for token in end.logprobs] == [token.id for token in right.tokens], said
             for ours, theirs in zip(end.logprobs, right.tokens, strict=True):

@@ -179,7 +179,7 @@ class EngineMachine(RuleBasedStateMachine):
             return
         asked = Asked(name=name, wish=wish, right=self._right(wish), deadline=deadline)
         place = (self.load.model, wish.tenant)
-        asked.hit = max((common_prefix(asked.tokens, other) for other in self.seen.get(place, ())), default=0)
+        asked.known = list(self.seen.get(place, ()))
         for told in self._told:
             told.setdefault(place, []).append(asked.tokens)
         asked.stream = self.engine.until(self.engine.handle.submit(wish.request(name, deadline)))
@@ -366,9 +366,18 @@ class EngineMachine(RuleBasedStateMachine):
     def _each_is_right_as_far_as_it_goes(self) -> None:
         now, planting = self.engine.clock.now, self.planting
         for asked in self.asked:
-            assert asked.right.text.startswith(asked.text), asked
-            if asked.over:
-                asked.check(now, lost=asked.name in planting.lost, may_lose=asked.name in planting.may_lose)
+            assert asked.ends <= 1 and asked.right.text.startswith(asked.text), asked
+            if asked.over and not asked.checked:
+                asked.checked = True
+                lost, may_lose = asked.name in planting.lost, asked.name in planting.may_lose
+                asked.check(now, lost=lost, may_lose=may_lose, hit=self._hit(asked))
+
+    def _hit(self, asked: Asked) -> int:
+        """Tokens that the prompt cache may have had for it: of what its tenant had asked when it came, or since."""
+        since = self.seen.get((self.load.model, asked.wish.tenant), ())
+        # Where something failed it may have begun anew, from what it had stored itself.
+        others = [told for told in (*asked.known, *since) if told is not asked.tokens or self.planting.happened]
+        return max((common_prefix(asked.tokens, told) for told in others), default=0)
 
     def _each_row_is_in_one_place(self) -> None:
         session = self.engine.session
