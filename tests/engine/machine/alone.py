@@ -1,6 +1,6 @@
 """What a model answers by itself: mlx-lm's module, its own caches, one token after another."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,7 +40,7 @@ class Shape:
 class Follows:
     """A place in a shape, as a constraint."""
 
-    error = None
+    error: str | None = None
 
     def __init__(self, shape: Shape) -> None:
         self._shape, self._n = shape, 0
@@ -60,6 +60,14 @@ class Follows:
     def advance(self, token: int) -> None:
         """Past a token."""
         self._n += 1
+
+    def forced(self, most: int) -> list[int]:
+        """Nobody asks: nothing guesses here."""
+        return []
+
+    def valid(self, tokens: Sequence[int]) -> int:
+        """Likewise."""
+        return 0
 
     @property
     def finished(self) -> bool:

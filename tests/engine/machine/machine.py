@@ -21,6 +21,7 @@ from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.row import Row
 from backend.engine.batching.session import Session
 from backend.engine.batching.speculating import Plan, Speculating
+from backend.engine.inbox import Submit
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.speculation.proposal import Drafter, Proposal
 from mlx_cache.tree import common_prefix
@@ -391,7 +392,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     def _on_their_way(self) -> set[str]:
         commands = [*self.engine._thread._taken, *self.engine._thread._inbox._commands]
-        return {command.request.request_id for command in commands if hasattr(command, "request")}
+        return {command.request.request_id for command in commands if isinstance(command, Submit)}
 
     def _count(self) -> None:
         if self.engine.session is None:

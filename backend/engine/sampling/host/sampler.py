@@ -70,9 +70,9 @@ def _draw(rows: Mapping[int, tuple[Candidates, RowSampling]], sampled: Sampled) 
     try:
         tokens = drawn(list(rows.values()))
     except Exception:  # noqa: BLE001 - whose it is is found by drawing one by one
-        for index, row in rows.items():
+        for index, (candidates, row) in rows.items():
             try:
-                sampled.tokens[index] = drawn([row])[0]
+                sampled.tokens[index] = drawn([(candidates, row)])[0]
             except Exception as error:  # noqa: BLE001 - as above
                 row.broke(error, DRAW_FAILED)
                 sampled.errors[index] = DRAW_FAILED
