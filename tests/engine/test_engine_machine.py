@@ -57,6 +57,8 @@ def run(machine: type[EngineMachine], number: int, how: settings) -> None:
         log.info(logline("machine", family=machine.family, sampler=machine.sampler, **counts))
 
 
+# A history that fails is made shorter for five minutes at most.
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("family", "sampler", "number"), QUICK)
 def test_any_history_ends_right(folder: Path, family: str, sampler: Any, number: int) -> None:
     machine = EngineMachine.of(folder, family, sampler)
