@@ -177,6 +177,8 @@ def write_checkpoint(folder: Path, config: dict[str, Any], *, seed: int = 0, dty
     # Before the classes see it: some change what they are given.
     (folder / "config.json").write_text(json.dumps(config | {"torch_dtype": dtype}, indent=1))
     model_class, args_class = _get_classes(config)
+    # Some classes draw what they begin with, and that stays.
+    mx.random.seed(seed)
     model = model_class(args_class.from_dict(config))
     cast = getattr(mx, dtype)
     weights: dict[str, Any] = {}

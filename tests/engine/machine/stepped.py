@@ -7,13 +7,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from backend.engine.batching.session import Session
-from backend.engine.disk_threads import Job
+from backend.engine.disk_threads import DiskThreads, Job
 from backend.engine.handle import EngineHandle
 from backend.engine.inbox import Cancel, Stop
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.loading.blas import load_blas
 
 T = TypeVar("T")
+_start = DiskThreads.start
 TICK_SECONDS = 0.0005
 WAIT_SECONDS = 20.0
 
@@ -34,6 +35,13 @@ class Ticks:
         if self.runs and threading.get_ident() == self._owner:
             self.now += TICK_SECONDS
         return self.now
+
+
+def at_once(threads: DiskThreads, job: Job[T]) -> Job[T]:
+    """`DiskThreads.start`, which comes back when the job is done: what runs beside it would be chance."""
+    started = _start(threads, job)
+    assert started.wait(WAIT_SECONDS)
+    return started
 
 
 class SteppedEngine:
@@ -70,25 +78,21 @@ class SteppedEngine:
         return self._loop.create_task(work)
 
     def round(self) -> None:
-        """One round of the engine thread, once every disk has answered; then the event loop has the news."""
-        if self.session is not None:
-            for row in self.session.prefills.rows:
-                assert row.reading is None or row.reading.wait(WAIT_SECONDS)
+        """One round of the engine thread, with the disk at rest before and after; then the event loop has the news."""
         # With something in its inbox it waits for nothing.
         self._thread.nudge()
         self.clock.runs = True
         self._thread._round()
         self.clock.runs = False
+        self.rest_disk()
         self._let_run(0)
         self._let_run(0)
 
     def rest_disk(self) -> None:
         """Wait until nothing of the prompt cache is on its way to the disk."""
-        assert self.session is not None
-        disk = self.session.prefix._store.disk
-        if disk.tier is not None:
-            assert disk._upkeep.start(Job(lambda _: None, lambda: None)).wait(WAIT_SECONDS)
-            disk.tier.flush(WAIT_SECONDS)
+        tier = self.session.prefix._store.disk.tier if self.session is not None else None
+        if tier is not None:
+            tier.flush(WAIT_SECONDS)
 
     def close(self) -> None:
         """As at the end of a worker."""

@@ -20,6 +20,7 @@ from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.row import Row
 from backend.engine.batching.session import Session
 from backend.engine.batching.speculating import Plan, Speculating
+from backend.engine.disk_threads import DiskThreads
 from backend.engine.inbox import Submit
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.speculation.proposal import Drafter, Proposal
@@ -28,7 +29,7 @@ from tests.engine.drafting import pay_always
 from tests.engine.machine.alone import alone
 from tests.engine.machine.asked import Asked, Right, right
 from tests.engine.machine.planting import Planting
-from tests.engine.machine.stepped import SteppedEngine
+from tests.engine.machine.stepped import SteppedEngine, at_once
 from tests.engine.machine.wishes import Load, Wish
 from tests.mlx_cache.oracle import check_consistent
 
@@ -70,6 +71,7 @@ class Subject(RuleBasedStateMachine):
         pay_always(self.patched, seed)
         self.engine = SteppedEngine(load=self._load_model)
         self.planting = Planting(self.patched, lambda: self.engine.session)
+        self.patched.setattr(DiskThreads, "start", at_once)
         self.squeezed = False
         self._patch_budget()
         self._patch_guesses()
