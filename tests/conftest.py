@@ -11,6 +11,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-cut", action="store_true", help="golden texts cut in three at every pair of places")
     parser.addoption("--odd-minutes", default=0.0, type=float, help="how long the slow test of odd requests goes on")
     parser.addoption("--odd-seed", default=1, type=int, help="the first seed of its requests")
+    parser.addoption("--machine-minutes", default=0.0, type=float, help="how long histories of each machine go on")
+    parser.addoption("--machine-seed", default=1, type=int, help="the first seed of theirs")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -19,6 +21,8 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen.every_cut = config.getoption("--every-cut")
     chosen.odd_minutes = config.getoption("--odd-minutes")
     chosen.odd_seed = config.getoption("--odd-seed")
+    chosen.machine_minutes = config.getoption("--machine-minutes")
+    chosen.machine_seed = config.getoption("--machine-seed")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -135,6 +135,7 @@ def test_one_that_is_never_right_is_given_up_and_costs_what_the_account_bears(tm
     [
         ("step", "host"),
         ("wait", "device"),
+        ("caches", "host"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (("step", "device"), ("wait", "host"), ("reading", "host"), ("reading", "device"))
@@ -193,17 +194,23 @@ class Planted(Exception):
 
 
 class LoadFailing:
-    """`load_model`, with a draft model that fails in the n-th of its calls of a shape from when it is armed."""
+    """`load_model`, with a draft model that fails, once armed: in the n-th call of a shape, or as it makes caches."""
 
     def __init__(self) -> None:
         self.left = 0
+        self.caches = False
         self.counts: Callable[[tuple[int, int]], bool] = lambda _: False
 
     def __call__(self, *args: object, **options: object) -> LoadedModel:
         loaded = load_model(*args, **options)  # type: ignore[arg-type]
         if loaded.draft is None:
             return loaded
-        inner = loaded.draft.model
+        inner, new_cache = loaded.draft.model, loaded.draft.new_cache
+
+        def failing_cache() -> object:
+            if self.caches:
+                raise Planted("planted")
+            return new_cache()
 
         def failing(tokens: object, **given: object) -> object:
             if self.left and self.counts(tokens.shape):  # type: ignore[attr-defined]
@@ -212,12 +219,14 @@ class LoadFailing:
                     raise Planted("planted")
             return inner(tokens, **given)
 
-        return replace(loaded, draft=replace(loaded.draft, model=failing))
+        return replace(loaded, draft=replace(loaded.draft, model=failing, new_cache=failing_cache))
 
 
 def plant(fault: str, load: LoadFailing, patched: pytest.MonkeyPatch) -> None:
     if fault == "step":
         load.left, load.counts = 9, lambda shape: shape[1] == 1
+    elif fault == "caches":
+        load.caches = True
     elif fault == "reading":
         load.left, load.counts = 2, lambda shape: shape[0] == 1 and shape[1] > 3
     else:

@@ -11,7 +11,7 @@ from backend.engine.batching.row import Row
 from backend.engine.batching.verification import Draw
 from backend.engine.sampling.device.places import PlaceDraws
 from backend.engine.sampling.device.sampler import DeviceSampler, LazySample
-from backend.engine.waits import wait
+from backend.engine.waits import start, wait
 
 
 class DeviceBatch(DecodeBatch):
@@ -35,7 +35,7 @@ class DeviceBatch(DecodeBatch):
         known = self._read()
         self._drawn = self._sampler.sample_lazy(logits, [row.sampling for row in self.rows])
         self._drawn_rows = list(self.rows)
-        mx.async_eval(self._drawn.arrays())
+        start(self._drawn.arrays())
         return known
 
     @property

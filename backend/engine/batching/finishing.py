@@ -20,7 +20,7 @@ from backend.core.pooled import PooledResult
 from backend.engine.batching.row import Row
 from backend.engine.channel import Outbox
 from backend.engine.picture import Counters
-from backend.engine.sampling.sampled import NOT_FINITE
+from backend.engine.sampling.sampled import DRAW_FAILED, NOT_FINITE
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Finisher:
 def row_fault(row: Row, reason: str) -> WorkerError:
     """Why one row of a draw got no token: its own grammar or settings leave none, or a fault of ours or the model's."""
     if row.sampling.fault is not None:
-        return internal_fault("grammar", row, row.sampling.fault)
+        return internal_fault("sampling" if reason == DRAW_FAILED else "grammar", row, row.sampling.fault)
     log.warning(logline("row_failed", request_id=row.request.request_id, constrained=row.submit.constraint is not None))
     if reason == NOT_FINITE:
         return InternalFault(reason)

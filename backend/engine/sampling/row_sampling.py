@@ -18,7 +18,7 @@ class RowSampling:
 
     Engine thread only; one a request. Invariant: `step` is the number of tokens accepted, `drawn_ahead` holds the
     tokens drawn ahead on the device and not accepted yet, oldest first. `error` says why no token can be drawn any
-    more; `fault` is what the constraint raised, if that is why.
+    more; `fault` is what our own code raised, the constraint's or that of a draw, if that is why.
 
     Args:
         sampling: Already made safe for the vocabulary (`Sampling.within`).
@@ -70,7 +70,7 @@ class RowSampling:
             try:
                 self.constraint.advance(token)
             except Exception as error:  # noqa: BLE001 - a fault in one row's grammar must not end the batch
-                self._broke(error)
+                self.broke(error, CODE_FAILED)
 
     def allowed(self) -> NDArray[np.uint32] | None:
         """The constraint's bit mask for the next token, None for no restriction; sets `error` where it failed."""
@@ -80,14 +80,14 @@ class RowSampling:
             mask = self.constraint.mask()
             self.error = self.constraint.error
         except Exception as error:  # noqa: BLE001 - as in `accept`
-            self._broke(error)
+            self.broke(error, CODE_FAILED)
             return None
         return mask
 
-    def _broke(self, fault: Exception) -> None:
-        """The grammar's code raised: that is nothing the grammar says, so its words are for the log alone."""
+    def broke(self, fault: Exception, reason: str) -> None:
+        """Code of ours raised: nothing that the request or its grammar says, so the fault's words are for the log."""
         self.fault = fault
-        self.error = CODE_FAILED
+        self.error = reason
 
     def forbids_eos(self) -> bool:
         """Whether end-of-sequence is masked now. A finished grammar allows nothing else, so there it is not."""

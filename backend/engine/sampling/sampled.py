@@ -10,6 +10,7 @@ from backend.engine.sampling.selection import ranked
 NO_TOKEN = -1
 NOT_FINITE = "the model's logits are not finite"
 CODE_FAILED = "the code that holds the answer to its grammar failed"
+DRAW_FAILED = "the code that draws the answer's tokens failed"
 NOTHING_ALLOWED = "no token is allowed here: all are forbidden by the grammar, LogitBias or IgnoreEOS"
 
 

@@ -20,6 +20,8 @@ PLAIN_S = 0.01
 class Reading:
     """Stands in for a draft model: how much of each row it has to read, and what it was asked for."""
 
+    fault = ""
+
     def __init__(self, *left: int, seconds_a_token: float = 1e-5) -> None:
         self.left = list(left)
         self.seconds_a_token = seconds_a_token

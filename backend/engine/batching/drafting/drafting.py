@@ -57,7 +57,7 @@ class Drafting:
         """
         costs, n = self.depths.drafting, len(rows)
         hoped = [self._hoped(row, limit) for row, limit in zip(rows, limits, strict=True)]
-        if not any(hoped):
+        if self.drafter.fault or not any(hoped):
             return None
         unread = [self.drafter.to_read(row) if chances else 0 for row, chances in zip(rows, hoped, strict=True)]
         ready = [() if left else chances for chances, left in zip(hoped, unread, strict=True)]

@@ -75,7 +75,11 @@ class ModelDrafter:
         """Whether it can guess the row's next `count` tokens, were it to read what comes before."""
         if self.fault:
             return False
-        reader = self._reader(row)
+        try:
+            reader = self._reader(row)
+        except FOREIGN as error:  # a model makes its caches itself
+            self._give_up(error)
+            return False
         return reader.known + count <= self.loaded.context_length and reader.check()
 
     def to_read(self, row: Row) -> int:
@@ -92,10 +96,10 @@ class ModelDrafter:
 
     def read(self, row: Row) -> float:
         """Read on in the row's tokens, as long as streams can wait; the seconds it took."""
-        reader, started = self._reader(row), self.clock()
+        started, taken = self.clock(), 0.0
         bound = self.pace.bound(streams=True)
-        taken = 0.0
         try:
+            reader = self._reader(row)
             if reader.caches is None:
                 self._take_out(reader)
             if reader.untouched:
@@ -264,8 +268,12 @@ class ModelDrafter:
         return guesses
 
     def _stop(self, error: BaseException) -> None:
-        """It failed: rows go on without it, as exactly as with it."""
+        """It failed at work, which may be on the device yet."""
         drain()
+        self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
+        """It failed: rows go on without it, as exactly as with it. What others have on the device is left alone."""
         self.abandon()
         if self.kept is not None:
             self.kept.forget()

@@ -41,7 +41,7 @@ class LazySample:
     errors: dict[int, str]
 
     def arrays(self) -> list[mx.array]:
-        """All that is to be computed, for `mx.async_eval`."""
+        """All that is to be computed."""
         return [self.tokens, self.words]
 
     def collect(self) -> Sampled:

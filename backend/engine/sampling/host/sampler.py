@@ -12,6 +12,7 @@ from backend.engine.sampling.host.processors import processed
 from backend.engine.sampling.host.restrict import Candidates, restricted
 from backend.engine.sampling.row_sampling import RowSampling
 from backend.engine.sampling.sampled import (
+    DRAW_FAILED,
     NO_TOKEN,
     NOT_FINITE,
     NOTHING_ALLOWED,
@@ -43,8 +44,12 @@ class HostSampler:
         for index, row in enumerate(rows):
             try:
                 choice = _choice(values[index], row)
+            except _NoTokenError as error:
+                sampled.errors[index] = str(error)
+                continue
             except Exception as error:  # noqa: BLE001 - one row's fault must not end the batch
-                sampled.errors[index] = _reason(error)
+                row.broke(error, DRAW_FAILED)
+                sampled.errors[index] = DRAW_FAILED
                 continue
             if isinstance(choice, Candidates):
                 to_draw[index] = choice, row
@@ -61,19 +66,16 @@ class _NoTokenError(Exception):
     """This row has no token to draw; the message says why."""
 
 
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, _NoTokenError) else f"sampling failed: {type(error).__name__}: {error}"
-
-
 def _draw(rows: Mapping[int, tuple[Candidates, RowSampling]], sampled: Sampled) -> None:
     try:
         tokens = drawn(list(rows.values()))
     except Exception:  # noqa: BLE001 - whose it is is found by drawing one by one
-        for index, row in rows.items():
+        for index, (candidates, row) in rows.items():
             try:
-                sampled.tokens[index] = drawn([row])[0]
+                sampled.tokens[index] = drawn([(candidates, row)])[0]
             except Exception as error:  # noqa: BLE001 - as above
-                sampled.errors[index] = _reason(error)
+                row.broke(error, DRAW_FAILED)
+                sampled.errors[index] = DRAW_FAILED
         return
     for index, token in zip(rows, tokens, strict=True):
         sampled.tokens[index] = token

@@ -4,9 +4,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from backend.engine.sampling.host import sampler as host_sampler
 from backend.engine.sampling.host.sampler import HostSampler
 from backend.engine.sampling.row_sampling import RowSampling
-from backend.engine.sampling.sampled import NO_TOKEN, NOT_FINITE, NOTHING_ALLOWED, Sampled
+from backend.engine.sampling.sampled import DRAW_FAILED, NO_TOKEN, NOT_FINITE, NOTHING_ALLOWED, Sampled
 from tests.engine.sampling import reference
 from tests.engine.sampling.building import EOS, MIXED, OnlyThese, lazy, random_logits, row
 
@@ -144,3 +145,21 @@ def test_sampling_twice_without_accepting_gives_the_same() -> None:
     logits = random_logits(1, 300, spread=0.1)
     subject = row(temperature=1.0, seed=3)
     assert sample(logits, subject).tokens == sample(logits, subject).tokens
+
+
+def test_a_draw_that_raises_is_the_fault_of_its_row_and_its_words_are_for_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [row(temperature=1.0, seed=seed) for seed in range(3)]
+    sound, logits = host_sampler.drawn, random_logits(3, 300)
+    right = sample(logits, *rows).tokens
+
+    def failing(drawing: list[tuple[Any, RowSampling]]) -> list[int]:
+        if any(one is rows[1] for _, one in drawing):
+            raise RuntimeError("planted")
+        return sound(drawing)
+
+    monkeypatch.setattr(host_sampler, "drawn", failing)
+    sampled = sample(logits, *rows)
+    assert sampled.tokens == [right[0], NO_TOKEN, right[2]] and sampled.errors == {1: DRAW_FAILED}
+    assert isinstance(rows[1].fault, RuntimeError) and rows[1].error == DRAW_FAILED

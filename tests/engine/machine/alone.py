@@ -1,0 +1,130 @@
+"""What a model answers by itself: mlx-lm's module, its own caches, one token after another."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model
+from numpy.typing import NDArray
+
+from backend.check.random_tokenizer import IM_END
+from backend.core.request import Sampling
+from backend.engine.sampling.host.sampler import HostSampler
+from backend.engine.sampling.row_sampling import RowSampling
+
+VOCAB = 272
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A grammar of which it is known by hand what may come next: a beginning, then so many letters.
+
+    Each character is a token, as in the tests' tokenizer.
+    """
+
+    begins: str
+    least: int
+    most: int
+
+    @property
+    def regex(self) -> str:
+        """The same for the worker."""
+        return f"{self.begins}[a-z]{{{self.least},{self.most}}}"
+
+
+class Follows:
+    """A place in a shape, as a constraint."""
+
+    error: str | None = None
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape, self._n = shape, 0
+
+    def mask(self) -> NDArray[np.uint32]:
+        """One bit a token."""
+        shape, letters = self._shape, self._n - len(self._shape.begins)
+        if letters < 0:
+            allowed = [ord(shape.begins[self._n])]
+        else:
+            allowed = list(range(ord("a"), ord("z") + 1)) if letters < shape.most else []
+            allowed += [IM_END] if letters >= shape.least else []
+        bits = np.zeros(-(-VOCAB // 32) * 32, np.uint8)
+        bits[allowed] = 1
+        return np.packbits(bits, bitorder="little").view(np.uint32)
+
+    def advance(self, token: int) -> None:
+        """Past a token."""
+        self._n += 1
+
+    def forced(self, most: int) -> list[int]:
+        """Nobody asks: nothing guesses here."""
+        return []
+
+    def valid(self, tokens: Sequence[int]) -> int:
+        """Likewise."""
+        return 0
+
+    @property
+    def finished(self) -> bool:
+        """Only the end may follow."""
+        return self._n - len(self._shape.begins) == self._shape.most
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One that was drawn, and its natural-log probability under the model."""
+
+    id: int
+    logprob: float
+
+
+class Alone:
+    """A model and what it has answered so far; an answer is computed once, as far as it was asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._model: Any = load_model(folder)[0]
+        # As the worker does on a CPU.
+        self._model.set_dtype(mx.float32)
+        self._answers: dict[object, tuple[list[Token], Iterator[Token]]] = {}
+
+    def answer(self, prompt: str, sampling: Sampling, shape: Shape | None, most: int) -> list[Token]:
+        """Up to `most` tokens, the one that ends the sequence among them."""
+        key = (prompt, sampling, shape)
+        if key not in self._answers:
+            self._answers[key] = [], self._drawn(prompt, sampling, shape)
+        known, coming = self._answers[key]
+        while len(known) < most and (token := next(coming, None)) is not None:
+            known.append(token)
+        return known[:most]
+
+    def _drawn(self, prompt: str, sampling: Sampling, shape: Shape | None) -> Iterator[Token]:
+        tokens, caches = list(prompt.encode()), make_prompt_cache(self._model)
+        row = RowSampling(
+            sampling,
+            prompt=np.array(tokens, np.int32),
+            eos_ids=frozenset([IM_END]),
+            top_logprobs=0,
+            constraint=None if shape is None else Follows(shape),
+        )
+        fed = tokens
+        while True:
+            logits = self._model(mx.array([fed]), cache=caches)[:, -1]
+            drawn = HostSampler().sample(logits, [row])
+            (token,), (logprobs,) = drawn.tokens, drawn.logprobs
+            assert logprobs is not None, drawn.errors
+            row.accept(token)
+            yield Token(token, logprobs.chosen)
+            if token == IM_END:
+                return
+            fed = [token]
+
+
+@cache
+def alone(folder: Path) -> Alone:
+    """The one of a directory."""
+    return Alone(folder)

@@ -1,0 +1,169 @@
+"""Histories of a real engine: requests, loads, faults and evictions in any order, against what the model alone says."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis.stateful import initialize, invariant, precondition, rule
+
+from backend.config import SamplerBackend
+from backend.core.errors import ModelNotLoaded
+from tests.engine.machine.planting import KINDS
+from tests.engine.machine.subject import LONGEST, Subject
+from tests.engine.machine.wishes import LOADS, WISHES, Load, Wish
+from tests.models import write_model
+
+ROUNDS = st.sampled_from((2, 0, 1, 4, 9))
+SOME_WISHES = st.lists(WISHES, min_size=1, max_size=4)
+running = precondition(lambda self: any(not asked.over for asked in self.asked))
+worth_a_load = precondition(lambda self: len(self.asked) >= self.load_after)
+cached = precondition(lambda self: self.engine.session.prefix.nbytes > 0)
+
+
+class EngineMachine(Subject):
+    """The rules: each may be of use on its own, whatever ran before."""
+
+    @classmethod
+    def of(cls, folder: Path, family: str, sampler: SamplerBackend) -> "type[EngineMachine]":
+        """The machine of a family and a batch; its models are written to `folder`."""
+        paths = [write_model(folder / f"{family}-{seed}", family, seed=seed) for seed in (0, 1)]
+        draft = write_model(folder / "draft", "qwen3", seed=0)
+        models = {"family": family, "sampler": sampler, "paths": paths, "draft": draft}
+        return type("Machine", (cls,), {**models, "row_bytes": {}, "ran": Counter(), "totals": Counter()})
+
+    @initialize(load=LOADS, seed=st.integers(0, 3))
+    def begin(self, load: Load, seed: int) -> None:
+        self.start(load, seed)
+
+    # Requests
+
+    @rule(wish=WISHES, seconds=st.sampled_from((None, None, None, 0.1, 0.3, 0.0)), rounds=ROUNDS)
+    def submit(self, wish: Wish, seconds: float | None, rounds: int) -> None:
+        self.ran["submit"] += 1
+        self.ask(wish, seconds)
+        self.rounds(rounds)
+
+    @rule(wishes=SOME_WISHES, rounds=ROUNDS)
+    def submit_some(self, wishes: list[Wish], rounds: int) -> None:
+        self.ran["submit_some"] += 1
+        self.ask_some(wishes, rounds)
+
+    @precondition(lambda self: self.asked)
+    @rule(which=st.integers(0, 99), tenant=st.sampled_from((None, "", "a", "b")), more=st.booleans(), rounds=ROUNDS)
+    def submit_once_more(self, which: int, tenant: str | None, more: bool, rounds: int) -> None:
+        """The same prompt, or one that goes on from its answer, of the same tenant or another."""
+        self.ran["submit_once_more"] += 1
+        before = self.asked[which % len(self.asked)]
+        prompt = before.wish.prompt
+        # A marker's text would be one token of a prompt.
+        plain = before.end is not None and before.text.isascii() and "<" not in before.text
+        if more and plain and len(prompt) + len(before.text) < LONGEST - 30:
+            prompt += before.text + " and?"
+        self.ask(replace(before.wish, prompt=prompt, tenant=before.wish.tenant if tenant is None else tenant), None)
+        self.rounds(rounds)
+
+    @running
+    @rule(n=st.sampled_from((3, 1, 2, 6, 12)))
+    def step(self, n: int) -> None:
+        self.ran["step"] += 1
+        self.rounds(n)
+
+    @running
+    @rule(which=st.integers(0, 99))
+    def cancel(self, which: int) -> None:
+        self.ran["cancel"] += 1
+        running = [asked for asked in self.asked if not asked.over]
+        asked = running[which % len(running)]
+        assert asked.stream is not None
+        asked.stream.cancel()
+        asked.cancelled = True
+
+    @running
+    @rule(seconds=st.sampled_from((0.2, 5.0, 40.0, 4000.0)))
+    def time_passes(self, seconds: float) -> None:
+        self.ran["time_passes"] += 1
+        self.engine.clock.now += seconds
+
+    # Models
+
+    @worth_a_load
+    @rule(load=LOADS)
+    def load_another(self, load: Load) -> None:
+        self.ran["load"] += 1
+        self.load_another_model(load)
+
+    @worth_a_load
+    @rule(wish=WISHES, load=LOADS)
+    def free(self, wish: Wish, load: Load) -> None:
+        self.ran["free"] += 1
+        self.planting.disarm()
+        self.count()
+        self.unloaded()
+        self.engine.until(self.engine.handle.free())
+        self.rounds(1)
+        assert self.engine.session is None
+        with pytest.raises(ModelNotLoaded):
+            self.engine.until(self.engine.handle.submit(wish.request("nobody", None)))
+        self.load_another_model(load)
+
+    # Faults
+
+    @rule(place=st.sampled_from(KINDS), n=st.sampled_from((1, 2, 3, 5, 9)), wishes=SOME_WISHES, rounds=ROUNDS)
+    def plant(self, place: str, n: int, wishes: list[Wish], rounds: int) -> None:
+        self.ran["plant"] += 1
+        self.planting.arm(place, n)
+        self.ask_some(wishes, rounds)
+
+    # The prompt cache and the budget
+
+    @cached
+    @rule(tenant=st.sampled_from((None, "", "a", "b")))
+    def clear(self, tenant: str | None) -> None:
+        self.ran["clear"] += 1
+        self.engine.until(self.engine.handle.clear_cache(tenant))
+        for told in self.told:
+            for place in [place for place in told if place[0] == self.load.model and tenant in (None, place[1])]:
+                # What runs, or waits, may leave something yet.
+                told[place] = [asked.tokens for asked in self.asked if not asked.over and asked.wish.tenant == place[1]]
+
+    @cached
+    @rule(which=st.integers(0, 99), rounds=ROUNDS)
+    def evict(self, which: int, rounds: int) -> None:
+        """All that is in memory; a disk below has it yet, and gives it to who asks once more."""
+        self.ran["evict"] += 1
+        store = self.session.prefix._store
+        if self.load.disk:
+            store.cache.flush(10)
+            self.engine.rest_disk()
+        store.clear(None)
+        self.ask(self.asked[which % len(self.asked)].wish, None)
+        self.rounds(rounds)
+
+    @cached
+    @rule(n_bytes=st.integers(0, 60_000))
+    def shrink(self, n_bytes: int) -> None:
+        self.ran["shrink"] += 1
+        self.session.prefix.limit_to(n_bytes)
+
+    @rule(wishes=SOME_WISHES, rounds=ROUNDS)
+    def squeeze(self, wishes: list[Wish], rounds: int) -> None:
+        """As soon as two rows run there is no room for all, once: one goes back."""
+        self.ran["squeeze"] += 1
+        self.squeezed = True
+        self.ask_some(wishes, rounds)
+
+    @running
+    @rule()
+    def come_to_rest(self) -> None:
+        """Everybody has an end, each is right, and nothing is left."""
+        self.ran["come_to_rest"] += 1
+        self.rest()
+
+    # What always holds
+
+    @invariant()
+    def all_is_well(self) -> None:
+        self.check_answers()
+        self.check_rows()

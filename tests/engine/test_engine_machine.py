@@ -1,0 +1,108 @@
+"""Any history of an engine: each answer is the one that the model gives alone, each request ends once, nothing is left.
+
+A few histories run with every change, more of them among the slow tests, and as many as one likes with
+`pytest -n 0 -m slow -k more --log-cli-level info --machine-minutes 10 tests/engine/test_engine_machine.py`.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from backend.core.logline import logline
+from backend.engine.batching.row import Row
+from backend.engine.batching.tenant_store import TenantStore
+from backend.engine.batching.verification import Verification
+from tests import chosen
+from tests.engine.machine.machine import EngineMachine
+
+log = logging.getLogger(__name__)
+
+# Whole keys and values, windows, states; each batch of each.
+FAMILIES = ("qwen3", "gemma3_text", "qwen3_next", "mamba2")
+ALL = [(family, sampler) for family in FAMILIES for sampler in ("host", "device")]
+QUICK = [("qwen3", "device", 3), ("gemma3_text", "host", 5), ("qwen3_next", "host", 1)]
+FEW = settings(
+    max_examples=2,
+    stateful_step_count=16,
+    deadline=None,
+    database=None,
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
+MANY = settings(FEW, max_examples=12, stateful_step_count=30)
+BUG = settings(MANY, max_examples=60, phases=(Phase.generate,))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("machines")
+
+
+def run(machine: type[EngineMachine], number: int, how: settings) -> None:
+    """Histories of a seed; what ran in them is in the log."""
+    seed(number)(machine)
+    try:
+        run_state_machine_as_test(machine, settings=how)
+    except BaseException as error:
+        error.add_note(f"again with --machine-seed {number}")
+        raise
+    finally:
+        counts = {**machine.ran, **{name.replace(" ", "_"): n for name, n in machine.totals.items()}}
+        log.info(logline("machine", family=machine.family, sampler=machine.sampler, **counts))
+
+
+# A history that fails is made shorter for five minutes at most.
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("family", "sampler", "number"), QUICK)
+def test_any_history_ends_right(folder: Path, family: str, sampler: Any, number: int) -> None:
+    machine = EngineMachine.of(folder, family, sampler)
+    run(machine, number, FEW)
+    assert machine.totals["generated_tokens"] > 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize(("family", "sampler"), ALL)
+def test_more_histories_end_right(folder: Path, family: str, sampler: Any) -> None:
+    """A dozen, and on until the minutes that were asked for are over; each dozen has another seed."""
+    machine = EngineMachine.of(folder, family, sampler)
+    for number in _numbers():
+        run(machine, number, MANY)
+    assert machine.totals["cached_tokens"] > 0 and machine.totals["generated_tokens"] > 200
+
+
+def _numbers() -> Iterator[int]:
+    until, number = time.monotonic() + 60 * chosen.machine_minutes, chosen.machine_seed
+    while True:
+        yield number
+        number += 1
+        if time.monotonic() >= until:
+            return
+
+
+def _keep_one_more(self: Verification) -> None:
+    self._run.keep([min(n + 1, self._run.width) for n in self.drawn])
+
+
+# A seed that finds it within a dozen histories, or so.
+BUGS: dict[str, tuple[Any, str, Any, int]] = {
+    "tenants have one key": (TenantStore, "key_of", lambda self, tenant: (self._key, ""), 1),
+    "a wrong guess stays in the cache": (Verification, "close", _keep_one_more, 1),
+    "who comes back has forgotten what was drawn": (Row, "to_feed", lambda self: self.submit.prompt.tokens, 1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", sorted(BUGS))
+def test_a_planted_bug_is_found(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, attribute, bug, number = BUGS[name]
+    monkeypatch.setattr(owner, attribute, bug)
+    with pytest.raises(AssertionError):
+        run(EngineMachine.of(folder, "qwen3", "host"), number, BUG)
