@@ -128,8 +128,8 @@ def answer_to(error: Exception, context: Context) -> tuple[grpc.StatusCode, str]
     Raises:
         asyncio.CancelledError: Nobody is left to be told.
     """
-    if context.cancelled():
-        # A write that a leaving client ended may raise gRPC's own error.
+    # A write that a leaving client ended may raise gRPC's own error, and before the call is known to be cancelled.
+    if context.cancelled() or isinstance(error, grpc.aio.InternalError):
         raise asyncio.CancelledError
     if not isinstance(error, WorkerError):
         fault = uuid.uuid4().hex
