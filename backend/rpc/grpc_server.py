@@ -6,6 +6,7 @@ registered, and what is left has a path that nobody serves, whatever it is: it i
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,14 @@ from grpc.aio import _server as _aio_server  # pyright: ignore[reportAttributeAc
 
 _grpc: Any = _cygrpc
 _aio: Any = _aio_server
+
+
+def _is_no_header(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Invalid encoding on")
+
+
+# Headers that are not UTF-8 are logged whole, and decoded all the same: prompts and tokens may be among them.
+logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_header)
 
 
 class _Calls(_grpc.AioServer):  # pyright: ignore[reportUntypedBaseClass]

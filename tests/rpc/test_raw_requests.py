@@ -47,11 +47,11 @@ def test_fields_from_a_newer_client_are_ignored_and_an_unknown_method_is_unimple
     scenario(test)
 
 
-async def answer_to_path(address: str, path: str) -> bytes:
+async def answer_to_path(address: str, path: str, **headers: str) -> bytes:
     """What the server sends to a call of this path, up to its end, on a connection of its own."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, END_HEADERS, 1, header_block(path)))
+    writer.write(PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, END_HEADERS, 1, header_block(path, **headers)))
     told = b""
     while b"grpc-status" not in told:
         told += (await reader.read(1 << 16)) or b"grpc-status: none, the server has hung up"
@@ -80,6 +80,17 @@ def test_without_a_token_nobody_learns_which_methods_there_are(scenario: Run) ->
             assert b"grpc-status\x0216" in await answer_to_path(worker.address, path)
 
     scenario(test, token="secret")
+
+
+def test_a_header_that_is_not_utf8_is_not_in_the_log(scenario: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """gRPC logs it whole, whatever it says; it may well be a token."""
+
+    async def test(worker: Worker) -> None:
+        told = await answer_to_path(worker.address, "/backend.Backend/Health", authorization="Bearer hush\udcff")
+        assert b"grpc-status\x0216" in told
+
+    scenario(test, token="secret")
+    assert not [record for record in caplog.records if record.levelname == "ERROR" or "hush" in record.getMessage()]
 
 
 def test_a_message_over_the_limit_is_resource_exhausted_and_one_under_it_is_served(scenario: Run) -> None:
