@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.engine.small_files import SmallFiles, as_text, as_tokens, digest
+from backend.engine.small_files import SmallFiles, as_text, as_tokens, digest, seconds_of, text_of
 
 FOLDER = "conversations"
 MAX_BYTES = 64 << 20
@@ -106,7 +106,6 @@ def _file(namespace: str, key: str) -> str:
 
 
 def _parsed(body: dict[str, Any]) -> tuple[str, KeptConversation]:
+    namespace, tenant, key = (text_of(body, name) for name in ("namespace", "tenant", "key"))
     branches = tuple(as_tokens(branch) for branch in body["branches"])
-    return str(body["namespace"]), KeptConversation(
-        str(body["tenant"]), str(body["key"]), branches, float(body["last"])
-    )
+    return namespace, KeptConversation(tenant, key, branches, seconds_of(body, "last"))

@@ -95,6 +95,28 @@ def test_a_grammar_that_cannot_be_used_is_refused_with_its_reason(
     assert len(refusal.value.message) < 400
 
 
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("json_schema", '{"type": "%s"}' % LONG),
+        ("json_schema", '{"%s": 1, "not": {}}' % LONG),
+        ("json_schema", '{"$ref": "#/%s"}' % LONG),
+        ("gbnf", f"root ::= {LONG}"),
+        ("gbnf", f"root ::= {LONG}\n{LONG} ::= root"),
+        ("lark", f"start: {LONG}"),
+        ("regex", f"(?P<{LONG}>"),
+    ],
+)
+def test_a_refusal_is_short_however_long_what_it_names_is(compiler: GrammarCompiler, kind, text) -> None:
+    """Hundreds of them are remembered."""
+    with pytest.raises(InvalidRequest) as refusal:
+        compiler.compile(Grammar(kind=kind, text=text))
+    assert "\n" not in refusal.value.message and len(refusal.value.message) < 500
+
+
 EXPLODING = {
     "nested_plus": Grammar(kind="regex", text="(a+)+b"),
     "large_count": Grammar(kind="regex", text="a{1000000}"),
