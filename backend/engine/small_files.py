@@ -130,7 +130,7 @@ def digest(text: str) -> str:
 
 
 def text_of(body: dict[str, Any], key: str) -> str:
-    """A text of a file. JSON may have surrogates, which neither a hash nor the wire takes: those are no text of ours."""
+    """A text of a file. JSON may have surrogates, which neither hashes nor the wire take: those are no text of ours."""
     text = body[key]
     if not isinstance(text, str) or not is_unicode(text):
         raise ValueError("not what was written")

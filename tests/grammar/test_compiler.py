@@ -101,9 +101,9 @@ LONG = "x" * 100_000
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        ("json_schema", '{"type": "%s"}' % LONG),
-        ("json_schema", '{"%s": 1, "not": {}}' % LONG),
-        ("json_schema", '{"$ref": "#/%s"}' % LONG),
+        ("json_schema", f'{{"type": "{LONG}"}}'),
+        ("json_schema", f'{{"{LONG}": 1, "not": {{}}}}'),
+        ("json_schema", f'{{"$ref": "#/{LONG}"}}'),
         ("gbnf", f"root ::= {LONG}"),
         ("gbnf", f"root ::= {LONG}\n{LONG} ::= root"),
         ("lark", f"start: {LONG}"),
