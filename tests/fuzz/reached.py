@@ -1,7 +1,7 @@
 """Which blocks of the product an input enters: its modules are marked, block by block, as they are imported.
 
-Statements in a row are a block; it ends where control may part: at a branch, a loop, a `try`, a `with`. A mark costs
-some 40 ns, a tenth of what a tracer costs, and is the same in every Python.
+Statements in a row are a block; it ends where control may part: at a branch, a loop, a `try`, a `with`. Marks are
+the same in every Python, and cost a fraction of what a tracer does.
 """
 
 import ast

@@ -14,7 +14,7 @@ def planted() -> Target:
 
 def planted_ends() -> Target:
     """Inputs that take time or memory, or the process."""
-    return Target(run=planted_code.endure, seeds=[b"", b"l", b"m"], change=_one_byte, seconds=0.2, memory=64 << 20)
+    return Target(run=planted_code.endure, seeds=[b"", b"l", b"m"], change=_one_byte, seconds=0.5, memory=16 << 20)
 
 
 def planted_death() -> Target:
