@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from backend.pb import backend_pb2 as pb
+from backend.rpc.methods import answer_to
 from tests.e2e.http2 import END_HEADERS, HEADERS, PREFACE, SETTINGS, frame, header_block
 from tests.rpc.conftest import Worker, status_of
 
@@ -91,6 +92,21 @@ def test_a_header_that_is_not_utf8_is_not_in_the_log(scenario: Run, caplog: pyte
 
     scenario(test, token="secret")
     assert not [record for record in caplog.records if record.levelname == "ERROR" or "hush" in record.getMessage()]
+
+
+def test_a_write_that_fails_in_grpc_is_a_client_that_has_left_and_no_fault_of_ours(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A connection that breaks ends the write before the call is known to be cancelled."""
+
+    class Context:
+        def cancelled(self) -> bool:
+            return False
+
+    with pytest.raises(asyncio.CancelledError):
+        answer_to(grpc.aio.InternalError("ExecuteBatch"), Context())  # type: ignore[arg-type]
+    assert not caplog.records
+    assert answer_to(ValueError("x"), Context())[0] == CODES.INTERNAL  # type: ignore[arg-type]
 
 
 def test_a_message_over_the_limit_is_resource_exhausted_and_one_under_it_is_served(scenario: Run) -> None:
