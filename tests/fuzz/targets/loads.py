@@ -1,5 +1,6 @@
 """LoadModel of a real worker, of directories whose files are wrong somewhere."""
 
+import itertools
 import json
 import shutil
 import struct
@@ -40,9 +41,16 @@ def loads() -> Target:
     ]
     standing = Standing()
 
+    numbers = itertools.count()
+
     def run(data: bytes) -> None:
-        _write(root / "m", data, weights[8 + size :])
-        _load_and_use(standing, root / "m")
+        # Under a name of its own each time: the same load again is none.
+        directory = root / f"m{next(numbers)}"
+        try:
+            _write(directory, data, weights[8 + size :])
+            _load_and_use(standing, directory)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
         standing.look(checks=False)
 
     def close() -> None:
@@ -61,7 +69,6 @@ def loads() -> Target:
 
 
 def _write(folder: Path, data: bytes, body: bytes) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
     (folder / "1_Pooling").mkdir(parents=True)
     try:
         files: Any = json.loads(data)
