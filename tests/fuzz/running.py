@@ -18,7 +18,7 @@ from tests.fuzz.process import EVERY_SECONDS, read_note
 from tests.fuzz.reached import ROOT, Block, lines_of
 
 # Beyond what an input may take; imports and the seeds come before the first sign of life.
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 150.0
 MOST_DEATHS = 20
 
 

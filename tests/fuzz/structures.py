@@ -1,14 +1,19 @@
 """Changes of inputs that have a structure, so that what is behind its reader is met too: JSON, a header of it."""
 
+import copy
 import json
 import random
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 from tests.fuzz.changing import INTEGERS, MOST_BYTES, NUMBERS, ODD, Words, change_bytes, change_text
 
 # Of changes that do not look at the structure.
 BLIND_SHARE = 0.1
+# Of changes to a single value in an object of few, which a walk from the top seldom comes to.
+SETTING_SHARE = 0.3
+_FEW = 16
 _DEEP = (1, 1, 1, 64, 300)
 
 
@@ -20,9 +25,9 @@ def change_json(rng: random.Random, data: bytes, words: Words) -> bytes:
         return change_text(rng, data, words)
     if rng.random() < BLIND_SHARE:
         return change_text(rng, data, words)
-    for _ in range(1 + rng.randrange(3)):
-        value = _changed(rng, value, words, value)
     try:
+        for _ in range(1 + rng.randrange(3)):
+            value = _setting(rng, value, words) if rng.random() < SETTING_SHARE else _changed(rng, value, words, value)
         made = json.dumps(value, ensure_ascii=rng.random() < 0.5).encode("utf-8", "replace")
     except (ValueError, RecursionError):  # digits beyond Python's own limit
         made = b""
@@ -83,6 +88,25 @@ def _other(rng: random.Random, value: Any, words: Words, whole: Any) -> Any:
             return rng.choice((-value, value + 1, value * 8, value / 3 if abs(value) < 1e300 else 0, str(value)))
         case _:
             return _leaf(rng, words)
+
+
+def _setting(rng: random.Random, value: Any, words: Words) -> Any:
+    """A copy with another value for one key of a small object, each as likely as the next."""
+    value = copy.deepcopy(value)
+    settings = [(where, key) for where in _objects(value) if len(where) <= _FEW for key in where]
+    if settings:
+        where, key = rng.choice(settings)
+        old = where[key]
+        number = isinstance(old, int) and not isinstance(old, bool)
+        where[key] = rng.choice((0, -1, old + 1, -old, 2**31, 2**63)) if number else _other(rng, old, words, value)
+    return value
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _objects(inner)
 
 
 def _part(rng: random.Random, value: Any) -> Any:

@@ -106,7 +106,11 @@ def test_a_write_that_fails_in_grpc_is_a_client_that_has_left_and_no_fault_of_ou
     with pytest.raises(asyncio.CancelledError):
         answer_to(grpc.aio.InternalError("ExecuteBatch"), Context())  # type: ignore[arg-type]
     assert not caplog.records
-    assert answer_to(ValueError("x"), Context())[0] == CODES.INTERNAL  # type: ignore[arg-type]
+    panic = type("PanicException", (BaseException,), {})
+    for fault in (ValueError("x"), panic("what Rust's libraries raise, which is no Exception")):
+        assert answer_to(fault, Context())[0] == CODES.INTERNAL  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        answer_to(KeyboardInterrupt(), Context())  # type: ignore[arg-type]
 
 
 def test_a_message_over_the_limit_is_resource_exhausted_and_one_under_it_is_served(scenario: Run) -> None:

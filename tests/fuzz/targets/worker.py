@@ -70,7 +70,7 @@ def _target(seeds: list[bytes], change: Change) -> Target:
         standing.check()
         standing.close()
 
-    return Target(run=run, seeds=seeds, change=change, seconds=300.0, repeatable=False, close=close)
+    return Target(run=run, seeds=seeds, change=change, seconds=120.0, repeatable=False, close=close)
 
 
 def send(address: str, data: bytes) -> None:
