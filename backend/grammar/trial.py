@@ -42,7 +42,7 @@ class Refused:
     reason: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reason", bounded(self.reason, MAX_REASON))
+        object.__setattr__(self, "reason", bounded(" ".join(self.reason.split()), MAX_REASON))
 
     @property
     def lasting(self) -> bool:

@@ -51,6 +51,7 @@ REFUSED = [
     ("gbnf", 'x ::= "a"', r"no rule named 'root'"),
     ("gbnf", 'root ::= "a', r"column 10: is not closed"),
     ("gbnf", "root ::= [\\d]", r"escape '\\d' is not supported"),
+    ("gbnf", 'root ::= "\\\n"', r"escape '.* is not supported"),
     ("gbnf", 'root ::= "\\u12"', r"needs 4 hexadecimal digits"),
     ("gbnf", "root ::= []", r"empty character class"),
     ("gbnf", "root ::= [z-a]", r"range 'z' to 'a' is empty"),
