@@ -77,14 +77,24 @@ def test_the_oldest_of_too_many_files_go(files: ConversationFiles, monkeypatch: 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"last": 10**400}, {"last": "1e999"}, {"last": None}, {"tenant": "\ud800"}, {"key": 7}, {"namespace": "\udfff"}],
+    [
+        {"key": "x" * 300},
+        {"key": "../../x"},
+        {"key": "AB" * 16},
+        {"last": 10**400},
+        {"last": "1e999"},
+        {"last": None},
+        {"tenant": "\ud800"},
+        {"key": 7},
+        {"namespace": "\udfff"},
+    ],
     ids=str,
 )
 def test_one_with_a_right_hash_that_nobody_here_wrote_is_left_out(
     files: ConversationFiles, tmp_path: Path, wrong: dict[str, object]
 ) -> None:
     """The hash has no key. None of these may raise where a load reads them, or later where one is hashed or sent."""
-    body = {"namespace": "model", "tenant": "t", "key": "k", "branches": [], "last": 1.0} | wrong
+    body = {"namespace": "model", "tenant": "t", "key": "ab" * 16, "branches": [], "last": 1.0} | wrong
     told = json.dumps(body | {"check": digest(json.dumps(body, sort_keys=True))})
     files.write("model", kept(files, "a", 1.0))
     (tmp_path / "conversations" / "made.json").write_text(told)

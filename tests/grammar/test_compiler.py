@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -111,7 +112,7 @@ LONG = "x" * 100_000
         ("regex", f"(?P<{LONG}>"),
     ],
 )
-def test_a_refusal_is_short_however_long_what_it_names_is(compiler: GrammarCompiler, kind, text) -> None:
+def test_a_refusal_is_short_however_long_what_it_names_is(compiler: GrammarCompiler, kind: Any, text: str) -> None:
     """Hundreds of them are remembered."""
     with pytest.raises(InvalidRequest) as refusal:
         compiler.compile(Grammar(kind=kind, text=text))

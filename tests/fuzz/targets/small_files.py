@@ -10,6 +10,7 @@ from backend.core.reports import PrefixFacts
 from backend.engine.conversation_files import ConversationFiles, KeptConversation
 from backend.engine.name_files import KeptName, NameFiles
 from backend.engine.small_files import _check as check_of
+from backend.engine.small_files import digest
 from backend.translate.prefixes import named_prefix
 from tests.fuzz.structures import change_json
 from tests.fuzz.target import Target
@@ -26,7 +27,7 @@ def small_files() -> Target:
 
 def _seeds(root: Path) -> list[bytes]:
     NameFiles(root).write("m", KeptName("t", "n", _TOKENS, 1.5))
-    ConversationFiles(root, str).write("m", KeptConversation("t", "k", (_TOKENS, _TOKENS), 2.5))
+    ConversationFiles(root, digest).write("m", KeptConversation("t", digest("k"), (_TOKENS, _TOKENS), 2.5))
     files = sorted(root.glob("*/*.json"))
     bodies = [file.read_bytes() for file in files]
     for file in files:
@@ -44,7 +45,7 @@ def _read(root: Path, data: bytes) -> None:
         pass
     for folder in ("names", "conversations"):
         (root / folder / "x.json").write_bytes(data)
-    names, conversations = NameFiles(root), ConversationFiles(root, str)
+    names, conversations = NameFiles(root), ConversationFiles(root, digest)
     for files in (names, conversations):
         files.read()
         files.known("m")
