@@ -166,4 +166,6 @@ def _late(number: int, frame: FrameType | None) -> NoReturn:
 def _bytes() -> tuple[int, int]:
     """What the process has resident, and the most that it had; the latter begins with its parent's."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
-    return resident_bytes(os.getpid()) or peak, peak
+    # Elsewhere a question to ps(1), which would take longer than an input.
+    resident = resident_bytes(os.getpid()) if sys.platform == "linux" else None
+    return resident or peak, peak
