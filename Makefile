@@ -15,9 +15,10 @@ PYTEST_ARGS ?=
 PYTEST_PROCESSES ?= 2
 BENCH_ARGS ?=
 CHECK_ARGS ?=
+FUZZ_ARGS ?=
 
 .PHONY: help setup setup-dev setup-cuda proto lock demo run device-check test test-pythons check format lint types imports \
-	proto-fresh coverage slow exhaustive device-batch bench models-table package sbom audit go-proto grpcurl clean
+	proto-fresh coverage slow exhaustive fuzz device-batch bench models-table package sbom audit go-proto grpcurl clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -107,6 +108,9 @@ slow: setup-dev
 exhaustive: setup-dev  ## Run what no gate waits for: every case of what other tests sample (some 15 minutes)
 	$(BIN)/python -m pytest -m exhaustive -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 	$(BIN)/python -m pytest --every-cut -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS) tests/output tests/grammar/test_forced_calls.py
+
+fuzz: setup-dev  ## Change inputs at random towards code that none has reached, for an hour; FUZZ_ARGS are added
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 # The batch for GPUs on this machine's processor, in everything that runs a model.
 device-batch: setup-dev

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed, WorkerError
+from backend.core.panics import is_panic
 from backend.core.silence import Silence
 from backend.engine.loading.failures import one_line
 
@@ -112,8 +113,9 @@ def in_thread(name: str, work: Callable[[], T]) -> "asyncio.Future[T]":
         try:
             result = work()
         except BaseException as caught:  # noqa: BLE001  the waiter's, whatever it is
-            # Code of a checkpoint that ends the process would end the loop from here.
-            error = ModelLoadFailed(one_line(caught)) if isinstance(caught, SystemExit) else caught
+            # Code of a checkpoint that ends the process would end the loop from here; a panic would end nobody's wait.
+            foreign = isinstance(caught, SystemExit) or is_panic(caught)
+            error = ModelLoadFailed(one_line(caught)) if foreign else caught
         # A loop that is closed has no waiter.
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, result, error)

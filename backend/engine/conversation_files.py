@@ -1,6 +1,7 @@
 """What outlives the process of conversations that have an id: what each left in the cache, and when. Any thread; every
 call but `key` and `known` may wait for the disk."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.engine.small_files import SmallFiles, as_text, as_tokens, digest
+from backend.engine.small_files import SmallFiles, as_text, as_tokens, digest, seconds_of, text_of
 
 FOLDER = "conversations"
 MAX_BYTES = 64 << 20
 # Of all models. Those of one that is never loaded again would stay for ever.
 MOST_FILES = 4096
+_KEY = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +39,8 @@ class ConversationFiles:
     """Files below `DIRECTORY/conversations`, one each.
 
     Args:
-        label: Makes a keyed hash of a text: ids are short enough to be guessed from one without a key.
+        label: Makes a keyed hash of a text, 32 hexadecimal digits: ids are short enough to be guessed from one without
+            a key.
     """
 
     def __init__(self, directory: Path, label: Callable[[str], str]) -> None:
@@ -106,7 +109,8 @@ def _file(namespace: str, key: str) -> str:
 
 
 def _parsed(body: dict[str, Any]) -> tuple[str, KeptConversation]:
+    namespace, tenant, key = (text_of(body, name) for name in ("namespace", "tenant", "key"))
+    if not _KEY.fullmatch(key):  # it becomes part of a path again
+        raise ValueError("not what was written")
     branches = tuple(as_tokens(branch) for branch in body["branches"])
-    return str(body["namespace"]), KeptConversation(
-        str(body["tenant"]), str(body["key"]), branches, float(body["last"])
-    )
+    return namespace, KeptConversation(tenant, key, branches, seconds_of(body, "last"))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.engine.small_files import SmallFiles, as_text, as_tokens, digest
+from backend.engine.small_files import SmallFiles, as_text, as_tokens, digest, seconds_of, text_of
 
 FOLDER = "names"
 MAX_BYTES = 16 << 20
@@ -85,5 +85,5 @@ def _file(namespace: str, tenant: str, name: str) -> str:
 
 
 def _parsed(body: dict[str, Any]) -> tuple[str, KeptName]:
-    tokens = as_tokens(body["tokens"])
-    return str(body["namespace"]), KeptName(str(body["tenant"]), str(body["name"]), tokens, float(body["made_at"]))
+    namespace, tenant, name = (text_of(body, key) for key in ("namespace", "tenant", "name"))
+    return namespace, KeptName(tenant, name, as_tokens(body["tokens"]), seconds_of(body, "made_at"))

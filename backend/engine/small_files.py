@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 import logging
+import math
 import os
 import secrets
 import time
@@ -17,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.core.logline import logline
+from backend.core.utf8 import is_unicode
 
 log = logging.getLogger(__name__)
 
 _TEMPORARY = ".tmp"
 # JSON that is no object has neither keys nor `pop`.
-_NOT_WHOLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_NOT_WHOLE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 T = TypeVar("T")
 
@@ -97,7 +99,9 @@ class SmallFiles:
             for path in self._paths():
                 path.unlink(missing_ok=True)
             return
-        for name, (namespace, tenant) in self.parsed(lambda body: (str(body["namespace"]), str(body["tenant"]))):
+        for name, (namespace, tenant) in self.parsed(
+            lambda body: (text_of(body, "namespace"), text_of(body, "tenant"))
+        ):
             if which(namespace, tenant):
                 self.remove(name)
 
@@ -123,6 +127,22 @@ class SmallFiles:
 def digest(text: str) -> str:
     """32 hexadecimal digits, for what must not be part of a path itself."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def text_of(body: dict[str, Any], key: str) -> str:
+    """A text of a file. JSON may have surrogates, which neither hashes nor the wire take: those are no text of ours."""
+    text = body[key]
+    if not isinstance(text, str) or not is_unicode(text):
+        raise ValueError("not what was written")
+    return text
+
+
+def seconds_of(body: dict[str, Any], key: str) -> float:
+    """A point in time of a file, in seconds since the epoch."""
+    seconds = float(body[key])
+    if not math.isfinite(seconds):
+        raise ValueError("not what was written")
+    return seconds
 
 
 def as_text(tokens: NDArray[np.int32]) -> str:

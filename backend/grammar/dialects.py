@@ -38,9 +38,16 @@ def to_lark(grammar: Grammar, *, finest: bool = False) -> str:
             return _with_options(grammar.text)
 
 
-def json_rule(schema: dict[str, Any]) -> str:
-    """A Lark expression for JSON that fits a schema."""
-    options = {**_WHITESPACE, **schema.get("x-guidance", {})}
+def json_rule(schema: dict[str, Any], field: str = "Grammar") -> str:
+    """A Lark expression for JSON that fits a schema.
+
+    Raises:
+        InvalidRequest: Its `x-guidance` is no object; names the field.
+    """
+    guidance = schema.get("x-guidance", {})
+    if not isinstance(guidance, dict):
+        raise InvalidRequest(field, "JSON schema: x-guidance must be an object")
+    options = {**_WHITESPACE, **guidance}
     if options.get("whitespace_flexible") is False:
         options.pop("whitespace_pattern")
     return "%json " + json.dumps({**schema, "x-guidance": options})
@@ -69,8 +76,6 @@ def _schema(text: str) -> dict[str, Any]:
         return {}
     if not isinstance(schema, dict):
         raise InvalidRequest("Grammar", "JSON schema: must be an object or true")
-    if not isinstance(schema.get("x-guidance", {}), dict):
-        raise InvalidRequest("Grammar", "JSON schema: x-guidance must be an object")
     return schema
 
 

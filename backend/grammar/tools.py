@@ -46,7 +46,7 @@ def tool_grammar(
         special: Control tokens by text; markers among them are matched as those tokens.
 
     Raises:
-        InvalidRequest: The function chosen is not among the tools, or there are none.
+        InvalidRequest: The function chosen is not among the tools, or there are none; or a schema is none.
     """
     if choice.mode == "none" or (choice.mode == "auto" and not strict):
         return None
@@ -110,7 +110,7 @@ class _Lark:
             case Fixed():
                 return literal(part.text, self._special)
             case JsonValue():
-                return [self._rule("json", json_rule(dict(part.schema)))]
+                return [self._rule("json", json_rule(dict(part.schema), "Tools"))]
             case FreeText():
                 return self._free_text(part)
             case Either():

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from backend.core.constraint import OVER_LIMIT
 from backend.core.errors import InternalFault, InvalidRequest, Overloaded, WorkerError
+from backend.core.logline import bounded
 from backend.core.request import Grammar
 from backend.grammar.dialects import to_lark
 from backend.grammar.llguidance_engine import GuidanceCompiler, GuidanceError, GuidanceLimit, GuidancePanic, Matcher
@@ -17,6 +18,7 @@ from backend.grammar.llguidance_engine import GuidanceCompiler, GuidanceError, G
 Failure = Literal["wrong", "dear", "late", "busy", "fault"]
 
 MAX_LARK_BYTES = 16 << 20
+MAX_REASON = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,13 @@ class Passed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A grammar that is not taken, and why, in one line."""
+    """A grammar that is not taken, and why, in one line: short, for it is remembered, and names may be in it."""
 
     failure: Failure
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", bounded(" ".join(self.reason.split()), MAX_REASON))
 
     @property
     def lasting(self) -> bool:

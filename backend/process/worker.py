@@ -1,4 +1,4 @@
-"""The life of the worker: listen, serve, and stop for one of four reasons."""
+"""The life of the worker: listen, serve, and stop for one of five reasons."""
 
 import asyncio
 import logging
@@ -90,7 +90,7 @@ class Worker:
         self._take_signals()
         engine.start()
         log.info(logline("ready", address=address, pid=os.getpid()))
-        ending = await self._first_ending(engine)
+        ending = await self._first_ending(engine, server)
         log.info(logline("stopping", code=int(ending.code), reason=ending.sentence))
         await self._stop(server, engine, ending)
         if metrics is not None:
@@ -113,8 +113,9 @@ class Worker:
         else:
             self._signalled.set_result(number)
 
-    async def _first_ending(self, engine: EngineApi) -> Ending:
-        tasks = [asyncio.create_task(ending) for ending in (self._on_signal(), self._on_death(engine))]
+    async def _first_ending(self, engine: EngineApi, server: WorkerServer) -> Ending:
+        endings = (self._on_signal(), self._on_death(engine), self._on_server_end(server))
+        tasks = [asyncio.create_task(ending) for ending in endings]
         if self._settings.server.parent_watch_s is not None:
             tasks.append(asyncio.create_task(self._on_orphaned(self._settings.server.parent_watch_s)))
         try:
@@ -130,6 +131,10 @@ class Worker:
 
     async def _on_death(self, engine: EngineApi) -> Ending:
         return Ending(ExitCode.ENGINE_DEAD, await engine.died())
+
+    async def _on_server_end(self, server: WorkerServer) -> Ending:
+        # A process that lives and listens no more would be taken for one that serves.
+        return Ending(ExitCode.FAULT, await server.ended())
 
     async def _on_orphaned(self, interval_s: float) -> Ending:
         await parent_gone(interval_s, parent=self._parent)

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, Message
 
 from backend.core.errors import InternalFault, InvalidRequest, WorkerError
 from backend.core.logline import logline
+from backend.core.panics import is_panic
 from backend.rpc.calls import CallCounts
 from backend.rpc.gate import Gate
 from backend.rpc.off_loop import OffLoop
@@ -79,7 +80,7 @@ class Handlers:
                     reply = await method(await receive(self.off_loop, kind, data), context)
                 ended = grpc.StatusCode.OK
                 return reply
-            except Exception as error:  # noqa: BLE001 (the edge: every error is answered)
+            except BaseException as error:  # noqa: BLE001 (the edge: every error is answered)
                 code, details = answer_to(error, context)
                 ended = code
             finally:
@@ -103,7 +104,7 @@ class Handlers:
                     await write_all(method(await receive(self.off_loop, kind, data), context), context)
                 ended = grpc.StatusCode.OK
                 return
-            except Exception as error:  # noqa: BLE001
+            except BaseException as error:  # noqa: BLE001
                 code, details = answer_to(error, context)
                 ended = code
             finally:
@@ -122,14 +123,17 @@ async def write_all(replies: AsyncGenerator[Message], context: Context) -> None:
             await context.write(reply)
 
 
-def answer_to(error: Exception, context: Context) -> tuple[grpc.StatusCode, str]:
+def answer_to(error: BaseException, context: Context) -> tuple[grpc.StatusCode, str]:
     """The status that ends a call with this error.
 
     Raises:
         asyncio.CancelledError: Nobody is left to be told.
+        BaseException: The error, where it means that all work here is to end.
     """
-    if context.cancelled():
-        # A write that a leaving client ended may raise gRPC's own error.
+    if not isinstance(error, Exception) and not is_panic(error):
+        raise error
+    # A write that a leaving client ended may raise gRPC's own error, and before the call is known to be cancelled.
+    if context.cancelled() or isinstance(error, grpc.aio.InternalError):
         raise asyncio.CancelledError
     if not isinstance(error, WorkerError):
         fault = uuid.uuid4().hex

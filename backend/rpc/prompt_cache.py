@@ -1,15 +1,14 @@
 """The service `backend.PromptCache`: named prefixes, and what the prompt cache holds."""
 
 import time
+from collections.abc import Mapping
 from typing import Final
-
-import grpc
 
 from backend.core.errors import InvalidRequest, ModelNotLoaded
 from backend.pb import backend_pb2 as pb
 from backend.rpc.engine_api import EngineApi
 from backend.rpc.identity import request_id_of
-from backend.rpc.methods import Context, Handlers, Received
+from backend.rpc.methods import Context, Handler, Handlers, Received
 from backend.rpc.off_loop import OffLoop
 from backend.translate import prefixes
 from backend.translate.cache_scope import checked_name, tenant_of
@@ -25,18 +24,15 @@ class PromptCacheService:
         self._engine = engine
         self._off_loop = off_loop
 
-    def handlers(self, make: Handlers) -> grpc.GenericRpcHandler:
-        """All methods, ready to be registered."""
-        return grpc.method_handlers_generic_handler(
-            PROMPT_CACHE_SERVICE,
-            {
-                "Create": make.unary("PromptCache.Create", pb.CreatePrefixRequest, self.create),
-                "List": make.unary("PromptCache.List", pb.ListPrefixesRequest, self.list_all),
-                "Delete": make.unary("PromptCache.Delete", pb.DeletePrefixRequest, self.delete),
-                "Clear": make.unary("PromptCache.Clear", pb.ClearPromptCacheRequest, self.clear),
-                "Stats": make.unary("PromptCache.Stats", pb.PromptCacheStatsRequest, self.stats),
-            },
-        )
+    def handlers(self, make: Handlers) -> Mapping[str, Handler]:
+        """All methods by name, ready to be registered."""
+        return {
+            "Create": make.unary("PromptCache.Create", pb.CreatePrefixRequest, self.create),
+            "List": make.unary("PromptCache.List", pb.ListPrefixesRequest, self.list_all),
+            "Delete": make.unary("PromptCache.Delete", pb.DeletePrefixRequest, self.delete),
+            "Clear": make.unary("PromptCache.Clear", pb.ClearPromptCacheRequest, self.clear),
+            "Stats": make.unary("PromptCache.Stats", pb.PromptCacheStatsRequest, self.stats),
+        }
 
     async def create(self, request: Received[pb.CreatePrefixRequest], context: Context) -> pb.NamedPrefix:
         """Prefill a prefix and keep it under its name."""

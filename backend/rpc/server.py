@@ -16,6 +16,7 @@ from backend.rpc.auth import TokenInterceptor
 from backend.rpc.calls import CallCounts
 from backend.rpc.engine_api import EngineApi
 from backend.rpc.gate import Gate
+from backend.rpc.grpc_server import grpc_server
 from backend.rpc.methods import Handlers
 from backend.rpc.off_loop import OffLoop
 from backend.rpc.prompt_cache import PROMPT_CACHE_SERVICE, PromptCacheService
@@ -63,11 +64,10 @@ class WorkerServer:
         self._check_tls()
         self._check_exposure()
         interceptors = [TokenInterceptor(self._config.token, self.calls.unauthenticated)] if self._config.token else []
-        server = grpc.aio.server(interceptors=interceptors, options=_options(self._config))
+        server = grpc_server(interceptors, _options(self._config))
         make = Handlers(self._gate, self._off_loop, self.calls)
-        server.add_generic_rpc_handlers(
-            (self._backend.handlers(make), self._prompt_cache.handlers(make), self._info.handlers(make))
-        )
+        for name, service in zip(_SERVICES, (self._backend, self._info, self._prompt_cache), strict=True):
+            server.add_registered_method_handlers(name, dict(service.handlers(make)))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._reflects():
             names = (*_SERVICES, _HEALTH_SERVICE, reflection.SERVICE_NAME)
@@ -99,6 +99,18 @@ class WorkerServer:
         self._off_loop.close()
         if self._claim is not None:
             self._claim.release()
+
+    async def ended(self) -> str:
+        """Why gRPC's own server has ended without having been told to; waits for it."""
+        assert self._server is not None
+        # Whoever is cancelled in there takes the future along that `stop` waits for.
+        waiting = asyncio.create_task(self._server.wait_for_termination())
+        try:
+            await asyncio.shield(waiting)
+        except Exception as error:
+            log.debug("server", exc_info=error)
+            return f"gRPC's server has ended: {type(error).__name__}"
+        return "gRPC's server has ended"
 
     @property
     def running_calls(self) -> int:

@@ -4,8 +4,6 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
-import grpc
-
 from backend.config import ModelConfig
 from backend.core.errors import InvalidRequest, ModelLoadFailed, ModelNotLoaded, WorkerUnavailable
 from backend.core.logline import logline
@@ -15,7 +13,7 @@ from backend.pb import backend_pb2 as pb
 from backend.rpc.answers import Answers
 from backend.rpc.engine_api import EngineApi
 from backend.rpc.identity import check_identity
-from backend.rpc.methods import Context, Handlers, Received
+from backend.rpc.methods import Context, Handler, Handlers, Received
 from backend.rpc.off_loop import OffLoop
 from backend.rpc.pooled import PooledMethods
 from backend.rpc.status import one_line
@@ -48,27 +46,24 @@ class BackendService:
         self._answers = Answers(engine, off_loop)
         self._pooled = PooledMethods(engine, off_loop)
 
-    def handlers(self, make: Handlers) -> grpc.GenericRpcHandler:
-        """All methods, ready to be registered."""
+    def handlers(self, make: Handlers) -> Mapping[str, Handler]:
+        """All methods by name, ready to be registered."""
         predict = pb.PredictOptions
-        return grpc.method_handlers_generic_handler(
-            BACKEND_SERVICE,
-            {
-                "Health": make.unary("Backend.Health", pb.HealthMessage, self.health),
-                "Free": make.unary("Backend.Free", pb.HealthMessage, self.free),
-                "Predict": make.unary("Backend.Predict", predict, self._answers.whole),
-                "LoadModel": make.unary("Backend.LoadModel", pb.ModelOptions, self.load_model),
-                "PredictStream": make.stream("Backend.PredictStream", predict, self._answers.pieces),
-                "Embedding": make.unary("Backend.Embedding", predict, self._pooled.embedding),
-                "TokenizeString": make.unary("Backend.TokenizeString", predict, self.tokenize_string),
-                "Detokenize": make.unary("Backend.Detokenize", pb.DetokenizeRequest, self.detokenize),
-                "Status": make.unary("Backend.Status", pb.HealthMessage, self.status),
-                "Rerank": make.unary("Backend.Rerank", pb.RerankRequest, self._pooled.rerank),
-                "Score": make.unary("Backend.Score", pb.ScoreRequest, self._pooled.score),
-                "GetMetrics": make.unary("Backend.GetMetrics", pb.MetricsRequest, self.get_metrics),
-                "ModelMetadata": make.unary("Backend.ModelMetadata", pb.ModelOptions, self.model_metadata),
-            },
-        )
+        return {
+            "Health": make.unary("Backend.Health", pb.HealthMessage, self.health),
+            "Free": make.unary("Backend.Free", pb.HealthMessage, self.free),
+            "Predict": make.unary("Backend.Predict", predict, self._answers.whole),
+            "LoadModel": make.unary("Backend.LoadModel", pb.ModelOptions, self.load_model),
+            "PredictStream": make.stream("Backend.PredictStream", predict, self._answers.pieces),
+            "Embedding": make.unary("Backend.Embedding", predict, self._pooled.embedding),
+            "TokenizeString": make.unary("Backend.TokenizeString", predict, self.tokenize_string),
+            "Detokenize": make.unary("Backend.Detokenize", pb.DetokenizeRequest, self.detokenize),
+            "Status": make.unary("Backend.Status", pb.HealthMessage, self.status),
+            "Rerank": make.unary("Backend.Rerank", pb.RerankRequest, self._pooled.rerank),
+            "Score": make.unary("Backend.Score", pb.ScoreRequest, self._pooled.score),
+            "GetMetrics": make.unary("Backend.GetMetrics", pb.MetricsRequest, self.get_metrics),
+            "ModelMetadata": make.unary("Backend.ModelMetadata", pb.ModelOptions, self.model_metadata),
+        }
 
     async def health(self, request: Received[pb.HealthMessage], context: Context) -> pb.Reply:
         """`OK` and nothing else, or UNAVAILABLE: hosts compare the text."""
@@ -163,10 +158,9 @@ class InfoService:
     def __init__(self, engine: EngineApi) -> None:
         self._engine = engine
 
-    def handlers(self, make: Handlers) -> grpc.GenericRpcHandler:
-        """All methods, ready to be registered."""
-        get = make.unary("Info.Get", pb.InfoRequest, self.get)
-        return grpc.method_handlers_generic_handler(INFO_SERVICE, {"Get": get})
+    def handlers(self, make: Handlers) -> Mapping[str, Handler]:
+        """All methods by name, ready to be registered."""
+        return {"Get": make.unary("Info.Get", pb.InfoRequest, self.get)}
 
     async def get(self, request: Received[pb.InfoRequest], context: Context) -> pb.InfoResponse:
         """Everything there is to know."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc._cython import cygrpc
 
 Handler = Callable[[bytes, Any], Awaitable[Any]]
 METHOD = "/test.Service/Method"
@@ -175,3 +176,8 @@ def test_a_message_over_the_limit_is_refused_before_the_handler() -> None:
         assert (error.code(), calls) == (grpc.StatusCode.RESOURCE_EXHAUSTED, [])
 
     asyncio.run(run())
+
+
+def test_a_failed_write_has_an_error_with_a_public_name() -> None:
+    """What `backend.rpc.methods` takes for a client that has left; `ExecuteBatchError` itself has none."""
+    assert issubclass(vars(cygrpc)["ExecuteBatchError"], grpc.aio.InternalError)

@@ -16,8 +16,8 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
 
 
-def header_block(path: str) -> bytes:
-    """The headers of a gRPC call, each as a literal that enters no table."""
+def header_block(path: str, **others: str) -> bytes:
+    """The headers of a gRPC call, each as a literal that enters no table; surrogates in them stand for bytes."""
     headers = {
         ":method": "POST",
         ":scheme": "http",
@@ -25,14 +25,16 @@ def header_block(path: str) -> bytes:
         ":authority": "localhost",
         "te": "trailers",
         "content-type": "application/grpc",
+        **others,
     }
     literal = (b"\x00" + _text(name) + _text(value) for name, value in headers.items())
     return b"".join(literal)
 
 
 def _text(value: str) -> bytes:
-    assert len(value) < 127, "longer ones need a second byte for their length"
-    return bytes((len(value),)) + value.encode()
+    data = value.encode("utf-8", "surrogateescape")
+    assert len(data) < 127, "longer ones need a second byte for their length"
+    return bytes((len(data),)) + data
 
 
 def open_and_reset(address: str, path: str, calls: int) -> None:

@@ -1,5 +1,6 @@
 """The files of conversations: what they tell a later process, and what they do not tell anybody."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from backend.engine import conversation_files
 from backend.engine.conversation_files import ConversationFiles, KeptConversation
+from backend.engine.small_files import digest
 
 
 def upside_down(text: str) -> str:
@@ -71,6 +73,33 @@ def test_the_oldest_of_too_many_files_go(files: ConversationFiles, monkeypatch: 
     for last in (3.0, 1.0, 2.0):
         files.write("model", kept(files, str(last), last))
     assert known(files, "model") == known(files, "model") == [2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"key": "x" * 300},
+        {"key": "../../x"},
+        {"key": "AB" * 16},
+        {"last": 10**400},
+        {"last": "1e999"},
+        {"last": None},
+        {"tenant": "\ud800"},
+        {"key": 7},
+        {"namespace": "\udfff"},
+    ],
+    ids=str,
+)
+def test_one_with_a_right_hash_that_nobody_here_wrote_is_left_out(
+    files: ConversationFiles, tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    """The hash has no key. None of these may raise where a load reads them, or later where one is hashed or sent."""
+    body = {"namespace": "model", "tenant": "t", "key": "ab" * 16, "branches": [], "last": 1.0} | wrong
+    told = json.dumps(body | {"check": digest(json.dumps(body, sort_keys=True))})
+    files.write("model", kept(files, "a", 1.0))
+    (tmp_path / "conversations" / "made.json").write_text(told)
+    assert known(files, "model") == [1.0]
+    assert list(files.bad()) == [("conversations/made.json", "not what was written")]
 
 
 def test_one_that_is_not_whole_is_left_out_and_named(files: ConversationFiles, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from backend.config import CacheConfig, EngineConfig
 from backend.core.errors import InternalFault, ModelLoadFailed
@@ -130,6 +131,63 @@ def test_a_models_own_caches_that_end_their_process_cost_requests_and_not_the_en
     with_engine(config, body)
 
 
+def panic() -> BaseException:
+    """One of tokenizers' own, as no class of ours could be."""
+    with pytest.raises(BaseException, match="precompiled_charsmap") as raised:
+        Tokenizer.from_str(json.dumps(PANICS))
+    assert not isinstance(raised.value, Exception)
+    return raised.value
+
+
+PANICS = {
+    "version": "1.0",
+    "added_tokens": [],
+    "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+    "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": PANICS["normalizer"]},
+        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+        {"decoder": {"type": "Strip", "content": "a", "start": 10**9, "stop": 10**9}},
+    ],
+    ids=["when it is read", "when it encodes", "when it decodes"],
+)
+def test_a_tokenizer_whose_library_panics_fails_the_load_and_the_next_load_works(
+    path: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """Such a load was never answered: what pyo3 raises is no `Exception`."""
+    broken = write_model(tmp_path / "broken", "qwen3")
+    tokenizer = json.loads((broken / "tokenizer.json").read_text())
+    (broken / "tokenizer.json").write_text(json.dumps(tokenizer | change))
+
+    async def body(handle: EngineHandle) -> None:
+        with pytest.raises(ModelLoadFailed):
+            await asyncio.wait_for(handle.load(model_config(broken)), 60)
+        await handle.load(model_config(path))
+        assert (await read(handle, request("still here", n=4))).error is None
+
+    with_engine(None, body)
+
+
+def test_a_tokenizer_that_panics_at_a_request_is_an_error_of_the_request_alone() -> None:
+    class Panicking:
+        bos_token = None
+
+        def encode(self, text: str, **_: object) -> list[int]:
+            raise panic()
+
+    with pytest.raises(RuntimeError, match="failed in itself"):
+        TextEncoder(Panicking()).encode("text", add_special_tokens=True)
+    table = object.__new__(TokenTable)
+    vars(table)["_decode"] = Panicking().encode
+    with pytest.raises(RuntimeError, match="failed in itself"):
+        table.decode([1])
+
+
 class ExitingTokenizer:
     """A tokenizer of a checkpoint's own that ends its process."""
 
@@ -143,6 +201,6 @@ def test_a_tokenizer_that_ends_its_process_is_an_error_of_the_request_alone() ->
     with pytest.raises(RuntimeError, match="wants to end the process"):
         TextEncoder(ExitingTokenizer()).encode("text", add_special_tokens=True)
     table = object.__new__(TokenTable)
-    table._decode = ExitingTokenizer().encode
+    vars(table)["_decode"] = ExitingTokenizer().encode
     with pytest.raises(RuntimeError, match="wants to end the process"):
         table.decode([1])

@@ -1,11 +1,13 @@
 """The files of names, as whoever tidies the directory has them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from backend.engine.name_files import KeptName, NameFiles
+from backend.engine.small_files import digest
 
 
 def kept(name: str, made_at: float) -> KeptName:
@@ -32,3 +34,15 @@ def test_a_file_that_is_not_whole_is_left_out_and_named(tmp_path: Path, content:
     files.read()
     assert [one.name for _, one in files.everything()] == ["a"]
     assert list(files.bad()) == [("names/broken.json", "not what was written")]
+
+
+@pytest.mark.parametrize("wrong", [{"made_at": 10**400}, {"name": "\ud800"}, {"tenant": 1.5}], ids=str)
+def test_a_file_with_a_right_hash_that_nobody_here_wrote_is_left_out(tmp_path: Path, wrong: dict[str, object]) -> None:
+    body = {"namespace": "one", "tenant": "", "name": "n", "made_at": 1.0, "tokens": ""} | wrong
+    files = NameFiles(tmp_path)
+    files.write("one", kept("a", 1.0))
+    told = json.dumps(body | {"check": digest(json.dumps(body, sort_keys=True))})
+    (tmp_path / "names" / "made.json").write_text(told)
+    files.read()
+    assert [one.name for _, one in files.everything()] == ["a"]
+    assert list(files.bad()) == [("names/made.json", "not what was written")]

@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,7 @@ REFUSED = [
     ("gbnf", 'x ::= "a"', r"no rule named 'root'"),
     ("gbnf", 'root ::= "a', r"column 10: is not closed"),
     ("gbnf", "root ::= [\\d]", r"escape '\\d' is not supported"),
+    ("gbnf", 'root ::= "\\\n"', r"escape '.* is not supported"),
     ("gbnf", 'root ::= "\\u12"', r"needs 4 hexadecimal digits"),
     ("gbnf", "root ::= []", r"empty character class"),
     ("gbnf", "root ::= [z-a]", r"range 'z' to 'a' is empty"),
@@ -93,6 +95,28 @@ def test_a_grammar_that_cannot_be_used_is_refused_with_its_reason(
     assert re.search(reason, refusal.value.message), refusal.value.message
     assert "\n" not in refusal.value.message
     assert len(refusal.value.message) < 400
+
+
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("json_schema", f'{{"type": "{LONG}"}}'),
+        ("json_schema", f'{{"{LONG}": 1, "not": {{}}}}'),
+        ("json_schema", f'{{"$ref": "#/{LONG}"}}'),
+        ("gbnf", f"root ::= {LONG}"),
+        ("gbnf", f"root ::= {LONG}\n{LONG} ::= root"),
+        ("lark", f"start: {LONG}"),
+        ("regex", f"(?P<{LONG}>"),
+    ],
+)
+def test_a_refusal_is_short_however_long_what_it_names_is(compiler: GrammarCompiler, kind: Any, text: str) -> None:
+    """Hundreds of them are remembered."""
+    with pytest.raises(InvalidRequest) as refusal:
+        compiler.compile(Grammar(kind=kind, text=text))
+    assert "\n" not in refusal.value.message and len(refusal.value.message) < 500
 
 
 EXPLODING = {

@@ -51,6 +51,13 @@ def test_required_takes_any_tool_with_arguments_that_fit(compiler: GrammarCompil
     assert not accepts(compiled.constraint(), "I would rather not.")
 
 
+@pytest.mark.parametrize("guidance", ["text", None, [], 3, True])
+def test_a_schema_whose_x_guidance_is_no_object_is_the_tools_fault(guidance: object) -> None:
+    with pytest.raises(InvalidRequest, match="x-guidance must be an object") as refused:
+        tool_grammar([hermes("count", {**COUNT, "x-guidance": guidance})], REQUIRED)
+    assert refused.value.field == "Tools"
+
+
 def test_a_named_function_takes_only_that_one(compiler: GrammarCompiler) -> None:
     found = tool_grammar(FORMS, ToolChoice(mode="function", function="count"))
     assert found is not None

@@ -1,5 +1,6 @@
 """A spawned worker with a scripted engine: ready, signals, exit codes, the parent."""
 
+import contextlib
 import os
 import re
 import signal
@@ -74,6 +75,14 @@ def test_a_dead_engine_ends_the_process_with_a_clear_last_line() -> None:
     with spawned() as worker, worker.client() as backend:
         backend.Predict(pb.PredictOptions(Prompt="die"), timeout=PATIENCE)
         assert worker.end() == (ExitCode.ENGINE_DEAD, "mlx-worker: the engine thread died: told to")
+
+
+def test_a_server_that_has_ended_by_itself_ends_the_process() -> None:
+    """Alive without a port, it would be taken for one that serves."""
+    with spawned() as worker, worker.client() as backend:
+        with contextlib.suppress(grpc.RpcError):
+            backend.Predict(pb.PredictOptions(Prompt="deaf"), timeout=PATIENCE)
+        assert worker.end() == (ExitCode.FAULT, "mlx-worker: gRPC's server has ended")
 
 
 def test_a_port_in_use_ends_it_before_ready() -> None:

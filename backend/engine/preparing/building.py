@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed, WorkerError
+from backend.core.panics import is_panic
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.preparing.constraining import GrammarChoice
 from backend.engine.preparing.facts import LoadedFacts
@@ -33,7 +34,9 @@ def build_preparer(config: ModelConfig, facts: LoadedFacts, tokenizer: Any, prep
         except WorkerError:
             raise
         # A checkpoint's own tokenizer may raise anything, and LoadModel owes an answer.
-        except FOREIGN as error:
+        except BaseException as error:
+            if not isinstance(error, FOREIGN) and not is_panic(error):
+                raise
             log.debug("load", exc_info=error)
             reason = str(error).splitlines()[0] if str(error) else ""
             raise ModelLoadFailed(f"{facts.path}: {type(error).__name__}: {reason}"[:500]) from error

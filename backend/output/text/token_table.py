@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import Any
 
+from backend.core.panics import is_panic
 from backend.output.text.decoding import REPLACEMENT, TableDecoder, TokenDecoder, WindowDecoder
 from backend.output.text.token_bytes import Spelling, spelling_of, token_bytes
 
@@ -122,6 +123,11 @@ class TokenTable:
         except SystemExit as error:
             # A checkpoint's own code; out of an executor's thread this would end the event loop.
             raise RuntimeError("the tokenizer's code wants to end the process") from error
+        except BaseException as error:
+            # No `Exception` either, and so nobody's, who waits for it or keeps others from harm.
+            if is_panic(error):
+                raise RuntimeError("the tokenizer's library has failed in itself") from error
+            raise
 
 
 def _decodes_plainly(tokenizer: Any) -> bool:

@@ -1,0 +1,1 @@
+"""Inputs that are changed at random, towards code that none has reached: `python -m tests.fuzz`."""
