@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 
+from backend.engine import disk_threads
 from backend.engine.disk_threads import DiskThreads, Job
 
 
@@ -38,6 +39,8 @@ def test_a_job_is_given_up_where_there_is_no_thread_and_run_where_there_is_again
 
     threads, told = DiskThreads(2), threading.Event()
     with monkeypatch.context() as patch:
+        # None that another one has left.
+        patch.setattr(disk_threads, "_spare", [])
         patch.setattr(threading.Thread, "start", refuse)
         job = threads.start(Job(lambda _: 1, told.set))
         assert job.done

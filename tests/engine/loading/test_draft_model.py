@@ -96,4 +96,4 @@ def test_it_counts_in_the_budget_and_info_tells_of_it(tmp_path: Path) -> None:
     projected, memory, told = with_engine(config, body)
     alone, without_it, silent = with_engine(without(config), body)
     assert projected == 2 * alone and memory == 2 * without_it and not silent
-    assert told == f"{tmp_path}/draft: {without_it} bytes of weights, 512 bytes of KV a token"
+    assert told == f"{tmp_path}/draft: {without_it} bytes of weights, 512 bytes of KV a token, none kept for later rows"

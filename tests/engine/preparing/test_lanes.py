@@ -34,9 +34,15 @@ def test_a_prompt_waits_for_none_of_another_order() -> None:
 
 def test_what_waits_for_a_thread_at_the_shutdown_is_aborted_and_what_comes_later_too() -> None:
     async def run() -> None:
-        lanes, go_on = Lanes(), threading.Event()
-        running = asyncio.ensure_future(lanes.run_for(HUGE, go_on.wait, 10))
+        lanes, begun, go_on = Lanes(), threading.Event(), threading.Event()
+
+        def work() -> bool:
+            begun.set()
+            return go_on.wait(10)
+
+        running = asyncio.ensure_future(lanes.run_for(HUGE, work))
         await asyncio.sleep(0)
+        assert await asyncio.to_thread(begun.wait, 10)
         waiting = [asyncio.ensure_future(lanes.run_for(HUGE, lambda: "never")) for _ in range(2)]
         await asyncio.sleep(0)
         lanes.shutdown()
