@@ -96,6 +96,7 @@ def test_what_mlx_lm_batches_rightly_is_batched(module: str) -> None:
     assert finding(module).serial_reason == ""
 
 
+@pytest.mark.slow
 def test_a_state_of_an_unknown_class_is_kept_whole_and_found_again() -> None:
     found = finding("deepseek_v41")
     assert not found.known

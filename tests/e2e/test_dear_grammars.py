@@ -118,6 +118,7 @@ def test_others_go_on_while_dear_grammars_are_tried(worker: Worker) -> None:
     assert statistics.quantiles(waits, n=100)[98] < 0.25
 
 
+@pytest.mark.slow
 def test_free_and_another_load_do_not_wait_for_dear_grammars(worker: Worker) -> None:
     for change in (lambda: worker.stub.Free(pb.HealthMessage(), timeout=10), worker.must_load):
         worker.must_load()

@@ -229,6 +229,7 @@ def test_codes_go_to_the_disk_and_back(tmp_path: Path, codes: tuple[str, ...], b
     assert read < 1.1 * numbers * bits_each / 8
 
 
+@pytest.mark.slow
 def test_loads_with_a_directory_leave_no_thread_behind(tmp_path: Path, random_model: Model) -> None:
     models = [random_model("qwen3"), random_model("llama")]
     with Worker("--prompt-cache-dir", str(tmp_path / "kv")) as worker:

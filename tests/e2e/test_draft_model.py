@@ -90,6 +90,7 @@ def turns(worker: Worker, count: int, metadata: dict[str, str]) -> list[Answer]:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.slow
 def test_at_later_turns_it_reads_what_is_new_for_its_own_tenant_alone_until_that_is_cleared(
     worker: Worker, models: Path
 ) -> None:

@@ -56,7 +56,9 @@ def holds(name: str, text: str) -> None:
 # GBNF as the host sends it
 
 
-@pytest.mark.parametrize("name", ["JSON_OBJECT", "JSON_SCHEMA", "TOOLS", "PARALLEL_TOOLS"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("JSON_OBJECT", marks=pytest.mark.slow), "JSON_SCHEMA", "TOOLS", "PARALLEL_TOOLS"]
+)
 def test_the_hosts_grammars_hold_however_the_answer_is_drawn(worker: Worker, name: str) -> None:
     grammar = getattr(host_grammars, name)
     requests = [chat(ASK_JSON, 150, Grammar=grammar, Seed=seed, Temperature=0.9, TopP=0.9) for seed in range(11)]

@@ -65,6 +65,7 @@ def test_the_same_model_again_is_loaded_already(worker: Worker) -> None:
         assert next(call).tokens
 
 
+@pytest.mark.slow
 def test_other_options_are_another_load(worker: Worker) -> None:
     stream(worker.stub, prompt(STORY, 4))
     worker.must_load(TINY_CHAT, "max_rows:3", ContextSize=100)
@@ -72,6 +73,7 @@ def test_other_options_are_another_load(worker: Worker) -> None:
     assert worker.info.Get(pb.InfoRequest(), timeout=5).context == 100
 
 
+@pytest.mark.slow
 def test_loads_at_once_are_one_after_another(worker: Worker, random_model: Callable[..., Path]) -> None:
     """The same model loads once; the last of different ones stays."""
     models = [random_model(), random_model("llama"), TINY_CHAT]

@@ -45,6 +45,7 @@ def unsteady(standing: tuple[Unsteady, Golden]) -> Iterator[Unsteady]:
 # Threads
 
 
+@pytest.mark.slow
 def test_without_new_threads_what_is_loaded_is_served_as_before(unsteady: Unsteady) -> None:
     """Two conversations at once, a long prompt, texts of megabytes, a scrape: nothing of it begins a thread."""
     worker = unsteady.worker

@@ -75,6 +75,7 @@ def test_a_row_that_stays_is_found(standing: tuple[Crooked, Golden]) -> None:
     golden.check(crooked.worker)
 
 
+@pytest.mark.slow
 def test_a_neighbour_that_is_not_exact_or_does_not_end_well_is_found(standing: tuple[Crooked, Golden]) -> None:
     crooked, golden = standing
     with golden.beside(crooked.worker):

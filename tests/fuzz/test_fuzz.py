@@ -58,6 +58,7 @@ def fuzz(name: str, folder: Path, *, seconds: float = 20.0, **how: Any) -> Outco
     return run(name, seed=1, seconds=seconds, folder=folder, **how)
 
 
+@pytest.mark.slow
 def test_what_is_behind_branches_is_found_by_what_is_reached_and_not_without(tmp_path: Path) -> None:
     outcome = fuzz("planted", tmp_path, until_found=True)
     ((what, find),) = outcome.finds.items()
@@ -70,12 +71,14 @@ def test_what_is_behind_branches_is_found_by_what_is_reached_and_not_without(tmp
     assert not blind.finds
 
 
+@pytest.mark.slow
 def test_what_takes_time_or_memory_is_found(tmp_path: Path) -> None:
     outcome = fuzz("planted_ends", tmp_path, seconds=4.0)
     found = {what.split(" at ")[0]: find.data for what, find in outcome.finds.items()}
     assert found == {"over 0.5 s": b"l", "over 16 MiB": b"m"}
 
 
+@pytest.mark.slow
 def test_an_input_that_ends_the_process_is_known_and_the_fuzzing_goes_on(tmp_path: Path) -> None:
     outcome = fuzz("planted_death", tmp_path, seconds=6.0)
     ((what, find),) = outcome.finds.items()

@@ -105,6 +105,7 @@ def test_a_process_that_died_costs_no_grammar_but_one_that_keeps_dying_does(tria
         future.result(10)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_stopped_is_found_and_made_anew() -> None:
     """Nothing tells of it but its silence; one that has much to do says that it is there."""
     trials = Trials(BYTE_VOCABULARY, silent_s=1.5)

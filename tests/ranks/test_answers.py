@@ -131,6 +131,7 @@ def test_stop_strings_cancels_and_errors_leave_no_rank_behind(tensor: Pair) -> N
     equal(predict(worker.stub, prompt("Once upon a time", 24, Logprobs=3)), whole)
 
 
+@pytest.mark.slow
 def test_what_does_not_hold_is_refused_in_words(tensor: Pair) -> None:
     worker = tensor.ranks.worker
     for option in ("kv_bits:8", "cache_kv_bits:8", "prompt_cache_dir:/tmp/nowhere", "model_idle_s:5", "sampler:device"):
@@ -150,6 +151,7 @@ def test_what_does_not_hold_is_refused_in_words(tensor: Pair) -> None:
     assert "not over several ranks" in str(score.value)
 
 
+@pytest.mark.slow
 def test_after_a_load_that_fails_and_a_free_the_next_load_serves(tensor: Pair, tmp_path: Path) -> None:
     stub, ranks = tensor.ranks.worker.stub, tensor.ranks
     before = predict(stub, prompt("Once upon a time", 12, Logprobs=3))

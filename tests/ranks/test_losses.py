@@ -97,6 +97,7 @@ def stopped(rank: int) -> Callable[[Ranks], int]:
     return stop
 
 
+@pytest.mark.slow
 def test_the_rank_that_serves_ends_when_another_is_killed_and_new_ones_serve(tmp_path: Path, model: Path) -> None:
     check_loss(tmp_path, model, decode, killed(1))
     with Ranks(tmp_path, 2) as ranks:
