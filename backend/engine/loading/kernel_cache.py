@@ -52,8 +52,7 @@ def why_no_cpu_kernels(environment: Mapping[str, str], *, user: int | None = Non
         for part in ("mlx", version("mlx"), "cpu"):
             place = os.path.join(place, part)
             _make(place)
-            found = os.lstat(place)
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != user or _others_write(found):
+            if not _is_made_ours(place, user):
                 return f"{place}: not this user's alone"
         if not os.access(place, os.W_OK):
             return f"{place}: not writable"
@@ -66,6 +65,18 @@ def why_no_cpu_kernels(environment: Mapping[str, str], *, user: int | None = Non
 def _make(place: str) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkdir(place, 0o700)
+
+
+def _is_made_ours(place: str, user: int) -> bool:
+    """Whether nobody else can change the directory, or has: MLX makes one that a usual umask lets a group write to."""
+    found = os.lstat(place)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user:
+        return False
+    if not _others_write(found):
+        return True
+    os.chmod(place, stat.S_IMODE(found.st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
+    with os.scandir(place) as entries:
+        return all(entry.stat(follow_symlinks=False).st_uid == user for entry in entries)
 
 
 def _others_write(found: os.stat_result) -> bool:

@@ -51,20 +51,34 @@ def test_a_directory_of_ones_own_is_made_for_a_processors_kernels(tmp_path: Path
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
-@pytest.mark.parametrize("wrong", ["open to others", "a link", "a file"])
+@pytest.mark.parametrize("wrong", ["another's file", "a link", "a file"])
 def test_a_directory_that_others_could_have_filled_is_not_used(tmp_path: Path, depth: int, wrong: str) -> None:
     """What lies there is loaded as code."""
     place = tmp_path.joinpath(*("mlx", version("mlx"), "cpu")[: depth + 1])
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if wrong == "open to others":
+    if wrong == "another's file":
+        if os.geteuid() != 0:
+            pytest.skip("only root can make another's file")
         place.mkdir()
         place.chmod(0o770)
+        (place / "kernel.so").touch()
+        os.chown(place / "kernel.so", 1, 1)
     elif wrong == "a link":
         (tmp_path / "elsewhere").mkdir(mode=0o700)
         place.symlink_to(tmp_path / "elsewhere")
     else:
         place.touch()
     assert why_no_cpu_kernels({"TMPDIR": str(tmp_path)}).startswith(f"{place}: ")
+
+
+def test_a_directory_that_a_usual_umask_left_open_to_a_group_is_closed(tmp_path: Path) -> None:
+    place = tmp_path / "mlx" / version("mlx") / "cpu"
+    place.mkdir(parents=True)
+    (place / "kernel.so").touch()
+    for open_one in (place, place.parent, place.parent.parent):
+        open_one.chmod(0o775)
+    assert why_no_cpu_kernels({"TMPDIR": str(tmp_path)}) == ""
+    assert place.stat().st_mode & 0o777 == 0o755
 
 
 def test_a_directory_of_another_user_is_not_used(tmp_path: Path) -> None:
