@@ -21,7 +21,7 @@ from backend.core.panics import is_panic
 from backend.rpc.calls import CallCounts
 from backend.rpc.gate import Gate
 from backend.rpc.off_loop import OffLoop
-from backend.rpc.status import status_of
+from backend.rpc.status import one_line, status_of
 from backend.translate.requests import deadline_of
 from backend.translate.wire_limits import check_size
 
@@ -133,7 +133,10 @@ def answer_to(error: BaseException, context: Context) -> tuple[grpc.StatusCode, 
     if not isinstance(error, Exception) and not is_panic(error):
         raise error
     # A write that a leaving client ended may raise gRPC's own error, and before the call is known to be cancelled.
-    if context.cancelled() or isinstance(error, grpc.aio.InternalError):
+    if context.cancelled():
+        raise asyncio.CancelledError
+    if isinstance(error, grpc.aio.InternalError):
+        log.info(logline("reply_not_written", reason=one_line(str(error))))
         raise asyncio.CancelledError
     if not isinstance(error, WorkerError):
         fault = uuid.uuid4().hex

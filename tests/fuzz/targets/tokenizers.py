@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.core.errors import InvalidRequest, ModelLoadFailed
+from backend.core.panics import is_panic
 from backend.engine.loading.failures import FOREIGN
 from backend.engine.loading.tokenizer import load_tokenizer
 from backend.grammar.vocabulary import read_vocabulary
@@ -57,7 +58,10 @@ def use(tokenizer: Any) -> None:
         table = TokenTable.from_tokenizer(tokenizer, markers=output.markers)
         read_vocabulary(tokenizer, label_of=table.label_of, size=VOCAB, eos_ids=[1])
         prompts.encode(output.reasoning_start, add_special_tokens=False)
-    except FOREIGN as error:
+    except BaseException as error:
+        # As `build_preparer` does; what a panic means elsewhere is seen below and in the target `loads`.
+        if not isinstance(error, FOREIGN) and not is_panic(error):
+            raise
         raise ModelLoadFailed(str(error)) from error
     try:
         ids = prompts.encode(_TEXT, add_special_tokens=True)
