@@ -117,6 +117,15 @@ async def ask_all(engine: EngineHandle, wanted: Sequence[GenerationRequest]) -> 
     return answers
 
 
+async def ask_each(engine: EngineHandle, wanted: Sequence[GenerationRequest]) -> list[Asked]:
+    """One after another.
+
+    Raises:
+        WorkerError: That of the first that failed.
+    """
+    return [(await ask_all(engine, [one]))[0] for one in wanted]
+
+
 def tokens_a_second(answers: Sequence[Asked]) -> float:
     """Of all streams together, while all of them decoded.
 

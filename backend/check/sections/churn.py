@@ -6,14 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import mlx.core as mx
 
-from backend.check.asking import Asked, ask, ask_all, request
+from backend.check.asking import Asked, ask, ask_each, request
 from backend.check.section import Section
-from backend.check.sections.exactness import bound_of
-from backend.check.teacher import Agreement, Bound, agreement, teach
+from backend.check.sections.exactness import bound_of, run_through
+from backend.check.teacher import Agreement, Bound, agreement
 from backend.config import CacheConfig
 from backend.core.errors import DeadlineExceeded, RequestCancelled
 from backend.core.request import GenerationRequest, Sampling
@@ -45,7 +44,7 @@ async def run(section: Section) -> None:
     subject = section.subject
     await _load(section)
     wanted = [_wanted(section, index) for index in range(_PROMPTS)]
-    alone = [(await ask_all(subject.handle, [one]))[0] for one in wanted]
+    alone = await ask_each(subject.handle, wanted)
     bound = await _bound(section, wanted, alone)
     # What is left of the time would be nothing where the load was slow.
     seconds = min(section.churn_seconds, max(_LEAST_SECONDS, section.allowance.left))
@@ -121,10 +120,7 @@ def _wanted(section: Section, index: int) -> GenerationRequest:
 async def _bound(section: Section, wanted: Sequence[GenerationRequest], alone: Sequence[Asked]) -> Bound:
     """From the logits of the longest answer."""
     index = max(range(len(alone)), key=lambda index: len(alone[index].logprobs))
-    prompt = wanted[index].prompt
-    assert isinstance(prompt, str)
-    taught = partial(teach, prompt=section.subject.encode(prompt), answer=alone[index].logprobs)
-    return bound_of(section, [await section.subject.on_engine(taught)])
+    return bound_of(section, await run_through(section, [wanted[index]], [alone[index]]))
 
 
 async def _churn(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from statistics import median
 
-from backend.check.asking import SAMPLED, Asked, NotMeasured, ask, ask_all, request
+from backend.check.asking import SAMPLED, Asked, NotMeasured, ask, ask_all, ask_each, request
 from backend.check.section import Section
 from backend.check.teacher import Agreement, Bound, Taught, agreement, teach
 from backend.core.request import GenerationRequest
@@ -23,10 +23,10 @@ async def run(section: Section) -> None:
     first = (await ask_all(handle, [_request(section, 0)]))[0]
     enough = first.seconds < section.allowance.part(_WAYS * len(_LENGTHS))
     wanted = [_request(section, index) for index in range(len(_LENGTHS) if enough else len(_LENGTHS) // 2)]
-    alone = [first, *[(await ask_all(handle, [one]))[0] for one in wanted[1:]]]
-    taught = [await run_through(section, one, answer) for one, answer in zip(wanted, alone, strict=True)]
+    alone = [first, *await ask_each(handle, wanted[1:])]
+    taught = await run_through(section, wanted, alone)
     bound = bound_of(section, taught)
-    again = [(await ask_all(handle, [one]))[0] for one in wanted]
+    again = await ask_each(handle, wanted)
     judge_pairs(section, "alone once more against alone", wanted, again, alone, bound)
     _judge_taught(section, "alone against mlx-lm", wanted, taught, bound)
     if section.subject.facts.serial_reason:
@@ -39,7 +39,7 @@ async def run(section: Section) -> None:
         rows = decoded / max(1.0, after["decode_steps"] - before["decode_steps"])
         section.figure("rows of the crowd that decoded together", rows, "on average")
         judge_pairs(section, "crowd against alone", wanted, crowd, alone, bound)
-        against = [await run_through(section, one, answer) for one, answer in zip(wanted, crowd, strict=True)]
+        against = await run_through(section, wanted, crowd)
         _judge_taught(section, "crowd against mlx-lm", wanted, against, bound)
     await _after_hits(section, wanted, alone, bound)
 
@@ -63,11 +63,14 @@ def _is_greedy(wanted: GenerationRequest) -> bool:
     return wanted.sampling.temperature == 0.0
 
 
-async def run_through(section: Section, wanted: GenerationRequest, answer: Asked) -> Taught:
-    """An answer against mlx-lm's model in one pass."""
-    assert isinstance(wanted.prompt, str)
-    prompt = section.subject.encode(wanted.prompt)
-    return await section.subject.on_engine(partial(teach, prompt=prompt, answer=answer.logprobs))
+async def run_through(section: Section, wanted: Sequence[GenerationRequest], answers: Sequence[Asked]) -> list[Taught]:
+    """Each answer against mlx-lm's model in one pass."""
+    taught: list[Taught] = []
+    for one, answer in zip(wanted, answers, strict=True):
+        assert isinstance(one.prompt, str)
+        prompt = section.subject.encode(one.prompt)
+        taught.append(await section.subject.on_engine(partial(teach, prompt=prompt, answer=answer.logprobs)))
+    return taught
 
 
 async def _crowd(section: Section, wanted: Sequence[GenerationRequest]) -> list[Asked]:
@@ -92,13 +95,12 @@ async def _after_hits(
     handle = section.subject.handle
     # A prompt alone is stored, and then asked for with what follows.
     stored = [_request(section, index, stored=True) for index in range(len(wanted))]
-    for one in stored:
-        await ask_all(handle, [one])
-    again = [(await ask_all(handle, [one]))[0] for one in wanted]
+    await ask_each(handle, stored)
+    again = await ask_each(handle, wanted)
     hits = sum(answer.end is not None and answer.end.usage.cached_tokens > 0 for answer in again)
     section.require("cache hits", float(hits), f"of {len(again)}", right=hits == len(again))
     judge_pairs(section, name, wanted, again, alone, bound)
-    against = [await run_through(section, one, answer) for one, answer in zip(wanted, again, strict=True)]
+    against = await run_through(section, wanted, again)
     _judge_taught(section, "after a cache hit against mlx-lm", wanted, against, bound)
 
 

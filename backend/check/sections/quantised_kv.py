@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from backend.check.asking import SAMPLED, Asked, ask_all, request
+from backend.check.asking import SAMPLED, Asked, ask_all, ask_each, request
 from backend.check.driving import batch_of, prefilled, random_tokens, row, seconds_a_step, steps_within
 from backend.check.section import Section
 from backend.check.sections.exactness import bound_of, judge_pairs, run_through
@@ -46,8 +46,7 @@ async def run(section: Section) -> None:
 async def _answers(section: Section, plain: Sequence[Asked]) -> None:
     alone = await _alone(section, stored=False)
     wanted = _requests(section, stored=False)
-    judged = [await run_through(section, one, answer) for one, answer in zip(wanted, alone, strict=True)]
-    bound = bound_of(section, judged)
+    bound = bound_of(section, await run_through(section, wanted, alone))
     if not section.subject.facts.serial_reason:
         crowd = await ask_all(section.subject.handle, wanted)
         judge_pairs(section, "codes: crowd against alone", wanted, crowd, alone, bound)
@@ -67,7 +66,7 @@ async def _answers(section: Section, plain: Sequence[Asked]) -> None:
 
 
 async def _alone(section: Section, *, stored: bool) -> list[Asked]:
-    return [(await ask_all(section.subject.handle, [one]))[0] for one in _requests(section, stored=stored)]
+    return await ask_each(section.subject.handle, _requests(section, stored=stored))
 
 
 def _requests(section: Section, *, stored: bool) -> list[GenerationRequest]:

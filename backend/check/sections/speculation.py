@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-from backend.check.asking import SAMPLED, Asked, NotMeasured, ask_all, request, tokens_a_second
+from backend.check.asking import SAMPLED, Asked, NotMeasured, ask_all, ask_each, request, tokens_a_second
 from backend.check.section import Section
 from backend.check.sections.exactness import bound_of, judge_pairs, run_through
 from backend.config import Drafter
@@ -42,11 +42,10 @@ async def run(section: Section) -> None:
 async def _judge(section: Section, wanted: Sequence[GenerationRequest]) -> None:
     """Whether answers are the same, one at a time and all at once."""
     handle = section.subject.handle
-    plain = [(await ask_all(handle, [one]))[0] for one in wanted]
-    judged = [await run_through(section, one, answer) for one, answer in zip(wanted, plain, strict=True)]
-    bound = bound_of(section, judged)
+    plain = await ask_each(handle, wanted)
+    bound = bound_of(section, await run_through(section, wanted, plain))
     async with section.subject.guessing():
-        alone = [(await ask_all(handle, [one]))[0] for one in wanted]
+        alone = await ask_each(handle, wanted)
         crowd = await ask_all(handle, wanted)
     judge_pairs(section, "guessed alone against not", wanted, alone, plain, bound)
     if len(wanted) > 1:
