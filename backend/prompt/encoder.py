@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.core.errors import InvalidRequest
-from backend.core.panics import is_panic
+from backend.core.panics import tokenizers_code
 from backend.prompt.token_limit import check_token_limit
 
 _LOOK_AHEAD = 4  # characters: some, such as a dropped space, belong to no token
@@ -65,19 +65,12 @@ class TextEncoder:
                 vocabulary has.
         """
         try:
-            if most is not None:
-                check_token_limit(text, most, lambda piece: len(self._encode(piece, False).ids))
-            encoded = self._encode(text, add_special_tokens)
+            with tokenizers_code():
+                if most is not None:
+                    check_token_limit(text, most, lambda piece: len(self._encode(piece, False).ids))
+                encoded = self._encode(text, add_special_tokens)
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidRequest("Prompt", "is not valid Unicode text") from error
-        except SystemExit as error:
-            # A checkpoint's own code; out of an executor's thread this would end the event loop.
-            raise RuntimeError("the tokenizer's code wants to end the process") from error
-        except BaseException as error:
-            # No `Exception` either, and so nobody's, who waits for it or keeps others from harm.
-            if is_panic(error):
-                raise RuntimeError("the tokenizer's library has failed in itself") from error
-            raise
         twice = [self._bos_id, self._bos_id]
         if add_special_tokens and self._bos_text and text.startswith(self._bos_text):
             if encoded.ids[:2].tolist() == twice:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import Any
 
-from backend.core.panics import is_panic
+from backend.core.panics import tokenizers_code
 from backend.output.text.decoding import REPLACEMENT, TableDecoder, TokenDecoder, WindowDecoder
 from backend.output.text.token_bytes import Spelling, spelling_of, token_bytes
 
@@ -118,16 +118,8 @@ class TokenTable:
         """The tokenizer's own decoding of `tokens`."""
         if self._decode is None:
             return b"".join(map(self.bytes_of, tokens)).decode(errors="replace")
-        try:
+        with tokenizers_code():
             return self._decode(tokens)
-        except SystemExit as error:
-            # A checkpoint's own code; out of an executor's thread this would end the event loop.
-            raise RuntimeError("the tokenizer's code wants to end the process") from error
-        except BaseException as error:
-            # No `Exception` either, and so nobody's, who waits for it or keeps others from harm.
-            if is_panic(error):
-                raise RuntimeError("the tokenizer's library has failed in itself") from error
-            raise
 
 
 def _decodes_plainly(tokenizer: Any) -> bool:
