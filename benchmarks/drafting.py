@@ -60,17 +60,10 @@ async def measure(options: argparse.Namespace) -> None:
             bench = Bench(handle, clock)
             bench.right = right
             try:
-                await bench.start(
-                    ModelConfig(
-                        identity=target.name,
-                        candidates=(str(target),),
-                        draft_candidates=(str(draft),),
-                        engine=EngineConfig(
-                            max_rows=streams, sampler=options.sampler, max_draft=options.max_draft, warm_up="off"
-                        ),
-                        cache=CacheConfig(max_sequences=0),
-                    )
+                engine = EngineConfig(
+                    max_rows=streams, sampler=options.sampler, max_draft=options.max_draft, warm_up="off"
                 )
+                await bench.start(_config(target, draft, engine, CacheConfig(max_sequences=0)))
                 told.append(await _measured(bench, handle, options, right, streams))
             finally:
                 # The process ends next: a thread that still let its model go would abort it.
@@ -90,6 +83,12 @@ async def measure(options: argparse.Namespace) -> None:
              "and where nothing is kept"],
             [[*kept, unkept[-1]] for kept, unkept in zip(*turns, strict=True)],
         )  # fmt: skip
+
+
+def _config(target: Path, draft: Path, engine: EngineConfig, cache: CacheConfig) -> ModelConfig:
+    return ModelConfig(
+        identity=target.name, candidates=(str(target),), draft_candidates=(str(draft),), engine=engine, cache=cache
+    )
 
 
 async def _turns(
@@ -112,15 +111,7 @@ async def _turns(
             session.speculating.drafting.drafter.kept = None
 
     try:
-        await bench.start(
-            ModelConfig(
-                identity=target.name,
-                candidates=(str(target),),
-                draft_candidates=(str(draft),),
-                engine=engine,
-                cache=cache,
-            )
-        )
+        await bench.start(_config(target, draft, engine, cache))
         await handle.with_session(prepare)
         for turn in range(options.turns):
             before = await handle.with_session(_read)
