@@ -217,6 +217,23 @@ def test_embeddings_and_scores_of_other_places_are_found_wrong(tmp_path: Path, m
     }
 
 
+@pytest.mark.slow
+def test_codes_that_are_restored_as_others_are_found_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = PrefixCache.fetch
+
+    def fetch(self: PrefixCache, *args: Any, **options: Any) -> Reused:
+        reused = right(self, *args, **options)
+        for cache in reused.caches or []:
+            codes, scales, biases = cache.keys
+            cache.keys = codes, scales, biases + 0.05
+        return reused
+
+    monkeypatch.setattr(PrefixCache, "fetch", fetch)
+    code, rows = checked(tmp_path, "quantised_kv", "--quick")
+    assert code == EXIT_WRONG
+    assert wrong(rows) == {"quantised_kv: codes: after a cache hit against alone"}
+
+
 def test_a_section_that_fails_is_one_row_and_the_others_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
