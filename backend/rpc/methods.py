@@ -130,7 +130,7 @@ def answer_to(error: BaseException, context: Context) -> tuple[grpc.StatusCode, 
         asyncio.CancelledError: Nobody is left to be told.
         BaseException: The error, where it means that all work here is to end.
     """
-    if not isinstance(error, Exception) and not is_panic(error):
+    if not isinstance(error, Exception) and not is_panic(error) and not _is_of_another(error, context):
         raise error
     # A write that a leaving client ended may raise gRPC's own error, and before the call is known to be cancelled.
     if context.cancelled():
@@ -143,6 +143,14 @@ def answer_to(error: BaseException, context: Context) -> tuple[grpc.StatusCode, 
         log.error(logline("internal_fault", id=fault), exc_info=error)
         error = InternalFault(f"internal error {fault}")
     return status_of(error)
+
+
+def _is_of_another(error: BaseException, context: Context) -> bool:
+    """Whether what was cancelled is something that the call waited for, and neither the call nor its task."""
+    if not isinstance(error, asyncio.CancelledError) or context.cancelled():
+        return False
+    task = asyncio.current_task()
+    return task is None or not task.cancelling()
 
 
 def left_with(context: Context) -> grpc.StatusCode:

@@ -36,6 +36,8 @@ _LAST_CALLS_S: Final = 0.3
 _STREAMS_A_CONNECTION: Final = 1280
 # Calls that no handler has taken yet. From the first number on gRPC ends calls CANCELLED by chance, whosever they are.
 _PENDING_CALLS: Final = 16_384
+# Nor by their age, which is 30 s without this: a busy loop is no reason, and clients have deadlines of their own.
+_PENDING_S: Final = 86_400
 
 
 class WorkerServer:
@@ -170,6 +172,7 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", _STREAMS_A_CONNECTION),
         ("grpc.server.max_pending_requests", _PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
+        ("grpc.server_max_unrequested_time_in_server", _PENDING_S),
     ]
 
 
