@@ -52,8 +52,9 @@ async def measure(options: argparse.Namespace) -> None:
         for hidden, layers in sizes
     )  # fmt: skip
     clock = time.process_time if options.processor else time.perf_counter
-    told: list[list[object]] = []
+    report.note(f"models of (width, layers) {sizes}, vocabulary {options.vocab}, float32; {options.tokens} tokens each")
     for right in options.right:
+        told: list[list[object]] = []
         for streams in options.streams:
             # A session has learned nothing of others.
             handle = EngineHandle(blas="reference", load=load_scripted, clock=clock)
@@ -68,15 +69,14 @@ async def measure(options: argparse.Namespace) -> None:
             finally:
                 # The process ends next: a thread that still let its model go would abort it.
                 await handle.close(within_s=60.0)
+        report.table(
+            ["right", "streams", "off tok/s", "on tok/s", "on/off", "least", "tokens a step", "of guesses right",
+             "guesses a pass", "formula: best depth", "tokens a pass", "of plain steps", "on/off"],
+            told,
+        )  # fmt: skip
     turns = (
         [await _turns(options, target, draft, clock, keeps=keeps) for keeps in (True, False)] if options.turns else []
     )
-    report.note(f"models of (width, layers) {sizes}, vocabulary {options.vocab}, float32; {options.tokens} tokens each")
-    report.table(
-        ["right", "streams", "off tok/s", "on tok/s", "on/off", "least", "tokens a step", "of guesses right",
-         "guesses a pass", "formula: best depth", "tokens a pass", "of plain steps", "on/off"],
-        told,
-    )  # fmt: skip
     if turns:
         report.table(
             ["turn", "tokens of its prompt", "of which are new", "the model reads", "the draft model reads",
