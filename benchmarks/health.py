@@ -12,6 +12,7 @@ tiny-chat takes (byte pairs): a row each for requests that are the worst of thei
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import random
 import socket
@@ -21,10 +22,12 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 
 import grpc
 import psutil
 
+from backend.check.random_tokenizer import LEAST_VOCAB
 from backend.pb import backend_pb2 as pb
 from backend.pb import backend_pb2_grpc as rpc
 from backend.translate.wire_limits import MAX_MESSAGES, MAX_REQUEST_BYTES, MAX_TEXT_BYTES
@@ -112,6 +115,26 @@ def loading(path: Path) -> Work:
         await server.load(path, f"context_size:{contexts[0]}")
 
     return load
+
+
+def with_merges(path: Path) -> Path:
+    """The model with byte pairs for the tokens that its tokenizer only has a place for, as a real one of its size."""
+    file = path / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    pairs, drawn = tokenizer["model"], random.Random(0)
+    if pairs["merges"]:
+        return path
+    kept = {piece: token for piece, token in pairs["vocab"].items() if token < LEAST_VOCAB}
+    pieces, vocab = list(ascii_lowercase), dict(kept)
+    while len(vocab) < len(pairs["vocab"]):
+        left, right = drawn.choice(pieces), drawn.choice(pieces)
+        if len(left + right) <= 12 and left + right not in vocab:
+            vocab[left + right] = len(vocab)
+            pieces.append(left + right)
+            pairs["merges"].append([left, right])
+    pairs["vocab"] = vocab
+    file.write_text(json.dumps(tokenizer))
+    return path
 
 
 def prefilling(tokens: int) -> Work:
@@ -206,6 +229,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Row]:
     async with worker() as server:
         rows["before a load"] = await while_busy(server, nothing, 1)
         rows["loading"] = await while_busy(server, loading(path), options.seconds)
+        large_vocabulary = with_merges(model("plain-150000-32", vocab=150_000, hidden=32, layers=1))
+        rows["loading, 150,000 tokens"] = await while_busy(server, loading(large_vocabulary), options.seconds)
         await server.load(path)
         chunks = await two_chunks(server)
         prefill = prefilling(options.prompt)

@@ -36,16 +36,29 @@ def load_tokenizer(
     """
     if not any((directory / name).is_file() for name in _FILES):
         raise ModelLoadFailed(f"{directory}: has no tokenizer ({', '.join(_FILES[:3])})")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        if (directory / name).is_file():
-            read_json(directory / name)
     extra: dict[str, Any] = {"local_files_only": True}
     if trust_remote_code:
         extra["trust_remote_code"] = True
     if template:
         # Given at construction, so that mlx-lm infers tool markers from the template in use.
         extra["chat_template"] = template
-    return guarded(f"{directory}: tokenizer", lambda: _load(directory, extra, _eos_token_ids(settings)))
+    try:
+        return guarded(f"{directory}: tokenizer", lambda: _load(directory, extra, _eos_token_ids(settings)))
+    except ModelLoadFailed:
+        # Not before: a large vocabulary takes a tenth of a second, with the interpreter lock held.
+        _check_json(directory)
+        raise
+
+
+def _check_json(directory: Path) -> None:
+    """Say which file is no JSON, where one is not.
+
+    Raises:
+        ModelLoadFailed: Naming it.
+    """
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (directory / name).is_file():
+            read_json(directory / name)
 
 
 def _load(directory: Path, extra: dict[str, Any], eos_token_ids: int | list[int] | None) -> Any:
