@@ -103,6 +103,7 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, object], b
         "threads a minute": round(threads, 3),
         "descriptors a minute": round(descriptors, 3),
         "most MiB, threads, descriptors": growth.most(),
+        "least MiB of each minute": [round(least, 1) for _, least in growth.floor()],
         "temporary files left": left,
         "first wrong": seen.wrong[:5],
     }

@@ -32,11 +32,24 @@ class Growth:
             await asyncio.sleep(EVERY_SECONDS)
 
     def slopes(self, *, after: float) -> tuple[float, float, float]:
-        """MiB, threads and descriptors a minute, of the samples after so many minutes."""
+        """MiB, threads and descriptors a minute, of the samples after so many minutes.
+
+        Of memory the least of each minute counts: gRPC holds what a flood has opened for some seconds, hundreds of MiB
+        beside which a leak could not be seen.
+        """
         kept = [sample for sample in self.samples if sample[0] >= after] or self.samples
         minutes = [sample[0] for sample in kept]
-        memory, threads, descriptors = (slope(minutes, [sample[n] for sample in kept]) for n in (1, 2, 3))
-        return memory / (1 << 20), threads, descriptors
+        threads, descriptors = (slope(minutes, [sample[n] for sample in kept]) for n in (2, 3))
+        floor = [(minute, least) for minute, least in self.floor() if minute >= after] or self.floor()
+        return slope([minute for minute, _ in floor], [least for _, least in floor]), threads, descriptors
+
+    def floor(self) -> list[tuple[float, float]]:
+        """The least MiB of each minute that was seen whole, and the minute that it began with."""
+        least: dict[int, float] = {}
+        for minute, memory, *_ in self.samples:
+            least[int(minute)] = min(memory / (1 << 20), least.get(int(minute), float("inf")))
+        whole = len(least) - 1 or 1
+        return [(float(minute), mib) for minute, mib in sorted(least.items())[:whole]]
 
     def most(self) -> tuple[float, int, int]:
         """The most MiB, threads and descriptors at any time."""

@@ -25,6 +25,12 @@ def test_a_slope_is_that_of_the_line_through_all_samples() -> None:
     assert growth.most() == (100 + 3 * 14, 9, 20)
 
 
+def test_what_comes_and_goes_within_a_minute_neither_hides_a_leak_nor_is_one() -> None:
+    for leak in (0.0, 2.0):
+        samples = [(i / 8, int(100 + leak * (i // 8) + 40 * (i % 8) * (i % 17)) << 20, 1, 1) for i in range(8 * 30)]
+        assert Growth(0, samples).slopes(after=5)[0] == pytest.approx(leak)
+
+
 def test_an_internal_error_that_nobody_planted_is_told_apart() -> None:
     lines = [
         "x decode_failed request_id=a fault=01ab error=PlantedError",
