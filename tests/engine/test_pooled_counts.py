@@ -14,6 +14,7 @@ from backend.check.counting import Counts, counting, launches_of
 from backend.config import EngineConfig, PooledConfig
 from backend.core.pooled import EmbedAsk, PooledRequest, Pooling, Relevances, RerankAsk, ScoreAsk, Scores, Vectors
 from backend.engine import waits
+from backend.engine.batching import assembly
 from backend.engine.batching.finishing import Finisher
 from backend.engine.batching.pooled.passing import Pass
 from backend.engine.batching.pooled.shapes import Shapes
@@ -72,6 +73,12 @@ def run(
 
     engine = EngineConfig(max_rows=128, prefill_chunk=chunk or None)
     return with_engine(model_config(path, engine=engine, pooled=PooledConfig(pooling=pooling)), body)
+
+
+@pytest.fixture(autouse=True)
+def _uncut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow this machine is, no pass is cut for time, and no call ends for it."""
+    monkeypatch.setitem(assembly.SLICE_SECONDS, "cpu", 1e6)
 
 
 @pytest.fixture
