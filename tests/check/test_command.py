@@ -208,7 +208,9 @@ def test_guessed_tokens_that_change_an_answer_are_found_wrong(tmp_path: Path, mo
 
 @pytest.mark.slow
 def test_embeddings_and_scores_of_other_places_are_found_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units, "picked", lambda hidden, pooling: texts.picked(hidden[:-1], pooling))
+    monkeypatch.setattr(
+        units, "picked", lambda hidden, lengths, pooling: texts.picked(hidden, [n - 1 for n in lengths], pooling)
+    )
     code, rows = checked(tmp_path, "pooled", "--quick")
     assert code == EXIT_WRONG
     assert wrong(rows) == {

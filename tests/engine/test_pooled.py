@@ -283,8 +283,8 @@ class Stopped:
         self.after: Callable[[], None] = lambda: None
         inner = Pass.run
 
-        def faulty(one: Pass, layers: int) -> None:
-            inner(one, layers)
+        def faulty(one: Pass, layers: int, meanwhile: Callable[[], None] | None = None) -> None:
+            inner(one, layers, meanwhile)
             self.ran += 1
             self.after()
             if self.fails:
@@ -430,9 +430,9 @@ def test_streams_wait_for_a_chunk_at_most_between_two_of_their_tokens(
         passes[0] = prompts[0] = 0.0
         step(decoding)
 
-    def counted_pass(one: Pass, layers: int) -> None:
+    def counted_pass(one: Pass, layers: int, meanwhile: Callable[[], None] | None = None) -> None:
         before = one.computed
-        run_pass(one, layers)
+        run_pass(one, layers, meanwhile)
         passes[0] += one.tokens * (one.computed - before) / one.layers
 
     def counted_put(chunk: Chunk, layers: int) -> None:

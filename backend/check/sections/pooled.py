@@ -10,14 +10,21 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.check.counting import counting, launches_of
+from backend.check.driving import random_tokens
 from backend.check.section import Section
 from backend.core.pooled import EmbedAsk, PooledRequest, PooledResult, ScoreAsk, Scores, Vectors
+from backend.engine.batching.pooled.texts import padded
+from backend.engine.batching.pooled.units import TextBatch
 from backend.engine.batching.session import Session
 from backend.engine.loading.loaded import Backbone
 
 _LENGTHS = (5, 24, 60, 130, 260, 33, 90, 48)
-_TEXTS, _CLIENTS = 64, 16
+_TEXTS, _CLIENTS = 32, 16
 _ROUNDS = 4
+_TOGETHER, _MOST_BEYOND = 8, 6
+# Of rows and tokens; no other part of the check has such.
+_SHAPES = ((3, 21), (5, 27), (7, 37))
 _CANDIDATES = (" yes", " no", " it is not known to anybody here", " yes, and the other too")
 
 
@@ -27,6 +34,7 @@ async def run(section: Section) -> None:
         section.skip("embeddings", section.subject.facts.pooled_reason)
     else:
         await _embeddings(section)
+        await _passes(section)
     await _scores(section)
 
 
@@ -43,13 +51,26 @@ async def _embeddings(section: Section) -> None:
     ratios: list[float] = []
     rates: list[float] = []
     for round_ in section.allowance.rounds(2, _ROUNDS + 1):
-        drawn = [section.subject.text(_LENGTHS[n % len(_LENGTHS)], f"text {round_} {n}") for n in range(_TEXTS)]
-        one, many = await _seconds(section, drawn[::2], 1), await _seconds(section, drawn[1::2], _CLIENTS)
+        drawn = [
+            [section.subject.text(_LENGTHS[n % len(_LENGTHS)], f"{round_} {way} {n}") for n in range(_TEXTS)]
+            for way in ("alone", "together")
+        ]
+        one, many = await _seconds(section, drawn[0], 1), await _seconds(section, drawn[1], _CLIENTS)
         if round_:
             ratios.append(one / many)
-            rates.append(_TEXTS / 2 / many)
+            rates.append(_TEXTS / many)
     note = f"{median(ratios):.3g} times those of one at a time; 5 to 260 tokens, {_CLIENTS} clients"
     section.figure("texts embedded a second, together", median(rates), "texts/s", note, rounds=rates)
+
+
+async def _passes(section: Section) -> None:
+    beyond, waits = await section.subject.on_engine(_counted)
+    note = f"{waits} waits; mark: {_MOST_BEYOND} launches and one wait"
+    name = f"launches of a pass over {_TOGETHER} texts, beyond the model's"
+    section.judge(name, float(beyond), "", good=beyond <= _MOST_BEYOND and waits <= 1, note=note)
+    first, again = await section.subject.on_engine(_seconds_of_shapes)
+    note = f"medians of {len(_SHAPES)} shapes of the bare model; then {again * 1e3:.3g} ms"
+    section.figure("a pass of a shape that was not seen before", first * 1e3, "ms", note)
 
 
 async def _scores(section: Section) -> None:
@@ -102,6 +123,35 @@ def _straight(tokens: NDArray[np.int32], session: Session) -> NDArray[np.float32
     assert isinstance(backbone, Backbone)
     hidden = backbone.forward(mx.array(tokens)[None], cache=backbone.new_cache())[0, -1].astype(mx.float32)
     return _unit(np.array(hidden))
+
+
+def _counted(session: Session) -> tuple[int, int]:
+    """Launches of a batch beyond those of the model by itself, and waits."""
+    backbone = session.loaded.backbone
+    assert isinstance(backbone, Backbone)
+    tokens = [random_tokens(session, 40 + index, index) for index in range(_TOGETHER)]
+    batch = TextBatch(
+        parts=[], tokens=tokens, pooling="last", backbone=backbone, shapes=session.shapes, chunk=session.chunk
+    )
+    with counting() as counts:
+        made = batch.begin()
+        made.run(made.layers)
+        batch.take(made.output)
+    bare = backbone.forward(mx.array(padded(tokens, made.shape)), cache=backbone.new_cache())
+    return counts.launches.total() - launches_of(bare).total(), counts.waits
+
+
+def _seconds_of_shapes(session: Session) -> tuple[float, float]:
+    """Of a pass of the bare model whose shape is new, and of the same once more; medians."""
+    backbone = session.loaded.backbone
+    assert isinstance(backbone, Backbone)
+    seconds: list[list[float]] = [[], []]
+    for shape in _SHAPES:
+        for found in seconds:
+            began = time.perf_counter()
+            mx.eval(backbone.forward(mx.ones(shape, mx.int32), cache=backbone.new_cache()))
+            found.append(time.perf_counter() - began)
+    return median(seconds[0]), median(seconds[1])
 
 
 def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,6 +21,7 @@ from backend.engine.batching.drafting.drafting import Drafting
 from backend.engine.batching.group_cost import DeviceKind, padding_bounds
 from backend.engine.batching.memory import MemoryBudget, copied_share
 from backend.engine.batching.pace import Pace
+from backend.engine.batching.pooled.shapes import Shapes
 from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
 from backend.engine.batching.speculating import Speculating, pass_bytes
@@ -124,6 +125,7 @@ def make_session(
             chunk=chunk,
             pace=Pace(SLICE_SECONDS[kind], whole=loaded.ranks is not None),
             clock=clock,
+            shapes=Shapes.of(kind, chunk=chunk, context=loaded.context_length),
             scores=MOST_SCORE_BYTES // loaded.score_bytes if loaded.score_bytes else None,
         )
 

@@ -23,6 +23,8 @@ from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.pace import Pace
 from backend.engine.batching.pooled.lane import Pooled
+from backend.engine.batching.pooled.shapes import Shapes
+from backend.engine.batching.pooled.turns import Turns
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.queue import Queue
@@ -55,6 +57,7 @@ class Session:
     Args:
         chunk: Tokens of a prefill chunk at most.
         tell: Lets clients have what was posted, before work that they need not wait for.
+        shapes: Of passes over texts.
         scores: Of a prefill chunk, the most query tokens times key tokens; None where nothing bounds them.
 
     Attributes:
@@ -76,6 +79,7 @@ class Session:
     chunk: int
     pace: Pace
     clock: Callable[[], float]
+    shapes: Shapes
     scores: int | None = None
     memory_facts: Mapping[str, str] = field(default_factory=dict[str, str])
     restore_limits: Callable[[], None] = lambda: None
@@ -124,9 +128,14 @@ class Session:
         is_codes = kv.is_codes if kv is not None else lambda _covered: False
         self.groups = DecodeGroups(self.new_batch, self.budget, self.padding, spare=spare, is_codes=is_codes)
         self.pooled = Pooled(
-            model=self.loaded.model,
-            backbone=self.loaded.backbone,
-            vocab_size=self.loaded.vocab_size,
+            turns=Turns(
+                model=self.loaded.model,
+                backbone=self.loaded.backbone,
+                vocab_size=self.loaded.vocab_size,
+                chunk=self.chunk,
+                shapes=self.shapes,
+                scores=self.scores,
+            ),
             chunk=self.chunk,
             pace=self.pace,
             counters=self.counters,
@@ -134,7 +143,7 @@ class Session:
             clock=self.clock,
             settle=settle,
             meanwhile=hand_out,
-            scores=self.scores,
+            tell=self.tell,
         )
         self.room = Room(
             budget=self.budget,
@@ -332,18 +341,24 @@ class Session:
             self.decoding.moving = [self.waiting.take_first()]
             self.touched = True
             row.admitted_at = row.admitted_at or self.clock()
-            row.last_token = int(row.feed[-1])
-            row.epoch = self.prefix.epoch(row.request.tenant)
-            row.snapshot_ends = self._snapshot_ends(row)
-            starts = () if self.loaded.kv is None else (self.loaded.kv.start,)
-            row.chunk_ends = chunk_ends(len(row.feed), self.chunk, (*row.snapshot_ends, *starts), scores=self.scores)
+            # Texts leave nothing in a cache and take nothing from one.
+            texts = isinstance(row.submit.work, Embed)
+            if not texts:
+                self._plan_prompt(row)
             self.room.make_for(row)
             try:
-                # Texts leave nothing in a cache and take nothing from one.
-                (self.pooled if isinstance(row.submit.work, Embed) else self.prefills).admit(row)
+                (self.pooled if texts else self.prefills).admit(row)
             except FOREIGN as error:  # a model makes its caches itself
                 self._fail(row, internal_fault("admission", row, error))
             self.decoding.moving = []
+
+    def _plan_prompt(self, row: Row) -> None:
+        """Where its chunks end, and what of it is kept."""
+        row.last_token = int(row.feed[-1])
+        row.epoch = self.prefix.epoch(row.request.tenant)
+        row.snapshot_ends = self._snapshot_ends(row)
+        starts = () if self.loaded.kv is None else (self.loaded.kv.start,)
+        row.chunk_ends = chunk_ends(len(row.feed), self.chunk, (*row.snapshot_ends, *starts), scores=self.scores)
 
     def _displace_for(self, row: Row) -> None:
         # First, for a row that comes to its end by what is drawn makes room without another's leaving.

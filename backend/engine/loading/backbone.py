@@ -5,11 +5,12 @@ Engine thread only.
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import ConcatenateKVCache, KVCache, make_prompt_cache
 
 from backend.engine.loading.failures import FOREIGN, check_cancelled, one_line
 from backend.engine.loading.loaded import Backbone
@@ -50,20 +51,26 @@ def find_backbone(model: Any, *, cancelled: Callable[[], bool] = lambda: False) 
         if width is not None:
             check_cancelled(cancelled)
             forward = _at(model, path)
-            padded = _padded(forward, new_cache)
-            return Backbone(path=path, forward=forward, new_cache=new_cache, width=width, padded=padded)
+            # Both at once; a model that does not take such caches may be one that takes padding.
+            lean = _padded(forward, new_cache, lambda: without_room(new_cache()))
+            padded = lean or _padded(forward, new_cache, new_cache)
+            return Backbone(path=path, forward=forward, new_cache=new_cache, width=width, padded=padded, lean=lean)
     return NOT_FOUND
 
 
 def same_backbone(known: Backbone, model: Any) -> Backbone:
     """That of the same model, loaded again."""
-    return Backbone(
-        path=known.path,
-        forward=_at(model, known.path),
-        new_cache=lambda: make_prompt_cache(model),
-        width=known.width,
-        padded=known.padded,
-    )
+    return replace(known, forward=_at(model, known.path), new_cache=lambda: make_prompt_cache(model))
+
+
+def caches_for_one_pass(backbone: Backbone) -> list[Any]:
+    """Fresh caches for a pass from the beginning, after which nothing goes on from them."""
+    return without_room(backbone.new_cache()) if backbone.lean else backbone.new_cache()
+
+
+def without_room(caches: list[Any]) -> list[Any]:
+    """The like that keep what they are given as it is; others take room for 256 tokens, and copy it there."""
+    return [ConcatenateKVCache() if type(cache) is KVCache else cache for cache in caches]
 
 
 def _tokens(count: int, seed: int) -> mx.array:
@@ -131,11 +138,13 @@ def _giving(parent: Any, name: str, output: mx.array) -> Generator[None]:
         parent[name] = module
 
 
-def _padded(forward: Callable[..., mx.array], new_cache: Callable[[], list[Any]]) -> bool:
+def _padded(
+    forward: Callable[..., mx.array], new_cache: Callable[[], list[Any]], passing: Callable[[], list[Any]]
+) -> bool:
     short, long = _tokens(_SHORT, 2), _tokens(_LONG, 5)
     padding = mx.zeros((1, _LONG - _SHORT), dtype=short.dtype)
     try:
-        together = forward(mx.concatenate([mx.concatenate([short, padding], axis=1), long]), cache=new_cache())
+        together = forward(mx.concatenate([mx.concatenate([short, padding], axis=1), long]), cache=passing())
         alone = [forward(tokens, cache=new_cache()) for tokens in (short, long)]
         return _alike(together[:1, :_SHORT], alone[0]) and _alike(together[1:], alone[1])
     except FOREIGN:

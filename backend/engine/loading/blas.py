@@ -8,11 +8,13 @@ Elsewhere (macOS, GPUs) there is nothing to choose.
 import ctypes
 import importlib
 import logging
+import os
 import resource
 import sys
 from collections.abc import Callable
 
 from backend.core.logline import logline
+from backend.engine.loading.kernel_cache import allow_many_shapes
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ def _described(library: ctypes.CDLL, fallback: str) -> str:
 
 def _import_mlx() -> None:
     """Import mlx_lm without its side effect: it sets the limit of open files to 2,048, hard limit 4,096."""
+    allow_many_shapes(os.environ)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     original, resource.setrlimit = resource.setrlimit, lambda *_: None
     try:

@@ -14,6 +14,17 @@ from pathlib import Path
 from typing import Any, Final
 
 VARIABLE: Final = "MLX_PTX_CACHE_DIR"
+SHAPES_CHECK: Final = "MLX_ENABLE_CACHE_THRASHING_CHECK"
+
+
+def allow_many_shapes(environment: MutableMapping[str, str]) -> None:
+    """Have MLX drop what it prepared for shapes of long ago, and go on. Before it first computes.
+
+    For CUDA it keeps what it has prepared for a shape: attention's plans, launches in one piece. It counts what it
+    did not find since the process began, and by default raises for every new one after 512 plans, whatever was found
+    meanwhile: a worker whose prompts have many lengths would fail all further ones.
+    """
+    environment.setdefault(SHAPES_CHECK, "0")
 
 
 def keep_kernels(info: Mapping[str, Any], environment: MutableMapping[str, str]) -> None:

@@ -24,6 +24,7 @@ class Backbone:
         forward: `forward(tokens [rows, n], cache=caches)` gives `[rows, n, width]`, after the last norm.
         new_cache: Fresh caches that hold all tokens, as numbers, of any number of rows.
         padded: Rows that are padded on the right have the hidden states that they have alone.
+        lean: In one pass, with caches that have no room for more, too.
     """
 
     path: tuple[str, ...]
@@ -31,6 +32,7 @@ class Backbone:
     new_cache: Callable[[], list[Any]]
     width: int
     padded: bool
+    lean: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

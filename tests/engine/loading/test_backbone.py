@@ -10,7 +10,7 @@ import pytest
 from mlx_lm.utils import load_model
 
 from backend.core.errors import ModelLoadFailed
-from backend.engine.loading.backbone import NOT_FOUND, find_backbone, same_backbone
+from backend.engine.loading.backbone import NOT_FOUND, caches_for_one_pass, find_backbone, same_backbone
 from backend.engine.loading.loaded import Backbone
 from tests.architectures import catalogue
 from tests.models import FAMILIES, QUICK_FAMILIES, write_model
@@ -29,10 +29,11 @@ def test_it_is_found_in_every_family_and_the_model_stays_as_it_was(family: str, 
     found = find_backbone(model)
     assert isinstance(found, Backbone)
     assert [name for name, _ in nn.utils.tree_flatten(model.parameters())] == before
-    assert found.width == 64 and found.padded
+    assert found.width == 64 and found.padded and found.lean
     tokens = [5, 90, 17, 3]
-    ours = np.array(found.forward(mx.array([tokens]), cache=found.new_cache())[0])
-    assert np.abs(ours - Straight(folder).hidden(tokens)).max() < 1e-5
+    for caches in (found.new_cache(), caches_for_one_pass(found)):
+        ours = np.array(found.forward(mx.array([tokens]), cache=caches)[0])
+        assert np.abs(ours - Straight(folder).hidden(tokens)).max() < 1e-5
     again, _ = load_model(folder)
     assert same_backbone(found, again).path == found.path
 
@@ -63,6 +64,22 @@ class _Mixing(nn.Module):
     def __call__(self, tokens: mx.array, cache: Any = None) -> mx.array:
         hidden = self.model(tokens, cache=cache)
         return self.head(mx.cumsum(hidden, axis=1) if self.mixes else hidden)
+
+
+class _Counting(_Inner):
+    """Reads of its caches what only some have."""
+
+    def __call__(self, tokens: mx.array, cache: Any = None) -> mx.array:
+        return super().__call__(tokens) + (0 if cache is None else 0 * cache[0].step)
+
+
+def test_a_model_that_wants_caches_of_its_own_kind_has_them() -> None:
+    model = _Mixing(mixes=False)
+    model.model = _Counting()
+    found = find_backbone(model)
+    assert isinstance(found, Backbone)
+    assert found.padded and not found.lean
+    assert type(caches_for_one_pass(found)[0]) is type(found.new_cache()[0])
 
 
 def test_what_a_head_mixes_is_no_backbone() -> None:

@@ -1,12 +1,20 @@
 """Where compiled kernels are kept, and that no other user's are loaded."""
 
 import os
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from backend.engine.loading.kernel_cache import VARIABLE, keep_kernels, why_no_cpu_kernels
+from backend.engine.loading.kernel_cache import (
+    SHAPES_CHECK,
+    VARIABLE,
+    allow_many_shapes,
+    keep_kernels,
+    why_no_cpu_kernels,
+)
 
 H100 = {"architecture": "sm_90", "total_memory": 1 << 36}
 
@@ -25,6 +33,21 @@ def test_a_home_directory_is_enough(tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "XDG_CACHE_HOME": ""}
     keep_kernels(H100, environment)
     assert environment[VARIABLE].startswith(f"{tmp_path}/.cache/mlx-worker/")
+
+
+def test_no_number_of_shapes_makes_mlx_raise() -> None:
+    """As MLX asks the C library, when it first computes on CUDA."""
+    environment = {name: value for name, value in os.environ.items() if name != SHAPES_CHECK}
+    program = "import ctypes; from backend.engine.loading.blas import load_blas; load_blas('reference'); "
+    program += f"read = ctypes.CDLL(None).getenv; read.restype = ctypes.c_char_p; print(read({SHAPES_CHECK.encode()}))"
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True)
+    assert ran.stdout.strip() == "b'0'"
+
+
+def test_who_wants_to_be_told_of_many_shapes_is() -> None:
+    environment = {SHAPES_CHECK: "1"}
+    allow_many_shapes(environment)
+    assert environment == {SHAPES_CHECK: "1"}
 
 
 @pytest.mark.parametrize(

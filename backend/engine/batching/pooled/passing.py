@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.engine.waits import wait
+from backend.engine.waits import start, wait
 
 
 class Pass:
@@ -29,6 +29,7 @@ class Pass:
         read: Callable[[mx.array], Any] | None,
         counted: int,
     ) -> None:
+        self.shape = tokens.shape[0], tokens.shape[1]
         self.tokens = tokens.size
         self.counted = counted
         self.computed = 0
@@ -43,9 +44,17 @@ class Pass:
         """Whether all is computed."""
         return self.computed >= self.layers
 
-    def run(self, layers: int) -> None:
-        """Compute the next layers. Raises what the device reports."""
+    def run(self, layers: int, meanwhile: Callable[[], None] | None = None) -> None:
+        """Compute the next layers. Raises what the device reports.
+
+        Args:
+            meanwhile: What the host can do while they are computed. It raises nothing, and puts nothing on the device.
+        """
         upto = min(self.layers, self.computed + layers)
         last = [self.output] if upto == self.layers and self.output is not None else []
-        wait([cache.state for cache in self._caches[self.computed : upto]], last)
+        wanted = [cache.state for cache in self._caches[self.computed : upto]], last
+        if meanwhile is not None:
+            start(*wanted)
+            meanwhile()
+        wait(*wanted)
         self.computed = upto

@@ -1,5 +1,6 @@
 """What is computed for one row, and the result that it makes."""
 
+from bisect import insort
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,26 +20,39 @@ class Computed:
     """A row and what it has so far.
 
     Attributes:
-        left: Texts or tails that are to run yet, ascending.
+        left: Texts or tails that are to run yet and are in no unit, ascending.
+        total: Of all.
     """
 
     row: Row
     left: list[int] = field(init=False)
+    total: int = field(init=False)
     _numbers: dict[int, Numbers] = field(default_factory=dict[int, Numbers])
 
     def __post_init__(self) -> None:
         work = self.row.submit.work
         assert work is not None
-        self.left = list(range(len(work.texts if isinstance(work, Embed) else work.tails)))
+        self.total = len(work.texts if isinstance(work, Embed) else work.tails)
+        self.left = list(range(self.total))
 
     @property
-    def next(self) -> int:
-        """The first of what is left."""
-        return self.left[0]
+    def complete(self) -> bool:
+        """Whether all is computed."""
+        return len(self._numbers) == self.total
+
+    def claim(self, index: int) -> None:
+        """A unit has it now."""
+        self.left.remove(index)
+
+    def give_back(self, index: int) -> None:
+        """It is to run yet after all."""
+        if index not in self._numbers and index not in self.left:
+            insort(self.left, index)
 
     def take(self, part: Part) -> None:
         """One more is computed."""
-        self.left.remove(part.index)
+        if part.index in self.left:  # the row has been away, and come back, since it was begun
+            self.left.remove(part.index)
         work = self.row.submit.work
         if isinstance(work, Embed):
             length = len(work.texts[part.index])

@@ -1,4 +1,4 @@
-"""Which texts are embedded together, and what becomes of their hidden states. Pure, but for lazy MLX in `picked`."""
+"""Texts to rows, and what becomes of their hidden states. Pure, but for lazy MLX in `picked`."""
 
 from collections.abc import Sequence
 
@@ -8,42 +8,34 @@ from numpy.typing import NDArray
 
 from backend.core.pooled import Pooling
 
-# Of a batch's tokens, those that are no padding, at least: what is less costs more than it saves.
-LEAST_FILLED = 0.8
 
-
-def plan_batch(lengths: Sequence[int], most_tokens: int) -> list[int]:
-    """Which texts run together: the first, and of the others those whose lengths are nearest to its.
-
-    Args:
-        lengths: Tokens of each text that waits, in the order in which they are due.
-        most_tokens: Of the batch, padding included; a first text that is longer runs alone.
-    """
-    chosen, longest, filled = [0], lengths[0], lengths[0]
-    by_distance = sorted(range(1, len(lengths)), key=lambda index: abs(lengths[index] - lengths[0]))
-    for index in by_distance:
-        length = lengths[index]
-        size = (len(chosen) + 1) * max(longest, length)
-        if size <= most_tokens and filled + length >= LEAST_FILLED * size:
-            chosen.append(index)
-            longest, filled = max(longest, length), filled + length
-    return chosen
-
-
-def padded(texts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
-    """Rows of one length, padded on the right: causal layers never look there."""
-    rows = np.zeros((len(texts), max(map(len, texts))), np.int32)
-    for row, text in zip(rows, texts, strict=True):
+def padded(texts: Sequence[NDArray[np.int32]], shape: tuple[int, int]) -> NDArray[np.int32]:
+    """Rows of one length, padded on the right, where causal layers never look; rows beyond the texts are padding."""
+    rows = np.zeros(shape, np.int32)
+    for row, text in zip(rows, texts, strict=False):
         row[: len(text)] = text
     return rows
 
 
-def picked(hidden: mx.array, pooling: Pooling) -> mx.array:
-    """What is needed of the hidden states `[n, width]` of a text's piece: float32, `[1, width]` or `[n, width]`."""
+def picked(hidden: mx.array, lengths: Sequence[int], pooling: Pooling) -> mx.array:
+    """What is needed of the hidden states `[rows, n, width]` of pieces of texts, in a few launches for all of them.
+
+    Args:
+        lengths: Of each piece; what is beyond it, and rows beyond these, are padding.
+
+    Returns:
+        float32: the last state or the sum of each piece, `[len(lengths), width]`; with pooling none all states,
+        `[rows, n, width]`.
+    """
+    ends = mx.array(list(lengths))
     if pooling == "last":
-        return hidden[-1:].astype(mx.float32)
+        return hidden[mx.arange(len(lengths)), ends - 1].astype(mx.float32)
     numbers = hidden.astype(mx.float32)
-    return numbers if pooling == "none" else numbers.sum(axis=0, keepdims=True)
+    if pooling == "none":
+        return numbers
+    theirs = mx.arange(hidden.shape[1]) < ends[:, None]
+    # Not by a product: padding may be infinite.
+    return mx.where(theirs[..., None], numbers[: len(lengths)], 0).sum(axis=1)
 
 
 def pooled(

@@ -7,35 +7,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.core.pooled import Pooling
-from backend.engine.batching.pooled.texts import LEAST_FILLED, normalized, picked, plan_batch, pooled
+from backend.engine.batching.pooled.texts import normalized, padded, picked, pooled
 from backend.engine.batching.pooled.units import chance, pieces
-
-
-@given(st.lists(st.integers(1, 600), min_size=1, max_size=60), st.integers(1, 2048))
-def test_the_first_text_always_runs_and_a_batch_is_bounded_and_filled(lengths: list[int], most: int) -> None:
-    chosen = plan_batch(lengths, most)
-    assert chosen[0] == 0 and len(set(chosen)) == len(chosen)
-    size = len(chosen) * max(lengths[i] for i in chosen)
-    if len(chosen) > 1:
-        assert size <= most
-        assert sum(lengths[i] for i in chosen) >= LEAST_FILLED * size
-
-
-def test_texts_of_like_length_run_together() -> None:
-    assert plan_batch([100, 5, 101, 6, 99, 400], 512) == [0, 2, 4]
-    assert plan_batch([700, 5], 512) == [0]
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "none"])
 @pytest.mark.parametrize("cut", [5, 1, 4])
 def test_pieces_of_a_text_give_the_vector_of_the_whole(pooling: Pooling, cut: int) -> None:
     hidden = mx.random.normal((5, 8), key=mx.random.key(1))
-    arrays = [np.array(picked(part, pooling)) for part in (hidden[:cut], hidden[cut:]) if part.shape[0]]
+    parts = [part for part in (hidden[:cut], hidden[cut:]) if part.shape[0]]
+    arrays = [np.array(picked(part[None], [part.shape[0]], pooling)) for part in parts]
+    arrays = [array[0] for array in arrays] if pooling == "none" else arrays
     whole = np.array(hidden)
     expected = {"last": whole[-1:], "mean": whole.mean(axis=0)[None], "none": whole}[pooling]
     assert np.allclose(pooled(arrays, 5, pooling, normalize=False), expected, atol=1e-6)
     lengths = np.linalg.norm(pooled(arrays, 5, pooling, normalize=True), axis=-1)
     assert np.allclose(lengths, 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "none"])
+def test_what_is_picked_of_rows_is_theirs_whatever_their_padding_holds(pooling: Pooling) -> None:
+    hidden, lengths = np.full((4, 6, 8), np.inf, np.float32), [2, 6, 5]
+    rng = np.random.default_rng(3)
+    for row, length in enumerate(lengths):
+        hidden[row, :length] = rng.normal(size=(length, 8))
+    found = np.array(picked(mx.array(hidden), lengths, pooling))
+    for row, length in enumerate(lengths):
+        own = hidden[row, :length]
+        expected = {"last": own[-1], "mean": own.sum(axis=0), "none": own}[pooling]
+        assert np.allclose(found[row, :length] if pooling == "none" else found[row], expected, atol=1e-6)
+
+
+def test_rows_are_padded_on_the_right_and_below() -> None:
+    rows = padded([np.array([1, 2], np.int32), np.array([3], np.int32)], (3, 4))
+    assert rows.tolist() == [[1, 2, 0, 0], [3, 0, 0, 0], [0, 0, 0, 0]]
 
 
 def test_nothing_is_divided_by_zero() -> None:
