@@ -9,7 +9,7 @@ from backend.cache_command.options import SALT_VARIABLE
 from backend.config import TOKEN_VARIABLES
 from backend.core.request import MAX_PRIORITY
 from backend.engine.batching.standing import MOST_DISPLACED, SECONDS_A_LEVEL
-from backend.engine.loading.kernel_cache import VARIABLE
+from backend.engine.loading.kernel_cache import SHAPES_CHECK, VARIABLE
 from backend.engine.ranks.world import BACKEND, CONTROL, LAUNCHER, SIZE, TOKEN
 from backend.metrics.catalogue import METRICS
 from backend.process.exit_codes import ExitCode
@@ -51,7 +51,7 @@ def test_every_flag_has_its_row_with_its_variables_its_default_and_its_option() 
 
 def test_every_variable_without_a_flag_and_every_option_is_named() -> None:
     names = {name for row in rows("Settings") for name in re.findall(r"`([A-Z_]+)`", row[0])}
-    assert names == IN_CODE | {*TOKEN_VARIABLES, STARTED_BY, SALT_VARIABLE, VARIABLE, *RANKS}
+    assert names == IN_CODE | {*TOKEN_VARIABLES, STARTED_BY, SALT_VARIABLE, VARIABLE, SHAPES_CHECK, *RANKS}
     read = [path.read_text(encoding="utf-8") for path in (ROOT / "backend").rglob("*.py") if path.parent.name != "pb"]
     read.append((ROOT / "run.sh").read_text(encoding="utf-8"))
     found = {
