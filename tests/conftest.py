@@ -1,8 +1,13 @@
 """Options of a whole run."""
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import chosen
+
+# What is slow is the machine: no time of an example, or of making one, says anything of what is tested.
+settings.register_profile("tests", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -60,7 +60,7 @@ def test_a_special_token_written_out_becomes_the_token(worker: Worker) -> None:
     tokenizer = json.loads((TINY_CHAT / "tokenizer.json").read_text())
     special = [token for token in tokenizer["added_tokens"] if token["special"]]
     for token in special:
-        found = worker.stub.TokenizeString(prompt(f"a{token['content']}b"), timeout=10).tokens
+        found = worker.stub.TokenizeString(prompt(f"a{token['content']}b"), timeout=60).tokens
         assert token["id"] in found
     assert special
 
@@ -174,7 +174,7 @@ def test_memory_that_runs_out_costs_requests_or_the_process_and_never_the_direct
         if worker.process.poll() is None:
             worker.signal(signal.SIGTERM)
         # As the host sees it: an end that it can tell from a wish, or a clean one.
-        worker.expected_code = worker.wait(30)
+        worker.expected_code = worker.wait(60)
         assert worker.expected_code == 0 or codes != {grpc.StatusCode.OK}
     with Worker(*options) as worker:
         worker.must_load()

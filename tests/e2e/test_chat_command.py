@@ -197,7 +197,7 @@ def test_a_worker_of_its_own_is_gone_at_the_end(how: str) -> None:
             terminal.code()
         if how != "killed":
             assert not own.is_running()
-        wait_until(lambda: not own.is_running() or own.status() == psutil.STATUS_ZOMBIE, "the worker is gone", 15)
+        wait_until(lambda: not own.is_running() or own.status() == psutil.STATUS_ZOMBIE, "the worker is gone")
 
 
 @pytest.mark.slow
@@ -207,7 +207,7 @@ def test_ctrl_c_while_the_model_loads_leaves_no_worker() -> None:
         [own] = psutil.Process(terminal.process.pid).children()
         terminal.press(CTRL_C)
         assert terminal.code() == 130
-        wait_until(lambda: not own.is_running() or own.status() == psutil.STATUS_ZOMBIE, "the worker is gone", 5)
+        wait_until(lambda: not own.is_running() or own.status() == psutil.STATUS_ZOMBIE, "the worker is gone")
 
 
 @pytest.mark.slow

@@ -127,11 +127,11 @@ def test_strict_tells_no_client_anything_of_the_cache(another_worker: Worker, ra
     for whose in (ALICE, BOB):
         trailing = predict(worker.stub, asked(QUESTION, whose)).trailing
         assert trailing["x-finish-reason"] and not [key for key in trailing if "cache" in key]
-    info = worker.info.Get(pb.InfoRequest(), timeout=10)
+    info = worker.info.Get(pb.InfoRequest(), timeout=60)
     assert not info.cache
     assert (info.mode, info.details["isolation"]) == ("serial", "strict")
     assert "nothing" in info.details["isolation_keeps"]
-    stats = worker.prompt_cache.Stats(pb.PromptCacheStatsRequest(), timeout=10)
+    stats = worker.prompt_cache.Stats(pb.PromptCacheStatsRequest(), timeout=60)
     assert (dict(stats.figures), stats.isolation) == ({}, "strict")
 
 
@@ -139,7 +139,7 @@ def test_strict_runs_one_request_at_a_time_and_leaves_no_memory(another_worker: 
     worker = load(another_worker, random_model(), "strict")
 
     def memory() -> tuple[float, ...]:
-        breakdown = worker.stub.Status(pb.HealthMessage(), timeout=10).memory.breakdown
+        breakdown = worker.stub.Status(pb.HealthMessage(), timeout=60).memory.breakdown
         return tuple(breakdown[name] for name in ("mlx_active", "buffer_pool", "live_kv", "cached_kv"))
 
     predict(worker.stub, asked("warm"))

@@ -76,9 +76,11 @@ def test_slow_readers_and_clients_that_vanish_beside_others(
         )
         return [slow, quick, left]
 
+    before = worker.queue()["cancelled"]
     with standing_worker[1].beside(worker):
         slow, quick, left = asyncio.run(all_at_once())
     assert check(asked * 2, slow) == {OK: 16}
     assert check(asked, quick) == {OK: 8}
     assert {answer.code for answer in left} == {grpc.StatusCode.CANCELLED}
-    worker.wait_for_queue(lambda queue: queue["in_flight"] == 0, 5)
+    worker.wait_for_queue(lambda queue: queue["in_flight"] == 0)
+    assert worker.queue()["cancelled"] == before + 24

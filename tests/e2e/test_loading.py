@@ -141,7 +141,7 @@ def test_a_model_directory_with_something_missing_or_wrong(
     """Names the file; nothing half-loaded."""
     spoil(copy)
     refused(worker, copy, words)
-    assert worker.info.Get(pb.InfoRequest(), timeout=5).model in ("", str(TINY_CHAT))
+    assert worker.info.Get(pb.InfoRequest(), timeout=60).model in ("", str(TINY_CHAT))
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def create(worker: Worker, name: str = "rules", **fields: Any) -> pb.NamedPrefix
 
 
 def names(worker: Worker, **metadata: str) -> dict[str, pb.NamedPrefix]:
-    found = worker.prompt_cache.List(pb.ListPrefixesRequest(metadata=metadata), timeout=10).prefixes
+    found = worker.prompt_cache.List(pb.ListPrefixesRequest(metadata=metadata), timeout=60).prefixes
     return {prefix.name: prefix for prefix in found}
 
 
@@ -74,7 +74,7 @@ def test_a_name_survives_what_would_evict_it(empty: Worker, random_model: Model,
         predict(empty.stub, prompt(f"{index} " + "something else entirely, " * 8, 4))
     assert made == len(RULES)
     assert hit(predict(empty.stub, letters(RULES + "Where is it? ")))[0] == len(RULES)
-    assert empty.prompt_cache.Delete(pb.DeletePrefixRequest(name="rules"), timeout=10).success
+    assert empty.prompt_cache.Delete(pb.DeletePrefixRequest(name="rules"), timeout=60).success
     assert not names(empty)
 
 
@@ -85,9 +85,9 @@ def test_names_are_each_tenants_own(empty: Worker, random_model: Model) -> None:
     assert not names(empty)
     assert names(empty, cache_salt="a")["rules"].tokens == len(RULES)
     assert names(empty, cache_salt="b")["rules"].tokens == 40
-    gone = empty.prompt_cache.Delete(pb.DeletePrefixRequest(name="rules", metadata={"cache_salt": "a"}), timeout=10)
+    gone = empty.prompt_cache.Delete(pb.DeletePrefixRequest(name="rules", metadata={"cache_salt": "a"}), timeout=60)
     assert gone.success
-    again = empty.prompt_cache.Delete(pb.DeletePrefixRequest(name="rules", metadata={"cache_salt": "a"}), timeout=10)
+    again = empty.prompt_cache.Delete(pb.DeletePrefixRequest(name="rules", metadata={"cache_salt": "a"}), timeout=60)
     assert not again.success and "no prefix" in again.message
     assert names(empty, cache_salt="b")
 
@@ -98,10 +98,10 @@ def test_clear_drops_a_tenants_state_or_everything(empty: Worker, random_model: 
     for salt in salts:
         create(empty, prompt=RULES, metadata=salt)
     clear = empty.prompt_cache.Clear
-    assert clear(pb.ClearPromptCacheRequest(metadata={"cache_salt": "a"}), timeout=10).success
+    assert clear(pb.ClearPromptCacheRequest(metadata={"cache_salt": "a"}), timeout=60).success
     assert (len(names(empty)), len(names(empty, cache_salt="a"))) == (1, 0)
     assert empty.queue()["cached_kv_bytes"] > 0
-    assert clear(pb.ClearPromptCacheRequest(everything=True), timeout=10).success
+    assert clear(pb.ClearPromptCacheRequest(everything=True), timeout=60).success
     assert (len(names(empty)), empty.queue()["cached_kv_bytes"]) == (0, 0)
 
 
@@ -109,7 +109,7 @@ def test_stats_have_the_rates(empty: Worker, random_model: Model) -> None:
     empty.must_load(random_model())
     for _ in range(4):
         predict(empty.stub, letters(RULES))
-    stats = empty.prompt_cache.Stats(pb.PromptCacheStatsRequest(), timeout=10)
+    stats = empty.prompt_cache.Stats(pb.PromptCacheStatsRequest(), timeout=60)
     assert stats.hit_rate == 0.75
     assert stats.token_hit_rate == pytest.approx(3 * (len(RULES) - 1) / (4 * len(RULES)))
     assert (stats.isolation, stats.figures["fetches"]) == ("performance", 4)
@@ -137,9 +137,9 @@ def test_a_broken_request_is_refused_in_words(
 def test_without_a_model_there_is_nothing_to_name(empty: Worker) -> None:
     for call in (
         lambda: create(empty, prompt="a"),
-        lambda: empty.prompt_cache.List(pb.ListPrefixesRequest(), timeout=10),
-        lambda: empty.prompt_cache.Clear(pb.ClearPromptCacheRequest(), timeout=10),
-        lambda: empty.prompt_cache.Stats(pb.PromptCacheStatsRequest(), timeout=10),
+        lambda: empty.prompt_cache.List(pb.ListPrefixesRequest(), timeout=60),
+        lambda: empty.prompt_cache.Clear(pb.ClearPromptCacheRequest(), timeout=60),
+        lambda: empty.prompt_cache.Stats(pb.PromptCacheStatsRequest(), timeout=60),
     ):
         assert refusal(call)[0] is grpc.StatusCode.FAILED_PRECONDITION
 
@@ -202,6 +202,6 @@ def test_what_runs_while_the_cache_is_cleared_stores_nothing_of_before(empty: Wo
     empty.must_load(random_model())
     predict(empty.stub, letters(RULES))
     with running(empty.stub, letters(RULES, tokens=200)) as (call,):
-        empty.prompt_cache.Clear(pb.ClearPromptCacheRequest(), timeout=10)
+        empty.prompt_cache.Clear(pb.ClearPromptCacheRequest(), timeout=60)
         finish(call)
     assert hit(predict(empty.stub, letters(RULES))) == (0, "empty")

@@ -74,7 +74,7 @@ def shared(worker: Worker, a: pb.PredictOptions, b: pb.PredictOptions) -> int:
 
 
 def figures(worker: Worker) -> Mapping[str, float]:
-    return worker.info.Get(pb.InfoRequest(), timeout=10).cache
+    return worker.info.Get(pb.InfoRequest(), timeout=60).cache
 
 
 @pytest.mark.parametrize("ask", [by_predict, by_stream])
@@ -242,7 +242,7 @@ def test_bytes_are_told_and_kept_within_the_limit(empty: Worker, random_model: M
     predict(empty.stub, letters(QUESTION))
     used = (len(QUESTION) + answer_kv()) * TOKEN_BYTES
     empty.rest()
-    status = empty.stub.Status(pb.HealthMessage(), timeout=10)
+    status = empty.stub.Status(pb.HealthMessage(), timeout=60)
     assert status.memory.breakdown["cached_kv"] == used
     assert figures(empty)["nbytes"] == empty.queue()["cached_kv_bytes"] == used
     for index in range(6):

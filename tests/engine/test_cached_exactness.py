@@ -125,7 +125,6 @@ def differences(
     return worst, share
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("family", "sampler"),
     families_by_batch([("qwen3", "device"), ("qwen3_next", "host")]),

@@ -69,7 +69,6 @@ async def of_both(handle: EngineHandle, work: Callable[[Any, Any], Any]) -> Any:
     return await handle.with_session(with_stores)
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(("draft", "sampler"), CASES)
 def test_at_later_turns_of_a_conversation_only_what_is_new_is_read(
     draft: str, sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -130,7 +129,6 @@ def test_whichever_of_both_has_been_evicted_the_answer_is_the_same(
     serve(config, body, monkeypatch, load=LoadDoubtful(5))
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("draft", "sampler"),
     [pytest.param(*case, marks=pytest.mark.slow) for case in CROWDS],

@@ -56,7 +56,6 @@ def same(ours: list[Answer], theirs: list[Answer]) -> None:
         assert (one.end.reason, one.text) == (other.end.reason, other.text)
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(("draft", "sampler"), CASES)
 def test_whatever_it_guesses_the_answers_are_those_without(
     draft: str, sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -72,7 +71,6 @@ def test_whatever_it_guesses_the_answers_are_those_without(
     assert queue["speculation.drafting_rounds"] > 20 and queue["live_kv_bytes"] == 0
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("sampler", ["host", pytest.param("device", marks=pytest.mark.slow)])
 def test_grammars_stops_limits_and_rows_that_go_and_come_back(
     sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

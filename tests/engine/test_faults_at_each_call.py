@@ -127,7 +127,7 @@ def test_whichever_time_a_process_dies_it_is_made_anew_and_no_request_fails(
 
     def kill(process: "subprocess.Popen[bytes]", *_: Any) -> None:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
     fault = FaultAtCall(monkeypatch, places, kill)
     killed: list[str] = []

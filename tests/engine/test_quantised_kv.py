@@ -31,7 +31,6 @@ def codes(start: int = 0, **options: Any) -> dict[str, int]:
     return options | {"quantized_kv_start": start}
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("family", "sampler", "kv"),
     [
@@ -63,7 +62,6 @@ def test_answers_in_a_crowd_equal_answers_alone(
         assert_same(ours, theirs, tolerance(family))
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("family", "sampler", "kv"),
     [

@@ -58,7 +58,7 @@ def test_a_running_stream_is_finished_within_the_grace_or_cut_unavailable() -> N
             next(stream)
         assert cut.value.code() == grpc.StatusCode.UNAVAILABLE
         assert worker.end()[0] == ExitCode.STOPPED
-        assert time.monotonic() - began < 0.2 + 5
+        assert time.monotonic() - began < 0.2 + 20
 
 
 def test_a_second_signal_cuts_the_grace_short() -> None:
@@ -159,7 +159,7 @@ def test_it_ends_when_its_parent_was_gone_before_python_had_started(tmp_path: Pa
     (tmp_path / "go").touch()
     with os.fdopen(read) as log:
         pid = int(re.search(r"ready .*pid=(\d+)", log.readline())[1])  # type: ignore[index]
-        killing = threading.Timer(20, os.kill, (pid, signal.SIGKILL))
+        killing = threading.Timer(60, os.kill, (pid, signal.SIGKILL))
         killing.start()
         rest = log.read().splitlines()
         killing.cancel()

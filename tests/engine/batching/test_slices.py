@@ -152,7 +152,6 @@ def test_what_has_been_drawn_goes_out_before_anybody_waits_for_a_prompt(
     run(path, model, body, sampler="device")
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("family", "sampler"),
     families_by_batch([("qwen3", "device"), ("qwen3_next", "host")]),
