@@ -114,8 +114,10 @@ def test_the_table_says_what_the_survey_of_a_module_finds() -> None:
     ("module", "said"),
     [
         ("llama", ""),
-        ("deepseek_v41", "a layer's cache cannot go back"),
-        *(pytest.param(m, "a layer's cache cannot go back", marks=pytest.mark.slow) for m in ("llama4",)),
+        *(
+            pytest.param(m, "a layer's cache cannot go back", marks=pytest.mark.slow)
+            for m in ("deepseek_v41", "llama4")
+        ),
     ],
 )
 def test_what_a_step_may_not_look_at_guesses_of_says_why(module: str, said: str) -> None:

@@ -232,6 +232,7 @@ def test_a_request_for_another_model(worker: Worker) -> None:
     assert predict(worker.stub, prompt(STORY, 3, ModelIdentity=own)).text
 
 
+@pytest.mark.slow
 def test_neighbours_of_bad_requests_are_exact(worker: Worker) -> None:
     wanted = [prompt(STORY, 150, IgnoreEOS=True, Temperature=1.0, Seed=seed, Logprobs=1) for seed in range(3)]
     alone = [stream(worker.stub, request).last.logprobs for request in wanted]

@@ -154,6 +154,7 @@ def test_the_directory_is_looked_at_while_a_worker_uses_it(worker: Worker, direc
     assert list(listed(run("list", "--json", *at, **token))) == ["rules"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
 def test_a_worker_that_serves_tls_is_trusted_by_its_certificate(tmp_path: Path) -> None:
     subprocess.run(

@@ -177,9 +177,8 @@ def test_a_worker_that_does_not_start_or_has_no_model_is_one_sentence_too() -> N
         assert told.code == 69 and "has no model loaded" in told.err
 
 
-@pytest.mark.parametrize(
-    "how", ["left", pytest.param("terminated", marks=pytest.mark.slow), pytest.param("killed", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["left", "terminated", "killed"])
 def test_a_worker_of_its_own_is_gone_at_the_end(how: str) -> None:
     with Terminal("chat", "--model", str(TINY_CHAT)) as terminal:
         terminal.wait_for(r"/help helps\n> $", 90)

@@ -146,7 +146,8 @@ def test_free_and_another_load_do_not_wait_for_dear_grammars(worker: Worker) -> 
         assert codes <= {grpc.StatusCode.ABORTED, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_worker_that_ends_leaves_no_process_behind(number: signal.Signals) -> None:
     with Worker("--grace", "1s") as worker:
         worker.must_load()

@@ -48,6 +48,7 @@ def details(worker: Worker) -> dict[str, str]:
     return dict(worker.info.Get(pb.InfoRequest(), timeout=60).details)
 
 
+@pytest.mark.slow
 def test_a_draft_model_guesses_what_a_larger_one_says_and_no_answer_is_another(worker: Worker, models: Path) -> None:
     worker.must_load("large", "speculation:off", ModelPath=str(models), DraftModel="small")
     assert "draft_model" not in details(worker)

@@ -15,6 +15,7 @@ from tests.e2e.asking import finish, prompt, running, stream
 from tests.e2e.faulty_worker import STOP_STRING
 from tests.e2e.oracle import Golden
 from tests.e2e.worker import TINY_CHAT, Worker, wait_until
+from tests.tiers import slow
 
 STORY = "Once upon a time"
 INTERNAL = grpc.StatusCode.INTERNAL
@@ -66,7 +67,7 @@ def doomed(tmp_path: Path) -> Iterator[Faulty]:
         yield faulty
 
 
-@pytest.mark.parametrize("step", [1, 2, 7])
+@pytest.mark.parametrize("step", [slow(1), 2, slow(7)])
 def test_a_fault_in_one_requests_output_is_its_own(faulty: Faulty, step: int) -> None:
     """At its k-th token; the neighbour is exact."""
     stub = faulty.worker.stub
@@ -91,7 +92,7 @@ def test_logits_that_are_not_numbers_end_their_own_row(faulty: Faulty) -> None:
         assert finish(second).last.logprobs == expected
 
 
-@pytest.mark.parametrize("step", [1, 2, 5])
+@pytest.mark.parametrize("step", [slow(1), 2, slow(5)])
 def test_a_fault_in_the_forward_pass_costs_the_batch_and_nothing_else(faulty: Faulty, step: int) -> None:
     """All of the batch INTERNAL, none of its KV kept, then all is as before."""
     worker = faulty.worker

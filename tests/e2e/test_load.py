@@ -47,6 +47,7 @@ def test_a_thousand_streams_over_a_small_queue_are_answered_rightly_or_refused(w
         worker.rest()
 
 
+@pytest.mark.slow
 def test_bursts_over_the_queue_are_answered_rightly_or_refused(worker: Worker) -> None:
     worker.must_load(TINY_CHAT, "max_rows:2", "queue_size:8")
     asked = known(worker, 6, tokens=20)

@@ -64,6 +64,7 @@ def test_without_new_threads_what_is_loaded_is_served_as_before(unsteady: Unstea
         unsteady.order("threads any")
 
 
+@pytest.mark.slow
 def test_without_new_threads_a_load_says_why_and_free_frees(unsteady: Unsteady) -> None:
     worker = unsteady.worker
     children = len(psutil.Process(worker.pid).children())
@@ -118,6 +119,7 @@ def scrape(port: int) -> bytes:
             return b""
 
 
+@pytest.mark.slow
 def test_without_new_threads_a_signal_ends_it_with_code_0(tmp_path: Path) -> None:
     unsteady = Unsteady(tmp_path, "--grace", "0")
     with unsteady.worker as worker:

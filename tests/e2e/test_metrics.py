@@ -277,6 +277,7 @@ def test_under_strict_nothing_of_the_prompt_cache_is_told(worker: Worker, url: s
         assert told[name] == before[name]
 
 
+@pytest.mark.slow
 def test_every_metric_of_the_dashboard_is_in_a_scrape_of_a_worker_that_has_a_disk(
     worker: Worker, url: str, tmp_path: Path
 ) -> None:

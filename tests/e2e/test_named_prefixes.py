@@ -11,6 +11,7 @@ from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import finish, predict, prompt, running
 from tests.e2e.test_prompt_cache import conversation, hit, letters
 from tests.e2e.worker import TINY_CHAT, Worker
+from tests.tiers import slow
 
 Model = Callable[..., Path]
 RULES = "You are a careful assistant of the city's library. Answer in one sentence, and name your source. "
@@ -66,7 +67,7 @@ def test_named_messages_are_what_chats_that_go_on_from_them_begin_with(empty: Wo
     assert names(empty)["rules"].hits == 2
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen3_next", "gemma3_text"])
+@pytest.mark.parametrize("family", [slow("qwen3"), "qwen3_next", slow("gemma3_text")])
 def test_a_name_survives_what_would_evict_it(empty: Worker, random_model: Model, family: str) -> None:
     empty.must_load(random_model(family), "prompt_cache_bytes:400KiB")
     made = create(empty, prompt=RULES).tokens
@@ -105,6 +106,7 @@ def test_clear_drops_a_tenants_state_or_everything(empty: Worker, random_model: 
     assert (len(names(empty)), empty.queue()["cached_kv_bytes"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_stats_have_the_rates(empty: Worker, random_model: Model) -> None:
     empty.must_load(random_model())
     for _ in range(4):
@@ -144,6 +146,7 @@ def test_without_a_model_there_is_nothing_to_name(empty: Worker) -> None:
         assert refusal(call)[0] is grpc.StatusCode.FAILED_PRECONDITION
 
 
+@pytest.mark.slow
 def test_a_name_for_which_there_is_no_room_is_refused_and_leaves_nothing_held(
     empty: Worker, random_model: Model
 ) -> None:
@@ -154,6 +157,7 @@ def test_a_name_for_which_there_is_no_room_is_refused_and_leaves_nothing_held(
     assert predict(empty.stub, letters(RULES)).text
 
 
+@pytest.mark.slow
 def test_the_hosts_path_names_what_a_request_leaves(empty: Worker, random_model: Model) -> None:
     model = random_model()
     empty.must_load(model)
@@ -173,6 +177,7 @@ def test_the_hosts_path_names_what_a_request_leaves(empty: Worker, random_model:
         )
 
 
+@pytest.mark.slow
 def test_a_chat_that_ends_with_a_user_is_named_up_to_what_an_answer_begins_with(
     empty: Worker, random_model: Model
 ) -> None:

@@ -120,6 +120,7 @@ def test_ranks_are_sorted_and_cut_and_have_their_usage(worker: Worker) -> None:
     assert int(trailing["x-prompt-cache-tokens"]) > 100
 
 
+@pytest.mark.slow
 def test_beside_eight_streams_all_are_as_alone(worker: Worker) -> None:
     wanted = [prompt(f"stream {seed}", 60, IgnoreEOS=True, Temperature=1.0, Seed=seed, Logprobs=1) for seed in range(8)]
     texts = [f"{index} bridges " * (1 + index % 5) for index in range(24)]

@@ -20,6 +20,7 @@ from backend.pb.backend_pb2_grpc import BackendStub
 from tests.e2e.asking import finish, prompt, running, stream
 from tests.e2e.worker import ROOT, TINY_CHAT, Worker, wait_until
 from tests.observed import is_running
+from tests.tiers import slow
 
 STORY = "Once upon a time"
 EMPTY = pb.HealthMessage()
@@ -42,6 +43,7 @@ def test_a_signal_lets_streams_finish_within_the_grace() -> None:
         assert worker.wait(60) == 0
 
 
+@pytest.mark.slow
 def test_a_stream_longer_than_the_grace_is_cut() -> None:
     """Exit 0 within the grace and a second."""
     with Worker("--grace", "0.5s") as worker:
@@ -115,6 +117,7 @@ def test_nothing_forks() -> None:
             assert not forking.search(path.read_text()), path
 
 
+@pytest.mark.slow
 def test_a_port_in_use() -> None:
     """Exit code 3 and one line, before `ready`."""
     with Worker() as first:
@@ -127,6 +130,7 @@ def test_a_port_in_use() -> None:
         assert not any(" ready " in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_unix_socket_serves_and_a_stale_one_is_taken(tmp_path: Path) -> None:
     """A killed worker leaves its socket behind; a living one keeps it."""
     address = f"unix:{tmp_path}/private/worker.sock"
@@ -147,7 +151,9 @@ def test_a_unix_socket_serves_and_a_stale_one_is_taken(tmp_path: Path) -> None:
         assert stream(third.stub, prompt(STORY, 3)).last.tokens == 3
 
 
-@pytest.mark.parametrize("what", ["a path that is too long", "a regular file", "a directory that there cannot be"])
+@pytest.mark.parametrize(
+    "what", ["a path that is too long", *map(slow, ("a regular file", "a directory that there cannot be"))]
+)
 def test_an_address_that_cannot_be_had_ends_it_before_ready(tmp_path: Path, what: str) -> None:
     """Exit code 3 and one line; what is there is left alone."""
     (tmp_path / "file").write_text("mine")

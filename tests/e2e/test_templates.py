@@ -132,6 +132,7 @@ def test_a_model_without_a_template_says_so(worker: Worker, random_model: Callab
     assert stream(worker.stub, prompt("hello", 3, IgnoreEOS=True)).last.tokens == 3
 
 
+@pytest.mark.slow
 def test_there_is_one_bos_whoever_writes_it(worker: Worker, random_model: Callable[..., Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(random_model(), tmp_path / "bos"))
     write_tokenizer(folder, chat_template="{{ bos_token }}" + CHAT_TEMPLATE)
@@ -156,6 +157,7 @@ def test_there_is_one_bos_whoever_writes_it(worker: Worker, random_model: Callab
     assert predict(worker.stub, conversation).last.prompt_tokens == len(tokens)
 
 
+@pytest.mark.slow
 def test_a_host_may_send_what_the_template_has_no_word_for(
     worker: Worker, with_template: Callable[[str], Path]
 ) -> None:
@@ -174,6 +176,7 @@ def test_a_host_may_send_what_the_template_has_no_word_for(
     assert predict(worker.stub, request).code is grpc.StatusCode.OK
 
 
+@pytest.mark.slow
 def test_a_model_may_have_a_template_for_each_kind_of_request(
     worker: Worker, random_model: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -190,6 +193,7 @@ def test_a_model_may_have_a_template_for_each_kind_of_request(
     assert rendered(worker, chat(".", Metadata={"chat_template_kwargs": blob})) == "ragt."
 
 
+@pytest.mark.slow
 def test_a_template_that_prints_a_lone_surrogate_costs_its_requests_a_sentence(
     worker: Worker, with_template: Callable[[str], Path]
 ) -> None:

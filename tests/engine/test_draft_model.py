@@ -62,7 +62,7 @@ def test_whatever_it_guesses_the_answers_are_those_without(
 ) -> None:
     engine = EngineConfig(max_rows=6, prefill_chunk=CHUNK, sampler=sampler)  # type: ignore[arg-type]
     config = with_draft(tmp_path, draft=draft, engine=engine, cache=CacheConfig(max_sequences=8, max_bytes=1 << 22))
-    wanted = [replace(item, max_tokens=3 * (item.max_tokens or 1)) for item in schedule(3, 16)]
+    wanted = [replace(item, max_tokens=3 * (item.max_tokens or 1)) for item in schedule(3, 10)]
     plain, _ = answers(without(config), wanted)
     pay_always(monkeypatch)
     ours, queue = answers(config, wanted, load=LoadDoubtful(3), crowd=True)
@@ -71,7 +71,8 @@ def test_whatever_it_guesses_the_answers_are_those_without(
     assert queue["speculation.drafting_rounds"] > 20 and queue["live_kv_bytes"] == 0
 
 
-@pytest.mark.parametrize("sampler", ["host", pytest.param("device", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_grammars_stops_limits_and_rows_that_go_and_come_back(
     sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,10 +135,15 @@ def test_one_that_is_never_right_is_given_up_and_costs_what_the_account_bears(tm
     [
         ("step", "host"),
         ("wait", "device"),
-        ("caches", "host"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("step", "device"), ("wait", "host"), ("reading", "host"), ("reading", "device"))
+            for case in (
+                ("step", "device"),
+                ("wait", "host"),
+                ("caches", "host"),
+                ("reading", "host"),
+                ("reading", "device"),
+            )
         ),
     ],
 )

@@ -113,8 +113,8 @@ def test_a_failed_step_fails_its_batch_stores_nothing_of_it_and_the_worker_goes_
 
 def test_a_failed_prefill_fails_its_own_request_and_no_other(path: Path) -> None:
     async def body(handle: EngineHandle, model: FaultyModel) -> None:
-        alone = await read(handle, request("neighbour", n=400, sampling=ENDLESS))
-        neighbour = asyncio.create_task(read(handle, request("neighbour", n=400, sampling=ENDLESS)))
+        alone = await read(handle, request("neighbour", n=200, sampling=ENDLESS))
+        neighbour = asyncio.create_task(read(handle, request("neighbour", n=200, sampling=ENDLESS)))
         await decoding(handle, 1)
         model.arm(lambda: RuntimeError("planted"), calls=2, decode=False)
         failed = await read(handle, request(LONG, n=5))
@@ -468,6 +468,7 @@ def test_a_batch_that_cannot_let_a_cancelled_row_go_costs_its_rows_and_not_the_e
     run(path, body, cache=False)
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_let_a_row_go_back_to_the_queue_costs_the_others_and_that_row_goes_on(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

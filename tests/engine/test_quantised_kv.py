@@ -34,8 +34,8 @@ def codes(start: int = 0, **options: Any) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("family", "sampler", "kv"),
     [
-        ("llama", "host", KV8),
         ("qwen3_next", "device", KV4),
+        pytest.param("llama", "host", KV8, marks=slow),
         pytest.param("qwen3", "device", codes(60, **KV4_32), marks=slow),
         pytest.param("qwen3_moe", "host", KV4_32, marks=slow),
         pytest.param("falcon_h1", "host", codes(60, **KV8), marks=slow),
@@ -97,7 +97,7 @@ def answers(path: Path, texts: list[str], engine: EngineConfig, cache: CacheConf
 TEXTS = ["a", "It begins with forty characters or so. ", "The rivers of the north. " * 6]
 
 
-@pytest.mark.parametrize("start", [0, 50])
+@pytest.mark.parametrize("start", [pytest.param(0, marks=slow), 50])
 def test_answers_do_not_depend_on_the_size_of_chunks(llama: Path, start: int) -> None:
     small, large = (
         answers(llama, TEXTS, EngineConfig(prefill_chunk=chunk, **codes(start, **KV4))) for chunk in (16, 512)

@@ -18,6 +18,7 @@ from backend.pb import backend_pb2 as pb
 from backend.process.exit_codes import ExitCode
 from tests import observed
 from tests.process.spawned import PATIENCE, ROOT, SCRIPTED, spawned
+from tests.tiers import slow
 
 HI = pb.PredictOptions(Prompt="hi")
 WAIT = pb.PredictOptions(Prompt="wait")
@@ -31,7 +32,7 @@ def test_it_says_where_it_listens_and_answers_there() -> None:
             assert backend.Predict(HI, timeout=PATIENCE).message == b"Hello"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT), slow(signal.SIGHUP)])
 def test_a_signal_ends_it_with_code_0(number: signal.Signals) -> None:
     with spawned() as worker:
         worker.signal(number)
