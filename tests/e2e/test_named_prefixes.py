@@ -195,7 +195,7 @@ def test_what_is_cut_short_takes_no_name_and_no_room_leaves_the_old_one(empty: W
     for seconds in (0.02, 0.05):
         with pytest.raises(grpc.RpcError):
             empty.prompt_cache.Create(pb.CreatePrefixRequest(name="rules", prompt="other " * 600), timeout=seconds)
-    with running(empty.stub, letters(RULES + "And?", tokens=300, PromptCachePath="rules")):
+    with running(empty.stub, letters(RULES + "And?", tokens=3000, PromptCachePath="rules")):
         pass
     code, _ = refusal(lambda: create(empty, prompt="much " * 200))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -49,7 +49,8 @@ def test_a_worker_that_was_stopped_goes_on(
     endless = prompt("word", 4000, IgnoreEOS=True)
     with running(worker.stub, NEIGHBOUR, endless) as (neighbour, other):
         late = worker.stub.PredictStream(endless, timeout=1.0)
-        next(late)
+        with suppress(grpc.RpcError):  # on a busy machine it is late before it has begun
+            next(late)
         talking = worker.stub.PredictStream(chat(STORY, 8))
         held = worker.stub.PredictStream(prompt(STORY, 3, Grammar=f'root ::= "yes{seconds}"'))
         with stopped(worker, with_children=with_children):
