@@ -139,7 +139,7 @@ def test_health_answers_while_the_worker_works(worker: Worker) -> None:
 
 
 def assert_health_answers(worker: Worker, count: int) -> None:
-    """Within 250 ms, but for one in a hundred. Others may use the machine for a while; a loop that is held up always is."""
+    """Within 250 ms, but for one in a hundred. Others use the machine at times; a loop that is held up always is."""
     tails: list[float] = []
     while len(tails) < 8:
         tails.append(percentile(health_seconds(worker, count), 0.99))
