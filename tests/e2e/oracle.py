@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +125,14 @@ def check_log(worker: Worker) -> None:
 def half_written(folder: Path | None) -> list[Path]:
     """Files that a writer has begun under a name of their own and not finished."""
     return sorted({path for pattern in HALF_WRITTEN for path in folder.rglob(pattern)}) if folder else []
+
+
+def mostly_quick(waits: Sequence[float], within: float, limit: float = HEALTH_SECONDS) -> bool:
+    """Whether waits over the limit are less than half of the time in which one was made after another.
+
+    A busy machine makes some long; a loop that is held up hardly does anything else.
+    """
+    return 2 * sum(wait for wait in waits if wait > limit) < within
 
 
 def _check_health(worker: Worker) -> None:
