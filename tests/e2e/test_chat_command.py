@@ -157,6 +157,7 @@ def test_every_command_says_what_it_did_or_what_it_lacks(worker: Worker, tmp_pat
     assert ran.out.strip()  # the answer to the text with a slash
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_one_sentence(worker: Worker, tmp_path: Path) -> None:
     nobody = piped("", "--addr", "127.0.0.1:1")
     assert (nobody.code, nobody.err) == (69, "No worker answers at 127.0.0.1:1.\n")

@@ -102,7 +102,7 @@ def test_grammars_stops_limits_and_rows_that_go_and_come_back(
     assert reasons["s"] is FinishReason.STOP_STRING and reasons["o"] is FinishReason.LENGTH
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ["host", pytest.param("device", marks=pytest.mark.slow)])
 def test_a_draft_model_of_the_same_weights_is_right_in_answers_that_are_drawn_too(
     sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,10 +134,10 @@ def test_one_that_is_never_right_is_given_up_and_costs_what_the_account_bears(tm
     ("fault", "sampler"),
     [
         ("step", "host"),
-        ("wait", "device"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
+                ("wait", "device"),
                 ("step", "device"),
                 ("wait", "host"),
                 ("caches", "host"),
@@ -170,6 +170,7 @@ def test_one_that_fails_stops_and_no_answer_is_another(
     assert "planted" not in caplog.text
 
 
+@pytest.mark.slow
 def test_what_it_holds_goes_before_any_row_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = with_draft(tmp_path)
     wanted = [request(f"{i} goes on", n=60, name=f"r{i}", sampling=replace(DRAWN, seed=i)) for i in range(3)]

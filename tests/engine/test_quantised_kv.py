@@ -65,7 +65,7 @@ def test_answers_in_a_crowd_equal_answers_alone(
 @pytest.mark.parametrize(
     ("family", "sampler", "kv"),
     [
-        ("llama", "host", KV4_32),
+        pytest.param("llama", "host", KV4_32, marks=slow),
         pytest.param("llama", "device", codes(150, **KV8), marks=slow),
         pytest.param("qwen3_next", "host", codes(150, **KV4), marks=slow),
         pytest.param("falcon_h1", "device", KV4_32, marks=slow),

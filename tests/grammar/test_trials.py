@@ -79,6 +79,7 @@ def test_what_leads_too_deep_ends_its_trial_alone(trials: Trials) -> None:
             assert found == Refused("dear", "took over 1.5 MiB of stack: its rules or references lead too deep")
 
 
+@pytest.mark.slow
 def test_too_much_time_is_named_and_ends(trials: Trials) -> None:
     started = time.monotonic()
     refused = trials.submit(Grammar(kind="json_schema", text=optional_properties(5_000)))[1].result(60)

@@ -61,7 +61,7 @@ def read_all(made: ModelDrafter, rows: list[Row]) -> None:
             made.read(one)
 
 
-@pytest.mark.parametrize(("family", "device"), [slow("qwen3", False), ("qwen3", True), ("qwen3_next", False)])
+@pytest.mark.parametrize(("family", "device"), [slow("qwen3", False), ("qwen3", True), slow("qwen3_next", False)])
 def test_guesses_are_what_the_model_says_after_what_the_rows_have_drawn(
     family: str, device: bool, tmp_path: Path
 ) -> None:

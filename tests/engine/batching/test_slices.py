@@ -181,7 +181,8 @@ def test_answers_do_not_depend_on_slices(
         assert_same(ours, theirs, tolerance(family, within))
 
 
-@pytest.mark.parametrize("sampler", BATCHES)
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["host", "device"])
 def test_who_leaves_in_the_middle_of_a_chunk_leaves_what_was_proven_before_it(
     path: Path, sampler: str, model: Watched
 ) -> None:
