@@ -83,4 +83,4 @@ def test_slow_readers_and_clients_that_vanish_beside_others(
     assert check(asked * 2, slow) == {OK: 16}
     assert check(asked, quick) == {OK: 8}
     assert {answer.code for answer in left} == {grpc.StatusCode.CANCELLED}
-    worker.wait_for_queue(lambda queue: queue["in_flight"] == 0 and queue["cancelled"] == before + 24)
+    worker.wait_for_queue(lambda queue: queue["in_flight"] == 0 and queue["cancelled"] >= before + 24)
