@@ -1,4 +1,7 @@
-"""One worker with tiny-chat for all tests that leave it alive; after some of them it must be as good as new."""
+"""One worker with tiny-chat for all tests that leave it alive; after some of them it must be as good as new.
+
+Its scope is the session: that of the package ends with each file of another one, and such files run in between.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +18,7 @@ from tests.models import write_model
 TESTS_A_LOOK = 6
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def standing_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Worker, Golden]]:
     """The shared worker, and what it was like at first."""
     temporary = tmp_path_factory.mktemp("temporary")
@@ -61,7 +64,7 @@ def _look(standing_worker: tuple[Worker, Golden], tests: list[str]) -> None:
         tests.clear()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def another_worker() -> Iterator[Worker]:
     """One for modules whose tests load what they need, and leave it there."""
     with Worker() as worker:
