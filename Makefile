@@ -99,11 +99,11 @@ imports: setup-dev
 
 # Of the test processes: spawned workers, renderers and downloads run untraced, at their real speed.
 coverage: setup-dev
-	$(BIN)/python -m pytest -m "not slow" -n $(PYTEST_PROCESSES) --dist loadfile \
+	$(BIN)/python -m pytest -m "not slow" --thorough -n $(PYTEST_PROCESSES) --dist loadfile \
 		--cov --cov-report=term:skip-covered --cov-fail-under=90 $(PYTEST_ARGS)
 
 slow: setup-dev
-	$(BIN)/python -m pytest -m "slow and not exhaustive" -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow and not exhaustive" --thorough -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 exhaustive: setup-dev  ## Run what no gate waits for: every case of what other tests sample (some 15 minutes)
 	$(BIN)/python -m pytest -m exhaustive -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)

@@ -1,14 +1,19 @@
 """Options of a whole run."""
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import chosen
+
+# Of each property, where it does not say how many itself.
+EXAMPLES = {True: 100, False: 40}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Read before anything is collected."""
     parser.addoption("--sampler", default="auto", choices=("auto", "host", "device"), help="the load option of all")
     parser.addoption("--every-cut", action="store_true", help="golden texts cut in three at every pair of places")
+    parser.addoption("--thorough", action="store_true", help="more examples; the oracle after each test")
     parser.addoption("--odd-minutes", default=0.0, type=float, help="how long the slow test of odd requests goes on")
     parser.addoption("--odd-seed", default=1, type=int, help="the first seed of its requests")
     parser.addoption("--machine-minutes", default=0.0, type=float, help="how long histories of each machine go on")
@@ -19,6 +24,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """In each test process."""
     chosen.sampler = config.getoption("--sampler")
     chosen.every_cut = config.getoption("--every-cut")
+    chosen.thorough = config.getoption("--thorough")
+    # What is slow is the machine: no time of an example, or of making one, says anything of what is tested.
+    slow = [HealthCheck.too_slow]
+    few_or_many = EXAMPLES[chosen.thorough]
+    settings.register_profile("tests", settings(), deadline=None, max_examples=few_or_many, suppress_health_check=slow)
+    settings.load_profile("tests")
     chosen.odd_minutes = config.getoption("--odd-minutes")
     chosen.odd_seed = config.getoption("--odd-seed")
     chosen.machine_minutes = config.getoption("--machine-minutes")

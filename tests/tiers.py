@@ -15,3 +15,8 @@ def families_by_batch(quick: Collection[tuple[str, str]]) -> list[Any]:
     sampled = {(family, "device") for family in QUICK_FAMILIES} | {(family, "host") for family in FAMILIES}
     tiers = {True: pytest.mark.slow, False: pytest.mark.exhaustive}
     return [*quick, *(pytest.param(*pair, marks=tiers[pair in sampled]) for pair in others)]
+
+
+def slow(*values: object, name: str | None = None) -> Any:
+    """A case that runs in `make check` alone."""
+    return pytest.param(*values, id=name, marks=pytest.mark.slow)

@@ -11,7 +11,6 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_it_runs_and_its_draft_model_is_right_as_often_as_it_is_to_be(tmp_path: Path) -> None:
     file = tmp_path / "drafting.json"
     ran = subprocess.run(

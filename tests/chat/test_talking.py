@@ -47,7 +47,7 @@ def serve() -> Iterator[Callable[[Answer], Reached]]:
             return Reached(connection=connection, channel=channel, info=pb.InfoResponse())
 
         yield begin
-    server.stop(None).wait(5)
+    server.stop(None).wait(60)
 
 
 def hanging(*deltas: pb.ChatDelta) -> Answer:
@@ -59,7 +59,7 @@ def hanging(*deltas: pb.ChatDelta) -> Answer:
         yield from (pb.Reply(chat_deltas=[delta], tokens=1) for delta in deltas)
         if not deltas:
             os.kill(os.getpid(), signal.SIGINT)
-        assert over.wait(10)
+        assert over.wait(60)
 
     return answer
 

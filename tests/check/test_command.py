@@ -21,6 +21,7 @@ from backend.engine.batching.prefix_cache import PrefixCache, Reused
 from backend.engine.kv.going_back import Pass
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.sampling.row_sampling import RowSampling
+from tests.tiers import slow
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "examples" / "tiny-chat" / "model"
@@ -133,8 +134,8 @@ def test_a_model_that_decodes_otherwise_in_company_is_found_wrong(tmp_path: Path
 @pytest.mark.parametrize(
     ("section", "expected"),
     [
-        ("exactness", {"after a cache hit against alone", "after a cache hit against mlx-lm"}),
-        pytest.param("prompt_cache", {"what 1000 tokens come back as"}, marks=pytest.mark.slow),
+        slow("exactness", {"after a cache hit against alone", "after a cache hit against mlx-lm"}),
+        slow("prompt_cache", {"what 1000 tokens come back as"}),
     ],
 )
 def test_a_prompt_cache_that_restores_something_else_is_found_wrong(
@@ -155,6 +156,7 @@ def test_a_prompt_cache_that_restores_something_else_is_found_wrong(
     assert "exactness: crowd against alone" not in wrong(rows)
 
 
+@pytest.mark.slow
 def test_a_sampler_that_does_not_keep_to_the_seed_is_found_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from backend.check.random_tokenizer import BYTES, LEAST_VOCAB
 from backend.check.shapes import BITS, GROUP, SHAPES, Shape, config_of, parts_of, write_checkpoint
 from backend.engine.loading import load_model
 from tests.engine.harness import model_config
+from tests.tiers import slow
 
 NAMES = {"BF16": "bfloat16", "F32": "float32", "U32": "uint32"}
 SMALL = Shape(hidden=256, intermediate=512, layers=2, heads=4, kv_heads=2, head_dim=64, vocab=2048)
@@ -38,7 +39,7 @@ def test_the_large_shapes_have_the_sizes_of_their_names() -> None:
     assert sizes["8b-4bit"] * 8 / 4.5 == pytest.approx(8.03e9, rel=0.01)
 
 
-@pytest.mark.parametrize("kind", ["bfloat16", "float32", "tied", "quantised"])
+@pytest.mark.parametrize("kind", [slow("bfloat16"), slow("float32"), "tied", "quantised"])
 def test_a_checkpoint_loads_and_its_logits_are_a_language_models_in_size(kind: str, tmp_path: Path) -> None:
     shape = replace(SMALL, tied=kind == "tied", quantised=kind == "quantised", rope_factor=8.0)
     shape = replace(shape, dtype="float32") if kind == "float32" else shape

@@ -105,7 +105,7 @@ def test_abort_raises_its_own_error_and_sends_status_details_and_trailing_metada
         async with served(handle, streams=False) as channel:
             error = await failure(channel.unary_unary(METHOD)(b""))
             # The client may have the status before the handler goes on.
-            cause = await asyncio.wait_for(raised, 10)
+            cause = await asyncio.wait_for(raised, 30)
         assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, details)
         assert dict(error.trailing_metadata() or ())["x-request-id"] == "one"
         assert isinstance(cause, grpc.aio.AbortError)

@@ -1,16 +1,24 @@
-"""One worker with tiny-chat for all tests that leave it alive; after each of them it must be as good as new."""
+"""One worker with tiny-chat for all tests that leave it alive; after some of them it must be as good as new.
+
+Its scope is the session: that of the package ends with each file of another one, and such files run in between.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from backend.pb import backend_pb2 as pb
+from tests import chosen
 from tests.e2e.oracle import Golden
 from tests.e2e.worker import Worker
 from tests.models import write_model
 
+# What is wrong stays, so that a later look finds it too; each look takes a tenth of a second of the processor.
+TESTS_A_LOOK = 6
 
-@pytest.fixture(scope="package")
+
+@pytest.fixture(scope="session")
 def standing_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Worker, Golden]]:
     """The shared worker, and what it was like at first."""
     temporary = tmp_path_factory.mktemp("temporary")
@@ -19,16 +27,44 @@ def standing_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
         yield worker, Golden.of(worker, temporary)
 
 
+@pytest.fixture(scope="module")
+def unchecked(standing_worker: tuple[Worker, Golden]) -> Iterator[list[str]]:
+    """Tests of a module after which the oracle has not looked; it does at the module's end."""
+    tests: list[str] = []
+    yield tests
+    if tests:
+        _look(standing_worker, tests)
+
+
 @pytest.fixture
-def worker(standing_worker: tuple[Worker, Golden]) -> Iterator[Worker]:
-    """The shared worker with tiny-chat loaded; checked afterwards."""
+def worker(
+    request: pytest.FixtureRequest, standing_worker: tuple[Worker, Golden], unchecked: list[str]
+) -> Iterator[Worker]:
+    """The shared worker with tiny-chat loaded; afterwards it is alive and at rest, and checked if its turn has come."""
     standing, golden = standing_worker
     standing.must_load()
+    # As the oracle leaves it, where it has looked.
+    standing.prompt_cache.Clear(pb.ClearPromptCacheRequest(everything=True), timeout=60)
     yield standing
-    golden.check(standing)
+    unchecked.append(request.node.name)
+    if chosen.thorough or len(unchecked) >= TESTS_A_LOOK:
+        _look(standing_worker, unchecked)
+    else:
+        golden.glance(standing)
 
 
-@pytest.fixture(scope="package")
+def _look(standing_worker: tuple[Worker, Golden], tests: list[str]) -> None:
+    standing, golden = standing_worker
+    try:
+        golden.check(standing)
+    except AssertionError as error:
+        error.add_note(f"after one of these, which --thorough tells: {', '.join(tests)}")
+        raise
+    finally:
+        tests.clear()
+
+
+@pytest.fixture(scope="session")
 def another_worker() -> Iterator[Worker]:
     """One for modules whose tests load what they need, and leave it there."""
     with Worker() as worker:

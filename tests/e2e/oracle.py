@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import psutil
 
 from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import finish, prompt, running, stream
-from tests.e2e.worker import Worker, wait_until
+from tests.e2e.worker import PATIENCE_SECONDS, Worker, wait_until
 from tests.observed import UNNAMED
 
 GOLDEN_PROMPT = "Once upon a time"
@@ -23,7 +23,6 @@ SAMPLED = prompt(GOLDEN_PROMPT, 2 * GOLDEN_TOKENS, Logprobs=1, IgnoreEOS=True, T
 NEIGHBOUR = prompt(GOLDEN_PROMPT, 150, Logprobs=1, IgnoreEOS=True, Temperature=1.0, Seed=12)
 CHAT = pb.PredictOptions(Messages=[pb.Message(role="user", content="hello")])
 HEALTH_SECONDS = 0.25
-PATIENCE_SECONDS = 10.0
 # gRPC's own threads come and go with its load; how many descriptors a test's own channels hold is known.
 # Of the second process that renders, which begins when two conversations come at once.
 RENDERER_PIPES = 2
@@ -78,6 +77,12 @@ class Golden:
         # The first reply was read when the neighbour began.
         assert (tuple(answer.tokens), self.neighbour[1].endswith(answer.text)) == (self.neighbour[0], True), "neighbour"
 
+    def glance(self, worker: Worker) -> None:
+        """Assert what costs next to nothing: it lives, all requests come to an end, and the log is sound."""
+        assert worker.process.poll() is None, "\n".join(worker.log.lines[-20:])
+        worker.wait_for_queue(lambda queue: queue.get("in_flight", 0) == 0)
+        check_log(worker)
+
     def check(self, worker: Worker, patience: float = PATIENCE_SECONDS) -> None:
         """Assert that the worker is as it was, whatever happened meanwhile.
 
@@ -122,11 +127,21 @@ def half_written(folder: Path | None) -> list[Path]:
     return sorted({path for pattern in HALF_WRITTEN for path in folder.rglob(pattern)}) if folder else []
 
 
+def mostly_quick(waits: Sequence[float], within: float, limit: float = HEALTH_SECONDS) -> bool:
+    """Whether waits over the limit are less than half of the time in which one was made after another.
+
+    A busy machine makes some long; a loop that is held up hardly does anything else.
+    """
+    return 2 * sum(wait for wait in waits if wait > limit) < within
+
+
 def _check_health(worker: Worker) -> None:
     best = HEALTH_SECONDS
-    for _ in range(3):  # the machine that runs tests may be busy with others
+    for _ in range(8):  # the machine that runs tests may be busy with others
+        if best < HEALTH_SECONDS:
+            break
         started = time.monotonic()
-        assert worker.stub.Health(pb.HealthMessage(), timeout=10).message == b"OK"
+        assert worker.stub.Health(pb.HealthMessage(), timeout=60).message == b"OK"
         best = min(best, time.monotonic() - started)
     assert best < HEALTH_SECONDS, "Health"
 
@@ -141,7 +156,7 @@ def _bytes_beside_weights(worker: Worker) -> int:
     """Bytes in MLX arrays once the prompt cache, which is emptied for it, and all rows are gone."""
     worker.rest()
     worker.prompt_cache.Clear(pb.ClearPromptCacheRequest(everything=True), timeout=30)
-    used = worker.stub.Status(pb.HealthMessage(), timeout=10).memory.breakdown
+    used = worker.stub.Status(pb.HealthMessage(), timeout=60).memory.breakdown
     return used["mlx_active"] - used["weights"]
 
 

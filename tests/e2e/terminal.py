@@ -87,7 +87,7 @@ class Terminal:
     ) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)
             assert error is not None, f"it has not ended:\n{self.text[-2000:]}"
         os.close(self._slave)
         with self._changed:

@@ -140,6 +140,7 @@ def test_logit_bias_forbids_and_forces_tokens(worker: Worker) -> None:
     assert set(forced.tokens) == {wanted}
 
 
+@pytest.mark.slow
 def test_no_limit_of_tokens_means_the_end_of_the_context(worker: Worker) -> None:
     """Hosts pass -1 on; the context bounds every answer."""
     worker.must_load(ContextSize=24)
@@ -149,6 +150,7 @@ def test_no_limit_of_tokens_means_the_end_of_the_context(worker: Worker) -> None
         assert answer.last.prompt_tokens + answer.last.tokens == 24
 
 
+@pytest.mark.slow
 def test_a_prompt_must_leave_room_in_the_context(worker: Worker) -> None:
     """Context - 1 tokens run, context and more are refused with both numbers."""
     worker.must_load(ContextSize=64)

@@ -216,7 +216,7 @@ def test_requests_for_numbers_that_ask_of_nothing(worker: Worker) -> None:
 def test_detokenize_refuses_ids_that_the_model_does_not_have(worker: Worker) -> None:
     for token in (-1, 768, 2**31 - 1):
         with pytest.raises(grpc.RpcError, match="outside") as caught:
-            worker.stub.Detokenize(pb.DetokenizeRequest(tokens=[token]), timeout=10)
+            worker.stub.Detokenize(pb.DetokenizeRequest(tokens=[token]), timeout=60)
         assert caught.value.code() is INVALID  # type: ignore[attr-defined]
 
 
@@ -227,11 +227,12 @@ def test_a_request_for_another_model(worker: Worker) -> None:
         answer = ask(worker.stub, prompt(STORY, 3, ModelIdentity="another/model"))
         answer.refused(grpc.StatusCode.NOT_FOUND, "model identity mismatch")
     with pytest.raises(grpc.RpcError, match="model identity mismatch"):
-        worker.stub.TokenizeString(prompt(STORY, ModelIdentity="another/model"), timeout=10)
-    own = worker.info.Get(pb.InfoRequest(), timeout=10).model
+        worker.stub.TokenizeString(prompt(STORY, ModelIdentity="another/model"), timeout=60)
+    own = worker.info.Get(pb.InfoRequest(), timeout=60).model
     assert predict(worker.stub, prompt(STORY, 3, ModelIdentity=own)).text
 
 
+@pytest.mark.slow
 def test_neighbours_of_bad_requests_are_exact(worker: Worker) -> None:
     wanted = [prompt(STORY, 150, IgnoreEOS=True, Temperature=1.0, Seed=seed, Logprobs=1) for seed in range(3)]
     alone = [stream(worker.stub, request).last.logprobs for request in wanted]

@@ -13,6 +13,7 @@ import pytest
 from backend.bench.command import bench
 from tests.e2e.terminal import CTRL_C, Ran, Terminal, in_this_process
 from tests.e2e.worker import TINY_CHAT, Worker
+from tests.tiers import slow
 
 SMALL = ("--requests", "6", "--streams", "3", "--prompt-tokens", "40-60", "--answer-tokens", "8")
 
@@ -108,7 +109,7 @@ def other() -> Iterator[tuple[str, type[OpenAI]]]:
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}", handler
         server.shutdown()
-        thread.join(5)
+        thread.join(60)
 
 
 @pytest.mark.slow
@@ -144,7 +145,7 @@ def test_two_servers_have_their_turns_and_the_ratio_is_beside_them(worker: Worke
     assert "worker / beside" in ran.out.splitlines()[0]
 
 
-@pytest.mark.parametrize("api", ["raw", "chat"])
+@pytest.mark.parametrize("api", [slow("raw"), "chat"])
 def test_a_server_that_speaks_http_gets_the_same_prompts(
     api: str, worker: Worker, other: tuple[str, type[OpenAI]], tmp_path: Path
 ) -> None:
@@ -236,14 +237,16 @@ def test_time_ends_a_run_and_what_runs_then_is_cut_not_failed(
 @pytest.mark.slow
 def test_a_trace_is_replayed_by_its_clock(worker: Worker, tmp_path: Path) -> None:
     trace, file = tmp_path / "trace.jsonl", tmp_path / "bench.json"
-    requests = [(0, 2000, 100, [1, 2, 3, 4]), (1000, 2000, 100, [1, 2, 3, 5]), (2000, 2100, 100, [1, 2, 3, 5, 6])]
+    requests = [(0, 2000, 100, [1, 2, 3, 4]), (8000, 2000, 100, [1, 2, 3, 5]), (16000, 2100, 100, [1, 2, 3, 5, 6])]
     names = ("timestamp", "input_length", "output_length", "hash_ids")
     trace.write_text("".join(json.dumps(dict(zip(names, one, strict=True))) + "\n" for one in requests))
     ran = run("--trace", trace, "--scale", "0.05", "--speed", "4", "--addr", worker.address, "--json", file)
     [server] = figures(ran, file)["servers"]
     assert server["requests"] == 3 and server["tokens"] == 15
     moments = [one["at"] for one in server["samples"]]
-    assert moments == pytest.approx([0.0, 0.25, 0.5], abs=0.01)
+    # Never before its time, and later only as a busy machine is late.
+    assert [round(moment, 2) >= due for moment, due in zip(moments, (0, 2, 4), strict=True)] == [True] * 3
+    assert moments == pytest.approx([0.0, 2.0, 4.0], abs=1.5)
     assert server["cached_share"] > 0.3
 
 

@@ -74,7 +74,7 @@ def worker(process: Worker) -> Worker:
     loaded = process.stub.LoadModel(pb.ModelOptions(Model=str(TINY_CHAT)), metadata=process.metadata, timeout=60)
     assert loaded.success, loaded.message
     request = pb.ClearPromptCacheRequest(everything=True)
-    assert process.prompt_cache.Clear(request, metadata=process.metadata, timeout=10).success
+    assert process.prompt_cache.Clear(request, metadata=process.metadata, timeout=60).success
     return process
 
 
@@ -132,7 +132,7 @@ def test_the_directory_is_looked_at_while_a_worker_uses_it(worker: Worker, direc
 
     def where() -> str:
         return (
-            worker.prompt_cache.List(pb.ListPrefixesRequest(), metadata=worker.metadata, timeout=10).prefixes[0].where
+            worker.prompt_cache.List(pb.ListPrefixesRequest(), metadata=worker.metadata, timeout=60).prefixes[0].where
         )
 
     wait_until(lambda: where() == "memory and disk", "the name's state is written")
@@ -154,6 +154,7 @@ def test_the_directory_is_looked_at_while_a_worker_uses_it(worker: Worker, direc
     assert list(listed(run("list", "--json", *at, **token))) == ["rules"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
 def test_a_worker_that_serves_tls_is_trusted_by_its_certificate(tmp_path: Path) -> None:
     subprocess.run(

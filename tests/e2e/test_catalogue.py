@@ -14,6 +14,7 @@ from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import finish, predict, prompt, running, stream
 from tests.e2e.oracle import Golden
 from tests.e2e.worker import TINY_CHAT, Worker
+from tests.tiers import slow
 
 STORY = "Once upon a time"
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -40,6 +41,7 @@ def with_added_token(folder: Path, text: str, number: int) -> None:
     path.write_text(json.dumps(tokenizer))
 
 
+@pytest.mark.slow
 def test_a_token_beyond_the_models_vocabulary_reaches_no_model(
     worker: Worker, standing_worker: tuple[Worker, Golden], copy: Path
 ) -> None:
@@ -60,7 +62,7 @@ def test_a_special_token_written_out_becomes_the_token(worker: Worker) -> None:
     tokenizer = json.loads((TINY_CHAT / "tokenizer.json").read_text())
     special = [token for token in tokenizer["added_tokens"] if token["special"]]
     for token in special:
-        found = worker.stub.TokenizeString(prompt(f"a{token['content']}b"), timeout=10).tokens
+        found = worker.stub.TokenizeString(prompt(f"a{token['content']}b"), timeout=60).tokens
         assert token["id"] in found
     assert special
 
@@ -68,10 +70,10 @@ def test_a_special_token_written_out_becomes_the_token(worker: Worker) -> None:
 @pytest.mark.parametrize(
     "metadata",
     [
-        {"lark": 'start: "Once" NEVER\nNEVER: /[^\\x00-\\U0010FFFF]/'},
+        slow({"lark": 'start: "Once" NEVER\nNEVER: /[^\\x00-\\U0010FFFF]/'}),
         {"lark": 'start: "a" start'},
-        {"regex": r"(ab|ac){3}[^\s\S]"},
-        {"json_schema": '{"type": "string", "minLength": 3, "pattern": "^a{1,2}$"}'},
+        slow({"regex": r"(ab|ac){3}[^\s\S]"}),
+        slow({"json_schema": '{"type": "string", "minLength": 3, "pattern": "^a{1,2}$"}'}),
         {"json_schema": '{"allOf": [{"enum": ["a"]}, {"enum": ["b"]}]}'},
     ],
 )
@@ -101,6 +103,7 @@ SPOILT = {
 }
 
 
+@pytest.mark.slow
 def test_a_load_that_fails_says_nothing_of_what_a_file_holds(worker: Worker, tmp_path: Path) -> None:
     """Nor does the log: whoever may load may name files that are not for their eyes."""
     lines = len(worker.log.lines)
@@ -134,7 +137,7 @@ def test_a_grammar_process_that_is_stopped_costs_a_request_and_no_neighbour(
     assert stream(worker.stub, prompt(STORY, 2, Grammar='root ::= "no"')).text == "no"
 
 
-@pytest.mark.parametrize("program", ["trial_process", "render_process"])
+@pytest.mark.parametrize("program", ["trial_process", slow("render_process")])
 def test_a_process_that_is_killed_is_made_anew(
     worker: Worker, standing_worker: tuple[Worker, Golden], program: str
 ) -> None:
@@ -174,7 +177,7 @@ def test_memory_that_runs_out_costs_requests_or_the_process_and_never_the_direct
         if worker.process.poll() is None:
             worker.signal(signal.SIGTERM)
         # As the host sees it: an end that it can tell from a wish, or a clean one.
-        worker.expected_code = worker.wait(30)
+        worker.expected_code = worker.wait(60)
         assert worker.expected_code == 0 or codes != {grpc.StatusCode.OK}
     with Worker(*options) as worker:
         worker.must_load()

@@ -30,12 +30,13 @@ from tests.e2e.chatting import (
     weather,
 )
 from tests.e2e.worker import Worker
+from tests.tiers import slow
 
 SCHEMAS = {each["function"]["name"]: each["function"]["parameters"] for each in (WEATHER, CLOCK)}
 PARIS = {"location": "Paris, France"}
 
 
-@pytest.mark.parametrize("metadata", [THINKING, {"chat_template_kwargs": '{"enable_thinking": true}'}])
+@pytest.mark.parametrize("metadata", [THINKING, slow({"chat_template_kwargs": '{"enable_thinking": true}'})])
 def test_a_thinking_answer_is_reasoning_then_content(worker: Worker, metadata: dict[str, str]) -> None:
     turn = ask(worker, chat(CAPITAL, 100, Metadata=metadata))
     assert "France" in turn.reasoning
@@ -55,7 +56,7 @@ def test_without_thinking_there_is_no_reasoning(worker: Worker, metadata: dict[s
     assert "Paris" in turn.message
 
 
-@pytest.mark.parametrize("choice", ['"auto"', "auto", ""])
+@pytest.mark.parametrize("choice", ['"auto"', slow("auto"), ""])
 def test_the_weather_question_becomes_a_tool_call(worker: Worker, choice: str) -> None:
     turn = ask(worker, weather(ToolChoice=choice))
     assert [call.name for call in turn.calls] == ["get_weather"]
@@ -70,13 +71,13 @@ def test_a_thinking_answer_may_end_in_a_tool_call(worker: Worker) -> None:
     assert turn.text == ""
 
 
-@pytest.mark.parametrize("choice", ["required", '"required"'])
+@pytest.mark.parametrize("choice", [slow("required"), '"required"'])
 def test_a_required_call_fits_its_tools_schema(worker: Worker, choice: str) -> None:
     turn = ask(worker, weather(ToolChoice=choice))
     assert [(call.name, json.loads(call.arguments)) for call in turn.calls] == [("get_weather", PARIS)]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *map(slow, range(1, 4))])
 def test_a_required_call_comes_whatever_is_asked_and_however_it_is_drawn(worker: Worker, seed: int) -> None:
     request = chat("Tell me a joke.", 150, Tools=TOOLS, ToolChoice="required", Temperature=1.0, Seed=seed)
     turn = ask(worker, request)
@@ -87,14 +88,14 @@ def test_a_required_call_comes_whatever_is_asked_and_however_it_is_drawn(worker:
     jsonschema.validate(json.loads(call.arguments), SCHEMAS[call.name])
 
 
-@pytest.mark.parametrize("choice", [NAMED_CLOCK, "get_time", '"get_time"'])
+@pytest.mark.parametrize("choice", [NAMED_CLOCK, slow("get_time"), slow('"get_time"')])
 def test_a_named_function_is_the_one_that_is_called(worker: Worker, choice: str) -> None:
     turn = ask(worker, weather(ToolChoice=choice))
     assert [call.name for call in turn.calls] == ["get_time"]
     jsonschema.validate(json.loads(turn.calls[0].arguments), SCHEMAS["get_time"])
 
 
-@pytest.mark.parametrize("choice", ["none", '"none"'])
+@pytest.mark.parametrize("choice", [slow("none"), '"none"'])
 def test_tool_choice_none_parses_no_calls(worker: Worker, choice: str) -> None:
     turn = ask(worker, weather(ToolChoice=choice))
     assert not turn.calls
@@ -111,7 +112,7 @@ def test_a_strict_tool_holds_its_calls_to_the_schema_and_leaves_text_free(worker
     assert (free.calls, free.text) == ([], "Hello! How can I help you?")
 
 
-@pytest.mark.parametrize("tokens", [100, 100_000])
+@pytest.mark.parametrize("tokens", [100, slow(100_000)])
 def test_the_tool_result_is_answered_in_words(worker: Worker, tokens: int) -> None:
     first = ask(worker, weather(ToolChoice="required"))
     request = turns(
@@ -153,7 +154,7 @@ def test_a_json_answer_under_a_schema(worker: Worker) -> None:
 # Rules 1 to 8
 
 
-@pytest.mark.parametrize("fields", [{"ToolChoice": "auto"}, {"ToolChoice": "required"}, {"Metadata": THINKING}])
+@pytest.mark.parametrize("fields", [{"ToolChoice": "auto"}, slow({"ToolChoice": "required"}), {"Metadata": THINKING}])
 def test_rule_1_no_markup_is_shown_anywhere(worker: Worker, fields: dict[str, object]) -> None:
     for request in (weather(**fields), chat(CAPITAL, 100, Metadata=THINKING)):
         turn = ask(worker, request)
@@ -181,7 +182,9 @@ def test_rule_2_each_replys_message_is_its_deltas_content(worker: Worker, reques
     assert any(reply.chat_deltas for reply in replies)
 
 
-@pytest.mark.parametrize("request_", [weather(), chat("Hello!", 60, Tools=TOOLS), weather(Metadata=THINKING)])
+@pytest.mark.parametrize(
+    "request_", [weather(), slow(chat("Hello!", 60, Tools=TOOLS)), slow(weather(Metadata=THINKING))]
+)
 def test_rule_3_a_chat_with_tools_leaves_message_empty(worker: Worker, request_: pb.PredictOptions) -> None:
     for answer in (predict(worker.stub, request_), stream(worker.stub, request_)):
         assert all(reply.message == b"" for reply in answer.replies)
@@ -250,7 +253,7 @@ def test_rule_5_several_calls_are_numbered_and_keep_their_text(worker: Worker) -
     assert turn.answer.reason == "tool_calls"
 
 
-@pytest.mark.parametrize("text", [call_text("get_time", "{oops}"), '<tool_call>\n["get_time"]\n</tool_call>'])
+@pytest.mark.parametrize("text", [slow(call_text("get_time", "{oops}")), '<tool_call>\n["get_time"]\n</tool_call>'])
 def test_what_is_no_call_is_given_back_as_content(worker: Worker, text: str) -> None:
     turn = ask(worker, saying(f"So: {text} there."))
     assert (turn.calls, turn.content, turn.answer.reason) == ([], f"So: {text} there.", "stop")
@@ -270,7 +273,7 @@ def test_a_stop_string_within_a_call_ends_the_turn_without_it(worker: Worker) ->
     assert "Oslo" not in turn.content
 
 
-@pytest.mark.parametrize("tools", ["", TOOLS])
+@pytest.mark.parametrize("tools", [slow(""), TOOLS])
 def test_rule_6_a_turn_of_reasoning_alone_gets_one_space(worker: Worker, tools: str) -> None:
     request = chat(CAPITAL, 100, Metadata=THINKING, StopPrompts=[" France"], Tools=tools)
     turn = ask(worker, request)
@@ -280,7 +283,7 @@ def test_rule_6_a_turn_of_reasoning_alone_gets_one_space(worker: Worker, tools: 
     assert turn.message == ("" if tools else " ")
 
 
-@pytest.mark.parametrize("tools", ["", TOOLS])
+@pytest.mark.parametrize("tools", [slow(""), TOOLS])
 def test_rule_6_an_empty_turn_gets_one_space_in_a_delta(worker: Worker, tools: str) -> None:
     (end,) = worker.stub.TokenizeString(pb.PredictOptions(Prompt="<|im_end|>")).tokens
     request = chat(CAPITAL, 100, LogitBias=json.dumps({end: 10_000}), Tools=tools)
@@ -308,7 +311,7 @@ def test_rule_7_a_plain_unary_answer_is_message_alone(worker: Worker) -> None:
     assert delta.reasoning_content
 
 
-@pytest.mark.parametrize("stop", [" Paris", "is Paris.", "capital of Spain"])
+@pytest.mark.parametrize("stop", [slow(" Paris"), "is Paris.", "capital of Spain"])
 def test_rule_8_text_held_for_a_stop_string_is_held_in_both_fields(worker: Worker, stop: str) -> None:
     whole = ask(worker, chat(CAPITAL)).text
     replies = stream(worker.stub, chat(CAPITAL, 64, StopPrompts=[stop])).replies

@@ -157,6 +157,7 @@ def test_every_command_says_what_it_did_or_what_it_lacks(worker: Worker, tmp_pat
     assert ran.out.strip()  # the answer to the text with a slash
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_one_sentence(worker: Worker, tmp_path: Path) -> None:
     nobody = piped("", "--addr", "127.0.0.1:1")
     assert (nobody.code, nobody.err) == (69, "No worker answers at 127.0.0.1:1.\n")
@@ -177,9 +178,8 @@ def test_a_worker_that_does_not_start_or_has_no_model_is_one_sentence_too() -> N
         assert told.code == 69 and "has no model loaded" in told.err
 
 
-@pytest.mark.parametrize(
-    "how", ["left", pytest.param("terminated", marks=pytest.mark.slow), pytest.param("killed", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["left", "terminated", "killed"])
 def test_a_worker_of_its_own_is_gone_at_the_end(how: str) -> None:
     with Terminal("chat", "--model", str(TINY_CHAT)) as terminal:
         terminal.wait_for(r"/help helps\n> $", 90)
@@ -197,7 +197,7 @@ def test_a_worker_of_its_own_is_gone_at_the_end(how: str) -> None:
             terminal.code()
         if how != "killed":
             assert not own.is_running()
-        wait_until(lambda: not own.is_running() or own.status() == psutil.STATUS_ZOMBIE, "the worker is gone", 15)
+        wait_until(lambda: not own.is_running() or own.status() == psutil.STATUS_ZOMBIE, "the worker is gone")
 
 
 @pytest.mark.slow
@@ -207,7 +207,7 @@ def test_ctrl_c_while_the_model_loads_leaves_no_worker() -> None:
         [own] = psutil.Process(terminal.process.pid).children()
         terminal.press(CTRL_C)
         assert terminal.code() == 130
-        wait_until(lambda: not own.is_running() or own.status() == psutil.STATUS_ZOMBIE, "the worker is gone", 5)
+        wait_until(lambda: not own.is_running() or own.status() == psutil.STATUS_ZOMBIE, "the worker is gone")
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def test_a_container_that_allows_no_more_processes_and_threads(
             stream(worker.stub, chat(STORY, 3)).refused(INTERNAL, "template cannot be rendered")
             for _ in range(5):
                 with grpc.insecure_channel(worker.address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
-                    assert BackendStub(channel).Health(pb.HealthMessage(), timeout=10).message == b"OK"
+                    assert BackendStub(channel).Health(pb.HealthMessage(), timeout=60).message == b"OK"
             limited.limit("max")
         assert stream(worker.stub, chat(STORY, 3)).text == expected
         assert stream(worker.stub, prompt(STORY, 3, Grammar='root ::= "no"')).text == "no"
@@ -69,7 +69,7 @@ def test_a_container_that_is_out_of_memory_ends_the_worker_and_not_what_it_has_s
         killed = Contained(limited.folder, *options)
         with killed as worker:
             worker.must_load()
-            memory = worker.stub.Status(pb.HealthMessage(), timeout=10).memory
+            memory = worker.stub.Status(pb.HealthMessage(), timeout=60).memory
             assert worker.queue()["kv_budget_bytes"] < 1 << 30, memory
             expected = stream(worker.stub, request)
             stream(worker.stub, request)  # a hit is what is written at once
@@ -82,7 +82,7 @@ def test_a_container_that_is_out_of_memory_ends_the_worker_and_not_what_it_has_s
                 ends = {finish(call).code for call in (*calls,)}
                 for call in long:
                     call.cancel()
-            worker.expected_code = worker.wait(30)
+            worker.expected_code = worker.wait(60)
             assert worker.expected_code == -signal.SIGKILL
             assert ends == {grpc.StatusCode.UNAVAILABLE}
     with Worker(*options) as worker:
@@ -138,13 +138,13 @@ def test_a_worker_that_is_process_1_reaps_what_it_inherits_and_ends_by_a_signal(
             stream(worker.stub, prompt(STORY, 3, Grammar=f'root ::= "{index}"'))
             trial = child(worker, "trial_process")
             with running(worker.stub, dear, begun=False, seconds=30) as (call,):
-                wait_until(lambda trial=trial: bool(trial.children()), "a grammar is being tried", 20)
+                wait_until(lambda trial=trial: bool(trial.children()), "a grammar is being tried")
                 trial.kill()
                 call.cancel()
-        wait_until(lambda: not zombies(worker.pid), "no process that nobody waits for", 10)
+        wait_until(lambda: not zombies(worker.pid), "no process that nobody waits for")
         assert stream(worker.stub, chat(STORY, 3)).code is OK
         worker.signal(signal.SIGTERM)
-        assert worker.wait(20) == 0
+        assert worker.wait(60) == 0
 
 
 HOST = """
@@ -176,9 +176,9 @@ def test_a_worker_ends_with_a_host_that_is_process_1(apart: tuple[str, ...]) -> 
             with running(stub, prompt(STORY, 8000, IgnoreEOS=True)):
                 family = [worker, *worker.children(recursive=True)]
                 host.kill()
-                wait_until(lambda: not any(is_running(one.pid) for one in family), "all are gone", 5)
+                wait_until(lambda: not any(is_running(one.pid) for one in family), "all are gone")
     finally:
         outer.kill()
-        outer.wait(10)
+        outer.wait(60)
         if outer.stdout is not None:
             outer.stdout.close()

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+import pytest
 
 from tests.e2e.asking import Answer, prompt, stream
 from tests.e2e.worker import TINY_CHAT, Worker
@@ -26,6 +27,7 @@ def answers(worker: Worker, sampler: str) -> list[Answer]:
         return list(pool.map(lambda request: stream(worker.stub, request), wanted))
 
 
+@pytest.mark.slow
 def test_it_answers_as_the_other_does_and_is_warm_before_it_serves(another_worker: Worker) -> None:
     before = len(another_worker.log.lines)
     on_device, on_host = answers(another_worker, "device"), answers(another_worker, "host")

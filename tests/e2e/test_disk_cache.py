@@ -31,7 +31,7 @@ def hit(answer: Answer) -> tuple[int, str]:
 
 
 def figure(worker: Worker, name: str) -> float:
-    return worker.info.Get(pb.InfoRequest(), timeout=10).cache[name]
+    return worker.info.Get(pb.InfoRequest(), timeout=60).cache[name]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_restarted_worker_hits_what_the_old_one_knew(tmp_path: Path, random_mo
         in_memory = predict(old.stub, asked())
     with Worker(*options) as new:
         new.must_load(model)
-        assert new.info.Get(pb.InfoRequest(), timeout=10).details["prompt_cache_disk"] == "on"
+        assert new.info.Get(pb.InfoRequest(), timeout=60).details["prompt_cache_disk"] == "on"
         restored = predict(new.stub, asked())
         assert hit(restored) == (hit(in_memory)[0], "disk")
         assert bits(restored) == bits(in_memory)
@@ -101,10 +101,10 @@ def test_names_outlive_the_process(tmp_path: Path, random_model: Model, mode: st
         without = bits(predict(old.stub, asked(salt="alice", PromptCacheRO=True)))
         made = old.prompt_cache.Create(pb.CreatePrefixRequest(name="rules", prompt=TEXT, metadata=whose), timeout=60)
         old.prompt_cache.Create(pb.CreatePrefixRequest(name="gone", prompt=TEXT, metadata=whose), timeout=60)
-        old.prompt_cache.Delete(pb.DeletePrefixRequest(name="gone", metadata=whose), timeout=10)
+        old.prompt_cache.Delete(pb.DeletePrefixRequest(name="gone", metadata=whose), timeout=60)
 
         def listed(worker: Worker) -> dict[str, str]:
-            found = worker.prompt_cache.List(pb.ListPrefixesRequest(metadata=whose), timeout=10).prefixes
+            found = worker.prompt_cache.List(pb.ListPrefixesRequest(metadata=whose), timeout=60).prefixes
             return {prefix.name: prefix.where for prefix in found}
 
         wait_until(lambda: listed(old) == {"rules": "memory and disk"}, "the name's state is written")
@@ -116,7 +116,7 @@ def test_names_outlive_the_process(tmp_path: Path, random_model: Model, mode: st
         assert bits(answer) == without
         assert new.queue()["prefilled_tokens"] - before == len(QUESTION) - 1 - made.tokens
         assert listed(new) == {"rules": "memory and disk"}
-        assert new.prompt_cache.Clear(pb.ClearPromptCacheRequest(metadata=whose), timeout=10).success
+        assert new.prompt_cache.Clear(pb.ClearPromptCacheRequest(metadata=whose), timeout=60).success
         assert not listed(new)
         wait_until(lambda: not list((tmp_path / "kv").rglob("*.kv")), "the tenant's files are gone")
     with Worker(*options) as last:
@@ -181,7 +181,7 @@ def test_a_directory_that_cannot_be_used_leaves_the_cache_in_memory_and_info_say
         directory.chmod(0o777)
     with Worker("--prompt-cache-dir", str(directory)) as worker:
         worker.must_load(random_model())
-        told = worker.info.Get(pb.InfoRequest(), timeout=10).details["prompt_cache_disk"]
+        told = worker.info.Get(pb.InfoRequest(), timeout=60).details["prompt_cache_disk"]
         assert told.startswith("off: ") and str(directory) in told
         assert hit(predict(worker.stub, asked()))[0] == 0
         assert hit(predict(worker.stub, asked()))[0] == len(QUESTION) - 1
@@ -220,7 +220,7 @@ def test_codes_go_to_the_disk_and_back(tmp_path: Path, codes: tuple[str, ...], b
         in_memory = predict(old.stub, asked())
     with Worker(*options) as new:
         new.must_load(model)
-        assert new.info.Get(pb.InfoRequest(), timeout=10).details["prompt_cache_disk"] == "on"
+        assert new.info.Get(pb.InfoRequest(), timeout=60).details["prompt_cache_disk"] == "on"
         restored = predict(new.stub, asked())
         assert hit(restored) == (len(QUESTION) - 1, "disk")
         assert bits(restored) == bits(in_memory)

@@ -105,7 +105,7 @@ def test_files_that_were_spoilt_are_misses_and_put_aside(tmp_path: Path, expecte
     with over(directory) as worker:
         worker.must_load()
         check_all(worker, expected, directory)
-        assert worker.info.Get(pb.InfoRequest(), timeout=10).cache["disk.quarantined"] > 0
+        assert worker.info.Get(pb.InfoRequest(), timeout=60).cache["disk.quarantined"] > 0
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_disk_that_is_full_costs_hits_and_no_request(small_disk: Path, expecte
         worker.must_load()
         assert [answered(worker, request) for request in ASKED] == expected
         worker.rest()
-        wait_until(lambda: "nothing is written" in "".join(worker.log.lines), "that the disk is full", 20)
+        wait_until(lambda: "nothing is written" in "".join(worker.log.lines), "that the disk is full")
         check_all(worker, expected, small_disk)
 
 

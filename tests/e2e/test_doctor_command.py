@@ -61,6 +61,7 @@ def copy(tmp_path: Path) -> Path:
     return shutil.copytree(TINY_CHAT, tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_a_model_without_one_of_its_shards_is_refused_by_name(copy: Path) -> None:
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))

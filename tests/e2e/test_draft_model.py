@@ -45,10 +45,10 @@ def same(ours: list[Answer], theirs: list[Answer]) -> None:
 
 
 def details(worker: Worker) -> dict[str, str]:
-    return dict(worker.info.Get(pb.InfoRequest(), timeout=10).details)
+    return dict(worker.info.Get(pb.InfoRequest(), timeout=60).details)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.slow
 def test_a_draft_model_guesses_what_a_larger_one_says_and_no_answer_is_another(worker: Worker, models: Path) -> None:
     worker.must_load("large", "speculation:off", ModelPath=str(models), DraftModel="small")
     assert "draft_model" not in details(worker)
@@ -89,7 +89,6 @@ def turns(worker: Worker, count: int, metadata: dict[str, str]) -> list[Answer]:
     return told
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.slow
 def test_at_later_turns_it_reads_what_is_new_for_its_own_tenant_alone_until_that_is_cleared(
     worker: Worker, models: Path
@@ -112,14 +111,14 @@ def test_at_later_turns_it_reads_what_is_new_for_its_own_tenant_alone_until_that
         if kept > read > 0:
             break
     assert kept > read > 0
-    figures = dict(worker.info.Get(pb.InfoRequest(), timeout=10).cache)
+    figures = dict(worker.info.Get(pb.InfoRequest(), timeout=60).cache)
     queue = worker.queue()
     assert 0 < figures["draft.nbytes"] == queue["cached_draft_kv_bytes"] < queue["cached_kv_bytes"]
     # Somebody else's is read anew, where it is read at all.
     same(turns(worker, 1, {"cache_salt": "theirs"}), plain[:1])
     assert tell()[1] == kept
     for metadata in ({"cache_salt": "ours"}, {"cache_salt": "theirs"}):
-        assert worker.prompt_cache.Clear(pb.ClearPromptCacheRequest(metadata=metadata), timeout=10).success
+        assert worker.prompt_cache.Clear(pb.ClearPromptCacheRequest(metadata=metadata), timeout=60).success
     worker.rest()
     assert worker.queue()["cached_draft_kv_bytes"] == 0
     same(turns(worker, 1, {"cache_salt": "ours"}), plain[:1])

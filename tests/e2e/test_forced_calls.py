@@ -13,6 +13,7 @@ from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import chat, predict, stream
 from tests.e2e.chatting import MARKUP, Turn, ask
 from tests.e2e.worker import TINY_CHAT, Worker
+from tests.tiers import slow
 
 TURNS = """\
 {%- if tools %}{{ '<|im_start|>system\\n' }}{{ tools | tojson }}{{ WAY }}{{ '<|im_end|>\\n' }}{% endif %}
@@ -68,7 +69,7 @@ def asking(tokens: int = 200, **fields: Any) -> pb.PredictOptions:
     return chat("What's the weather like?", tokens, **{"Tools": tools(SCHEMAS), "ToolChoice": "required", **fields})
 
 
-@pytest.mark.parametrize("choice", ["required", "get_weather", pytest.param("get_time", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("choice", ["required", slow("get_weather"), slow("get_time")])
 def test_a_forced_call_is_read_as_one_call_that_fits_its_schema(told: Worker, choice: str) -> None:
     for temperature in (0.0, 1.0):
         turn = ask(told, asking(160, ToolChoice=choice, Temperature=temperature, Seed=1))

@@ -30,7 +30,7 @@ AT_ONCE = 24
 BUDGET = 400
 FORMATS = sorted(formats())
 # One of each way to write arguments: JSON, tags, one's own quotes.
-QUICK = ("json_tools", "qwen3_coder", "gemma4")
+QUICK = ("qwen3_coder",)
 CASES = [
     *(pytest.param(name, 6, marks=[] if name in QUICK else [pytest.mark.slow]) for name in FORMATS),
     *(pytest.param(name, 100, marks=pytest.mark.exhaustive) for name in FORMATS),

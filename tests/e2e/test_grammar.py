@@ -15,6 +15,7 @@ from tests.e2e.chatting import CAPITAL, PERSON, THINKING, TOOLS, ask, weather
 from tests.e2e.worker import Worker
 from tests.grammar import host_grammars
 from tests.grammar.json_prefix import is_json_prefix
+from tests.tiers import slow
 
 ASK_JSON = "Give me a JSON object with name and age."
 NO_SPACE_PERSON = {**PERSON, "x-guidance": {"whitespace_flexible": False}}
@@ -56,9 +57,7 @@ def holds(name: str, text: str) -> None:
 # GBNF as the host sends it
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("JSON_OBJECT", marks=pytest.mark.slow), "JSON_SCHEMA", "TOOLS", "PARALLEL_TOOLS"]
-)
+@pytest.mark.parametrize("name", [slow("JSON_OBJECT"), slow("JSON_SCHEMA"), "TOOLS", slow("PARALLEL_TOOLS")])
 def test_the_hosts_grammars_hold_however_the_answer_is_drawn(worker: Worker, name: str) -> None:
     grammar = getattr(host_grammars, name)
     requests = [chat(ASK_JSON, 150, Grammar=grammar, Seed=seed, Temperature=0.9, TopP=0.9) for seed in range(11)]
@@ -149,7 +148,8 @@ def test_a_grammar_begins_after_the_reasoning(worker: Worker) -> None:
     jsonschema.validate(json.loads(words.content), PERSON)
 
 
-@pytest.mark.parametrize("metadata", [{}, THINKING])
+@pytest.mark.slow
+@pytest.mark.parametrize("metadata", [slow({}), THINKING])
 def test_a_marker_in_a_held_string_is_text(worker: Worker, metadata: dict[str, str]) -> None:
     """A grammar takes tokens that are not special as the text they spell, `<think>` in a JSON string too."""
     for words in ("a <think> b", "<think>", "</think>", "<think>x</think>", "<tool_call>"):
@@ -179,6 +179,7 @@ def test_logprobs_of_a_held_answer_are_the_models_own(worker: Worker) -> None:
     assert first["logprob"] < free["logprob"]
 
 
+@pytest.mark.slow
 def test_a_seeded_held_answer_repeats_itself_in_a_crowd(worker: Worker) -> None:
     def held(seed: int) -> Answer:
         return stream(worker.stub, chat(ASK_JSON, 80, Metadata=SCHEMA, Temperature=1.3, Seed=seed, Logprobs=1))

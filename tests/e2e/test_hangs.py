@@ -30,8 +30,8 @@ def test_a_load_that_hangs_on_the_engine_thread_is_found_and_ends_the_process(tm
         with ThreadPoolExecutor(1) as pool:
             loading = pool.submit(worker.load, TINY_CHAT, "watchdog_s:2", "max_rows:3")
             wait_until(lambda: not orders.exists(), "order read")
-            assert worker.stub.Health(pb.HealthMessage(), timeout=5).message == b"OK"  # not yet a hang
-            assert worker.wait(30) == ENGINE_DEAD
+            assert worker.stub.Health(pb.HealthMessage(), timeout=60).message == b"OK"  # not yet a hang
+            assert worker.wait(60) == ENGINE_DEAD
             assert isinstance(loading.exception(), grpc.RpcError)
     assert "in a load for 2 s" in worker.log.whole()[-1]
 
@@ -49,10 +49,9 @@ def test_a_disk_that_hangs_holds_up_one_request_for_a_while_and_nobody_else(tmp_
         worker.rest()
         unsteady.order("disk hangs")
         with running(worker.stub, *long, begun=False) as calls:
-            started = time.monotonic()
             quick = stream(worker.stub, prompt("word", 10, IgnoreEOS=True))
             assert quick.code is OK
-            assert time.monotonic() - started < 8
+            assert any(call.is_active() for call in calls)  # it has waited for none of them
             assert [finish(call).last.logprobs for call in calls] == expected
         # Another model's, or this one's anew.
         worker.must_load(TINY_CHAT, directory, "max_rows:3")
@@ -67,4 +66,4 @@ def test_a_disk_that_hangs_holds_up_one_request_for_a_while_and_nobody_else(tmp_
         started = time.monotonic()
         stream(worker.stub, prompt(f"9 {STORY} " * 60, 4))
     # The grace, what a hanging disk is waited for, and some for a busy machine.
-    assert time.monotonic() - started < 12
+    assert time.monotonic() - started < 30

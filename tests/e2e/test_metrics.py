@@ -57,7 +57,7 @@ def asked(index: int) -> pb.PredictOptions:
 
 def line_of(worker: Worker, answer: Answer) -> dict[str, Any]:
     """The log's line about a request, which its reader may have yet to read."""
-    return json.loads(worker.log.wait_for(rf'.*"request_ended".*"{answer.trailing["x-request-id"]}".*', 10)[0])
+    return json.loads(worker.log.wait_for(rf'.*"request_ended".*"{answer.trailing["x-request-id"]}".*')[0])
 
 
 def load(worker: Worker, requests: int) -> list[Answer]:
@@ -85,26 +85,31 @@ def counted(worker: Worker, url: str) -> tuple[list[Answer], Scrape, list[Scrape
     collector.start()
     try:
         answers = load(worker, 42)
+        while grpc.StatusCode.RESOURCE_EXHAUSTED not in {answer.code for answer in answers}:
+            answers += load(worker, 42)  # on a busy machine they may not have met
     finally:
         over.set()
-        collector.join(30)
+        collector.join(60)
     worker.rest()
+    # A client may have its end before it is counted.
+    wait_until(lambda: sum(calls(scrape(url)).values()) == len(answers), "all are counted")
     return answers, scrape(url), meanwhile
+
+
+def calls(told: Scrape) -> Counter[str]:
+    """Requests that have ended, by their codes."""
+    ended = Counter[str]()
+    for labels, count in told.samples["mlx_worker_calls_total"].items():
+        if dict(labels)["method"] in ("Backend.Predict", "Backend.PredictStream"):
+            ended[dict(labels)["code"]] += int(count)
+    return ended
 
 
 def test_totals_are_those_that_the_clients_counted(counted: tuple[list[Answer], Scrape, list[Scrape]]) -> None:
     answers, told, _ = counted
     good = [answer for answer in answers if answer.code is grpc.StatusCode.OK]
-    calls = Counter(answer.code.name for answer in answers)
-    by_method = {
-        code: sum(
-            count
-            for labels, count in told.samples["mlx_worker_calls_total"].items()
-            if dict(labels)["code"] == code and dict(labels)["method"] in ("Backend.Predict", "Backend.PredictStream")
-        )
-        for code in calls
-    }
-    assert by_method == calls and calls.keys() == {"OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"}
+    assert calls(told) == Counter(answer.code.name for answer in answers)
+    assert calls(told).keys() == {"OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"}
     tokens = sum(answer.last.tokens for answer in good)
     assert told["requests_accepted_total"] == len(good)
     assert told["prompt_tokens_total"] == sum(answer.last.prompt_tokens for answer in good)
@@ -210,18 +215,23 @@ def test_a_client_that_leaves_and_one_whose_time_is_up_are_counted(worker: Worke
     next(call)
     call.cancel()
     worker.rest()
-    late = stream(worker.stub, prompt("Once upon a time", 6000, IgnoreEOS=True), seconds=0.3)
-    assert late.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    endless, late = prompt("Once upon a time", 6000, IgnoreEOS=True), 0
+    for seconds in (0.3, 3.0):
+        answer, late = stream(worker.stub, endless, seconds=seconds), late + 1
+        assert answer.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        if answer.replies:
+            break  # else the machine was too busy to begin with it
     worker.rest()
+    wait_until(
+        lambda: calls(scrape(url)) - calls(before) == Counter(CANCELLED=1, DEADLINE_EXCEEDED=late), "both are counted"
+    )
     after = scrape(url)
-    ended = Counter(after.by("calls_total", "code")) - Counter(before.by("calls_total", "code"))
-    assert (ended["CANCELLED"], ended["DEADLINE_EXCEEDED"]) == (1, 1)
 
     def gone(told: Scrape) -> float:
         return told["requests_failed_total"] + told["requests_cancelled_total"]
 
-    assert gone(after) == gone(before) + 2
-    assert after["requests_accepted_total"] == before["requests_accepted_total"] + 2
+    accepted = after["requests_accepted_total"] - before["requests_accepted_total"]
+    assert gone(after) - gone(before) == accepted and 2 <= accepted <= 1 + late
     assert after["e2e_request_latency_seconds_count"] == before["e2e_request_latency_seconds_count"]
 
 
@@ -267,6 +277,7 @@ def test_under_strict_nothing_of_the_prompt_cache_is_told(worker: Worker, url: s
         assert told[name] == before[name]
 
 
+@pytest.mark.slow
 def test_every_metric_of_the_dashboard_is_in_a_scrape_of_a_worker_that_has_a_disk(
     worker: Worker, url: str, tmp_path: Path
 ) -> None:

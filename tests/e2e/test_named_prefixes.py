@@ -11,6 +11,7 @@ from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import finish, predict, prompt, running
 from tests.e2e.test_prompt_cache import conversation, hit, letters
 from tests.e2e.worker import TINY_CHAT, Worker
+from tests.tiers import slow
 
 Model = Callable[..., Path]
 RULES = "You are a careful assistant of the city's library. Answer in one sentence, and name your source. "
@@ -27,7 +28,7 @@ def create(worker: Worker, name: str = "rules", **fields: Any) -> pb.NamedPrefix
 
 
 def names(worker: Worker, **metadata: str) -> dict[str, pb.NamedPrefix]:
-    found = worker.prompt_cache.List(pb.ListPrefixesRequest(metadata=metadata), timeout=10).prefixes
+    found = worker.prompt_cache.List(pb.ListPrefixesRequest(metadata=metadata), timeout=60).prefixes
     return {prefix.name: prefix for prefix in found}
 
 
@@ -66,7 +67,7 @@ def test_named_messages_are_what_chats_that_go_on_from_them_begin_with(empty: Wo
     assert names(empty)["rules"].hits == 2
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen3_next", "gemma3_text"])
+@pytest.mark.parametrize("family", [slow("qwen3"), "qwen3_next", slow("gemma3_text")])
 def test_a_name_survives_what_would_evict_it(empty: Worker, random_model: Model, family: str) -> None:
     empty.must_load(random_model(family), "prompt_cache_bytes:400KiB")
     made = create(empty, prompt=RULES).tokens
@@ -74,7 +75,7 @@ def test_a_name_survives_what_would_evict_it(empty: Worker, random_model: Model,
         predict(empty.stub, prompt(f"{index} " + "something else entirely, " * 8, 4))
     assert made == len(RULES)
     assert hit(predict(empty.stub, letters(RULES + "Where is it? ")))[0] == len(RULES)
-    assert empty.prompt_cache.Delete(pb.DeletePrefixRequest(name="rules"), timeout=10).success
+    assert empty.prompt_cache.Delete(pb.DeletePrefixRequest(name="rules"), timeout=60).success
     assert not names(empty)
 
 
@@ -85,9 +86,9 @@ def test_names_are_each_tenants_own(empty: Worker, random_model: Model) -> None:
     assert not names(empty)
     assert names(empty, cache_salt="a")["rules"].tokens == len(RULES)
     assert names(empty, cache_salt="b")["rules"].tokens == 40
-    gone = empty.prompt_cache.Delete(pb.DeletePrefixRequest(name="rules", metadata={"cache_salt": "a"}), timeout=10)
+    gone = empty.prompt_cache.Delete(pb.DeletePrefixRequest(name="rules", metadata={"cache_salt": "a"}), timeout=60)
     assert gone.success
-    again = empty.prompt_cache.Delete(pb.DeletePrefixRequest(name="rules", metadata={"cache_salt": "a"}), timeout=10)
+    again = empty.prompt_cache.Delete(pb.DeletePrefixRequest(name="rules", metadata={"cache_salt": "a"}), timeout=60)
     assert not again.success and "no prefix" in again.message
     assert names(empty, cache_salt="b")
 
@@ -98,18 +99,19 @@ def test_clear_drops_a_tenants_state_or_everything(empty: Worker, random_model: 
     for salt in salts:
         create(empty, prompt=RULES, metadata=salt)
     clear = empty.prompt_cache.Clear
-    assert clear(pb.ClearPromptCacheRequest(metadata={"cache_salt": "a"}), timeout=10).success
+    assert clear(pb.ClearPromptCacheRequest(metadata={"cache_salt": "a"}), timeout=60).success
     assert (len(names(empty)), len(names(empty, cache_salt="a"))) == (1, 0)
     assert empty.queue()["cached_kv_bytes"] > 0
-    assert clear(pb.ClearPromptCacheRequest(everything=True), timeout=10).success
+    assert clear(pb.ClearPromptCacheRequest(everything=True), timeout=60).success
     assert (len(names(empty)), empty.queue()["cached_kv_bytes"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_stats_have_the_rates(empty: Worker, random_model: Model) -> None:
     empty.must_load(random_model())
     for _ in range(4):
         predict(empty.stub, letters(RULES))
-    stats = empty.prompt_cache.Stats(pb.PromptCacheStatsRequest(), timeout=10)
+    stats = empty.prompt_cache.Stats(pb.PromptCacheStatsRequest(), timeout=60)
     assert stats.hit_rate == 0.75
     assert stats.token_hit_rate == pytest.approx(3 * (len(RULES) - 1) / (4 * len(RULES)))
     assert (stats.isolation, stats.figures["fetches"]) == ("performance", 4)
@@ -137,13 +139,14 @@ def test_a_broken_request_is_refused_in_words(
 def test_without_a_model_there_is_nothing_to_name(empty: Worker) -> None:
     for call in (
         lambda: create(empty, prompt="a"),
-        lambda: empty.prompt_cache.List(pb.ListPrefixesRequest(), timeout=10),
-        lambda: empty.prompt_cache.Clear(pb.ClearPromptCacheRequest(), timeout=10),
-        lambda: empty.prompt_cache.Stats(pb.PromptCacheStatsRequest(), timeout=10),
+        lambda: empty.prompt_cache.List(pb.ListPrefixesRequest(), timeout=60),
+        lambda: empty.prompt_cache.Clear(pb.ClearPromptCacheRequest(), timeout=60),
+        lambda: empty.prompt_cache.Stats(pb.PromptCacheStatsRequest(), timeout=60),
     ):
         assert refusal(call)[0] is grpc.StatusCode.FAILED_PRECONDITION
 
 
+@pytest.mark.slow
 def test_a_name_for_which_there_is_no_room_is_refused_and_leaves_nothing_held(
     empty: Worker, random_model: Model
 ) -> None:
@@ -154,6 +157,7 @@ def test_a_name_for_which_there_is_no_room_is_refused_and_leaves_nothing_held(
     assert predict(empty.stub, letters(RULES)).text
 
 
+@pytest.mark.slow
 def test_the_hosts_path_names_what_a_request_leaves(empty: Worker, random_model: Model) -> None:
     model = random_model()
     empty.must_load(model)
@@ -173,6 +177,7 @@ def test_the_hosts_path_names_what_a_request_leaves(empty: Worker, random_model:
         )
 
 
+@pytest.mark.slow
 def test_a_chat_that_ends_with_a_user_is_named_up_to_what_an_answer_begins_with(
     empty: Worker, random_model: Model
 ) -> None:
@@ -190,7 +195,7 @@ def test_what_is_cut_short_takes_no_name_and_no_room_leaves_the_old_one(empty: W
     for seconds in (0.02, 0.05):
         with pytest.raises(grpc.RpcError):
             empty.prompt_cache.Create(pb.CreatePrefixRequest(name="rules", prompt="other " * 600), timeout=seconds)
-    with running(empty.stub, letters(RULES + "And?", tokens=300, PromptCachePath="rules")):
+    with running(empty.stub, letters(RULES + "And?", tokens=3000, PromptCachePath="rules")):
         pass
     code, _ = refusal(lambda: create(empty, prompt="much " * 200))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -202,6 +207,6 @@ def test_what_runs_while_the_cache_is_cleared_stores_nothing_of_before(empty: Wo
     empty.must_load(random_model())
     predict(empty.stub, letters(RULES))
     with running(empty.stub, letters(RULES, tokens=200)) as (call,):
-        empty.prompt_cache.Clear(pb.ClearPromptCacheRequest(), timeout=10)
+        empty.prompt_cache.Clear(pb.ClearPromptCacheRequest(), timeout=60)
         finish(call)
     assert hit(predict(empty.stub, letters(RULES))) == (0, "empty")

@@ -91,7 +91,7 @@ def test_a_neighbour_that_is_not_exact_or_does_not_end_well_is_found(standing: t
 def test_a_worker_that_is_dead_is_found(standing: tuple[Crooked, Golden]) -> None:
     dead = Worker(command=("-c", "raise SystemExit('gone')"))
     dead.spawn()
-    dead.wait(20)
+    dead.wait(60)
     assert dead.log.whole()
     dead.process.stderr.close()  # type: ignore[union-attr]
     with pytest.raises(AssertionError, match="gone"):

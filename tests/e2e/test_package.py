@@ -45,8 +45,8 @@ def started(folder: Path, how: str, environment: Mapping[str, str]) -> Iterator[
 
 def serves(worker: Worker) -> None:
     """Health, LoadModel and a streamed chat, by the copied code."""
-    assert worker.stub.Health(pb.HealthMessage(), timeout=10).message == b"OK"
-    assert worker.info.Get(pb.InfoRequest(), timeout=10).version == MARK
+    assert worker.stub.Health(pb.HealthMessage(), timeout=60).message == b"OK"
+    assert worker.info.Get(pb.InfoRequest(), timeout=60).version == MARK
     worker.must_load(TINY_CHAT)
     answer = stream(worker.stub, chat("What is the capital of France?"))
     assert "Paris" in answer.text and len(answer.replies) > 2
@@ -74,7 +74,7 @@ def test_the_first_start_makes_its_environment_which_outlives_a_move(installed: 
     assert impatient.stderr is not None
     assert "first start" in impatient.stderr.readline()
     os.killpg(impatient.pid, signal.SIGTERM)
-    assert impatient.wait(10) == -signal.SIGTERM
+    assert impatient.wait(60) == -signal.SIGTERM
     impatient.stderr.close()
     again = subprocess.run(
         ["./run.sh", "--setup-only"],

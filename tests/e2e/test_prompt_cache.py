@@ -14,6 +14,7 @@ from backend.pb import backend_pb2 as pb
 from tests import chosen
 from tests.e2e.asking import Answer, finish, predict, prompt, running, stream
 from tests.e2e.worker import Worker
+from tests.tiers import slow
 
 Model = Callable[..., Path]
 Ask = Callable[[Worker, pb.PredictOptions], Answer]
@@ -74,10 +75,10 @@ def shared(worker: Worker, a: pb.PredictOptions, b: pb.PredictOptions) -> int:
 
 
 def figures(worker: Worker) -> Mapping[str, float]:
-    return worker.info.Get(pb.InfoRequest(), timeout=10).cache
+    return worker.info.Get(pb.InfoRequest(), timeout=60).cache
 
 
-@pytest.mark.parametrize("ask", [by_predict, by_stream])
+@pytest.mark.parametrize("ask", [slow(by_predict), by_stream])
 def test_every_kind_of_return_to_a_prompt_hits_as_far_as_it_can(empty: Worker, random_model: Model, ask: Ask) -> None:
     empty.must_load(random_model())
     first = ask(empty, letters(QUESTION))
@@ -131,13 +132,14 @@ def test_a_read_only_request_reads_and_leaves_nothing(empty: Worker, random_mode
         assert hit(predict(empty.stub, longer)) == (n, f"diverged at {n}")
 
 
+@pytest.mark.slow
 def test_without_prompt_cache_all_only_prompts_are_kept(empty: Worker, random_model: Model) -> None:
     empty.must_load(random_model(), "prompt_cache_all:false")
     answer = predict(empty.stub, letters(QUESTION)).text
     assert hit(predict(empty.stub, letters(QUESTION + answer + "More?"))) == (len(QUESTION) - 1, "extended")
 
 
-@pytest.mark.parametrize("option", ["prompt_cache_size:0", "max_cache_entries:0", "prompt_cache_bytes:0"])
+@pytest.mark.parametrize("option", ["prompt_cache_size:0", slow("max_cache_entries:0"), slow("prompt_cache_bytes:0")])
 def test_the_cache_turns_off(empty: Worker, random_model: Model, option: str) -> None:
     empty.must_load(random_model(), option)
     for _ in range(2):
@@ -160,6 +162,7 @@ def test_an_agents_header_does_not_spoil_the_prefix(empty: Worker, random_model:
     assert hit(predict(empty.stub, again)) == (length(empty, first) - 1, "full")
 
 
+@pytest.mark.slow
 def test_an_option_leaves_the_agents_header_in(empty: Worker, random_model: Model) -> None:
     empty.must_load(random_model(), "strip_agent_header:false")
     first, again = (conversation(header(hash_), QUESTION) for hash_ in ("0c1f", "9e77d"))
@@ -185,7 +188,7 @@ def test_equal_prompts_at_once_are_prefilled_once(empty: Worker, random_model: M
     assert 2000 - 1 <= empty.queue()["prefilled_tokens"] - before <= 1.2 * 2000
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen3_next", "mamba2", "gemma3_text"])
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_next", slow("mamba2"), slow("gemma3_text")])
 def test_the_next_turn_hits_in_every_family(empty: Worker, random_model: Model, family: str) -> None:
     empty.must_load(random_model(family))
     system = "You know rivers, lakes and canals. " * 4
@@ -202,7 +205,7 @@ def test_the_next_turn_hits_in_every_family(empty: Worker, random_model: Model, 
     assert hit(predict(empty.stub, other)) == (at, reason)
 
 
-@pytest.mark.parametrize("family", ["qwen3_next", "mamba2", "gemma3_text"])
+@pytest.mark.parametrize("family", [slow("qwen3_next"), slow("mamba2"), "gemma3_text"])
 def test_an_edited_message_hits_in_every_family(empty: Worker, random_model: Model, family: str) -> None:
     empty.must_load(random_model(family))
     system = "You know rivers, lakes and canals. " * 4
@@ -215,6 +218,7 @@ def test_an_edited_message_hits_in_every_family(empty: Worker, random_model: Mod
     assert hit(predict(empty.stub, edited)) == (common, f"diverged at {common}")
 
 
+@pytest.mark.slow
 def test_a_replaced_model_finds_nothing(empty: Worker, random_model: Model) -> None:
     models = [random_model(seed=seed) for seed in (0, 1)]
     for model in (*models, models[0]):
@@ -242,7 +246,7 @@ def test_bytes_are_told_and_kept_within_the_limit(empty: Worker, random_model: M
     predict(empty.stub, letters(QUESTION))
     used = (len(QUESTION) + answer_kv()) * TOKEN_BYTES
     empty.rest()
-    status = empty.stub.Status(pb.HealthMessage(), timeout=10)
+    status = empty.stub.Status(pb.HealthMessage(), timeout=60)
     assert status.memory.breakdown["cached_kv"] == used
     assert figures(empty)["nbytes"] == empty.queue()["cached_kv_bytes"] == used
     for index in range(6):

@@ -53,12 +53,13 @@ def test_answers_of_every_kind_are_the_same_alone_in_a_crowd_and_from_the_cache(
     assert hits[0] == len(process.stub.TokenizeString(asked()[0], timeout=30).tokens) - 1 > 16
 
 
+@pytest.mark.slow
 def test_a_load_says_how_it_holds_keys_and_values_and_its_options_win_over_the_workers(process: Worker) -> None:
     process.must_load(TINY_CHAT, "kv_group_size:32", "quantized_kv_start:20")
-    details = process.info.Get(pb.InfoRequest(), timeout=10).details
+    details = process.info.Get(pb.InfoRequest(), timeout=60).details
     assert (details["kv_bits"], details["kv_group_size"], details["quantized_kv_start"]) == ("8", "32", "20")
     process.must_load(TINY_CHAT, "kv_bits:off", "cache_kv_bits:8", "kv_group_size:32")
-    details = process.info.Get(pb.InfoRequest(), timeout=10).details
+    details = process.info.Get(pb.InfoRequest(), timeout=60).details
     assert (details["cache_kv_bits"], "kv_bits" in details) == ("8", False)
 
 

@@ -23,11 +23,13 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY_CHAT = ROOT / "examples" / "tiny-chat" / "model"
 # The sizes of what is sent here; the product's own limit is the server's.
 CHANNEL_OPTIONS = (("grpc.max_send_message_length", 128 << 20), ("grpc.max_receive_message_length", 128 << 20))
+# However busy the machine is; whoever fails by one has waited long enough to be sure.
 START_SECONDS = 60
-STOP_SECONDS = 30
+STOP_SECONDS = 60
+PATIENCE_SECONDS = 60.0
 
 
-def wait_until(holds: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
     """Ask again and again; another process has no event to wait for."""
     deadline = time.monotonic() + seconds
     while not holds():
@@ -66,7 +68,7 @@ class Log:
         assert found, f"no line matches {pattern!r}:\n" + "\n".join(self.lines)
         return found[0]
 
-    def whole(self, seconds: float = 10.0) -> list[str]:
+    def whole(self, seconds: float = PATIENCE_SECONDS) -> list[str]:
         """All lines, once the stream has ended."""
         with self._changed:
             assert self._changed.wait_for(lambda: self._ended, seconds), "standard error is still open"
@@ -134,7 +136,7 @@ class Worker:
             raise
         finally:
             self.channel.close()
-            self.reader.join(5)
+            self.reader.join(STOP_SECONDS)
             assert self.process.stderr is not None
             self.process.stderr.close()
         if error is None:
@@ -170,9 +172,9 @@ class Worker:
 
     def queue(self) -> Mapping[str, float]:
         """The Info service's queue figures."""
-        return self.info.Get(pb.InfoRequest(), timeout=10).queue
+        return self.info.Get(pb.InfoRequest(), timeout=60).queue
 
-    def wait_for_queue(self, holds: Callable[[Mapping[str, float]], bool], seconds: float = 30.0) -> None:
+    def wait_for_queue(self, holds: Callable[[Mapping[str, float]], bool], seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until the queue figures are so."""
         wait_until(lambda: holds(self.queue()), "queue figures", seconds)
 

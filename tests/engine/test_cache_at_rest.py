@@ -122,7 +122,6 @@ def test_what_a_hit_leaves_behind_is_found_as_the_same_numbers(llama: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("sampler", ["host", "device"])
 def test_rows_without_a_hit_answer_as_alone_also_where_they_had_to_go_and_come_back(llama: Path, sampler: str) -> None:
     wanted = [request(f"{index} budget " * 12, n=300, sampling=FREE) for index in range(5)]

@@ -125,10 +125,9 @@ def differences(
     return worst, share
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("family", "sampler"),
-    families_by_batch([("qwen3", "device"), ("qwen3_next", "host")]),
+    families_by_batch([("qwen3_next", "host")]),
 )
 def test_conversations_over_a_small_cache_answer_as_if_cold(family: str, sampler: str, tmp_path: Path) -> None:
     worst, share = differences(family, tmp_path, sampler=sampler, budget=400_000, clients=4, turns=5)

@@ -84,7 +84,7 @@ def test_a_cancel_wakes_a_waiting_reader() -> None:
         reader = asyncio.create_task(read_all(stream))
         await asyncio.sleep(0)
         stream.cancel()
-        return await asyncio.wait_for(reader, 5)
+        return await asyncio.wait_for(reader, 30)
 
     assert asyncio.run(run()) == []
 

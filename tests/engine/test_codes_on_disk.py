@@ -55,7 +55,9 @@ def cached(answer: Answer) -> int:
     return answer.end.usage.cached_tokens
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=pytest.mark.slow if WAYS[way][1] is None else ()) for way in WAYS]
+)
 def test_a_later_process_answers_as_this_one_would(model: Path, tmp_path: Path, way: str) -> None:
     kept = process(model, tmp_path / "kv", way, BELOW, ABOVE, BELOW, ABOVE)
     later = process(model, tmp_path / "kv", way, BELOW, ABOVE, BELOW, ABOVE)

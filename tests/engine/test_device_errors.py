@@ -20,6 +20,7 @@ from backend.engine.handle import EngineHandle
 from tests.engine.faulty_device import FaultyDevice, spoil
 from tests.engine.harness import Answer, model_config, read, request, settled, with_engine
 from tests.models import write_model
+from tests.tiers import slow
 
 SHARED = "what two of them begin with, for more than sixty-four characters, that is: two chunks and a half. "
 DRAWN = Sampling(temperature=1.0, repetition_penalty=1.1, seed=7, ignore_eos=True)
@@ -32,7 +33,7 @@ WANTED = {
         request("short, and drawn", n=26, name="drawn", sampling=DRAWN),
         request("short, and greedy", n=14, name="greedy"),
         request("it leaves after some tokens", n=60, name="leaves", sampling=ENDLESS),
-        request("its deadline passes", n=400, name="late", sampling=ENDLESS),
+        request("its deadline passes", n=200, name="late", sampling=ENDLESS),
         request(
             "a prompt that is prefilled beside those that decode, in four chunks of thirty-two tokens", n=6, name="z"
         ),
@@ -68,7 +69,7 @@ async def scenario(handle: EngineHandle) -> dict[str, Answer]:
     async def ask(name: str, wanted: GenerationRequest | None = None, **options: int) -> None:
         seen[name] = await read(handle, wanted or WANTED[name], **options)
 
-    late = request("its deadline passes", n=400, name="late", sampling=ENDLESS, deadline=time.monotonic() + 0.03)
+    late = request("its deadline passes", n=200, name="late", sampling=ENDLESS, deadline=time.monotonic() + 0.03)
     first = asyncio.gather(
         ask("drawn"), ask("leads"), ask("follows"), ask("leaves", cancel_after=3), ask("greedy"), ask("late", late)
     )
@@ -143,7 +144,7 @@ OFTEN = [
 ]
 
 
-@pytest.mark.parametrize(("sampler", "first", "stride"), [("host", 9, 59), ("device", 5, 59), *OFTEN])
+@pytest.mark.parametrize(("sampler", "first", "stride"), [slow("host", 9, 59), ("device", 5, 59), *OFTEN])
 def test_whichever_wait_fails_those_end_whose_wait_it_was(
     path: Path, sampler: str, first: int, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +217,7 @@ def test_a_step_that_nobody_waits_for_any_more_fails_nobody_who_comes_after(
     with_engine(config, body, load=device.load)
 
 
+@pytest.mark.slow
 def test_a_failure_that_is_told_when_a_slice_is_put_may_be_that_of_a_step_in_flight(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,7 +69,6 @@ async def of_both(handle: EngineHandle, work: Callable[[Any, Any], Any]) -> Any:
     return await handle.with_session(with_stores)
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(("draft", "sampler"), CASES)
 def test_at_later_turns_of_a_conversation_only_what_is_new_is_read(
     draft: str, sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -101,7 +100,8 @@ def test_at_later_turns_of_a_conversation_only_what_is_new_is_read(
     assert 0 < told["cached_draft_kv_bytes"] < told["cached_kv_bytes"] and told["live_kv_bytes"] == 0
 
 
-@pytest.mark.parametrize("sampler", ["device", pytest.param("host", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["device", "host"])
 def test_whichever_of_both_has_been_evicted_the_answer_is_the_same(
     sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +130,6 @@ def test_whichever_of_both_has_been_evicted_the_answer_is_the_same(
     serve(config, body, monkeypatch, load=LoadDoubtful(5))
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("draft", "sampler"),
     [pytest.param(*case, marks=pytest.mark.slow) for case in CROWDS],
@@ -188,6 +187,7 @@ def test_a_row_that_was_cancelled_leaves_what_was_read_of_it(tmp_path: Path, mon
     serve(config, body, monkeypatch)
 
 
+@pytest.mark.slow
 def test_requests_that_leave_nothing_leave_nothing_here_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = with_draft(tmp_path, cache=CACHE)
 
@@ -225,6 +225,7 @@ def test_no_tenant_finds_what_another_has_left_but_for_what_was_named_for_all(
     serve(config, body, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isolation", ["balanced", "strict"])
 def test_other_modes_of_isolation_hold_here_too(
     isolation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -269,6 +270,7 @@ def test_what_is_cleared_is_gone_and_what_was_read_before_is_not_kept_after(
     serve(config, body, monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_model_that_slept_finds_what_its_draft_model_had_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +329,7 @@ def test_a_fault_in_it_costs_a_hit_or_a_store_and_no_answer(
     assert "prompt_cache_failed" in caplog.text and "planted" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_draft_model_that_has_stopped_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = with_draft(tmp_path, cache=CACHE)
 

@@ -56,14 +56,13 @@ def same(ours: list[Answer], theirs: list[Answer]) -> None:
         assert (one.end.reason, one.text) == (other.end.reason, other.text)
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(("draft", "sampler"), CASES)
 def test_whatever_it_guesses_the_answers_are_those_without(
     draft: str, sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = EngineConfig(max_rows=6, prefill_chunk=CHUNK, sampler=sampler)  # type: ignore[arg-type]
     config = with_draft(tmp_path, draft=draft, engine=engine, cache=CacheConfig(max_sequences=8, max_bytes=1 << 22))
-    wanted = [replace(item, max_tokens=3 * (item.max_tokens or 1)) for item in schedule(3, 16)]
+    wanted = [replace(item, max_tokens=3 * (item.max_tokens or 1)) for item in schedule(3, 10)]
     plain, _ = answers(without(config), wanted)
     pay_always(monkeypatch)
     ours, queue = answers(config, wanted, load=LoadDoubtful(3), crowd=True)
@@ -72,8 +71,8 @@ def test_whatever_it_guesses_the_answers_are_those_without(
     assert queue["speculation.drafting_rounds"] > 20 and queue["live_kv_bytes"] == 0
 
 
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("sampler", ["host", pytest.param("device", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_grammars_stops_limits_and_rows_that_go_and_come_back(
     sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +102,7 @@ def test_grammars_stops_limits_and_rows_that_go_and_come_back(
     assert reasons["s"] is FinishReason.STOP_STRING and reasons["o"] is FinishReason.LENGTH
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ["host", pytest.param("device", marks=pytest.mark.slow)])
 def test_a_draft_model_of_the_same_weights_is_right_in_answers_that_are_drawn_too(
     sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,11 +134,16 @@ def test_one_that_is_never_right_is_given_up_and_costs_what_the_account_bears(tm
     ("fault", "sampler"),
     [
         ("step", "host"),
-        ("wait", "device"),
-        ("caches", "host"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("step", "device"), ("wait", "host"), ("reading", "host"), ("reading", "device"))
+            for case in (
+                ("wait", "device"),
+                ("step", "device"),
+                ("wait", "host"),
+                ("caches", "host"),
+                ("reading", "host"),
+                ("reading", "device"),
+            )
         ),
     ],
 )
@@ -166,6 +170,7 @@ def test_one_that_fails_stops_and_no_answer_is_another(
     assert "planted" not in caplog.text
 
 
+@pytest.mark.slow
 def test_what_it_holds_goes_before_any_row_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = with_draft(tmp_path)
     wanted = [request(f"{i} goes on", n=60, name=f"r{i}", sampling=replace(DRAWN, seed=i)) for i in range(3)]

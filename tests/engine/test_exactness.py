@@ -64,10 +64,9 @@ def assert_same(together: Answer, alone: Answer, within: float) -> None:
         assert abs(ours.logprob - theirs.logprob) <= within
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("family", "sampler"),
-    families_by_batch([*((family, "host") for family in QUICK_FAMILIES), ("qwen3", "device")]),
+    families_by_batch([*((family, "host") for family in QUICK_FAMILIES if family != "qwen3"), ("qwen3", "device")]),
 )
 def test_answers_in_a_crowd_equal_answers_alone(family: str, sampler: str, tmp_path: Path) -> None:
     path = write_model(tmp_path / family, family)

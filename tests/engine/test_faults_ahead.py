@@ -81,8 +81,18 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("first", "stride"), cases(7, 29, 1, 2))
-@pytest.mark.parametrize("sampler", ["host", "device"])
-@pytest.mark.parametrize("guessed", [False, True], ids=["steps", "passes"])
+@pytest.mark.parametrize(
+    ("sampler", "guessed"),
+    [
+        pytest.param(sampler, guessed, id=f"{sampler}-{name}", marks=() if quick else pytest.mark.slow)
+        for sampler, guessed, name, quick in (
+            ("device", False, "steps", True),
+            ("host", True, "passes", True),
+            ("host", False, "steps", False),
+            ("device", True, "passes", False),
+        )
+    ],
+)
 def test_whichever_step_draw_or_look_ahead_fails_those_end_whose_it_was(
     path: Path, monkeypatch: pytest.MonkeyPatch, guessed: bool, sampler: Any, first: int, stride: int
 ) -> None:
@@ -114,7 +124,7 @@ def test_whichever_step_draw_or_look_ahead_fails_those_end_whose_it_was(
 
 
 @pytest.mark.parametrize(("first", "stride"), cases(5, 61, 1, 2))
-@pytest.mark.parametrize("sampler", ["host", "device"])
+@pytest.mark.parametrize("sampler", [pytest.param("host", marks=pytest.mark.slow), "device"])
 @pytest.mark.parametrize("draft", ["qwen3", pytest.param("qwen3_next", marks=pytest.mark.slow)])
 def test_whichever_call_of_a_draft_model_fails_no_request_does(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draft: str, sampler: Any, first: int, stride: int

@@ -29,6 +29,7 @@ from tests.engine.each_call import MOST, ask, at_each_call, cases, failed, nobod
 from tests.engine.harness import Answer, settled
 from tests.engine.planted import FaultAtCall, failing
 from tests.models import write_model
+from tests.tiers import slow
 
 OUTPUT = (
     (OutputStream, "push"), (OutputStream, "finish"), (TableDecoder, "push"), (TableDecoder, "finish"),
@@ -51,7 +52,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("first", "stride"), cases(5, 37, 1, 2))
-@pytest.mark.parametrize("places", [OUTPUT, GRAMMAR, PROCESSORS], ids=["output", "grammar", "processors"])
+@pytest.mark.parametrize("places", [OUTPUT, GRAMMAR, slow(PROCESSORS)], ids=["output", "grammar", "processors"])
 def test_whichever_call_fails_its_own_request_ends_and_no_other(
     path: Path, monkeypatch: pytest.MonkeyPatch, places: Sequence[tuple[Any, str]], first: int, stride: int
 ) -> None:
@@ -62,7 +63,7 @@ def test_whichever_call_fails_its_own_request_ends_and_no_other(
 
 
 @pytest.mark.parametrize(("first", "stride"), cases(3, 17, 1, 2))
-@pytest.mark.parametrize("below", ["", "kv"])
+@pytest.mark.parametrize("below", [pytest.param("", marks=pytest.mark.slow), "kv"])
 def test_whichever_call_of_the_prompt_cache_fails_no_request_does(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, stride: int, below: str
 ) -> None:
@@ -119,7 +120,13 @@ def test_whichever_call_of_the_disk_fails_no_request_does_and_nothing_half_writt
     assert {"System.write", "System.read", "System.rename", "System.sync"} <= fault.seen
 
 
-@pytest.mark.parametrize("places", [[(renderer, "_exchange")], [(trials, "_write_all")]], ids=["template", "grammar"])
+@pytest.mark.parametrize(
+    "places",
+    [
+        pytest.param([(renderer, "_exchange")], id="template", marks=pytest.mark.slow),
+        pytest.param([(trials, "_write_all")], id="grammar"),
+    ],
+)
 def test_whichever_time_a_process_dies_it_is_made_anew_and_no_request_fails(
     path: Path, monkeypatch: pytest.MonkeyPatch, places: Sequence[tuple[Any, str]]
 ) -> None:
@@ -127,7 +134,7 @@ def test_whichever_time_a_process_dies_it_is_made_anew_and_no_request_fails(
 
     def kill(process: "subprocess.Popen[bytes]", *_: Any) -> None:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
     fault = FaultAtCall(monkeypatch, places, kill)
     killed: list[str] = []

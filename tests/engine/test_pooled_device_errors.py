@@ -16,6 +16,7 @@ from tests.engine.faulty_device import FaultyDevice
 from tests.engine.harness import Answer, model_config, read, request, settled, with_engine
 from tests.models import write_model
 from tests.straight import with_yes_and_no
+from tests.tiers import slow
 
 SHARED = "A prompt that a score and an answer have in common, for more than sixty-four characters: "
 STREAMS = {
@@ -100,7 +101,7 @@ def run(
     with_engine(model_config(path, engine=engine, cache=CacheConfig()), body, load=device.load)
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["wait", "call"])
+@pytest.mark.parametrize("late", [slow(False, name="wait"), pytest.param(True, id="call")])
 @pytest.mark.parametrize(
     ("sampler", "first", "stride"),
     [

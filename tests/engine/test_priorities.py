@@ -104,7 +104,7 @@ def same(answers: list[Answer], path: Path, *wanted: GenerationRequest, sampler:
     ("family", "sampler"),
     [
         ("qwen3", "host"),
-        ("qwen3_next", "device"),
+        pytest.param("qwen3_next", "device", marks=pytest.mark.slow),
         pytest.param("qwen3", "device", marks=pytest.mark.slow),
         pytest.param("qwen3_next", "host", marks=pytest.mark.slow),
     ],
@@ -191,6 +191,7 @@ def test_a_row_whose_request_came_long_before_stays(model: Model) -> None:
     assert order == ["3", "old", "2"]
 
 
+@pytest.mark.slow
 def test_a_row_leaves_for_others_only_so_often(model: Model) -> None:
     low = asking("low", n=250, priority=-10)
 

@@ -31,12 +31,11 @@ def codes(start: int = 0, **options: Any) -> dict[str, int]:
     return options | {"quantized_kv_start": start}
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("family", "sampler", "kv"),
     [
-        ("llama", "host", KV8),
         ("qwen3_next", "device", KV4),
+        pytest.param("llama", "host", KV8, marks=slow),
         pytest.param("qwen3", "device", codes(60, **KV4_32), marks=slow),
         pytest.param("qwen3_moe", "host", KV4_32, marks=slow),
         pytest.param("falcon_h1", "host", codes(60, **KV8), marks=slow),
@@ -63,11 +62,10 @@ def test_answers_in_a_crowd_equal_answers_alone(
         assert_same(ours, theirs, tolerance(family))
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("family", "sampler", "kv"),
     [
-        ("llama", "host", KV4_32),
+        pytest.param("llama", "host", KV4_32, marks=slow),
         pytest.param("llama", "device", codes(150, **KV8), marks=slow),
         pytest.param("qwen3_next", "host", codes(150, **KV4), marks=slow),
         pytest.param("falcon_h1", "device", KV4_32, marks=slow),
@@ -99,7 +97,7 @@ def answers(path: Path, texts: list[str], engine: EngineConfig, cache: CacheConf
 TEXTS = ["a", "It begins with forty characters or so. ", "The rivers of the north. " * 6]
 
 
-@pytest.mark.parametrize("start", [0, 50])
+@pytest.mark.parametrize("start", [pytest.param(0, marks=slow), 50])
 def test_answers_do_not_depend_on_the_size_of_chunks(llama: Path, start: int) -> None:
     small, large = (
         answers(llama, TEXTS, EngineConfig(prefill_chunk=chunk, **codes(start, **KV4))) for chunk in (16, 512)

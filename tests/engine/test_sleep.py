@@ -104,7 +104,8 @@ def config(path: Path, sampler: SamplerBackend = "auto", idle_s: float | None = 
 
 
 async def is_asleep(handle: EngineHandle) -> None:
-    for _ in range(2000):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
         if "idle" in handle.info().details and not handle.status().breakdown["weights"]:
             return
         await asyncio.sleep(0.005)
@@ -353,7 +354,7 @@ def test_a_free_drops_a_model_that_sleeps_or_wakes(path: Path, clock: Clock, loa
         asked = [asyncio.create_task(read(handle, request(PROMPT))) for _ in range(3 if waking else 0)]
         if waking:
             await begun(loading)
-        await asyncio.wait_for(handle.free(), 5)
+        await asyncio.wait_for(handle.free(), 30)
         assert [type(answer.error) for answer in await asyncio.gather(*asked)] == [RequestAborted] * len(asked)
         assert handle.loaded_identity() is None
         assert handle.status().state == "uninitialized"
@@ -377,7 +378,7 @@ def test_a_free_at_the_moment_of_falling_asleep_leaves_no_load_behind(
 
     def slow(self: Session, **options: Any) -> None:
         closing.set()
-        gate.wait(20)
+        gate.wait(60)
         original(self, **options)
 
     async def body(handle: EngineHandle) -> None:
@@ -390,7 +391,7 @@ def test_a_free_at_the_moment_of_falling_asleep_leaves_no_load_behind(
             freeing = asyncio.create_task(handle.free())
             await naps()
             gate.set()
-        await asyncio.wait_for(freeing, 5)
+        await asyncio.wait_for(freeing, 30)
         assert isinstance((await asked).error, RequestAborted)
         assert loading.count == 1
 
@@ -406,7 +407,7 @@ def test_a_request_that_comes_while_the_weights_go_is_answered(
 
     def slow(self: Session, **options: Any) -> None:
         closing.set()
-        gate.wait(20)
+        gate.wait(60)
         original(self, **options)
 
     async def body(handle: EngineHandle) -> None:
@@ -458,7 +459,7 @@ def test_the_same_load_begins_from_the_start_where_the_model_cannot_be_woken_up(
         loading.hold()
         same = asyncio.create_task(handle.load(config(path)))
         await begun(loading)
-        await asyncio.wait_for(handle.free(), 5)
+        await asyncio.wait_for(handle.free(), 30)
         with pytest.raises(ModelLoadFailed, match="cancelled"):
             await same
 
@@ -479,7 +480,7 @@ def test_another_load_replaces_a_model_that_sleeps_and_finds_nothing_of_it(
 
         def slow(*args: Any, **options: Any) -> Any:
             seeking.set()
-            gate.wait(20)
+            gate.wait(60)
             return original(*args, **options)
 
         original = loads.open_files
@@ -505,7 +506,7 @@ def test_a_worker_stops_while_its_model_sleeps_or_wakes(
         asked = [asyncio.create_task(read(handle, request(PROMPT))) for _ in range(2 if waking else 0)]
         if waking:
             await begun(loading)
-        await asyncio.wait_for(handle.close(), 2)
+        await asyncio.wait_for(handle.close(), 30)
         assert [type(answer.error) for answer in await asyncio.gather(*asked)] == [WorkerUnavailable] * len(asked)
         assert isinstance((await read(handle, request(PROMPT))).error, WorkerUnavailable)
 
@@ -528,7 +529,7 @@ def test_a_wake_up_that_hangs_on_the_engine_thread_ends_the_engine(
         await is_asleep(handle)
         monkeypatch.setattr(attempt, "LEAST_PATIENCE_SECONDS", 0)
         asked = asyncio.create_task(read(handle, request(PROMPT)))
-        assert "a load for 0.4 s" in await asyncio.wait_for(handle.died(), 10)
+        assert "a load for 0.4 s" in await asyncio.wait_for(handle.died(), 30)
         await handle.close()
         assert isinstance((await asked).error, WorkerUnavailable)
         gate.set()
@@ -652,4 +653,4 @@ def test_a_model_that_has_work_yet_falls_asleep_a_little_later() -> None:
         sleeping.end()
         assert sleeping.since is None
 
-    asyncio.run(asyncio.wait_for(body(), 10))
+    asyncio.run(asyncio.wait_for(body(), 30))

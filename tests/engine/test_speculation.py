@@ -22,7 +22,7 @@ from tests.rounding import tolerance
 SAMPLERS = ("host", "device")
 # Plain keys and values, experts, windows, gated delta, Mamba 2, attention with Mamba 2.
 FAMILIES = ("qwen3", "qwen3_moe", "gemma3_text", "gpt_oss", "qwen3_next", "mamba2", "falcon_h1")
-QUICK = (("gemma3_text", "host"), ("qwen3_next", "host"), ("qwen3", "device"))
+QUICK = (("qwen3_next", "host"), ("qwen3", "device"))
 CASES = [pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow) for pair in product(FAMILIES, SAMPLERS)]
 MOST, WRONG = 6, 0.2
 SCHEMA = '{"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 9}'
@@ -74,7 +74,6 @@ def oracle(monkeypatch: pytest.MonkeyPatch) -> Oracle:
     return made
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(("family", "sampler"), CASES)
 def test_whatever_is_drafted_the_answers_are_those_without(
     family: str, sampler: str, tmp_path: Path, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
@@ -92,7 +91,7 @@ def test_whatever_is_drafted_the_answers_are_those_without(
     assert oracle.passes > 10 and oracle.right > 30 and oracle.wrong > 10
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["host", pytest.param("device", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", ["qwen3", pytest.param("qwen3_next", marks=pytest.mark.slow)])
 def test_grammars_stops_limits_and_rows_that_go_and_come_back(

@@ -27,7 +27,7 @@ BATCHES = {"host": HostBatch, "device": DeviceBatch}
 # Two layers, keys and values, 2 heads of 16 in float32.
 BYTES_PER_TOKEN = 512
 START = 96
-QUICK = (("host", "replay"), ("device", "draw"))
+QUICK = (("device", "draw"),)
 CASES = [
     pytest.param(kind, fault, marks=() if (kind, fault) in QUICK else pytest.mark.slow)
     for kind in BATCHES

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.core.constraint import Constraint
@@ -129,7 +129,6 @@ marker_text = st.text("ab<", max_size=14)
 
 
 @given(before=marker_text, after=marker_text, cuts=st.lists(st.integers(0, 40), max_size=8))
-@settings(deadline=None)
 def test_a_marker_is_found_wherever_its_text_is_cut(before: str, after: str, cuts: list[int]) -> None:
     data = f"{before}<ab<{after}".encode()
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
@@ -152,7 +151,6 @@ tokens = st.lists(st.sampled_from([*range(32, 127), *range(len(BYTES), EOS), EOS
 
 
 @given(tokens=tokens, kind=st.sampled_from([THINKS, MAY_THINK, CALLS, Activation()]))
-@settings(deadline=None, max_examples=100)
 def test_no_sequence_of_tokens_raises(compiler: GrammarCompiler, tokens, kind) -> None:
     constraint = compiler.compile(BODY).constraint(kind)
     for one in tokens:

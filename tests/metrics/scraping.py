@@ -45,7 +45,7 @@ class Scrape:
                 yield from (value for labels in samples for _, value in labels)
 
 
-def get(url: str, seconds: float = 10.0) -> str:
+def get(url: str, seconds: float = 60.0) -> str:
     """The text at a URL."""
     with urllib.request.urlopen(url, timeout=seconds) as reply:
         return reply.read().decode()

@@ -34,7 +34,7 @@ def together(work: Callable[[int], None]) -> None:
     line = threading.Barrier(THREADS)
 
     def guarded(number: int) -> None:
-        line.wait(10)
+        line.wait(60)
         try:
             work(number)
         except BaseException as error:  # noqa: BLE001
@@ -97,7 +97,7 @@ def test_threads_that_store_one_sequence_store_it_once() -> None:
     def all_copy_at_once() -> None:
         if not getattr(first, "met", False):
             first.met = True
-            meeting.wait(10)
+            meeting.wait(60)
 
     store = PromptCache(payload=FakePayload(all_copy_at_once))
     tokens = [0, 1, 2] * 10
@@ -136,7 +136,7 @@ def test_nothing_waits_for_a_copy() -> None:
 
     def copy() -> None:
         copying.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
 
     payload = FakePayload()
     store = PromptCache(payload=payload)
@@ -146,7 +146,7 @@ def test_nothing_waits_for_a_copy() -> None:
         target=store.insert, args=("m", [1, 2, 4], FakeCache.after(LAYOUTS["plain"], "m", [1, 2, 4]))
     )
     slow.start()
-    assert copying.wait(10)
+    assert copying.wait(60)
     # The copy is under way; every call that copies nothing answers.
     assert store.match_length("m", [1, 2, 3, 0]) == 3
     assert len(store) == 1 and store.nbytes == 9
@@ -154,6 +154,6 @@ def test_nothing_waits_for_a_copy() -> None:
     # The prefix that the insert extends is held, the rest could go.
     assert store.match_length("m", [1, 2, 3, 0]) >= 2
     go_on.set()
-    slow.join(10)
+    slow.join(60)
     assert store.match_length("m", [1, 2, 4, 0]) == 3
     check_consistent(store)

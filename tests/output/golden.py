@@ -155,7 +155,7 @@ def check_fragments(name: str, golden: Golden, text: str, expected: list[tuple[s
 def check_damaged(name: str, goldens: Sequence[Golden]) -> None:
     """Whatever is broken in it: no exception, valid JSON, and the same answer however it is cut."""
 
-    @settings(max_examples=100 if chosen.every_cut else 25, deadline=None)
+    @settings(max_examples=100 if chosen.every_cut else 25 if chosen.thorough else 8)
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         golden = data.draw(st.sampled_from(goldens))

@@ -82,9 +82,9 @@ def test_an_answer_that_keeps_giving_calls_back_is_no_longer_looked_at_for_calls
 def test_endless_start_markers_are_given_back_in_bounded_work(name: str):
     marker = formats()[name].call_start
     text = f"{marker}<function=a><invoke name={marker}call:a{{[(" * 3000
-    started = time.perf_counter()
+    started = time.thread_time()
     whole = run(OutputFormat(calls=formats()[name]), [text])
-    assert time.perf_counter() - started < 5.0
+    assert time.thread_time() - started < 5.0
     assert whole.content == text
     assert not whole.tool_calls
 

@@ -63,7 +63,7 @@ def test_a_signal_in_mid_stream_cuts_it_at_the_grace_and_exits_0(worker: Spawned
                 pass
         assert cut.value.code() == grpc.StatusCode.UNAVAILABLE
         assert worker.end()[0] == ExitCode.STOPPED
-        assert time.monotonic() - began < 0.3 + 5.0
+        assert time.monotonic() - began < 0.3 + 20
     assert not any("Traceback" in line for line in worker.log)
 
 
@@ -100,7 +100,7 @@ def test_it_ends_in_mid_stream_when_its_parent_is_killed() -> None:
         # The log's pipe ends when the worker, which inherited it, is gone.
         _, last = worker.end()
         assert last == "mlx-worker: the process that started this worker is gone"
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < 20
 
 
 def test_the_script_starts_the_real_worker() -> None:

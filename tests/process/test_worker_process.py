@@ -18,6 +18,7 @@ from backend.pb import backend_pb2 as pb
 from backend.process.exit_codes import ExitCode
 from tests import observed
 from tests.process.spawned import PATIENCE, ROOT, SCRIPTED, spawned
+from tests.tiers import slow
 
 HI = pb.PredictOptions(Prompt="hi")
 WAIT = pb.PredictOptions(Prompt="wait")
@@ -31,7 +32,7 @@ def test_it_says_where_it_listens_and_answers_there() -> None:
             assert backend.Predict(HI, timeout=PATIENCE).message == b"Hello"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT), slow(signal.SIGHUP)])
 def test_a_signal_ends_it_with_code_0(number: signal.Signals) -> None:
     with spawned() as worker:
         worker.signal(number)
@@ -58,7 +59,7 @@ def test_a_running_stream_is_finished_within_the_grace_or_cut_unavailable() -> N
             next(stream)
         assert cut.value.code() == grpc.StatusCode.UNAVAILABLE
         assert worker.end()[0] == ExitCode.STOPPED
-        assert time.monotonic() - began < 0.2 + 5
+        assert time.monotonic() - began < 0.2 + 20
 
 
 def test_a_second_signal_cuts_the_grace_short() -> None:
@@ -159,7 +160,7 @@ def test_it_ends_when_its_parent_was_gone_before_python_had_started(tmp_path: Pa
     (tmp_path / "go").touch()
     with os.fdopen(read) as log:
         pid = int(re.search(r"ready .*pid=(\d+)", log.readline())[1])  # type: ignore[index]
-        killing = threading.Timer(20, os.kill, (pid, signal.SIGKILL))
+        killing = threading.Timer(60, os.kill, (pid, signal.SIGKILL))
         killing.start()
         rest = log.read().splitlines()
         killing.cancel()

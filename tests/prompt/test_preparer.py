@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.core.errors import InvalidRequest
@@ -229,7 +229,6 @@ message = st.builds(Message, role=st.sampled_from(["system", "user", "assistant"
 
 
 @given(messages=st.lists(message, min_size=1, max_size=5), tools=st.sampled_from([(), (TOOL,)]))
-@settings(deadline=None, max_examples=60)
 def test_boundaries_are_sorted_and_inside_the_prompt(shared_preparer, messages, tools) -> None:
     try:
         prepared = shared_preparer.prepare(Conversation(messages=tuple(messages), tools=tools))

@@ -34,7 +34,7 @@ def test_a_template_that_loops_is_killed_and_the_next_one_renders(renderer: Proc
     started = time.monotonic()
     with pytest.raises(InvalidRequest, match=r"took over 0\.3 s"):
         renderer.render(RenderJob(ENDLESS, MESSAGES, seconds=0.3))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20
     with pytest.raises(ProcessLookupError):
         os.kill(first or 0, 0)
     assert renderer.render(GOOD).text == "hello"
@@ -49,7 +49,7 @@ def test_a_render_process_without_its_worker_ends_itself(renderer: ProcessRender
 
     os.set_blocking(process.stdin.fileno(), True)
     process.stdin.write(job_frame(RenderJob(ENDLESS, MESSAGES, seconds=0.05)))
-    assert process.wait(10) == -signal.SIGALRM
+    assert process.wait(60) == -signal.SIGALRM
     assert renderer.render(GOOD).text == "hello"
 
 

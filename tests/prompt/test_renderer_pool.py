@@ -26,7 +26,7 @@ class Slow:
         self.jobs += 1
         assert self.jobs == 1
         self.rendering.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(60)
         self.jobs -= 1
         return Rendered(job.template, ())
 
@@ -69,12 +69,12 @@ def test_a_slow_job_keeps_no_other_waiting(pool: RendererPool, made: list[Slow])
         slow = thread.submit(pool.render, job("slow"))
         while not made:
             pass
-        assert made[0].rendering.wait(10)
+        assert made[0].rendering.wait(60)
         let_go(made, 1)
         assert pool.render(job("other")).text == "other"
         assert not slow.done()
         made[0].go_on.set()
-        assert slow.result(10).text == "slow"
+        assert slow.result(60).text == "slow"
     assert pool.render(job("again")).text == "again"
     assert len(made) == 2
 
@@ -88,12 +88,12 @@ def test_one_is_begun_early_and_others_when_they_are_needed_of_which_some_are_ke
         running = [threads.submit(pool.render, job("a")) for _ in range(KEPT)]
         while len(made) < KEPT:
             pass
-        assert all(renderer.rendering.wait(10) for renderer in made)
+        assert all(renderer.rendering.wait(60) for renderer in made)
         let_go(made, KEPT)
         pool.render(job("one more"))
         for renderer in made:
             renderer.go_on.set()
-        assert [future.result(10).text for future in running] == ["a"] * KEPT
+        assert [future.result(60).text for future in running] == ["a"] * KEPT
     assert [renderer.closed.is_set() for renderer in made].count(True) == 1
 
 
@@ -102,11 +102,11 @@ def test_close_waits_for_no_job_and_leaves_no_renderer(pool: RendererPool, made:
         running = threads.submit(pool.render, job("a"))
         while not made:
             pass
-        assert made[0].rendering.wait(10)
+        assert made[0].rendering.wait(60)
         pool.close()
         assert not made[0].closed.is_set()
         made[0].go_on.set()
-        assert running.result(10).text == "a"
+        assert running.result(60).text == "a"
     assert made[0].closed.is_set()
     with pytest.raises(RequestAborted):
         pool.render(job("late"))

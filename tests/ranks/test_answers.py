@@ -32,10 +32,10 @@ class Pair:
 
 
 def pair(
-    tmp_path_factory: pytest.TempPathFactory, family: str, way: str, size: int, **options: object
+    tmp_path_factory: pytest.TempPathFactory, family: str, way: str, size: int, *, layers: int = 2, **options: object
 ) -> Iterator[Pair]:
     folder = tmp_path_factory.mktemp(way)
-    model = write_model(folder / family, family, layers=4, **options)  # type: ignore[arg-type]
+    model = write_model(folder / family, family, layers=layers, **options)  # type: ignore[arg-type]
     with Worker() as alone, Ranks(folder, size) as ranks:
         alone.must_load(model, "speculation:off")
         result = ranks.load(model, f"ranks:{way}", "memory_share:0.3")
@@ -50,7 +50,7 @@ def tensor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    yield from pair(tmp_path_factory, "qwen3_moe", "pipeline", 3)
+    yield from pair(tmp_path_factory, "qwen3_moe", "pipeline", 3, layers=4)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def asked() -> list[pb.PredictOptions]:
     """Requests of every kind that must not be told from those of one process."""
     return [
         prompt("Once upon a time", 16, Logprobs=3),
-        prompt(LONG * 30, 12, Logprobs=3),
+        prompt(LONG * 8, 12, Logprobs=3),
         prompt("a seed", 16, Logprobs=3, Temperature=1.0, Seed=7),
         prompt("another seed", 16, Logprobs=3, Temperature=0.8, TopP=0.9, TopK=20, Seed=8),
         prompt("a choice", 12, Logprobs=3, Grammar='root ::= "yes" | "no"'),
@@ -86,12 +86,12 @@ def check_answers(both: Pair, *, guesses: bool = True) -> None:
     for request, expected in zip(asked(), alone, strict=True):
         equal(predict(both.ranks.worker.stub, request), expected)
     # In company, from the cache, and with others that leave in the middle.
-    strays = [prompt(f"stray {place}", 200) for place in range(3)]
+    strays = [prompt(f"stray {place}", 100) for place in range(3)]
     with running(both.ranks.worker.stub, *strays), ThreadPoolExecutor(6) as crowd:
         answers = list(crowd.map(lambda request: predict(both.ranks.worker.stub, request), asked()))
     for answer, expected in zip(answers, alone, strict=True):
         equal(answer, expected)
-    assert int(answers[1].trailing["x-prompt-cache-tokens"]) > 1000
+    assert int(answers[1].trailing["x-prompt-cache-tokens"]) > 250
     both.ranks.worker.rest()
     assert bool(both.ranks.worker.queue()["verify_passes"]) == guesses
 
@@ -118,11 +118,11 @@ def test_stop_strings_cancels_and_errors_leave_no_rank_behind(tensor: Pair) -> N
     whole = predict(worker.stub, prompt("Once upon a time", 24, Logprobs=3))
     stop = whole.text[6:9]
     expected = predict(tensor.alone.stub, prompt("Once upon a time", 24, Logprobs=3, StopPrompts=[stop]))
-    for _ in range(3):
+    for _ in range(2):
         equal(stream(worker.stub, prompt("Once upon a time", 24, Logprobs=3, StopPrompts=[stop])), expected)
         with running(worker.stub, prompt(LONG, 500)):
             pass
-        with running(worker.stub, prompt(LONG * 40, 500), begun=False):
+        with running(worker.stub, prompt(LONG * 20, 500), begun=False):
             pass
         late = predict(worker.stub, prompt(LONG, 4000), seconds=0.3)
         assert late.code is grpc.StatusCode.DEADLINE_EXCEEDED

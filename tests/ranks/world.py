@@ -96,7 +96,7 @@ class Ranks:
         finally:
             codes = {rank: self.ended(rank, 15 if error is None else 1) for rank in self.followers}
             for reader in self._readers:
-                reader.join(5)
+                reader.join(60)
             for process in self.followers.values():
                 if process.stderr is not None:
                     process.stderr.close()
@@ -110,7 +110,7 @@ class Ranks:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(10)
+            process.wait(60)
             return None
 
     def pid(self, rank: int) -> int:
@@ -121,7 +121,7 @@ class Ranks:
         """Kill -9 of one rank, which may be gone already."""
         process = self.worker.process if rank == 0 else self.followers[rank]
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
     def ended_already(self, rank: int) -> bool:
         """Whether the rank's process has ended."""

@@ -65,7 +65,7 @@ def scenario(loop: asyncio.Runner) -> Callable[..., None]:
     def run(test: Callable[[Worker], Awaitable[None]], **config: Any) -> None:
         async def main() -> None:
             async with running_worker(**config) as worker:
-                await asyncio.wait_for(test(worker), timeout=10)
+                await asyncio.wait_for(test(worker), timeout=60)
 
         loop.run(main())
 

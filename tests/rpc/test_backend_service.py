@@ -155,7 +155,7 @@ def test_a_client_that_stopped_reading_and_leaves_cancels_the_row(scenario: Run)
         await call.read()
         call.cancel()
         await worker.engine.answers[0].cancelled.wait()
-        assert await worker.server.drain(grace_s=5.0)
+        assert await worker.server.drain(grace_s=30.0)
 
     scenario(test)
 
@@ -294,7 +294,7 @@ def test_two_hundred_streams_at_once_all_finish_and_none_is_left(scenario: Run) 
         assert len(worker.engine.answers) == 200
         assert all(answer.cancelled.is_set() for answer in worker.engine.answers)
         # The last status may arrive before its handler has returned.
-        assert await worker.server.drain(grace_s=5.0)
+        assert await worker.server.drain(grace_s=30.0)
 
     scenario(test)
 

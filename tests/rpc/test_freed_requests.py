@@ -26,7 +26,7 @@ async def kept_bytes(refuse: Callable[[], object], times: int) -> int:
     for _ in range(times):
         await refuse()  # type: ignore[misc]
     # The client may have the status before the handler's task, or the thread that parsed, has let the request go.
-    for _ in range(200):
+    for _ in range(3000):
         kept = tracemalloc.get_traced_memory()[0] - before
         if kept < MIB:
             break

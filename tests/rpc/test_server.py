@@ -96,9 +96,9 @@ def test_an_open_health_watch_does_not_hold_up_the_stop(scenario: Run) -> None:
         health: Any = health_pb2_grpc.HealthStub(worker.channel)
         watch = health.Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == SERVING
-        assert await worker.server.drain(grace_s=5.0)
+        assert await worker.server.drain(grace_s=30.0)
         assert (await watch.read()).status == NOT_SERVING
-        await asyncio.wait_for(worker.server.stop(), timeout=5.0)
+        await asyncio.wait_for(worker.server.stop(), timeout=30)
 
     scenario(test)
 

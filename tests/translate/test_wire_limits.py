@@ -76,9 +76,9 @@ def test_other_messages_are_small() -> None:
 
 def test_twenty_million_parts_are_refused_in_no_time() -> None:
     data = pb.PredictOptions(StopPrompts=[""]).SerializeToString() * (8 * MIB)
-    began = time.perf_counter()
+    began = time.thread_time()
     refusal(pb.PredictOptions(), data)
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5
 
 
 @given(st.binary(max_size=60))

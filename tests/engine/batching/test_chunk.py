@@ -18,7 +18,8 @@ from backend.engine.batching.prefix_cache import needs_snapshots
 from backend.engine.loading import LoadedModel, load_model
 from benchmarks.launches import launches_of
 from tests.engine.harness import model_config
-from tests.models import FAMILIES, QUICK_FAMILIES, write_model
+from tests.models import FAMILIES, write_model
+from tests.tiers import slow
 
 Load = Callable[..., LoadedModel]
 LAYERS = 4
@@ -66,9 +67,9 @@ def same(ours: list[Any], theirs: list[Any]) -> None:
 @pytest.mark.parametrize(
     "family",
     [
-        *QUICK_FAMILIES,
-        "falcon_h1",
-        *(pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES if f not in {*QUICK_FAMILIES, "falcon_h1"}),
+        "qwen3",
+        "qwen3_next",
+        *(pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES if f not in {"qwen3", "qwen3_next"}),
     ],
 )
 def test_slices_give_the_bits_of_the_whole_though_another_prompt_runs_between_them(family: str, loaded: Load) -> None:
@@ -119,7 +120,7 @@ def test_slices_launch_together_what_the_whole_launches(family: str, loaded: Loa
     assert launches(1) == launches(LAYERS) > 0
 
 
-@pytest.mark.parametrize("kind", [KVCache, lambda: QuantizedKVCache(group_size=32, bits=8)])
+@pytest.mark.parametrize("kind", [slow(KVCache), lambda: QuantizedKVCache(group_size=32, bits=8)])
 # A chunk that grows the arrays, and one that is written into them.
 @pytest.mark.parametrize(("start", "end"), [(200, 230), pytest.param(100, 300, marks=pytest.mark.slow)])
 def test_between_two_slices_the_caches_of_before_can_be_had_and_the_chunk_goes_on(
@@ -159,6 +160,7 @@ def test_what_cannot_be_cut_cannot_be_had_in_the_middle(loaded: Load) -> None:
     assert Chunk(model.model, model.new_cache(), TOKENS[:20], cuttable=False).before() is None
 
 
+@pytest.mark.slow
 def test_slices_take_no_more_memory_than_the_whole(tmp_path: Path) -> None:
     path = write_model(tmp_path / "qwen3", "qwen3", hidden=128, layers=8)
     model = load_model(model_config(path))

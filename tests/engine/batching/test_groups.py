@@ -67,7 +67,7 @@ PLAIN = Sampling(ignore_eos=True)
 VARIED = Sampling(temperature=1.0, repetition_penalty=1.1, seed=3, ignore_eos=True)
 WANTED = [
     request(letter * length, n=n, sampling=sampling)
-    for letter, length, n, sampling in zip("lms", LENGTHS, (150, 320, 320), (PLAIN, VARIED, PLAIN), strict=True)
+    for letter, length, n, sampling in zip("lms", LENGTHS, (150, 260, 260), (PLAIN, VARIED, PLAIN), strict=True)
 ]
 
 
@@ -91,6 +91,7 @@ def engine(family: str, sampler: str) -> EngineConfig:
     return EngineConfig(prefill_chunk=512, kv_bytes=BUDGET_TOKENS * PER_TOKEN[family], sampler=sampler)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "sampler"),
     [
@@ -108,7 +109,7 @@ def test_groups_that_are_alike_again_decode_as_one_and_no_answer_changes(
     steps = [rows for rows, tokens in model.calls if tokens == 1]
     # Two rows and one beside them, then one and one, then two again for the rest.
     assert 3 not in steps
-    assert max(len(list(run)) for rows, run in groupby(steps) if rows == 2) > 100
+    assert max(len(list(run)) for rows, run in groupby(steps) if rows == 2) > 60
     roomy = EngineConfig(prefill_chunk=512, sampler=sampler)  # type: ignore[arg-type]
     for ours, theirs in zip(together, with_engine(model_config(path, engine=roomy), alone), strict=True):
         assert_same(ours, theirs, tolerance(family))

@@ -11,6 +11,7 @@ from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.memory import BLOCK_TOKENS, MemoryBudget
 from backend.engine.loading.kv_cost import KVCost
+from tests import chosen
 
 COST = KVCost(per_token=4, windows=((512, 2),), fixed=64)
 TOTAL = COST.bytes_for(40_000)
@@ -112,7 +113,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 if chosen.thorough else 100)
 @given(EVENTS)
 def test_no_history_of_joins_takes_more_than_was_projected(events: Sequence[tuple[str, int]]) -> None:
     rows = Rows()

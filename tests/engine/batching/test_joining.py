@@ -13,6 +13,7 @@ from tests.architectures import catalogue
 from tests.engine.harness import Answer, model_config, read, request, with_engine
 
 
+@pytest.mark.slow
 def test_prompts_of_two_and_three_tokens_join_rows_whose_state_is_longer(tmp_path: Path) -> None:
     path = catalogue.write(tmp_path / "longcat_flash_ngram", "longcat_flash_ngram")
     wanted = [request(text, n=24) for text in ("a long prompt", "ab", "another long one", "abc", "a", "xy")]

@@ -49,6 +49,7 @@ def conversations(directory: Path) -> int:
     return len(list(directory.glob("conversations/*.json")))
 
 
+@pytest.mark.slow
 def test_the_idlest_of_too_many_goes_whichever_process_had_its_last_turn(model: Path, tmp_path: Path) -> None:
     assert process(model, tmp_path / "kv", {"a": "1", "b": "2"}) == "ab"
     assert process(model, tmp_path / "kv", {"a": "1"}, max_conversations=2) == "ab"

@@ -117,6 +117,7 @@ def test_padding_sends_no_row_back_that_fits_without_it(path: Path) -> None:
     with_engine(model_config(path, engine=engine), body)
 
 
+@pytest.mark.slow
 def test_a_row_that_was_sent_back_returns_once_and_not_round_after_round(path: Path) -> None:
     async def body(handle: EngineHandle) -> float:
         wanted = [request(chr(ord("a") + index) * 200, n=400, sampling=ENDLESS) for index in range(4)]

@@ -20,6 +20,7 @@ from backend.engine.sampling.device.sampler import DeviceSampler
 from tests.engine.harness import model_config
 from tests.engine.sampling import building
 from tests.models import write_model
+from tests.tiers import slow
 
 ROWS = 4
 
@@ -60,7 +61,7 @@ def read_all(made: ModelDrafter, rows: list[Row]) -> None:
             made.read(one)
 
 
-@pytest.mark.parametrize(("family", "device"), [("qwen3", False), ("qwen3", True), ("qwen3_next", False)])
+@pytest.mark.parametrize(("family", "device"), [slow("qwen3", False), ("qwen3", True), slow("qwen3_next", False)])
 def test_guesses_are_what_the_model_says_after_what_the_rows_have_drawn(
     family: str, device: bool, tmp_path: Path
 ) -> None:
@@ -71,7 +72,7 @@ def test_guesses_are_what_the_model_says_after_what_the_rows_have_drawn(
         one.generated.append(rng.randrange(256))
     read_all(made, everybody)
     behind = 0
-    for turn in range(14):
+    for turn in range(10):
         rows = rng.sample(everybody, rng.randrange(1, ROWS + 1))
         # The others have been in another batch, or guessed by themselves.
         count = rng.choice((1, 3, 5))

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,15 @@ class HeldStore:
 
 
 def run(
-    path: Path, body: Callable[[EngineHandle], Awaitable[None]], *, sampler: str, cache: CacheConfig | None = None
+    path: Path,
+    body: Callable[[EngineHandle], Awaitable[None]],
+    *,
+    sampler: str,
+    cache: CacheConfig | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     engine = EngineConfig(prefill_chunk=32, sampler=sampler)  # type: ignore[arg-type]
-    with_engine(model_config(path, engine=engine, cache=cache or CacheConfig()), body)
+    with_engine(model_config(path, engine=engine, cache=cache or CacheConfig()), body, clock=clock)
 
 
 @pytest.mark.parametrize("sampler", ["host", "device"])
@@ -94,19 +100,26 @@ def test_a_fault_at_the_store_costs_a_hit_and_no_request(
 
 
 def test_a_deadline_is_told_before_the_store(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = [0.0]
+
+    def clock() -> float:
+        return time.monotonic() + ahead[0]
+
     async def body(handle: EngineHandle) -> None:
         store = HeldStore(PROMPT, monkeypatch)
         endless = Sampling(ignore_eos=True)
-        answer = await read(
-            handle, request(PROMPT, n=5000, sampling=endless, deadline=asyncio.get_running_loop().time() + 1.0)
-        )
+        reading = asyncio.create_task(read(handle, request(PROMPT, n=3000, sampling=endless, deadline=clock() + 1000)))
+        while handle.info().queue["generated_tokens"] < 5:
+            await asyncio.sleep(0.001)
+        ahead[0] = 1001.0
+        answer = await reading
         assert isinstance(answer.error, DeadlineExceeded)
         assert not store.released.is_set() and not store.timed_out
         store.released.set()
         following = await read(handle, request(PROMPT + answer.text, n=2))
         assert following.end is not None and following.end.usage.cached_tokens > len(PROMPT)
 
-    run(path, body, sampler="host")
+    run(path, body, sampler="host", clock=clock)
 
 
 def test_without_a_cache_no_row_is_looked_at(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def test_every_number_of_rows_and_every_kind_of_chunk_is_planned_within_the_cont
             assert all(item.length + item.answer <= context for item in step.requests)
 
 
-@pytest.mark.parametrize("sampler", ["host", "device"])
+@pytest.mark.parametrize("sampler", [pytest.param("host", marks=pytest.mark.slow), "device"])
 def test_a_warm_model_has_run_all_shapes_and_nothing_of_it_is_left(
     path: Path, sampler: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -73,7 +73,7 @@ def test_a_warm_model_has_run_all_shapes_and_nothing_of_it_is_left(
     assert warm_bytes <= cold_bytes + 100_000
 
 
-@pytest.mark.parametrize("decode", [True, False])
+@pytest.mark.parametrize("decode", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_step_that_fails_in_the_warm_up_is_a_load_that_failed_and_the_next_one_loads(
     path: Path, decode: bool
 ) -> None:

@@ -50,7 +50,7 @@ class HubStub:
         self.go_on.set()
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(10)
+        self._thread.join(60)
 
     @property
     def endpoint(self) -> str:

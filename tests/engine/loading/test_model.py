@@ -24,7 +24,8 @@ from backend.engine.loading.dtype import preferred_dtype
 from tests.architectures import catalogue
 from tests.engine.loading.conftest import WriteModel
 from tests.engine.loading.hub_stub import HubStub
-from tests.models import FAMILIES, IM_END, write_model, write_tokenizer
+from tests.models import FAMILIES, IM_END, QUICK_FAMILIES, write_model, write_tokenizer
+from tests.tiers import slow
 
 TOKENS = mx.array([[72, 101, 108, 108, 111]])
 
@@ -41,7 +42,7 @@ def logits_of(loaded: LoadedModel) -> np.ndarray:
     return np.array(loaded.model(TOKENS, cache=loaded.new_cache()).astype(mx.float32))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [f if f in QUICK_FAMILIES else slow(f) for f in FAMILIES])
 def test_a_model_answers_as_mlx_lm_loads_it(written_model: WriteModel, family: str) -> None:
     path = written_model(family)
     loaded = load(path)
@@ -79,6 +80,7 @@ def test_the_cost_of_kv_is_that_of_real_caches(written_model: WriteModel) -> Non
     assert windowed.kv_cost.bytes_for(1000) == 256 * (64 + beyond(64)) + 256 * 1000
 
 
+@pytest.mark.slow
 def test_the_cost_of_codes_is_that_of_real_caches_and_of_numbers_below_their_start(tmp_path: Path) -> None:
     path = write_model(tmp_path / "model", "qwen3_next", extra={"head_dim": 64})
     loaded, later = (load(path, engine=EngineConfig(kv_bits=4, quantized_kv_start=start)) for start in (0, 512))
@@ -253,6 +255,7 @@ def test_a_failed_load_leaves_no_weights_behind_even_while_its_error_is_kept(tmp
     assert failure.value.message
 
 
+@pytest.mark.slow
 def test_a_dropped_model_gives_its_memory_back(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m", hidden=256)
     gc.collect()

@@ -135,7 +135,7 @@ class EngineMachine(Subject):
         self.ran["evict"] += 1
         store = self.session.prefix._store
         if self.load.disk:
-            store.cache.flush(10)
+            store.cache.flush(60)
             self.engine.rest_disk()
         store.clear(None)
         self.ask(self.asked[which % len(self.asked)].wish, None)

@@ -16,13 +16,13 @@ def test_a_prompt_waits_for_none_of_another_order() -> None:
     async def run() -> None:
         lanes, go_on = Lanes(), threading.Event()
         try:
-            blocked = [asyncio.ensure_future(lanes.run_for(HUGE, go_on.wait, 10)) for _ in range(3)]
-            assert await asyncio.wait_for(lanes.run_for(LONG, lambda: "long"), 5) == "long"
-            blocked.append(asyncio.ensure_future(lanes.run_for(LONG, go_on.wait, 10)))
+            blocked = [asyncio.ensure_future(lanes.run_for(HUGE, go_on.wait, 60)) for _ in range(3)]
+            assert await asyncio.wait_for(lanes.run_for(LONG, lambda: "long"), 30) == "long"
+            blocked.append(asyncio.ensure_future(lanes.run_for(LONG, go_on.wait, 60)))
             # One short prompt whose template takes its time leaves a thread for the others.
-            blocked.append(asyncio.ensure_future(lanes.run_for(SHORT, go_on.wait, 10)))
-            assert await asyncio.wait_for(lanes.run_for(SHORT, lambda: "short"), 5) == "short"
-            assert await asyncio.wait_for(lanes.run(lambda: "close"), 5) == "close"
+            blocked.append(asyncio.ensure_future(lanes.run_for(SHORT, go_on.wait, 60)))
+            assert await asyncio.wait_for(lanes.run_for(SHORT, lambda: "short"), 30) == "short"
+            assert await asyncio.wait_for(lanes.run(lambda: "close"), 30) == "close"
             assert not any(task.done() for task in blocked)
             go_on.set()
             assert all(await asyncio.gather(*blocked))
@@ -38,7 +38,7 @@ def test_what_waits_for_a_thread_at_the_shutdown_is_aborted_and_what_comes_later
 
         def work() -> bool:
             begun.set()
-            return go_on.wait(10)
+            return go_on.wait(60)
 
         running = asyncio.ensure_future(lanes.run_for(HUGE, work))
         await asyncio.sleep(0)

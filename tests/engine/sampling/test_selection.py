@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.engine.sampling.selection import largest, nucleus_cut, ranked
@@ -15,7 +15,6 @@ def numbers(size: int, step: float, seed: int) -> np.ndarray:
     return (np.round(values / step) * step if step else values).astype(np.float32)
 
 
-@settings(deadline=None)
 @given(size=sizes, step=steps, seed=st.integers(0, 999), k=st.sampled_from([1, 2, 40, 300, 5000]))
 def test_the_largest_are_those_of_a_full_sort_and_of_equals_the_first(
     size: int, step: float, seed: int, k: int
@@ -26,7 +25,6 @@ def test_the_largest_are_those_of_a_full_sort_and_of_equals_the_first(
     assert ranked(values, k).tolist() == expected
 
 
-@settings(deadline=None)
 @given(size=sizes, step=steps, seed=st.integers(0, 999), share=st.sampled_from([1e-6, 0.1, 0.5, 0.9, 0.999]))
 def test_a_nucleus_is_that_of_a_full_sort(size: int, step: float, seed: int, share: float) -> None:
     scores = numbers(size, step, seed)

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.core.errors import InvalidRequest
@@ -85,7 +85,6 @@ flat = st.recursive(leaf.filter(lambda text: text not in "xy"), bigger, max_leav
 
 
 @given(text=grammar)
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 def test_every_text_of_the_language_can_be_written_and_ended(text: str) -> None:
     texts = language(parse_gbnf(text), LONGEST)
     try:
@@ -102,7 +101,6 @@ def test_every_text_of_the_language_can_be_written_and_ended(text: str) -> None:
 
 
 @given(text=grammar, data=st.data())
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_only_texts_of_the_language_can_be_ended(text: str, data: st.DataObject) -> None:
     texts = language(parse_gbnf(text), LONGEST)
     try:
@@ -122,7 +120,6 @@ def test_only_texts_of_the_language_can_be_ended(text: str, data: st.DataObject)
 
 
 @given(text=flat)
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_a_mask_holds_every_token_that_leads_to_a_text_and_no_other(text: str) -> None:
     if any(mark in text for mark in "*+,"):
         return  # endless languages are not enumerated to their end

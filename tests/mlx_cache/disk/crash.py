@@ -123,11 +123,21 @@ def listing(path: Path) -> list[tuple[str, int, int]]:
     return sorted(found)
 
 
+def wait_for_files(path: Path, count: int = 5) -> None:
+    """Until so many have been written that were not there before, however busy the machine is."""
+    before, until = {p.name for p in path.rglob("*.kv")}, time.monotonic() + 60
+    while len({p.name for p in path.rglob("*.kv")} - before) < count:
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
 def kills(path: Path, times: int, seed: int) -> dict[str, int]:
     """Kill two writers again and again; what the directory holds after each time."""
     dice, out = random.Random(seed), {"kills": 0, "bad": 0, "left": 0, "swept": 0, "changed": 0, "files": 0, "hits": 0}
     for number in range(times):
         children = [forked(lambda s=number * 2 + i: write_forever(path, s)) for i in range(2)]
+        if number % 2 == 0:  # else it may be while they open it
+            wait_for_files(path)
         time.sleep(dice.uniform(0.01, 0.12))
         for child in children:
             os.kill(child, signal.SIGKILL)
@@ -137,7 +147,7 @@ def kills(path: Path, times: int, seed: int) -> dict[str, int]:
         disk = opened(path)
         out["bad"] += len(list(disk.verify(quarantine=True)))
         out["left"] += len(temporaries(path))
-        out["hits"] += sum(check_read(disk, dice.randrange(400)) > 0 for _ in range(20))
+        out["hits"] += sum(check_read(disk, dice.randrange(400)) > 0 for _ in range(60))
         out["bad"] += disk.stats()["quarantined"] if not out["bad"] else 0
         disk.close(10)
         before = listing(path)

@@ -38,7 +38,7 @@ def directory(tmp_path: Path, caches: list[Any]) -> Path:
     disk = tier(tmp_path / "kv")
     store = PromptCache(disk=disk)
     store.insert("m", TOKENS, caches)
-    assert store.flush(10)
+    assert store.flush(60)
     disk.close(10)
     return tmp_path / "kv"
 
@@ -149,7 +149,7 @@ def test_a_file_of_another_directory_is_a_miss(
     other = tier(tmp_path / "other")
     store = PromptCache(disk=other)
     store.insert("m", TOKENS, caches)
-    assert store.flush(10)
+    assert store.flush(60)
     other.close(10)
     shutil.copy(in_order(tmp_path / "other")[0], in_order(directory)[0])
     length, lines, _ = read(directory, caplog, caches)
@@ -267,7 +267,7 @@ def test_a_state_that_is_signed_and_wrong_is_a_miss(what: str, tmp_path: Path) -
     disk = tier(tmp_path / "kv")
     store = PromptCache(disk=disk)
     store.insert("m", TOKENS, [feed(KVCache(), 600, mx.float16), state(mx.float16)])
-    assert store.flush(10)
+    assert store.flush(60)
     (path,) = (tmp_path / "kv").glob("v1/*/*/*.st")
     rewritten(path, tmp_path / "kv", change=STATES[what])
     fetched = disk.read("m", ASKED, [KVCache(), ArraysCache(2)])
@@ -302,7 +302,7 @@ def test_what_is_put_aside_is_bounded(tmp_path: Path, caches: list[Any]) -> None
     disk.open()
     store = PromptCache(disk=disk)
     store.insert("m", TOKENS, caches)
-    assert store.flush(10)
+    assert store.flush(60)
     for path in files(tmp_path / "kv"):
         edit(path, flip(0))
     assert len(list(disk.verify(quarantine=True))) == 75
@@ -317,7 +317,7 @@ def test_what_was_put_aside_is_written_again(directory: Path, caches: list[Any])
     store = PromptCache(disk=disk)
     assert disk.read("m", ASKED, [KVCache()]).reason is Reason.UNREADABLE
     store.insert("m", TOKENS, caches)
-    assert store.flush(10)
+    assert store.flush(60)
     assert disk.read("m", ASKED, [KVCache()]).length == 600
     disk.close(10)
 

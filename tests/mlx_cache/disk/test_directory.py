@@ -22,7 +22,7 @@ def filled(path: Path) -> Path:
     disk = tier(path)
     cache = over(disk)
     put(cache, TEXT)
-    assert cache.flush(10)
+    assert cache.flush(60)
     disk.close(10)
     return path
 
@@ -114,7 +114,7 @@ def test_workers_that_start_together_agree_on_a_secret(tmp_path: Path) -> None:
     def work() -> None:
         for number in range(20):
             directory = Directory(tmp_path / f"kv-{number}", System())
-            start.wait(10)
+            start.wait(60)
             directory.open()
             directory.sweep_root()
             secrets.append((number, directory.secret))
@@ -146,7 +146,7 @@ def test_a_link_in_place_of_a_file_or_a_folder_is_not_followed(tmp_path: Path) -
     if fetched.caches is not None:
         check_content(fetched.caches, "m", TEXT[: fetched.length])
     put(cache, TEXT)
-    cache.flush(10)
+    cache.flush(60)
     disk.clear()
     disk.close(10)
     assert {path: path.read_bytes() for path in moved.rglob("*") if path.is_file()} == kept
@@ -202,7 +202,7 @@ def test_a_read_only_directory_is_read_and_the_reason_is_told(tmp_path: Path) ->
     cache = over(disk)
     check_content(cache.fetch_from_disk("m", [*TEXT, 99], template()).caches or [], "m", TEXT)
     put(cache, [5, *TEXT])
-    cache.flush(10)
+    cache.flush(60)
     assert disk.stats()["state"] == "off: Read-only file system"
     disk.close(10)
 

@@ -116,7 +116,7 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         self.insert(worker, space, tokens)
         known = self.caches[worker].match_length(space, [*tokens, 3])
-        assert self.caches[worker].flush(10)
+        assert self.caches[worker].flush(60)
         stale = self.stale[worker]
         self.restart(worker)
         if known == len(tokens) and not stale and self.max_bytes == 1 << 20:
@@ -155,7 +155,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(worker=WORKER)
     def rescan(self, worker: int) -> None:
-        assert self.disks[worker].flush(10)
+        assert self.disks[worker].flush(60)
         self.clock.now += 100
         self.disks[worker]._opened.writer.housekeep()
         self.stale[worker] = False

@@ -118,7 +118,7 @@ def test_a_restarted_worker_has_what_the_old_one_stored(
     old = tier(tmp_path / "kv")
     store = PromptCache(disk=old)
     assert store.insert("m", tokens, caches).refusal is None
-    assert store.flush(10)
+    assert store.flush(60)
     old.close(10)
     new = tier(tmp_path / "kv", codec=MlxCodec(direct))
     asked = np.append(tokens, np.int32(-1))
@@ -141,7 +141,7 @@ def test_a_sequence_that_can_be_cut_serves_prompts_wherever_they_leave_it(n: int
     store, tokens = PromptCache(disk=disk), prompt_of(LENGTH)
     caches = [feed(KVCache(), LENGTH, mx.float16)]
     store.insert("m", tokens, caches)
-    assert store.flush(10)
+    assert store.flush(60)
     asked = np.concatenate([tokens[:n], np.full(100, -7, np.int32)])
     fetched = disk.read("m", asked, [KVCache()], room=10)
     assert disk.match("m", asked) == n // 256 * 256
@@ -177,7 +177,7 @@ def test_conversations_that_part_share_their_blocks(tmp_path: Path) -> None:
         caches[name][0].keys[..., :512, :] = caches[1][0].keys[..., :512, :]
         caches[name][0].values[..., :512, :] = caches[1][0].values[..., :512, :]
         store.insert("m", tokens, caches[name])
-    assert store.flush(10)
+    assert store.flush(60)
     assert sorted(stored.tokens for stored in disk.entries()) == [88, 88, 256, 256]
     for name in (1, 2):
         fetched = disk.read("m", np.concatenate([common, np.full(89, name, np.int32)]), [KVCache()])
@@ -199,7 +199,7 @@ def test_a_models_logits_go_on_as_after_a_cold_run(family: str, tmp_path: Path) 
     disk = tier(tmp_path / "kv", block_tokens=32)
     store, caches = PromptCache(disk=disk), make_prompt_cache(made)
     run_in_chunks(made, tokens[:100], caches, 20, lambda n: store.insert("m", tokens[:n], caches))
-    assert store.flush(10)
+    assert store.flush(60)
     # On a thread of its own, as a worker reads, while this one goes on.
     with ThreadPoolExecutor(1) as pool:
         fetched = pool.submit(disk.read, "m", tokens[:101], make_prompt_cache(made)).result(60)
@@ -215,7 +215,7 @@ def test_classes_that_nobody_knows_are_not_written(tmp_path: Path) -> None:
     disk = tier(tmp_path / "kv")
     store = PromptCache(disk=disk, payload=MlxPayload([Stranger]))
     assert store.insert("m", prompt_of(300), [feed(Stranger(), 300, mx.float16)]).refusal is None
-    assert store.flush(10)
+    assert store.flush(60)
     assert disk.stats()["files"] == 0
     disk.close(10)
 
@@ -234,7 +234,7 @@ def test_a_file_made_for_other_layer_caches_is_a_miss(other: str, tmp_path: Path
     disk = tier(tmp_path / "kv")
     store = PromptCache(disk=disk)
     store.insert("m", prompt_of(300), [feed(KVCache(), 300, mx.float16), feed(KVCache(), 300, mx.float16)])
-    assert store.flush(10)
+    assert store.flush(60)
     fetched = disk.read("m", prompt_of(301), OTHERS[other]())
     assert fetched.caches is None and fetched.length == 0
     assert disk.stats()["quarantined"] >= 1
@@ -248,7 +248,7 @@ def test_a_template_of_a_class_that_nobody_knows_is_a_miss_and_harms_nothing(tmp
     disk = tier(tmp_path / "kv")
     store = PromptCache(disk=disk)
     store.insert("m", prompt_of(300), [feed(KVCache(), 300, mx.float16)])
-    assert store.flush(10)
+    assert store.flush(60)
     assert disk.read("m", prompt_of(301), [Stranger()]).reason is Reason.UNSUPPORTED_LAYER
     assert disk.read("m", prompt_of(301), [KVCache()]).length == 300
     disk.close(10)

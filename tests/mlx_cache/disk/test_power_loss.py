@@ -73,7 +73,7 @@ def calls_of(system: Recording, path: Path) -> list[tuple[str, Any]]:
     cache = over(disk)
     put(cache, list(range(1, 23)))
     put(cache, [7, *range(1, 23)], "hybrid", "h")
-    assert cache.flush(10)
+    assert cache.flush(60)
     disk.close(10)
     assert sum(call == "rename" for call, _ in system.calls) > 6
     return system.calls

@@ -23,7 +23,7 @@ def stored(path: Path, *sequences: list[int], layout: str = "plain", space: str 
     cache = over(disk)
     for tokens in sequences:
         put(cache, tokens, layout, space)
-    assert cache.flush(10)
+    assert cache.flush(60)
     disk.close(10)
 
 
@@ -77,10 +77,10 @@ def test_a_short_sequence_that_was_used_last_does_not_hide_the_longer_one_beside
     disk = tier(tmp_path / "kv", block_tokens=32, clock=(clock := Clock()))
     cache = over(disk)
     put(cache, TEXT)
-    assert cache.flush(10)
+    assert cache.flush(60)
     clock.now += 1
     put(cache, [70, 71, 72])
-    assert cache.flush(10)
+    assert cache.flush(60)
     asked = [*TEXT[:20], 50]
     assert disk.match_at_most("m", asked) >= 20
     assert disk.read("m", asked, template(), least=20).length == 20
@@ -140,12 +140,12 @@ def test_keys_that_are_no_text_stay_in_memory_unless_somebody_names_them(tmp_pat
     disk = tier(tmp_path / "kv")
     cache = over(disk)
     put(cache, TEXT, space=("m", 1))  # type: ignore[arg-type]
-    assert cache.flush(10) and disk.stats()["files"] == 0
+    assert cache.flush(60) and disk.stats()["files"] == 0
     assert cache.match_disk(("m", 1), TEXT) == 0
     assert cache.fetch_from_disk(("m", 1), TEXT, template()).reason is Reason.EMPTY
     named = over(disk, disk_namespace=lambda key: f"{key[0]}")
     put(named, TEXT, space=("m", 2))  # type: ignore[arg-type]
-    assert named.flush(10)
+    assert named.flush(60)
     # A later load of the same model finds it.
     assert named.match_disk(("m", 3), [*TEXT, 99]) == 22
     disk.close(10)
@@ -169,14 +169,14 @@ def test_what_a_fetch_has_hit_is_written_and_what_was_only_stored_is_not(tmp_pat
     disk = tier(tmp_path / "kv")
     cache = over(disk)
     put(cache, TEXT)
-    assert disk.flush(10) and disk.stats()["files"] == 0
+    assert disk.flush(60) and disk.stats()["files"] == 0
     assert cache.fetch("m", [*TEXT[:13], 99]).length == 13
-    assert disk.flush(10)
+    assert disk.flush(60)
     # Whole blocks: where a prompt left the text is no end that others come back to.
     assert [s.tokens for s in disk.entries()] == [4, 4, 4]
     before = disk.stats()["bytes_written"]
     cache.fetch("m", [*TEXT[:13], 98])
-    assert disk.flush(10) and disk.stats()["bytes_written"] == before
+    assert disk.flush(60) and disk.stats()["bytes_written"] == before
     disk.close(10)
 
 
@@ -187,7 +187,7 @@ def test_what_is_evicted_is_written_and_found_again(layout: str, tmp_path: Path)
     put(cache, TEXT, layout)
     cache.trim_to(n_bytes=0)
     assert cache.nbytes == 0
-    assert disk.flush(10)
+    assert disk.flush(60)
     assert cache.match_disk("m", [*TEXT, 99]) == 22
     check_content(cache.fetch_from_disk("m", [*TEXT, 99], template(layout)).caches or [], "m", TEXT)
     disk.close(10)
@@ -199,7 +199,7 @@ def test_a_turn_that_was_overtaken_leaves_no_part_of_a_block_behind(tmp_path: Pa
     for n in (6, 11, 18):
         put(cache, TEXT[:n])
     cache.trim_to(n_bytes=0)
-    assert disk.flush(10)
+    assert disk.flush(60)
     assert sorted(s.tokens for s in disk.entries()) == [2, 4, 4, 4, 4]
     disk.close(10)
 
@@ -212,7 +212,7 @@ def test_an_inner_snapshot_that_is_evicted_is_written(tmp_path: Path) -> None:
     cache.trim_to(n_bytes=cache.nbytes - 1)
     assert cache.stats()["evicted_states"] == 1
     cache.trim_to(n_bytes=0)
-    assert disk.flush(10)
+    assert disk.flush(60)
     assert disk.match("m", [*TEXT[:10], 99]) == 10
     check_content(disk.read("m", [*TEXT[:10], 99], template("hybrid")).caches or [], "m", TEXT[:10])
     disk.close(10)
@@ -223,20 +223,20 @@ def test_what_a_pin_names_is_written_also_what_comes_later_and_is_never_evicted(
     cache = over(disk)
     put(cache, TEXT[:6])
     cache.pin("p", "m", TEXT[:10])
-    assert disk.flush(10) and disk.match("m", [*TEXT[:10], 99]) == 6
+    assert disk.flush(60) and disk.match("m", [*TEXT[:10], 99]) == 6
     put(cache, TEXT)
-    assert disk.flush(10) and disk.match("m", [*TEXT[:10], 99]) == 10
+    assert disk.flush(60) and disk.match("m", [*TEXT[:10], 99]) == 10
     for first in range(100, 106):
         put(cache, [first, *TEXT])
         cache.trim_to(n_bytes=0)
-        assert disk.flush(10)
+        assert disk.flush(60)
     assert disk.stats()["bytes"] <= 5 * 5000 and disk.stats()["evicted"] > 0
     assert disk.match("m", [*TEXT[:10], 99]) == 10
     cache.unpin("p")
     for first in range(200, 206):
         put(cache, [first, *TEXT])
         cache.trim_to(n_bytes=0)
-        assert disk.flush(10)
+        assert disk.flush(60)
     assert disk.match("m", [*TEXT[:10], 99]) == 0
     disk.close(10)
 
@@ -248,11 +248,11 @@ def test_a_pin_made_before_the_disk_is_opened_protects_all_the_same(tmp_path: Pa
     put(cache, TEXT[:8])
     cache.pin("p", "m", TEXT[:8])
     disk.open()
-    assert cache.flush(10)
+    assert cache.flush(60)
     for first in range(100, 106):
         put(cache, [first, *TEXT[:7]])
         cache.trim_to(n_bytes=0)
-        assert disk.flush(10)
+        assert disk.flush(60)
     assert disk.match("m", [*TEXT[:8], 99]) == 8 and disk.stats()["evicted"] > 0
     disk.close(10)
 
@@ -267,7 +267,7 @@ def test_a_flush_writes_the_most_valuable_first_and_the_rest_does_not_push_it_ou
     order: list[int] = []
     original = disk.offer
     disk.offer = lambda namespace, offer, **o: (order.append(int(offer.tokens()[0])), original(namespace, offer, **o))  # type: ignore[method-assign]
-    assert cache.flush(10)
+    assert cache.flush(60)
     assert order == [100, 200]
     assert (disk.match("m", [*hot, 1]), disk.match("m", [*cold, 1])) == (8, 4)
     disk.close(10)
@@ -275,7 +275,7 @@ def test_a_flush_writes_the_most_valuable_first_and_the_rest_does_not_push_it_ou
 
 def test_the_queue_is_bounded_and_what_does_not_fit_is_counted(tmp_path: Path) -> None:
     go = threading.Event()
-    system = FaultySystem(lambda call, _: go.wait(20) if call == "create" and ready else None)
+    system = FaultySystem(lambda call, _: go.wait(60) if call == "create" and ready else None)
     ready = False
     disk = tier(tmp_path / "kv", system=system, queue_bytes=30)
     ready = True
@@ -286,7 +286,7 @@ def test_the_queue_is_bounded_and_what_does_not_fit_is_counted(tmp_path: Path) -
     dropped = disk.stats()["dropped"]
     assert dropped >= 20
     go.set()
-    assert disk.flush(10) and disk.stats()["files"] == 25 - dropped
+    assert disk.flush(60) and disk.stats()["files"] == 25 - dropped
     disk.close(10)
 
 
@@ -297,7 +297,7 @@ def test_nothing_is_written_twice(tmp_path: Path) -> None:
         put(cache, TEXT)
         cache.fetch("m", [*TEXT, 99])
         cache.trim_to(n_bytes=0)
-        assert cache.flush(10)
+        assert cache.flush(60)
     assert disk.stats()["writes"] == disk.stats()["files"] == 6
     disk.close(10)
 
@@ -313,7 +313,7 @@ def test_the_budget_holds_and_what_was_used_last_stays(tmp_path: Path) -> None:
         clock.now += 40
         put(cache, [first, *TEXT[:7]])
         cache.trim_to(n_bytes=0)
-        assert disk.flush(10)
+        assert disk.flush(60)
         assert disk.match("m", [0, *TEXT[:7], 9]) == 8
         clock.now += 40
         disk.read("m", [0, *TEXT[:7], 9], template())
@@ -328,7 +328,7 @@ def test_the_budget_holds_and_what_was_used_last_stays(tmp_path: Path) -> None:
         clock.now += 40
         put(cache, [first, *TEXT[:7]])
         cache.trim_to(n_bytes=0)
-        assert disk.flush(10)
+        assert disk.flush(60)
     assert disk.match("m", [0, *TEXT[:7], 9]) == 8
     disk.close(10)
 
@@ -337,13 +337,13 @@ def test_an_end_goes_before_what_it_hangs_on(tmp_path: Path) -> None:
     disk = tier(tmp_path / "kv", max_bytes=4 * 5000)
     cache = over(disk)
     put(cache, TEXT)
-    assert cache.flush(10)
+    assert cache.flush(60)
     lengths = []
     for first in range(100, 104):
         lengths.append(disk.match("m", [*TEXT, 99]))
         put(cache, [first, *TEXT[:3]])
         cache.fetch("m", [first, *TEXT[:3], 99])
-        assert disk.flush(10)
+        assert disk.flush(60)
     assert lengths == sorted(lengths, reverse=True) and set(lengths) <= {16, 12, 8, 4, 0}
     disk.close(10)
 
@@ -352,7 +352,7 @@ def test_a_file_larger_than_the_budget_is_not_written(tmp_path: Path) -> None:
     disk = tier(tmp_path / "kv", max_bytes=4000)
     cache = over(disk)
     put(cache, TEXT)
-    assert cache.flush(10)
+    assert cache.flush(60)
     assert (disk.stats()["files"], disk.stats()["dropped"]) == (0, 6)
     disk.close(10)
 
@@ -364,7 +364,7 @@ def test_the_days_bytes_are_counted_over_restarts_and_over_workers(tmp_path: Pat
         disk = tier(tmp_path / "kv", daily_bytes=8 * 4400, clock=clock)
         cache = over(disk)
         put(cache, [first, *TEXT[:15]])
-        cache.flush(10)
+        cache.flush(60)
         written = disk.stats()["writes"], disk.stats()["written_today"]
         disk.close(10)
         return written
@@ -381,7 +381,7 @@ def test_the_state_says_that_the_days_bytes_are_written(tmp_path: Path) -> None:
     disk = tier(tmp_path / "kv", daily_bytes=1)
     cache = over(disk)
     put(cache, TEXT)
-    cache.flush(10)
+    cache.flush(60)
     assert disk.stats()["state"] == "off: the bytes of the day are written"
     disk.close(10)
     assert disk.stats()["state"] == "off: closed"
@@ -392,7 +392,7 @@ def test_what_nobody_used_for_too_long_goes(tmp_path: Path) -> None:
     disk = tier(tmp_path / "kv", clock=clock, max_age=100.0)
     cache = over(disk)
     put(cache, TEXT)
-    assert cache.flush(10)
+    assert cache.flush(60)
     clock.now += 99
     disk._opened.writer.housekeep()  # type: ignore[union-attr]
     assert disk.stats()["files"] == 6
@@ -411,7 +411,7 @@ def test_the_writer_keeps_its_pace_but_not_at_a_flush(tmp_path: Path) -> None:
     cache = over(disk)
     put(cache, TEXT)
     cache.trim_to(n_bytes=0)
-    assert disk.flush(10)
+    assert disk.flush(60)
     assert len(pauses) == 6 and all(0 < pause <= 5000 / 1e4 for pause in pauses)
     with queue.unpaced():
         original(3600.0)
@@ -460,7 +460,7 @@ def test_clearing_a_group_takes_every_namespace_with_its_first_line(tmp_path: Pa
     spaces = ("a\nt", "a\nu\ncodes", "a", "ab\nt", "b\na")
     for space in spaces:
         put(cache, TEXT, space=space)
-    assert cache.flush(10)
+    assert cache.flush(60)
     assert {disk.folder_of(space)[:8] for space in spaces[:3]} == {disk.folder_of("a")[:8]}
     assert len({disk.folder_of(space) for space in spaces}) == 5
     cache.clear_disk_group("a\nt")
@@ -473,9 +473,9 @@ def test_the_memorys_clear_leaves_the_disk_alone(tmp_path: Path) -> None:
     disk = tier(tmp_path / "kv")
     cache = over(disk)
     put(cache, TEXT)
-    assert cache.flush(10)
+    assert cache.flush(60)
     cache.drop("m")
-    assert disk.flush(10) and cache.match_disk("m", [*TEXT, 99]) == 22
+    assert disk.flush(60) and cache.match_disk("m", [*TEXT, 99]) == 22
     disk.close(10)
 
 
@@ -484,7 +484,7 @@ def test_entries_say_what_there_is(tmp_path: Path) -> None:
     disk = tier(tmp_path / "kv", clock=clock)
     cache = over(disk)
     put(cache, TEXT)
-    assert cache.flush(10)
+    assert cache.flush(60)
     disk.read("m", [*TEXT[:8], 99], template())
     clock.now += 60
     entries = list(disk.entries())
@@ -533,7 +533,7 @@ def test_two_workers_find_each_others_files_and_their_removals(tmp_path: Path) -
     two = tier(tmp_path / "kv", clock=clock)
     first, second = over(one), over(two)
     put(first, TEXT)
-    assert first.flush(10)
+    assert first.flush(60)
     assert two.match("m", [*TEXT, 99]) == 0
     two._opened.writer.scan()  # type: ignore[union-attr]
     check_content(second.fetch_from_disk("m", [*TEXT, 99], template()).caches or [], "m", TEXT)
@@ -544,7 +544,7 @@ def test_two_workers_find_each_others_files_and_their_removals(tmp_path: Path) -
     two._opened.writer.scan()  # type: ignore[union-attr]
     assert two.stats()["files"] == two.stats()["quarantined"] == 0
     put(second, TEXT)
-    assert second.flush(10) and two.match("m", [*TEXT, 99]) == 22
+    assert second.flush(60) and two.match("m", [*TEXT, 99]) == 22
     one.close(10)
     two.close(10)
 
@@ -554,7 +554,7 @@ def test_a_write_of_what_another_worker_has_written_meanwhile_is_no_fault(tmp_pa
     for disk in (one, two):
         cache = over(disk)
         put(cache, TEXT)
-        assert cache.flush(10)
+        assert cache.flush(60)
     assert len(files(tmp_path / "kv")) == 6 == two.stats()["writes"]
     assert list(one.verify()) == []
     one.close(10)

@@ -1,7 +1,7 @@
 """Calls as programs write them: where values end, and when each is sent."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.output.calls.argument_lists import CallSyntax, ValueExtent
@@ -50,7 +50,6 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
 @given(JSON)
 def test_what_python_prints_ends_where_it_was_printed(value: object):
     text = repr(value)

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.output.calls.json_extent import JsonExtent
@@ -19,7 +19,6 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(values) | st.dictionaries(st.text(), values), st.text(max_size=5), st.booleans())
 def test_the_end_is_found_as_soon_as_the_last_bracket_is_there(value: Any, rest: str, ascii_only: bool):
     text = json.dumps(value, ensure_ascii=ascii_only, indent=1 if ascii_only else None)
@@ -57,7 +56,6 @@ def test_what_cannot_become_json_is_refused_at_the_character_that_breaks_it(text
         extent.find_end(text[:broken_at])
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(), values), st.booleans(), st.lists(st.integers(0, 400), max_size=6))
 def test_what_is_taken_adds_up_to_the_value_as_we_write_it(value: Any, ascii_only: bool, points: list[int]):
     text = json.dumps(value, ensure_ascii=ascii_only, indent=1 if ascii_only else None)

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from backend.output.calls.schema import one_line_less
 from backend.output.calls.tag_texts import TextParts
+from tests import chosen
 from tests.output.golden import TOOLS, format_named
 
 END = "</p>"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 if chosen.thorough else 100)
 @given(st.data())
 def test_the_parts_add_up_to_the_value_and_none_is_taken_back(data: st.DataObject):
     text = data.draw(st.text('\n </p>a\u00e9"\\', max_size=12)).replace(END, "")

@@ -2,7 +2,7 @@
 
 import itertools
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.output.text.stops import StopScanner
@@ -27,13 +27,11 @@ few = st.text(alphabet="ab\u00e9", max_size=30)
 stop_sets = st.lists(st.text(alphabet="ab\u00e9", min_size=1, max_size=6), min_size=1, max_size=5).map(tuple)
 
 
-@settings(deadline=None)
 @given(st.lists(few, max_size=8), stop_sets)
 def test_the_answer_ends_before_the_first_stop_string_however_it_is_cut(parts: list[str], stops: tuple[str, ...]):
     assert scan(parts, stops) == expected("".join(parts), stops)
 
 
-@settings(deadline=None)
 @given(few, stop_sets)
 def test_text_is_held_only_while_it_can_become_a_stop_string(text: str, stops: tuple[str, ...]):
     scanner = StopScanner(stops)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from backend.core.request import Sampling
 from backend.engine.sampling.host.restrict import Candidates, restricted
 from backend.engine.sampling.row_sampling import RowSampling
+from tests import chosen
 from tests.engine.sampling import reference
 from tests.engine.sampling.building import EOS, random_logits, row
 
@@ -33,7 +34,7 @@ def subject_of(sampling: Sampling) -> RowSampling:
     return RowSampling(sampling, prompt=np.zeros(0, np.int32), eos_ids=frozenset([EOS]), top_logprobs=None)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300 if chosen.thorough else 100)
 @given(
     sampling=samplings,
     vocab=st.sampled_from([2, 5, 40, 300, 1500, 4000]),
