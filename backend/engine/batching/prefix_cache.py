@@ -24,6 +24,8 @@ from mlx_cache import Fetched
 CUT_BY_TOKEN = frozenset({"KVCache", "QuantizedKVCache", "ConcatenateKVCache"})
 # Reading pays over prefilling once it saves at least this many tokens.
 READ_AT_LEAST = 64
+# From one look to the next at what a disk still holds in memory.
+WRITING_SECONDS = 1.0
 
 
 class PrefixCache:
@@ -240,9 +242,12 @@ class PrefixCache:
         """Forget the conversations that have been idle for too long."""
         self._conversations.forget_idle(now)
 
-    def next_idle(self, now: float) -> float | None:
-        """Seconds until `forget_idle` has something to forget; None while there is nothing."""
-        return self._conversations.next_idle(now)
+    def next_due(self, now: float) -> float | None:
+        """Seconds until `forget_idle` has something to forget, or what a disk took may have changed; else None."""
+        idle = self._conversations.next_idle(now)
+        if not self._store.disk.waiting_bytes:
+            return idle
+        return WRITING_SECONDS if idle is None else min(idle, WRITING_SECONDS)
 
     def limit_to(self, n_bytes: int, *, sparing: NDArray[np.int32] | None = None, tenant: str = "") -> bool:
         """See TenantStore."""
