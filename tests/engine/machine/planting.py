@@ -66,6 +66,11 @@ class Planting:
             for owner, name in places:
                 patched.setattr(owner, name, self._watched(kind, getattr(owner, name)))
 
+    @property
+    def armed(self) -> bool:
+        """Whether a call is due."""
+        return self._left > 0
+
     def arm(self, place: str, n: int) -> None:
         """The n-th call from now."""
         self._place, self._left = place, n

@@ -77,6 +77,15 @@ class SteppedEngine:
         """Begin what goes on beside the engine, in `round`."""
         return self._loop.create_task(work)
 
+    def submitted(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Begin what asks the engine something, and come back when it has it, or will never have."""
+        task, session = self._loop.create_task(work), self.session
+        before = session.counters.requests if session is not None else 0
+        while not task.done() and (session is None or session.counters.requests == before):
+            self._obey()
+            self._let_run(0.0002)
+        return task
+
     def round(self) -> None:
         """One round of the engine thread, with the disk at rest before and after; then the event loop has the news."""
         # With something in its inbox it waits for nothing.
