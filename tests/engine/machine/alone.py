@@ -133,8 +133,8 @@ class Alone:
     def logprobs(self, tokens: Sequence[int], start: int, kv: KVFormat | None) -> NDArray[np.float32]:
         """Of each token from `start` on, given all before it."""
         logits = self.read(tokens, kv)[0]
-        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        return np.array([float(logprobs[place - 1, tokens[place]].item()) for place in range(start, len(tokens))])
+        logprobs = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+        return np.array([logprobs[place - 1, tokens[place]] for place in range(start, len(tokens))], np.float32)
 
     def answer(
         self, prompt: str, sampling: Sampling, shape: Shape | None, most: int, kv: KVFormat | None = None

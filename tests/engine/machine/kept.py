@@ -105,13 +105,16 @@ def check_stored(session: Session, load: Load, family: str, alone: Alone, tokens
         if type(theirs) is not KVCache or (bits is not None and (place or family != FIRST_IS_PLAIN)):
             continue
         for mine, right in ((ours.keys, theirs.keys), (ours.values, theirs.values)):
+            assert right is not None
             wanted = right[..., :n, :]
             if bits is not None and not (type(ours) is KVCache and load.kv is not None):
-                wanted = mx.dequantize(*mx.quantize(wanted, GROUP, bits), GROUP, bits)
+                codes, scales, biases = mx.quantize(wanted, GROUP, bits)
+                wanted = mx.dequantize(codes, scales, biases, GROUP, bits)
             assert np.abs(_numbers(ours, mine, n, bits) - np.array(wanted)).max() <= WITHIN, (tokens, tenant, place)
 
 
 def _numbers(cache: Any, array: Any, n: int, bits: int | None) -> NDArray[np.float32]:
     if type(cache) is QuantizedKVCache:
-        return np.array(mx.dequantize(*(part[..., :n, :] for part in array), GROUP, bits))
+        codes, scales, biases = (part[..., :n, :] for part in array)
+        return np.array(mx.dequantize(codes, scales, biases, GROUP, bits))
     return np.array(array[..., :n, :])

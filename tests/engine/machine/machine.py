@@ -214,7 +214,7 @@ class EngineMachine(Subject):
         self.rounds(rounds)
 
     @cached
-    @rule(n_bytes=st.integers(0, 60_000))
+    @rule(n_bytes=st.integers(0, 120_000))
     def shrink(self, n_bytes: int) -> None:
         self.ran["shrink"] += 1
         self.session.prefix.limit_to(n_bytes)

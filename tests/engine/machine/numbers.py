@@ -63,7 +63,9 @@ def right_numbers(
             return [straight.vector(text.encode())]
         case ScoreAsk(prompt=prompt, candidates=candidates):
             read = [list((prompt + candidate).encode()) for candidate in candidates]
-            return [alone.logprobs(tokens, len(prompt), kv) for tokens in read]
+            # Candidates are held as their prompt is, whose last token runs with them.
+            form = kv if kv is not None and kv.is_codes(len(prompt) - 1) else None
+            return [alone.logprobs(tokens, len(prompt), form) for tokens in read]
         case RerankAsk(query=query, documents=documents):
             first = straight.vector(query.encode())
             return [np.array([straight.vector(text.encode()) @ first], np.float32) for text in documents]

@@ -71,6 +71,7 @@ class SteppedEngine:
         while not task.done():
             self._obey()
             self._let_run(0.0002)
+        self._hand_on()
         return task.result()
 
     def start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
@@ -84,6 +85,7 @@ class SteppedEngine:
         while not task.done() and (session is None or session.counters.requests == before):
             self._obey()
             self._let_run(0.0002)
+        self._hand_on()
         return task
 
     def round(self) -> None:
@@ -94,8 +96,12 @@ class SteppedEngine:
         self._thread._round()
         self.clock.runs = False
         self.rest_disk()
-        self._let_run(0)
-        self._let_run(0)
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Let everybody have the news: an end that nobody reads in pieces goes through as many hands."""
+        for _ in range(4):
+            self._let_run(0)
 
     def rest_disk(self) -> None:
         """Wait until nothing of the prompt cache is on its way to the disk."""

@@ -377,7 +377,8 @@ class Subject(RuleBasedStateMachine):
         rows = [*session.waiting, *session.room.rows]
         assert len({id(row) for row in rows}) == len(rows)
         owed = {asked.name for asked in (*self.asked, *self.computed) if not asked.over and not asked.aborted}
-        assert owed <= {row.request.request_id for row in rows} | self._on_their_way(), rows
+        lost = owed - {row.request.request_id for row in rows} - self._on_their_way()
+        assert not lost, (lost, [computed for computed in self.computed if computed.name in lost])
         assert session.prefix.nbytes <= min(session.prefix.most_bytes, session.budget.total)
 
     def _on_their_way(self) -> set[str]:
