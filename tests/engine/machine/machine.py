@@ -10,9 +10,10 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from backend.config import SamplerBackend
 from backend.core.errors import ModelNotLoaded
+from tests.engine.machine.checked import Checked
 from tests.engine.machine.numbers import QUESTIONS, Question
 from tests.engine.machine.planting import KINDS
-from tests.engine.machine.subject import LONGEST, Subject
+from tests.engine.machine.subject import LONGEST
 from tests.engine.machine.wishes import GROUP, LOADS, NAMED, PROMPTS, WISHES, Load, Wish
 from tests.models import write_model
 
@@ -23,7 +24,7 @@ worth_a_load = precondition(lambda self: len(self.asked) >= self.load_after)
 cached = precondition(lambda self: self.asked and self.engine.session.prefix.nbytes > 0)
 
 
-class EngineMachine(Subject):
+class EngineMachine(Checked):
     """The rules: each may be of use on its own, whatever ran before."""
 
     @classmethod

@@ -28,6 +28,7 @@ from tests.engine.owners import names_of, whose
 CACHE = ("fetch", "insert", "match_length", "match_disk_at_most", "fetch_from_disk", "trim_to", "continuation")
 PLACES: dict[str, tuple[tuple[Any, str], ...]] = {
     "wait": ((waits, "evaluate"),),
+    "put": ((waits, "put"),),
     "sampler": ((HostSampler, "draw"), (DeviceSampler, "sample_lazy")),
     "processor": ((host_sampler, "processed"), (device_sampler, "processed")),
     "output": ((OutputStream, "push"), (OutputStream, "finish")),
