@@ -230,9 +230,30 @@ class PrefixCache:
 
     def insert(self, tokens: NDArray[np.int32], caches: list[Any], tenant: str = "", *, restored: int = 0) -> None:
         """Store the KV of exactly `tokens`, of which the first `restored` came from here."""
-        # Codes of what was codes before would be other codes: they are kept as long as they are here, never made anew.
-        if self.keeps and not (self.lossy and restored and self.match(tokens, tenant) < restored):
+        if self.keeps and self.has_codes(tokens, tenant, restored=restored):
             self._store.insert(tokens, caches, tenant)
+
+    def has_codes(self, tokens: NDArray[np.int32], tenant: str, *, restored: int) -> bool:
+        """Whether the tenant has what was restored, so that no codes are made of codes: those would be others.
+
+        What was restored from everybody's names becomes the tenant's as it is.
+        """
+        if not (self.lossy and restored):
+            return True
+        asked, store = np.append(tokens[:restored], np.int32(0)), self._store
+        try:
+            if store.cache.match_length(store.key_of(tenant), asked) >= restored:
+                return True
+            if self._isolation != "performance" or self.match(asked, tenant) < restored:
+                return False
+            fetched = store.cache.fetch(store.key_of(""), asked, as_stored=True)
+        except FOREIGN as error:
+            say_fault("fetch", error)
+            return False
+        if fetched.caches is None or fetched.length < restored:
+            return False
+        store.insert(tokens[:restored], fetched.caches, tenant)
+        return True
 
     def turn(self, conversation_id: str, tokens: NDArray[np.int32], tenant: str = "", *, now: float = 0.0) -> None:
         """A turn of a conversation has left the KV of `tokens` here."""

@@ -110,7 +110,8 @@ def check_stored(session: Session, load: Load, family: str, alone: Alone, tokens
             if bits is not None and not (type(ours) is KVCache and load.kv is not None):
                 codes, scales, biases = mx.quantize(wanted, GROUP, bits)
                 wanted = mx.dequantize(codes, scales, biases, GROUP, bits)
-            assert np.abs(_numbers(ours, mine, n, bits) - np.array(wanted)).max() <= WITHIN, (tokens, tenant, place)
+            apart = np.abs(_numbers(ours, mine, n, bits) - np.array(wanted)).max(axis=(0, 1, 3))
+            assert apart.max() <= WITHIN, (load, tokens, tenant, place, n, apart)
 
 
 def _numbers(cache: Any, array: Any, n: int, bits: int | None) -> NDArray[np.float32]:

@@ -195,6 +195,7 @@ class Subject(RuleBasedStateMachine):
         return self.row_bytes[guesses]
 
     def unloaded(self) -> None:
+        self.pooled.clear()
         for asked in (*self.asked, *self.computed):
             asked.aborted = asked.aborted or not asked.over
 
