@@ -15,8 +15,6 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from backend.core.logline import logline
-from backend.engine.batching.batch import DecodeBatch
-from backend.engine.batching.decoding import Decoding
 from backend.engine.batching.kept_conversations import KeptConversations
 from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.pooled.units import TailRun
@@ -98,19 +96,6 @@ def _forget_followers(self: Prefills, row: Row) -> None:
     self.rows.remove(row)
 
 
-def _restart_with_what_was_drawn(self: Decoding, group: DecodeBatch) -> None:
-    ahead = [(row, list(row.sampling.drawn_ahead)) for row in group.rows]
-    SOUND[Decoding, "_restart_batch"](self, group)
-    for row, drawn in ahead:
-        row.sampling.drawn_ahead.extend(drawn)
-
-
-def _evict_the_named(self: TenantStore, n_bytes: int, **options: Any) -> bool:
-    for named in list(self.cache._index.pins):
-        self.cache.unpin(named)
-    return SOUND[TenantStore, "limit_to"](self, n_bytes, **options)
-
-
 def _read_what_everybody_has(self: PrefixCache, tokens: Any, tenant: str) -> list[Any]:
     return [*SOUND[PrefixCache, "_readable"](self, tokens, tenant), ("", tokens)]
 
@@ -144,16 +129,11 @@ BUGS: dict[str, tuple[Any, str, Any, Any, int]] = {
     "a wrong guess stays in the cache": (Verification, "close", _keep_one_more, "host", 1),
     "who comes back has forgotten what was drawn": (Row, "to_feed", lambda self: self.submit.prompt.tokens, "host", 1),
     "who waits for a prompt that is gone is forgotten": (Prefills, "remove", _forget_followers, "host", 1),
-    "what is drawn ahead outlives its batch": (
-        Decoding, "_restart_batch", _restart_with_what_was_drawn, "device", 1
-    ),
-    "what is named gives way": (TenantStore, "limit_to", _evict_the_named, "host", 1),
     "a tenant reads what has none": (PrefixCache, "_readable", _read_what_everybody_has, "host", 1),
     "a conversation is not forgotten": (KeptConversations, "_drop", _keep_what_is_idle, "host", 1),
     "a row that is computed keeps its KV": (Pooled, "remove", _leave_the_row_its_kv, "host", 1),
     "a tail stays behind its prompt": (TailRun, "cut_back", lambda self: None, "host", 1),
     "codes are made of codes": (PrefixCache, "insert", _store_codes_of_codes, "host", 1),
-    "a row never comes to hold codes": (Decoding, "_to_codes", lambda self, group: None, "host", 1),
 }  # fmt: skip
 SOUND = {(owner, attribute): getattr(owner, attribute) for owner, attribute, *_ in BUGS.values()}
 
