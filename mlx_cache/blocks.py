@@ -134,6 +134,6 @@ class Payload(Protocol):
         """Compact copies of both sides of each block at a position."""
         ...
 
-    def restore(self, layout: Layout, restorable: Restorable, room: int) -> list[Any]:
+    def restore(self, layout: Layout, restorable: Restorable, room: int, *, as_stored: bool = False) -> list[Any]:
         """A prompt cache owned by the caller, with room for at least `room` more tokens."""
         ...

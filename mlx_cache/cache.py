@@ -98,11 +98,13 @@ class PromptCache:
         *,
         room: int = 256,
         template: Sequence[Any] | None = None,
+        as_stored: bool = False,
     ) -> Fetched:
         """Restore the longest usable prefix of `tokens`, at most all but the last, with `room` tokens to grow.
 
         Given a `template`, a list of empty layer caches as the model makes them, the disk is read where it has more,
-        on this thread; what came from there is in memory from then on.
+        on this thread; what came from there is in memory from then on. With `as_stored` what the payload keeps in
+        another form comes in that form: the same bits, to be stored under another key.
         """
         asked = as_tokens(tokens)
         if template is not None and self.match_disk_at_most(model_key, asked) > self.match_length(model_key, asked):
@@ -116,7 +118,7 @@ class PromptCache:
         if found.layout is None or found.hold is None:
             return Fetched(None, 0, found.reason, found.agreed)
         try:
-            caches = self._ensure_payload().restore(found.layout, found.with_pieces(), room)
+            caches = self._ensure_payload().restore(found.layout, found.with_pieces(), room, as_stored=as_stored)
             if self._below is not None:
                 self._below.hit(model_key, asked, found)
         finally:

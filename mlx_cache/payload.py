@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -181,8 +181,8 @@ class MlxPayload:
         self._evaluate([side.data for pair in out for side in pair])
         return out
 
-    def restore(self, layout: Layout, restorable: Restorable, room: int) -> list[Any]:
-        """See Payload."""
+    def restore(self, layout: Layout, restorable: Restorable, room: int, *, as_stored: bool = False) -> list[Any]:
+        """See Payload. With `as_stored` what is kept as codes comes back as codes."""
         leaves: list[tuple[tuple[int, ...], Any]] = []
         fresh: list[mx.array] = []
         padding: dict[tuple[int, int], mx.array] = {}
@@ -202,8 +202,9 @@ class MlxPayload:
                 if spare:
                     parts.append(_zeros(padding, group, layout.groups[group].detail, spare))
                 rows.append(_joined(parts, axis=2))
-            made = build_tokens(place.kind, restorable.length, first, rows)
-            fresh.extend([made.keys, made.values] if place.kind.kind == "at_rest" else rows)
+            kind = replace(place.kind, kind="quantized") if as_stored and place.kind.kind == "at_rest" else place.kind
+            made = build_tokens(kind, restorable.length, first, rows)
+            fresh.extend([made.keys, made.values] if kind.kind == "at_rest" else rows)
             leaves.append((place.path, made))
         self._evaluate(fresh)
         return nest(leaves)

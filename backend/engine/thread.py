@@ -116,7 +116,7 @@ class EngineThread:
         """How long nothing but a command can give this thread something to do; None is for ever."""
         due = self.session.next_due() if self.session is not None else None
         if self.asleep is not None:
-            due = self.asleep.prefix.next_idle(self._clock())
+            due = self.asleep.prefix.next_due(self._clock())
         return None if due is None else max(LEAST_WAIT_SECONDS, due)
 
     def tell(self) -> None:

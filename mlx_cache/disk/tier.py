@@ -115,6 +115,12 @@ class DiskTier:
             self._opened, self._offering, self._off = None, None, str(error)
             raise
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Of arrays that wait to be written, or are being written: nobody else may have them any more."""
+        opened = self._opened
+        return opened.queue.nbytes if opened is not None else 0
+
     def close(self, timeout: float) -> None:
         """Write what waits, within the time, then stop. A disk that hangs is left behind with its thread."""
         opened, self._opened, self._offering, self._off = self._opened, None, None, "closed"

@@ -73,6 +73,7 @@ class Writer:
     def _run(self) -> None:
         while True:
             item = self._queue.take(min(1.0, self._settings.rescan_seconds))
+            taken = item is not None
             try:
                 if item is not None:
                     self._handle(item)
@@ -85,7 +86,9 @@ class Writer:
             except Exception as error:  # noqa: BLE001 - a file less, whatever it was; the thread must live on
                 self._unexpected(error)
             finally:
-                if item is not None:
+                # Before: who waits for it may look at once at what memory is taken.
+                item = None
+                if taken:
                     self._queue.done()
         try:
             self._stamp()

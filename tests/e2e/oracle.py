@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +68,7 @@ class Golden:
         return cls(greedy, sampled, neighbour, *held, folder)
 
     @contextmanager
-    def beside(self, worker: Worker) -> Iterator[None]:
+    def beside(self, worker: Worker) -> Generator[None]:
         """A neighbour that has begun before what happens meanwhile, goes on beside it, and must be exact."""
         with running(worker.stub, NEIGHBOUR) as (call,):
             yield
@@ -102,6 +102,9 @@ class Golden:
         check_log(worker)
 
     def _check_held(self, worker: Worker, patience: float) -> None:
+        worker.rest()
+        # Once: what is told goes on to be true though nobody asks the engine anything.
+        worker.prompt_cache.Clear(pb.ClearPromptCacheRequest(everything=True), timeout=30)
         wait_until(lambda: _bytes_beside_weights(worker) <= SCALAR_BYTES, "bytes of MLX", patience)
         wait_until(
             lambda: (_own_threads(worker) - self.threads).total() <= OF_A_DISK, f"threads at {self.threads}", patience
@@ -153,9 +156,7 @@ def _ask(worker: Worker, request: pb.PredictOptions) -> Said:
 
 
 def _bytes_beside_weights(worker: Worker) -> int:
-    """Bytes in MLX arrays once the prompt cache, which is emptied for it, and all rows are gone."""
-    worker.rest()
-    worker.prompt_cache.Clear(pb.ClearPromptCacheRequest(everything=True), timeout=30)
+    """Bytes in MLX arrays that are not the model's own."""
     used = worker.stub.Status(pb.HealthMessage(), timeout=60).memory.breakdown
     return used["mlx_active"] - used["weights"]
 

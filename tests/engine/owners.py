@@ -6,6 +6,7 @@ from types import FrameType
 
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.drafting.model_drafter import ModelDrafter
+from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.row import Row
 from backend.engine.batching.verification import Verification
@@ -25,6 +26,8 @@ def whose() -> list[Row]:
             return list(own.rows)
         if isinstance(group, DecodeBatch):
             return list(group.rows)
+        if isinstance(own, Pooled) and own.unit is not None:
+            return [part.row for part in own.unit.parts]
         if isinstance(own, Prefills):
             return [frame.f_locals["row"]]
     raise AssertionError("work of nobody's")

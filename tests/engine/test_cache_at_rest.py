@@ -85,6 +85,20 @@ def test_codes_are_kept_and_never_made_of_what_was_restored() -> None:
     assert prefix.nbytes > 0
 
 
+def test_what_comes_from_everybodys_name_becomes_a_tenants_as_the_same_codes() -> None:
+    nowhere, forever = CacheDisk("", "", lambda: None, time.monotonic), Conversations(idle_s=None, most=1)
+    prefix = PrefixCache(
+        TenantStore(store(), "m", nowhere), snapshots=False, conversations=forever, codes=KVFormat(4, 64)
+    )
+    assert prefix.kept.keep("rules", TOKENS[:600], row(600))
+    named = prefix.fetch(TOKENS, "ours")
+    assert named.length == 600 and named.caches is not None
+    prefix.insert(TOKENS, [copy_of(layer, 100) for layer in named.caches], "ours", restored=600)
+    own = prefix.fetch(np.append(TOKENS, 1).astype(np.int32), "ours")
+    assert own.length == 700 and own.caches is not None
+    assert numbers(own.caches, 600) == numbers(named.caches, 600)
+
+
 def copy_of(layer: KVCache, more: int) -> KVCache:
     made = KVCache()
     made.update_and_fetch(layer.keys[..., : layer.offset, :], layer.values[..., : layer.offset, :])

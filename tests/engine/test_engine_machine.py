@@ -15,6 +15,11 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from backend.core.logline import logline
+from backend.engine.batching.kept_conversations import KeptConversations
+from backend.engine.batching.pooled.lane import Pooled
+from backend.engine.batching.pooled.units import TailRun
+from backend.engine.batching.prefills import Prefills
+from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.row import Row
 from backend.engine.batching.tenant_store import TenantStore
 from backend.engine.batching.verification import Verification
@@ -86,23 +91,58 @@ def _numbers() -> Iterator[int]:
             return
 
 
+def _forget_followers(self: Prefills, row: Row) -> None:
+    self._stop_reading(row)
+    self.rows.remove(row)
+
+
+def _read_what_everybody_has(self: PrefixCache, tokens: Any, tenant: str) -> list[Any]:
+    return [*SOUND[PrefixCache, "_readable"](self, tokens, tenant), ("", tokens)]
+
+
+def _keep_what_is_idle(self: KeptConversations, leaves: Any) -> None:
+    for _ in leaves:
+        pass
+
+
+def _leave_the_row_its_kv(self: Pooled, row: Row) -> None:
+    caches = row.caches
+    SOUND[Pooled, "remove"](self, row)
+    row.caches = caches
+
+
+def _store_codes_of_codes(
+    self: PrefixCache, tokens: Any, caches: list[Any], tenant: str = "", *, restored: int = 0
+) -> None:
+    if self.lossy and restored:
+        self._store.clear(tenant)
+    self._store.insert(tokens, caches, tenant)
+
+
 def _keep_one_more(self: Verification) -> None:
     self._run.keep([min(n + 1, self._run.width) for n in self.drawn])
 
 
-# A seed that finds it within a dozen histories, or so.
-BUGS: dict[str, tuple[Any, str, Any, int]] = {
-    "tenants have one key": (TenantStore, "key_of", lambda self, tenant: (self._key, ""), 1),
-    "a wrong guess stays in the cache": (Verification, "close", _keep_one_more, 1),
-    "who comes back has forgotten what was drawn": (Row, "to_feed", lambda self: self.submit.prompt.tokens, 1),
-}
+# By the batch that has it, and a seed that finds it within a dozen histories, or so.
+BUGS: dict[str, tuple[Any, str, Any, Any, int]] = {
+    "tenants have one key": (TenantStore, "key_of", lambda self, tenant: (self._key, ""), "host", 1),
+    "a wrong guess stays in the cache": (Verification, "close", _keep_one_more, "host", 1),
+    "who comes back has forgotten what was drawn": (Row, "to_feed", lambda self: self.submit.prompt.tokens, "host", 1),
+    "who waits for a prompt that is gone is forgotten": (Prefills, "remove", _forget_followers, "host", 1),
+    "a tenant reads what has none": (PrefixCache, "_readable", _read_what_everybody_has, "host", 1),
+    "a conversation is not forgotten": (KeptConversations, "_drop", _keep_what_is_idle, "host", 1),
+    "a row that is computed keeps its KV": (Pooled, "remove", _leave_the_row_its_kv, "host", 1),
+    "a tail stays behind its prompt": (TailRun, "cut_back", lambda self: None, "host", 1),
+    "codes are made of codes": (PrefixCache, "insert", _store_codes_of_codes, "host", 1),
+}  # fmt: skip
+SOUND = {(owner, attribute): getattr(owner, attribute) for owner, attribute, *_ in BUGS.values()}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", sorted(BUGS))
 def test_a_planted_bug_is_found(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner, attribute, bug, number = BUGS[name]
+    owner, attribute, bug, sampler, number = BUGS[name]
     monkeypatch.setattr(owner, attribute, bug)
     with pytest.raises(AssertionError):
-        run(EngineMachine.of(folder, "qwen3", "host"), number, BUG)
+        run(EngineMachine.of(folder, "qwen3", sampler), number, BUG)

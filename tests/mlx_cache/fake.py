@@ -102,7 +102,7 @@ class FakePayload:
             )
         return out
 
-    def restore(self, layout: Layout, restorable: Restorable, room: int) -> list[Any]:
+    def restore(self, layout: Layout, restorable: Restorable, room: int, *, as_stored: bool = False) -> list[Any]:
         self.during_copy()
         groups = [
             [e for p in pieces for e in p.block.data[p.start - p.block.start : p.end - p.block.start]]

@@ -313,11 +313,12 @@ def _memory(
         loaded.kv_cost,
         copied=copied_share(layers),
         beside=loaded.draft.kv_cost if loaded.draft is not None else KVCost(),
+        chunk=_chunk(engine, device_kind()),
     )
-    if not budget.fits(budget.projected(1)):
+    if not budget.fits(budget.prefilling(1)):
         what = f"weights of {loaded.all_weight_bytes} bytes leave" if engine.kv_bytes is None else "kv_bytes gives"
         raise ModelLoadFailed(
             f"{loaded.path}: {what} {budget.total} bytes for KV of {memory.total} bytes ({memory.source}), "
-            f"one short prompt needs {budget.with_copies(budget.projected(1))}"
+            f"one short prompt needs {budget.with_copies(budget.prefilling(1))}"
         )
     return memory, budget

@@ -67,6 +67,11 @@ class CacheDisk:
             return f"off: {self._disk}" if self._disk else ""
         return str(self._disk.tier.stats()["state"])
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Of KV that is here until it is written, whatever the prompt cache has of it."""
+        return self.tier.waiting_bytes if self.tier is not None else 0
+
     def namespace_of(self, key: Any) -> str:
         """What `PromptCache` calls the namespace of a key that is (load, tenant)."""
         return disk_namespace(self._namespace, key[1])

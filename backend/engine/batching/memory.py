@@ -37,12 +37,14 @@ class MemoryBudget:
         cost: What one row weighs at a length.
         beside: What a draft model has of it weighs.
         copied: Share of the rows' bytes that may exist twice; see `copied_share`.
+        chunk: Tokens of a pass over a prompt, at most.
     """
 
     total: int
     cost: KVCost
     copied: float = 0.0
     beside: KVCost = field(default_factory=KVCost)
+    chunk: int = 1
 
     @property
     def most(self) -> int:
@@ -54,11 +56,16 @@ class MemoryBudget:
         return live + math.ceil(self.copied * live)
 
     def projected(self, tokens: int) -> int:
-        """Bytes that a row of `tokens` needs to run."""
+        """Bytes that a row of `tokens` needs to decode on."""
         return self._bytes_of(_blocks(tokens))
 
-    def _bytes_of(self, blocks: int) -> int:
-        return self.cost.bytes_for(blocks * BLOCK_TOKENS) + self.beside.bytes_for(blocks * BLOCK_TOKENS)
+    def prefilling(self, tokens: int) -> int:
+        """Bytes that a row needs which is on its way to `tokens` of its own, and then to decode."""
+        return self._bytes_of(_blocks(tokens), min(self.chunk, max(1, tokens)))
+
+    def _bytes_of(self, blocks: int, chunk: int = 1) -> int:
+        grown = blocks * BLOCK_TOKENS
+        return self.cost.bytes_for(grown, chunk=chunk) + self.beside.bytes_for(grown)
 
     def apart(self, lengths: Iterable[int]) -> int:
         """Bytes of rows of these lengths, each in a batch of its own."""
@@ -80,7 +87,7 @@ class MemoryBudget:
         as soon as they do.
         """
         growth = rows * BLOCK_TOKENS * (self.cost.most_per_token + self.beside.most_per_token) if returning else 0
-        return self.fits(beside + self.projected(tokens) + growth)
+        return self.fits(beside + self.prefilling(tokens) + growth)
 
     def room_for_cache(self, live: int) -> int:
         """Bytes that the prompt cache may keep beside `live` bytes of rows and their copies."""
@@ -92,5 +99,5 @@ class MemoryBudget:
 
     def refusal(self, tokens: int) -> str:
         """The sums, for the client whose prompt can never fit."""
-        needs = self.with_copies(self.projected(tokens))
+        needs = self.with_copies(self.prefilling(tokens))
         return f"prompt of {tokens} tokens needs {needs} bytes of KV, copies included, the budget is {self.total}"

@@ -288,7 +288,11 @@ class Prefills:
         self.settle()
         caches = row.proven
         if caches is not None and not self.prefix.erased_since(row.epoch, row.request.tenant):
-            self.prefix.insert(row.feed[: row.covered], caches, row.request.tenant, restored=row.restored)
+            tokens, request = row.feed[: row.covered], row.request
+            self.prefix.insert(tokens, caches, request.tenant, restored=row.restored)
+            # Its answer may never be stored: the prompt is to go with its conversation all the same.
+            if request.conversation_id and self.prefix.keeps:
+                self.prefix.turn(request.conversation_id, tokens, request.tenant, now=self.clock())
 
     def _leader_for(self, row: Row) -> Row | None:
         """The running prefill that has the longest part of this prompt, if that is worth more than the cache's."""

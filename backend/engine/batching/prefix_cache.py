@@ -24,6 +24,8 @@ from mlx_cache import Fetched
 CUT_BY_TOKEN = frozenset({"KVCache", "QuantizedKVCache", "ConcatenateKVCache"})
 # Reading pays over prefilling once it saves at least this many tokens.
 READ_AT_LEAST = 64
+# From one look to the next at what a disk still holds in memory.
+WRITING_SECONDS = 1.0
 
 
 class PrefixCache:
@@ -228,9 +230,30 @@ class PrefixCache:
 
     def insert(self, tokens: NDArray[np.int32], caches: list[Any], tenant: str = "", *, restored: int = 0) -> None:
         """Store the KV of exactly `tokens`, of which the first `restored` came from here."""
-        # Codes of what was codes before would be other codes: they are kept as long as they are here, never made anew.
-        if self.keeps and not (self.lossy and restored and self.match(tokens, tenant) < restored):
+        if self.keeps and self.has_codes(tokens, tenant, restored=restored):
             self._store.insert(tokens, caches, tenant)
+
+    def has_codes(self, tokens: NDArray[np.int32], tenant: str, *, restored: int) -> bool:
+        """Whether the tenant has what was restored, so that no codes are made of codes: those would be others.
+
+        What was restored from everybody's names becomes the tenant's as it is.
+        """
+        if not (self.lossy and restored):
+            return True
+        asked, store = np.append(tokens[:restored], np.int32(0)), self._store
+        try:
+            if store.cache.match_length(store.key_of(tenant), asked) >= restored:
+                return True
+            if self._isolation != "performance" or self.match(asked, tenant) < restored:
+                return False
+            fetched = store.cache.fetch(store.key_of(""), asked, as_stored=True)
+        except FOREIGN as error:
+            say_fault("fetch", error)
+            return False
+        if fetched.caches is None or fetched.length < restored:
+            return False
+        store.insert(tokens[:restored], fetched.caches, tenant)
+        return True
 
     def turn(self, conversation_id: str, tokens: NDArray[np.int32], tenant: str = "", *, now: float = 0.0) -> None:
         """A turn of a conversation has left the KV of `tokens` here."""
@@ -240,9 +263,12 @@ class PrefixCache:
         """Forget the conversations that have been idle for too long."""
         self._conversations.forget_idle(now)
 
-    def next_idle(self, now: float) -> float | None:
-        """Seconds until `forget_idle` has something to forget; None while there is nothing."""
-        return self._conversations.next_idle(now)
+    def next_due(self, now: float) -> float | None:
+        """Seconds until `forget_idle` has something to forget, or what a disk took may have changed; else None."""
+        idle = self._conversations.next_idle(now)
+        if not self._store.disk.waiting_bytes:
+            return idle
+        return WRITING_SECONDS if idle is None else min(idle, WRITING_SECONDS)
 
     def limit_to(self, n_bytes: int, *, sparing: NDArray[np.int32] | None = None, tenant: str = "") -> bool:
         """See TenantStore."""

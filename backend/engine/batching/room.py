@@ -69,8 +69,8 @@ class Room:
     def projected(self, *, without: Collection[Row] = ()) -> int:
         """Bytes of KV that all rows need to run on: those that decode with their padding, prompts each for itself."""
         waiting = (*self.prefills.rows, *self.pooled.rows)
-        apart = [row.expects for row in waiting if row not in without]
-        return self.groups.projected(without=without) + self.budget.apart(apart)
+        prompts = sum(self.budget.prefilling(row.expects) for row in waiting if row not in without)
+        return self.groups.projected(without=without) + prompts
 
     def spare(self) -> int:
         """Bytes of the budget that no row is going to need."""
@@ -103,7 +103,7 @@ class Room:
 
     def make_for(self, row: Row) -> None:
         """The cache gives way before a row takes anything, this row's own prefix last."""
-        self.limit_cache(self.projected() + self.budget.projected(row.expects), sparing=row)
+        self.limit_cache(self.projected() + self.budget.prefilling(row.expects), sparing=row)
 
     def limit_cache(self, live: int, *, sparing: Row | None = None) -> None:
         """Keep the cache to what rows of `live` bytes leave it."""

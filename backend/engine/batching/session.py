@@ -267,10 +267,10 @@ class Session:
             mx.clear_cache()
 
     def next_due(self) -> float | None:
-        """Seconds until `tidy` has something to do though no request comes; None for nothing."""
+        """Seconds until `tidy` has something to do, or figures change, though no request comes; None for nothing."""
         now = self.clock()
         deadlines = [row.request.deadline for row in (*self.waiting, *self.prefills.rows)]
-        dues = [self.prefix.next_idle(now), self.prefills.next_due(), *(d - now for d in deadlines if d is not None)]
+        dues = [self.prefix.next_due(now), self.prefills.next_due(), *(d - now for d in deadlines if d is not None)]
         return min((due for due in dues if due is not None), default=None)
 
     def asleep(self) -> Asleep:

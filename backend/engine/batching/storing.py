@@ -90,6 +90,8 @@ class Storing:
         name, tenant = row.request.keep_as, row.request.tenant
         if not self.room.may_keep(len(tokens), name=name, tenant=tenant):
             return False
+        if self.prefix.keeps and not self.prefix.has_codes(tokens, tenant, restored=row.restored):
+            return False
         return self.prefix.kept.keep(name, tokens, caches, tenant, now=self.clock())
 
     def _leaves_kv(self, row: Row) -> bool:

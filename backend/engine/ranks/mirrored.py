@@ -209,8 +209,10 @@ class RankPayload:
         )
         return halves
 
-    def restore(self, layout: Layout, restorable: Restorable, room: int) -> list[Any]:
+    def restore(self, layout: Layout, restorable: Restorable, room: int, *, as_stored: bool = False) -> list[Any]:
         """See Payload."""
+        if as_stored:
+            raise ValueError("what ranks keep comes back in one form alone")
         state = restorable.state
         own = Restorable(
             restorable.length,

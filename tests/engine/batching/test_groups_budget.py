@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.memory import BLOCK_TOKENS, MemoryBudget
-from backend.engine.loading.kv_cost import KVCost
+from backend.engine.loading.kv_cost import KVCost, Window
 from tests import chosen
 
-COST = KVCost(per_token=4, windows=((512, 2),), fixed=64)
+COST = KVCost(per_token=4, windows=(Window(512, 0, 2),), fixed=64)
 TOTAL = COST.bytes_for(40_000)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from backend.engine.batching.memory import BLOCK_TOKENS, MemoryBudget, copied_share
-from backend.engine.loading.kv_cost import KVCost
+from backend.engine.loading.kv_cost import KVCost, Window
 
 
 def test_a_prompt_is_projected_with_one_block_of_growth_and_no_more() -> None:
@@ -21,7 +21,7 @@ def test_rows_apart_add_up_and_rows_together_are_as_long_as_the_longest() -> Non
 
 @pytest.mark.parametrize(("lengths", "joining"), [([], 100), ([2000], 100), ([100, 700], 2000), ([300], 300)])
 def test_padding_is_what_being_together_takes_beyond_being_apart(lengths: list[int], joining: int) -> None:
-    budget = MemoryBudget(total=10**9, cost=KVCost(per_token=3, windows=((512, 5),), fixed=7))
+    budget = MemoryBudget(total=10**9, cost=KVCost(per_token=3, windows=(Window(512, 0, 5),), fixed=7))
     apart = budget.together(lengths) + budget.projected(joining)
     assert budget.padding(lengths, joining) == budget.together([*lengths, joining]) - apart >= 0
 

@@ -10,25 +10,29 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from backend.config import SamplerBackend
 from backend.core.errors import ModelNotLoaded
+from tests.engine.machine.checked import Checked
+from tests.engine.machine.numbers import QUESTIONS, Question
 from tests.engine.machine.planting import KINDS
-from tests.engine.machine.subject import LONGEST, Subject
-from tests.engine.machine.wishes import LOADS, WISHES, Load, Wish
+from tests.engine.machine.subject import LONGEST
+from tests.engine.machine.wishes import GROUP, LOADS, NAMED, PROMPTS, WISHES, Load, Wish
 from tests.models import write_model
 
 ROUNDS = st.sampled_from((2, 0, 1, 4, 9))
 SOME_WISHES = st.lists(WISHES, min_size=1, max_size=4)
 running = precondition(lambda self: any(not asked.over for asked in self.asked))
 worth_a_load = precondition(lambda self: len(self.asked) >= self.load_after)
-cached = precondition(lambda self: self.engine.session.prefix.nbytes > 0)
+cached = precondition(lambda self: self.asked and self.engine.session.prefix.nbytes > 0)
 
 
-class EngineMachine(Subject):
+class EngineMachine(Checked):
     """The rules: each may be of use on its own, whatever ran before."""
 
     @classmethod
     def of(cls, folder: Path, family: str, sampler: SamplerBackend) -> "type[EngineMachine]":
         """The machine of a family and a batch; its models are written to `folder`."""
-        paths = [write_model(folder / f"{family}-{seed}", family, seed=seed) for seed in (0, 1)]
+        # So that groups of codes divide a head.
+        extra = {} if family == "mamba2" else {"head_dim": GROUP}
+        paths = [write_model(folder / f"{family}-{seed}", family, seed=seed, extra=extra) for seed in (0, 1)]
         draft = write_model(folder / "draft", "qwen3", seed=0)
         models = {"family": family, "sampler": sampler, "paths": paths, "draft": draft}
         return type("Machine", (cls,), {**models, "row_bytes": {}, "ran": Counter(), "totals": Counter()})
@@ -63,6 +67,35 @@ class EngineMachine(Subject):
             prompt += before.text + " and?"
         self.ask(replace(before.wish, prompt=prompt, tenant=before.wish.tenant if tenant is None else tenant), None)
         self.rounds(rounds)
+
+    @rule(wish=WISHES, more=st.integers(1, 3), rounds=st.sampled_from((1, 2, 0)), late=st.booleans())
+    def follow(self, wish: Wish, more: int, rounds: int, late: bool) -> None:
+        """Others come with a prompt that is being read, and whoever came first with it leaves."""
+        self.ran["follow"] += 1
+        wish = replace(wish, prompt=PROMPTS[-1], read_only=False)
+        self.ask(wish, None)
+        self.rounds(rounds)
+        first = self.asked[-1]
+        for index in range(more):
+            self.ask(replace(wish, n=1 + index), None)
+        self.rounds(1 if late else 0)
+        if not first.over and first.stream is not None:
+            first.stream.cancel()
+            first.cancelled = True
+
+    @rule(question=QUESTIONS, seconds=st.sampled_from((None, None, None, 0.1)), rounds=ROUNDS)
+    def compute_numbers(self, question: Question, seconds: float | None, rounds: int) -> None:
+        self.ran["compute"] += 1
+        self.compute(question, seconds)
+        self.rounds(rounds)
+
+    @precondition(lambda self: any(not computed.over for computed in self.computed))
+    @rule()
+    def cancel_numbers(self) -> None:
+        self.ran["cancel_numbers"] += 1
+        computed = next(computed for computed in self.computed if not computed.over)
+        computed.task.cancel()
+        computed.cancelled = True
 
     @running
     @rule(n=st.sampled_from((3, 1, 2, 6, 12)))
@@ -118,15 +151,53 @@ class EngineMachine(Subject):
 
     # The prompt cache and the budget
 
+    @rule(
+        name=st.sampled_from(("rules", "story")),
+        text=st.sampled_from(NAMED),
+        tenant=st.sampled_from(("", "a")),
+        wish=WISHES,
+        rounds=ROUNDS,
+    )
+    def name_prefix(self, name: str, text: str, tenant: str, wish: Wish, rounds: int) -> None:
+        """And somebody asks what begins so."""
+        self.ran["name"] += 1
+        self.name(name, text, tenant)
+        self.ask(replace(wish, prompt=text + "and then"), None)
+        self.rounds(rounds)
+
+    @precondition(lambda self: self.names.held)
+    @rule(name=st.sampled_from(("rules", "story")), tenant=st.sampled_from(("", "a")))
+    def delete_name(self, name: str, tenant: str) -> None:
+        self.ran["delete_name"] += 1
+        self.unname(name, tenant)
+
+    @precondition(lambda self: self.load.idle_s is not None and any(asked.wish.talk for asked in self.asked))
+    @rule(seconds=st.sampled_from((40.0, 20.0)))
+    def fall_silent(self, seconds: float) -> None:
+        """Nobody asks anything until conversations are idle, or nearly."""
+        self.ran["fall_silent"] += 1
+        self.rest()
+        self.engine.clock.now += seconds
+        self.rounds(1)
+        self.rest()
+
     @cached
     @rule(tenant=st.sampled_from((None, "", "a", "b")))
     def clear(self, tenant: str | None) -> None:
         self.ran["clear"] += 1
+        self.cleared = True
         self.engine.until(self.engine.handle.clear_cache(tenant))
+        for held in (self.names.held, self._kept_names):
+            for key in [key for key in held if tenant in (None, key[0])]:
+                del held[key]
+        self.hold_nothing_for_those_that_run()
         for told in self.told:
             for place in [place for place in told if place[0] == self.load.model and tenant in (None, place[1])]:
                 # What runs, or waits, may leave something yet.
                 told[place] = [asked.tokens for asked in self.asked if not asked.over and asked.wish.tenant == place[1]]
+                told[place] += [
+                    one.question.prompt for one in self.computed if not one.over and one.question.tenant == place[1]
+                ]
 
     @cached
     @rule(which=st.integers(0, 99), rounds=ROUNDS)
@@ -138,11 +209,13 @@ class EngineMachine(Subject):
             store.cache.flush(60)
             self.engine.rest_disk()
         store.clear(None)
+        self.names.held = {key: (tokens, False) for key, (tokens, _) in self.names.held.items()}
+        self.hold_nothing_for_those_that_run()
         self.ask(self.asked[which % len(self.asked)].wish, None)
         self.rounds(rounds)
 
     @cached
-    @rule(n_bytes=st.integers(0, 60_000))
+    @rule(n_bytes=st.integers(0, 120_000))
     def shrink(self, n_bytes: int) -> None:
         self.ran["shrink"] += 1
         self.session.prefix.limit_to(n_bytes)

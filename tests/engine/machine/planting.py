@@ -28,6 +28,7 @@ from tests.engine.owners import names_of, whose
 CACHE = ("fetch", "insert", "match_length", "match_disk_at_most", "fetch_from_disk", "trim_to", "continuation")
 PLACES: dict[str, tuple[tuple[Any, str], ...]] = {
     "wait": ((waits, "evaluate"),),
+    "put": ((waits, "put"),),
     "sampler": ((HostSampler, "draw"), (DeviceSampler, "sample_lazy")),
     "processor": ((host_sampler, "processed"), (device_sampler, "processed")),
     "output": ((OutputStream, "push"), (OutputStream, "finish")),
@@ -65,6 +66,11 @@ class Planting:
         for kind, places in PLACES.items():
             for owner, name in places:
                 patched.setattr(owner, name, self._watched(kind, getattr(owner, name)))
+
+    @property
+    def armed(self) -> bool:
+        """Whether a call is due."""
+        return self._left > 0
 
     def arm(self, place: str, n: int) -> None:
         """The n-th call from now."""

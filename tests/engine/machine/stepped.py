@@ -71,11 +71,22 @@ class SteppedEngine:
         while not task.done():
             self._obey()
             self._let_run(0.0002)
+        self._hand_on()
         return task.result()
 
     def start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Begin what goes on beside the engine, in `round`."""
         return self._loop.create_task(work)
+
+    def submitted(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Begin what asks the engine something, and come back when it has it, or will never have."""
+        task, session = self._loop.create_task(work), self.session
+        before = session.counters.requests if session is not None else 0
+        while not task.done() and (session is None or session.counters.requests == before):
+            self._obey()
+            self._let_run(0.0002)
+        self._hand_on()
+        return task
 
     def round(self) -> None:
         """One round of the engine thread, with the disk at rest before and after; then the event loop has the news."""
@@ -85,8 +96,12 @@ class SteppedEngine:
         self._thread._round()
         self.clock.runs = False
         self.rest_disk()
-        self._let_run(0)
-        self._let_run(0)
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Let everybody have the news: an end that nobody reads in pieces goes through as many hands."""
+        for _ in range(4):
+            self._let_run(0)
 
     def rest_disk(self) -> None:
         """Wait until nothing of the prompt cache is on its way to the disk."""

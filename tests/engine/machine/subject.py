@@ -1,7 +1,6 @@
 """What the histories are of: an engine, what was asked of it, and what must hold of both."""
 
 import random
-import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -15,23 +14,21 @@ from hypothesis.stateful import RuleBasedStateMachine
 from numpy.typing import NDArray
 
 from backend.config import SamplerBackend
-from backend.core.errors import DeadlineExceeded
 from backend.engine.batching.memory import MemoryBudget
+from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.row import Row
 from backend.engine.batching.session import Session
 from backend.engine.batching.speculating import Plan, Speculating
 from backend.engine.disk_threads import DiskThreads
-from backend.engine.inbox import Submit
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.speculation.proposal import Drafter, Proposal
-from mlx_cache.tree import common_prefix
 from tests.engine.drafting import pay_always
-from tests.engine.machine.alone import alone
-from tests.engine.machine.asked import Asked, Right, right
+from tests.engine.machine.asked import Asked
+from tests.engine.machine.kept import Names
+from tests.engine.machine.numbers import Computed
 from tests.engine.machine.planting import Planting
 from tests.engine.machine.stepped import SteppedEngine, at_once
-from tests.engine.machine.wishes import Load, Wish
-from tests.mlx_cache.oracle import check_consistent
+from tests.engine.machine.wishes import Load
 
 MOST_ROUNDS = 4000
 # Of the longest prompt and answer.
@@ -77,30 +74,34 @@ class Subject(RuleBasedStateMachine):
         self._patch_guesses()
         self.load = load
         self.asked: list[Asked] = []
+        self.computed: list[Computed] = []
+        self.pooled: list[Row] = []
+        self._watch_pooled()
+        self.loads, self.names = 0, Names()
+        self.kept_names: dict[tuple[int, object], dict[tuple[str, str], NDArray[np.int32]]] = {}
+        self.cleared = False
         self.seen: dict[tuple[int, str], list[NDArray[np.int32]]] = {}
         self.kept: dict[tuple[int, str], list[NDArray[np.int32]]] = {}
         self.load_another_model(load)
-
-    def teardown(self) -> None:
-        if not hasattr(self, "engine"):
-            return
-        try:
-            if sys.exc_info()[0] is None and self.engine.session is not None:
-                self.rest()
-                self._ask_again()
-            self.count()
-            self.totals.update({f"fault {kind}": n for kind, n in self.planting.happened.items()})
-        finally:
-            self.patched.undo()
-            self.engine.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _load_model(self, *args: Any, **options: Any) -> LoadedModel:
         loaded = load_model(*args, **options)
         draft = loaded.draft
         if draft is not None:
             draft = replace(draft, model=self.planting.model("draft", draft.model))
-        return replace(loaded, model=self.planting.model("model", loaded.model), draft=draft)
+        backbone = loaded.backbone
+        if not isinstance(backbone, str):
+            backbone = replace(backbone, forward=self.planting.model("model", backbone.forward))
+        return replace(loaded, model=self.planting.model("model", loaded.model), draft=draft, backbone=backbone)
+
+    def _watch_pooled(self) -> None:
+        admit = Pooled.admit
+
+        def admitted(pooled: Pooled, row: Row) -> None:
+            self.pooled.append(row)
+            admit(pooled, row)
+
+        self.patched.setattr(Pooled, "admit", admitted)
 
     def _patch_budget(self) -> None:
         fits = MemoryBudget.fits
@@ -126,42 +127,36 @@ class Subject(RuleBasedStateMachine):
         self.patched.setattr(Speculating, "plan", planned)
 
     def _guess(self, row: Row) -> Proposal | None:
-        known = next(asked.right.tokens for asked in self.asked if asked.name == row.request.request_id)
+        known = next((asked.right.tokens for asked in self.asked if asked.name == row.request.request_id), [])
         n = len(row.generated) + len(row.sampling.drawn_ahead)
         coming = [token.id for token in known[n : n + self.rng.randrange(7)]]
         tokens = [token if self.rng.random() < 0.8 else token ^ 1 for token in coming[: row.request.max_draft]]
         return Proposal(tuple(tokens), Drafter.TEXT, (1.0,) * len(tokens)) if tokens else None
 
-    # What rules do
+    def hold_nothing_for_those_that_run(self) -> None:
+        """What was held for them when they came may have gone since."""
+        for asked in (asked for asked in self.asked if not asked.over):
+            asked.least = 0
 
-    def ask_some(self, wishes: list[Wish], rounds: int) -> None:
-        for wish in wishes:
-            self.ask(wish, None)
-            self.rounds(rounds)
+    def _take_failures(self) -> None:
+        """A prompt cache or a disk that fails may lose what it had, and the names of it."""
+        happened = self.planting.happened
+        if any(happened[kind] for kind in ("cache", "disk read", "disk write")):
+            self.names.sure = False
+            self.hold_nothing_for_those_that_run()
 
-    def ask(self, wish: Wish, seconds: float | None) -> None:
-        name = f"r{len(self.asked)}"
-        deadline = None if seconds is None else self.engine.clock.now + seconds
-        if seconds == 0.0:
-            with pytest.raises(DeadlineExceeded):
-                self.engine.until(self.engine.handle.submit(wish.request(name, deadline)))
-            return
-        asked = Asked(name=name, wish=wish, right=self._right(wish), deadline=deadline)
-        place = (self.load.model, wish.tenant)
-        asked.known = list(self.seen.get(place, ()))
-        for told in self.told:
-            told.setdefault(place, []).append(asked.tokens)
-        asked.stream = self.engine.until(self.engine.handle.submit(wish.request(name, deadline)))
-        self.asked.append(asked)
-        self.engine.start(asked.read())
+    @property
+    def _kept_names(self) -> dict[tuple[str, str], NDArray[np.int32]]:
+        """Those that the directory has of this model in this form."""
+        load = self.load
+        return self.kept_names.setdefault((load.model, (load.kv, load.stored_bits)), {})
 
-    def _right(self, wish: Wish) -> Right:
-        current = self.engine.handle._loads.current
-        assert current is not None
-        self.planting.quiet = True
-        found = right(wish, alone(self.paths[self.load.model]), current.prepare(wish.request("", None)).output)
-        self.planting.quiet = False
-        return found
+    def _of_everybody(self) -> list[NDArray[np.int32]]:
+        if self.load.isolation != "performance":
+            return []
+        if self.names.sure:
+            return self.names.of_everybody()
+        return [named.tokens for named in self.session.prefix.kept.names if not named.tenant]
 
     @property
     def told(self) -> tuple[dict[tuple[int, str], list[NDArray[np.int32]]], ...]:
@@ -179,9 +174,14 @@ class Subject(RuleBasedStateMachine):
         self.planting.disarm()
         self.count()
         self.unloaded()
+        if self.family == "mamba2":
+            load = replace(load, kv=None, stored_bits=None)
         config = load.config(self.paths, self.draft, self.folder / "kv", self.sampler, self._row_bytes(load.guesses))
         self.engine.until(self.engine.handle.load(config))
-        self.load = load
+        self.load, self.loads, self.cleared = load, self.loads + 1, False
+        self.names = Names(sure=self.names.sure)
+        if load.disk:
+            self.names.held = {key: (tokens, False) for key, tokens in self._kept_names.items()}
         # Loads take longest; there is something to be lost by each.
         self.load_after = len(self.asked) + 3
         self.seen = {place: list(told) for place, told in self.kept.items()} if load.disk else {}
@@ -195,79 +195,14 @@ class Subject(RuleBasedStateMachine):
         return self.row_bytes[guesses]
 
     def unloaded(self) -> None:
-        for asked in self.asked:
+        self.pooled.clear()
+        for asked in (*self.asked, *self.computed):
             asked.aborted = asked.aborted or not asked.over
-
-    def _ask_again(self) -> None:
-        """What nobody disturbs any more is answered exactly."""
-        self.planting.disarm()
-        wishes = list(dict.fromkeys(asked.wish for asked in self.asked))
-        for wish in wishes[-3:]:
-            self.ask(wish, None)
-        self.rest()
-        assert all(asked.end is not None for asked in self.asked[len(self.asked) - len(wishes[-3:]) :])
-
-    def rest(self) -> None:
-        """Until everybody has an end; then each is right, and nothing is left."""
-        self.squeezed = False
-        for _ in range(MOST_ROUNDS):
-            if all(asked.over for asked in self.asked) and not self.session.busy:
-                break
-            self.engine.round()
-        else:
-            raise AssertionError("somebody has no end")
-        self.engine.round()
-        self.check_at_rest()
-
-    # What must hold
 
     @property
     def session(self) -> Session:
         assert self.engine.session is not None
         return self.engine.session
-
-    def check_answers(self) -> None:
-        now, planting = self.engine.clock.now, self.planting
-        for asked in self.asked:
-            assert asked.ends <= 1 and asked.right.text.startswith(asked.text), asked
-            if asked.over and not asked.checked:
-                asked.checked = True
-                lost, may_lose = asked.name in planting.lost, asked.name in planting.may_lose
-                asked.check(now, lost=lost, may_lose=may_lose, hit=self._hit(asked))
-
-    def _hit(self, asked: Asked) -> int:
-        """Tokens that the prompt cache may have had for it: of what its tenant had asked when it came, or since."""
-        since = self.seen.get((self.load.model, asked.wish.tenant), ())
-        # Where something failed it may have begun anew, from what it had stored itself.
-        others = [told for told in (*asked.known, *since) if told is not asked.tokens or self.planting.happened]
-        return max((common_prefix(asked.tokens, told) for told in others), default=0)
-
-    def check_rows(self) -> None:
-        session = self.engine.session
-        if session is None:
-            return
-        rows = [*session.waiting, *session.room.rows]
-        assert len({id(row) for row in rows}) == len(rows)
-        owed = {asked.name for asked in self.asked if not asked.over and not asked.aborted}
-        assert owed <= {row.request.request_id for row in rows} | self._on_their_way(), rows
-        assert session.prefix.nbytes <= min(session.prefix.most_bytes, session.budget.total)
-
-    def _on_their_way(self) -> set[str]:
-        commands = [*self.engine._thread._taken, *self.engine._thread._inbox._commands]
-        return {command.request.request_id for command in commands if isinstance(command, Submit)}
-
-    def check_at_rest(self) -> None:
-        """Each has a right end, and nothing is left."""
-        session = self.session
-        queue = dict(self.engine.handle.info().queue)
-        for figure in ("in_flight", "waiting", "prefilling", "decoding", "storing", "live_kv_bytes"):
-            assert queue[figure] == 0, queue
-        assert not session.room.rows and session.room.projected() == 0
-        assert not session.decoding.moving and not session.decoding.storing.rows and session.speculating.nbytes() == 0
-        self.engine.rest_disk()
-        check_consistent(session.prefix._store.cache)
-        assert not list(self.folder.rglob("*.tmp")) + list(self.folder.rglob(".tmp*"))
-        self.check_answers()
 
     def count(self) -> None:
         if self.engine.session is None:

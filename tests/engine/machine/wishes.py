@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from backend.config import CacheConfig, Drafter, EngineConfig, Isolation, ModelConfig, SamplerBackend
 from backend.core.request import GenerationRequest, Grammar, Sampling
+from backend.engine.quantized.kv_format import KVFormat
 from tests.engine.harness import model_config
 from tests.engine.machine.alone import Shape
 
@@ -27,6 +28,10 @@ PROMPTS = (
     "it goes on and on, and round and round, " * 3 + "and on",
     "it goes on and on, and round and round, " * 3 + "and on, and on, and on",
 )
+# What is kept under names; the last is long enough for a name under strict.
+NAMED = (_SHARED[:64], _SHARED + "two chunks. ", "it goes on and on, and round and round, " * 3 + "and on, and on, ")
+# Features of a head that share a scale where rows or the prompt cache hold codes.
+GROUP = 32
 ENDLESS = Sampling(ignore_eos=True)
 DRAWN = Sampling(temperature=1.0, seed=7, ignore_eos=True)
 SAMPLINGS = {
@@ -55,6 +60,7 @@ class Wish:
     tenant: str = ""
     priority: int = 0
     max_draft: int | None = None
+    talk: str = ""
     read_only: bool = False
     keeps_answer: bool = True
 
@@ -76,6 +82,7 @@ class Wish:
             tenant=self.tenant,
             priority=self.priority,
             max_draft=self.max_draft,
+            conversation_id=self.talk,
             cache_read_only=self.read_only,
             cache_answer=self.keeps_answer,
             deadline=deadline,
@@ -91,6 +98,9 @@ class Load:
         guesses: Who guesses: nobody, one that knows the answers and errs now and then, the row's own text and what the
             cache and the grammar have, or a draft model.
         tight: There is KV for two rows, and little more.
+        idle_s, talks: For how long conversations are kept, and how many.
+        kv: Rows hold codes of so many bits, from a length on.
+        stored_bits: The prompt cache holds codes, of so many bits, of rows that hold numbers.
     """
 
     model: int = 0
@@ -101,6 +111,15 @@ class Load:
     sequences: int | None = None
     disk: bool = False
     isolation: Isolation = "performance"
+    idle_s: float | None = None
+    talks: int = 100
+    kv: tuple[int, int] | None = None
+    stored_bits: int | None = None
+
+    @property
+    def form(self) -> KVFormat | None:
+        """How rows hold keys and values; None for numbers."""
+        return KVFormat(self.kv[0], GROUP, self.kv[1]) if self.kv is not None else None
 
     def config(self, paths: list[Path], draft: Path, folder: Path, sampler: SamplerBackend, row: int) -> ModelConfig:
         """For the engine.
@@ -118,11 +137,17 @@ class Load:
                 sampler=sampler,
                 isolation=self.isolation,
                 kv_bytes=int(2.4 * row) if self.tight else None,
+                kv_bits=self.kv[0] if self.kv is not None else None,
+                kv_group_size=GROUP,
+                quantized_kv_start=self.kv[1] if self.kv is not None else 0,
             ),
             cache=CacheConfig(
                 max_bytes=self.cache_bytes,
                 max_sequences=self.sequences,
                 directory=str(folder) if self.disk else "",
+                conversation_idle_s=self.idle_s,
+                max_conversations=self.talks,
+                kv_bits=self.stored_bits,
             ),
             drafters=frozenset() if self.guesses == "none" else kinds,
             draft_candidates=(str(draft),) if drafts else (),
@@ -140,6 +165,7 @@ WISHES = st.builds(
     tenant=st.sampled_from(("", "a", "b")),
     priority=st.sampled_from((0, 0, 2, -1)),
     max_draft=st.sampled_from((None, None, 1)),
+    talk=st.sampled_from(("", "", "x", "y")),
     read_only=st.sampled_from((False, False, False, True)),
     keeps_answer=st.sampled_from((True, True, False)),
 )
@@ -149,8 +175,13 @@ LOADS = st.builds(
     guesses=st.sampled_from(("none", "knows", "own", "draft")),
     rows=st.sampled_from((6, 2, 3)),
     tight=st.booleans(),
-    cache_bytes=st.sampled_from((None, None, 60_000, 200_000)),
+    cache_bytes=st.sampled_from((None, None, 120_000, 300_000)),
     sequences=st.sampled_from((None, None, 2, 0)),
     disk=st.booleans(),
     isolation=st.sampled_from(("performance", "performance", "balanced", "strict")),
-)
+    idle_s=st.sampled_from((None, 30.0)),
+    talks=st.sampled_from((100, 1)),
+    # Rows of numbers; of codes, from their first token or a later one on; a prompt cache of codes.
+    kv=st.sampled_from((None, None, None, (8, 0), (4, 50))),
+    stored_bits=st.sampled_from((None, None, 8, 4)),
+).map(lambda load: replace(load, stored_bits=None) if load.kv is not None else load)

@@ -1,0 +1,58 @@
+"""What is told of memory while nobody asks anything: it goes on to be true."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from backend.config import CacheConfig
+from backend.engine.handle import EngineHandle
+from mlx_cache.disk.system import System
+from tests.engine.harness import model_config, read, request, settled, with_engine
+from tests.models import write_model
+
+
+def beside_weights(handle: EngineHandle) -> float:
+    memory = handle.status().breakdown
+    return memory["mlx_active"] - memory["weights"]
+
+
+async def told(handle: EngineHandle, *, held: bool) -> None:
+    for _ in range(1000):
+        if (beside_weights(handle) > 100_000) == held:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(handle.status())
+
+
+@pytest.mark.parametrize("cleared", [True, False])
+def test_what_waits_for_a_disk_is_told_until_it_is_written_or_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cleared: bool
+) -> None:
+    go, write = threading.Event(), System.write
+
+    def slow(self: System, *arguments: object) -> int:
+        if threading.current_thread().name == "kv-disk-writer":
+            go.wait(30)
+        return write(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(System, "write", slow)
+
+    async def body(handle: EngineHandle) -> None:
+        for index in range(3):
+            await read(handle, request(f"{index} what is asked " * 40, n=2))
+        await settled(handle)
+        if cleared:
+            # A hit is worth writing.
+            await read(handle, request("0 what is asked " * 40, n=2))
+            await handle.clear_cache(None)
+        else:
+            await handle.with_session(lambda session: session.prefix._store.cache.trim_to(n_bytes=0))
+        await told(handle, held=True)
+        go.set()
+        # Nobody asks anything any more.
+        await told(handle, held=False)
+
+    cache = CacheConfig(directory=str(tmp_path / "kv"))
+    with_engine(model_config(write_model(tmp_path / "model"), cache=cache), body)
