@@ -43,7 +43,7 @@ class EmptyPayload:
         """See mlx_cache.blocks.Payload."""
         return [(Block(b.start, at, at - b.start, None), Block(at, b.end, b.end - at, None)) for b, at in cuts]
 
-    def restore(self, layout: Layout, restorable: Restorable, room: int) -> list[Any]:
+    def restore(self, layout: Layout, restorable: Restorable, room: int, *, as_stored: bool = False) -> list[Any]:
         """See mlx_cache.blocks.Payload."""
         return [restorable.length]
 
