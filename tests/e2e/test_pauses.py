@@ -109,7 +109,7 @@ def test_a_process_for_grammars_that_stays_stopped_is_made_anew(
     stalled = child(worker, "trial_process")
     stalled.suspend()
     with standing_worker[1].beside(worker):
-        refused = stream(worker.stub, prompt(STORY, 3, Grammar='root ::= "no"'))
+        refused = stream(worker.stub, prompt(STORY, 3, Grammar='root ::= "stopped"'))
     refused.refused(grpc.StatusCode.RESOURCE_EXHAUSTED)
     held = prompt(STORY, 3, Grammar='root ::= "well"')
     wait_until(lambda: stream(worker.stub, held).code is OK, "grammars again")

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from backend.engine.work import Work
 from backend.grammar.compiler import GrammarCompiler
 from backend.output import OutputFormat, OutputStream, TokenTable
 from backend.prompt.preparer import EncodedPrompt, PromptPreparer
+
+T = TypeVar("T")
 
 COMPILE_SECONDS = 10
 # By TokenizeString where the context is smaller, and by Detokenize: an encoding takes some 400 bytes a token.
@@ -77,8 +80,7 @@ class RequestPreparer:
         if wanted is None:
             return None
         try:
-            compiling = asyncio.wrap_future(self.compiler.submit(wanted.grammar))
-            compiled = await asyncio.wait_for(compiling, COMPILE_SECONDS)
+            compiled = await _within(COMPILE_SECONDS, asyncio.wrap_future(self.compiler.submit(wanted.grammar)))
         except TimeoutError as error:
             raise Overloaded("Grammar: other grammars are still being compiled") from error
         except (WorkerUnavailable, asyncio.CancelledError) as error:
@@ -204,6 +206,21 @@ class RequestPreparer:
             rendered_template=rendered,
             tool_markers=markers if form.format_type else None,
         )
+
+
+async def _within(seconds: int, future: "asyncio.Future[T]") -> T:
+    """Its result, after so many seconds at most, of which one is counted at a time: a process may be stopped.
+
+    Raises:
+        TimeoutError: It is late, and cancelled.
+    """
+    try:
+        for _ in range(seconds):
+            if (await asyncio.wait([future], timeout=1.0))[0]:
+                return future.result()
+    finally:
+        future.cancel()
+    raise TimeoutError
 
 
 def _of_whole_chunks(prompt: EncodedPrompt) -> EncodedPrompt:
