@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from backend.core.cancelling import is_being_cancelled
 from backend.core.errors import InternalFault, InvalidRequest, WorkerError
 from backend.core.logline import logline
 from backend.core.panics import is_panic
@@ -147,10 +148,7 @@ def answer_to(error: BaseException, context: Context) -> tuple[grpc.StatusCode, 
 
 def _is_of_another(error: BaseException, context: Context) -> bool:
     """Whether what was cancelled is something that the call waited for, and neither the call nor its task."""
-    if not isinstance(error, asyncio.CancelledError) or context.cancelled():
-        return False
-    task = asyncio.current_task()
-    return task is None or not task.cancelling()
+    return isinstance(error, asyncio.CancelledError) and not context.cancelled() and not is_being_cancelled()
 
 
 def left_with(context: Context) -> grpc.StatusCode:

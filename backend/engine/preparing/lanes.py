@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
+from backend.core.cancelling import is_being_cancelled
 from backend.core.errors import RequestAborted
 from backend.core.pools import start_threads
 from backend.core.request import Conversation
@@ -51,8 +52,7 @@ class Lanes:
         try:
             return await asyncio.get_running_loop().run_in_executor(lane, lambda: work(*args, **kwargs))
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._closed and not (task and task.cancelling()):
+            if self._closed and not is_being_cancelled():
                 # It waited for its thread and will not get it; nobody has cancelled the caller.
                 raise RequestAborted("the model was unloaded") from None
             raise
