@@ -61,7 +61,17 @@ class MemoryBudget:
 
     def prefilling(self, tokens: int) -> int:
         """Bytes that a row needs which is on its way to `tokens` of its own, and then to decode."""
-        return self._bytes_of(_blocks(tokens), min(self.chunk, max(1, tokens)))
+        return self._bytes_of(_blocks(tokens), self._pass(tokens))
+
+    def all_prefilling(self, lengths: Iterable[int]) -> int:
+        """Bytes of rows on their way to these lengths, each by itself."""
+        # Texts come by hundreds, and most are of the same few blocks.
+        alike = Counter((_blocks(tokens), self._pass(tokens)) for tokens in lengths)
+        return sum(count * self._bytes_of(*kind) for kind, count in alike.items())
+
+    def _pass(self, tokens: int) -> int:
+        """Tokens of a pass over a prompt of so many, where any layer weighs by it."""
+        return min(self.chunk, max(1, tokens)) if self.cost.windows else 1
 
     def _bytes_of(self, blocks: int, chunk: int = 1) -> int:
         grown = blocks * BLOCK_TOKENS
@@ -69,8 +79,7 @@ class MemoryBudget:
 
     def apart(self, lengths: Iterable[int]) -> int:
         """Bytes of rows of these lengths, each in a batch of its own."""
-        # Texts come by hundreds, and most are of the same few blocks.
-        return sum(count * self._bytes_of(blocks) for blocks, count in Counter(map(_blocks, lengths)).items())
+        return sum(map(self.projected, lengths))
 
     def together(self, lengths: Collection[int]) -> int:
         """Bytes of one batch of rows of these lengths, which pads them to the longest."""

@@ -69,8 +69,8 @@ class Room:
     def projected(self, *, without: Collection[Row] = ()) -> int:
         """Bytes of KV that all rows need to run on: those that decode with their padding, prompts each for itself."""
         waiting = (*self.prefills.rows, *self.pooled.rows)
-        prompts = sum(self.budget.prefilling(row.expects) for row in waiting if row not in without)
-        return self.groups.projected(without=without) + prompts
+        prompts = [row.expects for row in waiting if row not in without]
+        return self.groups.projected(without=without) + self.budget.all_prefilling(prompts)
 
     def spare(self) -> int:
         """Bytes of the budget that no row is going to need."""
