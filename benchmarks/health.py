@@ -124,8 +124,8 @@ def with_merges(path: Path) -> Path:
     pairs, drawn = tokenizer["model"], random.Random(0)
     if pairs["merges"]:
         return path
-    kept = {piece: token for piece, token in pairs["vocab"].items() if token < LEAST_VOCAB}
-    pieces, vocab = list(ascii_lowercase), dict(kept)
+    vocab = {piece: token for piece, token in pairs["vocab"].items() if token < LEAST_VOCAB}
+    pieces = list(ascii_lowercase)
     while len(vocab) < len(pairs["vocab"]):
         left, right = drawn.choice(pieces), drawn.choice(pieces)
         if len(left + right) <= 12 and left + right not in vocab:

@@ -230,11 +230,11 @@ class PrefixCache:
 
     def insert(self, tokens: NDArray[np.int32], caches: list[Any], tenant: str = "", *, restored: int = 0) -> None:
         """Store the KV of exactly `tokens`, of which the first `restored` came from here."""
-        if self.keeps and self.has_codes(tokens, tenant, restored=restored):
+        if self.keeps and self.ensure_codes(tokens, tenant, restored=restored):
             self._store.insert(tokens, caches, tenant)
 
-    def has_codes(self, tokens: NDArray[np.int32], tenant: str, *, restored: int) -> bool:
-        """Whether the tenant has what was restored, so that no codes are made of codes: those would be others.
+    def ensure_codes(self, tokens: NDArray[np.int32], tenant: str, *, restored: int) -> bool:
+        """Whether the tenant has what was restored, now: no codes are made of codes, for those would be others.
 
         What was restored from everybody's names becomes the tenant's as it is.
         """

@@ -90,7 +90,7 @@ class Storing:
         name, tenant = row.request.keep_as, row.request.tenant
         if not self.room.may_keep(len(tokens), name=name, tenant=tenant):
             return False
-        if self.prefix.keeps and not self.prefix.has_codes(tokens, tenant, restored=row.restored):
+        if self.prefix.keeps and not self.prefix.ensure_codes(tokens, tenant, restored=row.restored):
             return False
         return self.prefix.kept.keep(name, tokens, caches, tenant, now=self.clock())
 
