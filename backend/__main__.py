@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Never
 
 from backend.process.commands import SERVE, chosen
+from backend.process.early_signals import stop_at_once
 from backend.process.exit_codes import ExitCode
 from backend.process.log import start_log
 from backend.process.open_files import raise_open_files
@@ -53,6 +54,7 @@ def main(
         code = _run_command(command, given)
         flush_standard_streams()
         leave(code)
+    stop_at_once(lambda: leave(ExitCode.STOPPED))
     # Before grpc is imported: its own lines would come last on standard error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from backend.core.freed_memory import share_arenas

@@ -66,6 +66,7 @@ class EngineHandle:
         self._death: asyncio.Future[str] = self._loop.create_future()
         self._started_at = clock()
         self._blas_option, self._blas = blas, ""
+        self._warm = False
         self._in_flight = 0
         self._last_end = clock()
         self._alive = True
@@ -105,6 +106,7 @@ class EngineHandle:
             self._wake(partial(self._died, error))
         else:
             self._blas = blas
+        self._warm = True
 
     async def died(self) -> str:
         """Wait until the engine thread has died of an error, or hangs; why, in one line."""
@@ -130,7 +132,10 @@ class EngineHandle:
         keeps = current is not None and current.config.cache.directory
         seconds = within_s + (FLUSH_SECONDS if keeps else 0)
         if not await self._engine_ends(seconds):
-            log.error(logline("engine_did_not_stop", seconds=seconds))
+            if self._warm:
+                log.error(logline("engine_did_not_stop", seconds=seconds))
+            else:
+                log.info(logline("engine_left", text="it was importing its libraries"))
             self._leave_engine_behind()
         await self._loads.close()
 

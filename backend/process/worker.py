@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from backend.config import MetricsConfig
 from backend.core.logline import logline
+from backend.process.early_signals import STOPS, means_stop
 from backend.process.exit_codes import ExitCode
 from backend.process.orphans import INIT, reap_orphans
 from backend.process.parent_watch import parent_gone
@@ -99,11 +100,8 @@ class Worker:
 
     def _take_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            # nohup starts us with it ignored, and means it. (A shell's background jobs have SIGINT ignored unasked.)
-            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, self._signal, number)
-
+        for number in filter(means_stop, STOPS):
+            loop.add_signal_handler(number, self._signal, number)
         if os.getpid() == INIT and sys.platform == "linux":
             loop.add_signal_handler(signal.SIGCHLD, reap_orphans)
 

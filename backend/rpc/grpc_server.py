@@ -16,6 +16,7 @@ from grpc.aio import _server as _aio_server  # pyright: ignore[reportAttributeAc
 
 _grpc: Any = _cygrpc
 _aio: Any = _aio_server
+_LAST_TURNS_S = 0.3
 
 
 def _is_no_header(record: logging.LogRecord) -> bool:
@@ -57,3 +58,17 @@ def grpc_server(
     """A server of no method yet; those are registered before it starts. Event loop only."""
     server: Any = _Server(tuple(interceptors), options)
     return server
+
+
+async def stop_now(server: grpc.aio.Server) -> None:
+    """Cancel every call and close; what gRPC does for calls has ended then, or has had a moment to. Event loop only."""
+    await server.stop(None)
+    # Where the loop closes before these have seen that their call is cancelled, gRPC takes their own cancellation for
+    # an error of the method and prints a traceback for each.
+    calls = [task for task in asyncio.all_tasks() if _is_a_calls(task)]
+    if calls:
+        await asyncio.wait(calls, timeout=_LAST_TURNS_S)
+
+
+def _is_a_calls(task: asyncio.Task[Any]) -> bool:
+    return getattr(task.get_coro(), "__name__", "") == _grpc._schedule_rpc_coro.__name__  # noqa: SLF001

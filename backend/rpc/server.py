@@ -16,7 +16,7 @@ from backend.rpc.auth import TokenInterceptor
 from backend.rpc.calls import CallCounts
 from backend.rpc.engine_api import EngineApi
 from backend.rpc.gate import Gate
-from backend.rpc.grpc_server import grpc_server
+from backend.rpc.grpc_server import grpc_server, stop_now
 from backend.rpc.methods import Handlers
 from backend.rpc.off_loop import OffLoop
 from backend.rpc.prompt_cache import PROMPT_CACHE_SERVICE, PromptCacheService
@@ -97,7 +97,7 @@ class WorkerServer:
         self._gate.close()
         await self._gate.wait_idle(_LAST_CALLS_S)
         if self._server is not None:
-            await self._server.stop(None)
+            await stop_now(self._server)
         self._off_loop.close()
         if self._claim is not None:
             self._claim.release()
