@@ -1,13 +1,14 @@
 """Handlers between gRPC's bytes and our methods: parsing, errors and the gate, in one place for all methods.
 
 The handlers are registered without deserializers: gRPC answers what it cannot parse with UNKNOWN and a
-Python class name, where INVALID_ARGUMENT is right, and parses on the event loop whatever comes.
+Python class name, where INVALID_ARGUMENT is right, and parses on the event loop whatever comes. And as ones that take
+a stream of messages: so they read the one that there is, and when.
 """
 
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -22,6 +23,7 @@ from backend.core.panics import is_panic
 from backend.rpc.calls import CallCounts
 from backend.rpc.gate import Gate
 from backend.rpc.off_loop import OffLoop
+from backend.rpc.receiving import Receiver
 from backend.rpc.status import one_line, status_of
 from backend.translate.requests import deadline_of
 from backend.translate.wire_limits import check_size
@@ -70,13 +72,16 @@ class Handlers:
     gate: Gate
     off_loop: OffLoop
     calls: CallCounts
+    receiver: Receiver
 
     def unary(self, name: str, kind: type[Request], method: Unary[Request]) -> Handler:
         """A handler for a method with one reply; `name` is what its calls are counted under."""
 
-        async def handle(data: bytes, context: Context) -> Message:
+        async def handle(_: AsyncIterator[bytes], context: Context) -> Message:
+            data: bytes | None = None
             ended: grpc.StatusCode | None = None
             try:
+                data = await self.receiver.read(context)
                 with self.gate.call():
                     reply = await method(await receive(self.off_loop, kind, data), context)
                 ended = grpc.StatusCode.OK
@@ -86,21 +91,23 @@ class Handlers:
                 ended = code
             finally:
                 self.calls.ended(name, ended or left_with(context))
-                self.off_loop.give_back_memory(len(data))
+                self.off_loop.give_back_memory(None if data is None else len(data))
             # gRPC keeps what abort raises, and with it this frame, in a cycle: out here, and without the request.
             del data
             await context.abort(code, details)
 
-        return grpc.unary_unary_rpc_method_handler(handle, response_serializer=serialize)
+        return grpc.stream_unary_rpc_method_handler(handle, response_serializer=serialize)
 
     def stream(self, name: str, kind: type[Request], method: Stream[Request]) -> Handler:
         """A handler for a method with a stream of replies; `name` is what its calls are counted under."""
 
         # It writes instead of yielding: a client that leaves cancels the write, and a generator of ours would
         # hear of it only when it is collected.
-        async def handle(data: bytes, context: Context) -> None:
+        async def handle(_: AsyncIterator[bytes], context: Context) -> None:
+            data: bytes | None = None
             ended: grpc.StatusCode | None = None
             try:
+                data = await self.receiver.read(context)
                 with self.gate.call():
                     await write_all(method(await receive(self.off_loop, kind, data), context), context)
                 ended = grpc.StatusCode.OK
@@ -110,11 +117,11 @@ class Handlers:
                 ended = code
             finally:
                 self.calls.ended(name, ended or left_with(context))
-                self.off_loop.give_back_memory(len(data))
+                self.off_loop.give_back_memory(None if data is None else len(data))
             del data
             await context.abort(code, details)
 
-        return grpc.unary_stream_rpc_method_handler(handle, response_serializer=serialize)
+        return grpc.stream_stream_rpc_method_handler(handle, response_serializer=serialize)
 
 
 async def write_all(replies: AsyncGenerator[Message], context: Context) -> None:

@@ -36,9 +36,13 @@ class OffLoop:
             return work(*args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))
 
-    def give_back_memory(self, size: int) -> None:
-        """After a request of `size` bytes: return what a large one left free. Nobody waits for it."""
-        if size > freed_memory.LARGE_BYTES and self._trim is None and not self._closed:
+    def give_back_memory(self, size: int | None) -> None:
+        """Return what a large request has left free; nobody waits for it.
+
+        Args:
+            size: The request's bytes; None where its end never came.
+        """
+        if (size is None or size > freed_memory.LARGE_BYTES) and self._trim is None and not self._closed:
             # Later: gRPC and the call's own frames still hold the request.
             self._trim = asyncio.get_running_loop().call_later(_TRIM_AFTER_S, self._trim_now)
 

@@ -20,6 +20,7 @@ from backend.rpc.grpc_server import grpc_server, stop_now
 from backend.rpc.methods import Handlers
 from backend.rpc.off_loop import OffLoop
 from backend.rpc.prompt_cache import PROMPT_CACHE_SERVICE, PromptCacheService
+from backend.rpc.receiving import Receiver
 from backend.rpc.servicer import BACKEND_SERVICE, INFO_SERVICE, BackendService, InfoService
 from backend.translate.options import LoadDefaults
 from backend.translate.wire_limits import MAX_REQUEST_BYTES
@@ -67,7 +68,7 @@ class WorkerServer:
         self._check_exposure()
         interceptors = [TokenInterceptor(self._config.token, self.calls.unauthenticated)] if self._config.token else []
         server = grpc_server(interceptors, _options(self._config))
-        make = Handlers(self._gate, self._off_loop, self.calls)
+        make = Handlers(self._gate, self._off_loop, self.calls, Receiver())
         for name, service in zip(_SERVICES, (self._backend, self._info, self._prompt_cache), strict=True):
             server.add_registered_method_handlers(name, dict(service.handlers(make)))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -170,6 +171,8 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.max_concurrent_streams", _STREAMS_A_CONNECTION),
+        # With it a client may send megabytes of a call that nobody reads. What is read may be sent whole without it.
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.server.max_pending_requests", _PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
         ("grpc.server_max_unrequested_time_in_server", _PENDING_S),

@@ -1,0 +1,96 @@
+"""How calls' messages come in. On the wire each call is a stream of messages; ours have one, which we read ourselves.
+
+gRPC would read it before it asks us, for every call at once and for as long as it takes: a client that keeps back the
+last byte of many messages makes it hold all the others, 12 MiB for each of a thousand calls of one connection.
+"""
+
+import asyncio
+from collections import OrderedDict
+from typing import Any, Final
+
+import grpc
+
+from backend.core.errors import InvalidRequest, Overloaded
+
+# Of one connection: as many whole messages are read in some milliseconds, and others wait for no more than that.
+READ_TOGETHER: Final = 32
+# A message of 12 MiB comes in a second over a slow network. It may take longer while nobody waits for its place.
+PATIENCE_S: Final = 5.0
+LONGEST_S: Final = 300.0
+
+
+class Receiver:
+    """Reads the message of each call, of one connection so many at a time. Event loop only."""
+
+    def __init__(self, read_together: int = READ_TOGETHER, patience_s: float = PATIENCE_S) -> None:
+        self._read_together, self._patience_s = read_together, patience_s
+        self._connections: dict[str, _Connection] = {}
+
+    async def read(self, context: "grpc.aio.ServicerContext[Any, Any]") -> bytes:
+        """The call's message; waits while its connection is in the middle of too many.
+
+        Raises:
+            InvalidRequest: The client has ended the call's messages without one.
+            Overloaded: It has not come to its end, and others wait.
+        """
+        peer = context.peer()
+        connection = self._connections.get(peer)
+        if connection is None:
+            connection = self._connections[peer] = _Connection(self._read_together, self._patience_s)
+        try:
+            data = await connection.read(context)
+        finally:
+            if connection.idle:
+                self._connections.pop(peer, None)
+        if not isinstance(data, bytes):
+            raise InvalidRequest("request", "the call ended without a message")
+        return data
+
+
+class _Connection:
+    """The calls of one client whose messages are on their way."""
+
+    def __init__(self, read_together: int, patience_s: float) -> None:
+        self._places = asyncio.Semaphore(read_together)
+        self._patience_s = patience_s
+        self._waiting = 0
+        self._reading: OrderedDict[asyncio.Timeout, float] = OrderedDict()  # and since when, the oldest first
+        self._ending: set[asyncio.Timeout] = set()
+        self._look: asyncio.TimerHandle | None = None
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and not self._reading
+
+    async def read(self, context: "grpc.aio.ServicerContext[Any, Any]") -> object:
+        self._waiting += 1
+        if self._look is None:
+            self._look_again()
+        try:
+            await self._places.acquire()
+        finally:
+            self._waiting -= 1
+        limit = asyncio.timeout(LONGEST_S)
+        try:
+            async with limit:
+                self._reading[limit] = asyncio.get_running_loop().time()
+                return await context.read()
+        except TimeoutError:
+            raise Overloaded("the request's message has not come to its end in time") from None
+        finally:
+            self._reading.pop(limit, None)
+            self._ending.discard(limit)
+            self._places.release()
+
+    def _look_again(self) -> None:
+        """End what has been read for too long, as many as wait for their places, and come back for the next."""
+        self._look = None
+        loop = asyncio.get_running_loop()
+        while self._reading and self._places.locked() and self._waiting > len(self._ending):
+            limit, since = next(iter(self._reading.items()))
+            if since + self._patience_s > loop.time():
+                self._look = loop.call_at(since + self._patience_s, self._look_again)
+                return
+            del self._reading[limit]
+            self._ending.add(limit)
+            limit.reschedule(loop.time())

@@ -1,0 +1,51 @@
+"""Messages that do not come to their end: what they cost, and whom."""
+
+import time
+
+import grpc
+import pytest
+
+from backend.pb import backend_pb2 as pb
+from backend.rpc.receiving import PATIENCE_S, READ_TOGETHER
+from tests import observed
+from tests.e2e.asking import prompt, stream
+from tests.e2e.half_sent import half_sent
+from tests.e2e.worker import Worker, wait_until
+
+PREDICT = "/backend.Backend/Predict"
+MESSAGE_BYTES = 4 << 20
+CALLS = 4 * READ_TOGETHER
+# gRPC lets a call begin with what it may send before anybody has asked for it.
+BEGINNING_BYTES = 256 << 10
+LEFT_BYTES = 64 << 20
+
+
+def test_messages_without_an_end_take_bounded_memory_and_no_others_time(worker: Worker) -> None:
+    before = observed.resident_bytes(worker.pid)
+    with half_sent(worker.address, PREDICT, CALLS, MESSAGE_BYTES) as connection:
+        far = sum(size > BEGINNING_BYTES for size in connection.sent.values())
+        assert READ_TOGETHER // 2 < far <= READ_TOGETHER, connection.sent
+        taken = observed.resident_bytes(worker.pid) - before
+        assert taken < READ_TOGETHER * MESSAGE_BYTES + CALLS * BEGINNING_BYTES + LEFT_BYTES
+        # Another connection is served at once, while those have their patience still.
+        assert stream(worker.stub, prompt("Once upon a time", 3)).code is grpc.StatusCode.OK
+        assert worker.stub.Health(pb.HealthMessage(), timeout=60).message == b"OK"
+    wait_until(lambda: observed.resident_bytes(worker.pid) < before + LEFT_BYTES, "the memory goes back")
+
+
+def test_calls_that_wait_take_the_places_of_what_does_not_come(worker: Worker) -> None:
+    waiting = 8
+    began = time.monotonic()
+    with half_sent(worker.address, PREDICT, READ_TOGETHER + waiting, 1 << 20) as connection:
+        assert connection.wait_for_ends(waiting, 60)
+        assert time.monotonic() - began >= PATIENCE_S
+        # The others may go on: nobody waits any more.
+        assert not connection.wait_for_ends(waiting + 1, PATIENCE_S / 5)
+
+
+def test_a_call_without_a_message_is_told_so(worker: Worker) -> None:
+    call = worker.channel.stream_unary(PREDICT)
+    with pytest.raises(grpc.RpcError) as ended:
+        call(iter(()), timeout=60)
+    assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
+    assert "without a message" in str(ended.value)
