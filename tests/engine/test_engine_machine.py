@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from backend.core.logline import logline
+from backend.engine.batching.batch import DecodeBatch
+from backend.engine.batching.decoding import Decoding
 from backend.engine.batching.kept_conversations import KeptConversations
 from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.pooled.units import TailRun
@@ -119,6 +121,13 @@ def _store_codes_of_codes(
     self._store.insert(tokens, caches, tenant)
 
 
+def _restart_with_what_was_drawn(self: Decoding, group: DecodeBatch) -> None:
+    ahead = [(row, list(row.sampling.drawn_ahead)) for row in group.rows]
+    SOUND[Decoding, "_restart_batch"](self, group)
+    for row, drawn in ahead:
+        row.sampling.drawn_ahead.extend(drawn)
+
+
 def _keep_one_more(self: Verification) -> None:
     self._run.keep([min(n + 1, self._run.width) for n in self.drawn])
 
@@ -129,6 +138,7 @@ BUGS: dict[str, tuple[Any, str, Any, Any, int]] = {
     "a wrong guess stays in the cache": (Verification, "close", _keep_one_more, "host", 1),
     "who comes back has forgotten what was drawn": (Row, "to_feed", lambda self: self.submit.prompt.tokens, "host", 1),
     "who waits for a prompt that is gone is forgotten": (Prefills, "remove", _forget_followers, "host", 1),
+    "what is drawn ahead outlives its batch": (Decoding, "_restart_batch", _restart_with_what_was_drawn, "device", 1),
     "a tenant reads what has none": (PrefixCache, "_readable", _read_what_everybody_has, "host", 1),
     "a conversation is not forgotten": (KeptConversations, "_drop", _keep_what_is_idle, "host", 1),
     "a row that is computed keeps its KV": (Pooled, "remove", _leave_the_row_its_kv, "host", 1),

@@ -12,13 +12,14 @@ from backend.config import SamplerBackend
 from backend.core.errors import ModelNotLoaded
 from tests.engine.machine.checked import Checked
 from tests.engine.machine.numbers import QUESTIONS, Question
-from tests.engine.machine.planting import KINDS
+from tests.engine.machine.planting import KINDS, STEPS
 from tests.engine.machine.subject import LONGEST
 from tests.engine.machine.wishes import GROUP, LOADS, NAMED, PROMPTS, WISHES, Load, Wish
 from tests.models import write_model
 
 ROUNDS = st.sampled_from((2, 0, 1, 4, 9))
 SOME_WISHES = st.lists(WISHES, min_size=1, max_size=4)
+UNLIKE_WISHES = st.lists(WISHES, min_size=2, max_size=3, unique_by=lambda wish: wish.prompt)
 running = precondition(lambda self: any(not asked.over for asked in self.asked))
 worth_a_load = precondition(lambda self: len(self.asked) >= self.load_after)
 cached = precondition(lambda self: self.asked and self.engine.session.prefix.nbytes > 0)
@@ -148,6 +149,15 @@ class EngineMachine(Checked):
         self.ran["plant"] += 1
         self.planting.arm(place, n)
         self.ask_some(wishes, rounds)
+
+    @rule(wishes=UNLIKE_WISHES, place=st.sampled_from(STEPS), n=st.integers(1, 5), rounds=st.sampled_from((4, 2, 7)))
+    def plant_beside(self, wishes: list[Wish], place: str, n: int, rounds: int) -> None:
+        """In a step of some, while what others have drawn is on the device."""
+        self.ran["plant_beside"] += 1
+        self.ask_some([replace(wish, n=20) for wish in wishes], 0)
+        self.rounds(rounds)
+        self.planting.arm(place, n)
+        self.rounds(2)
 
     # The prompt cache and the budget
 

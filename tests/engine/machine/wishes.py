@@ -98,6 +98,8 @@ class Load:
         guesses: Who guesses: nobody, one that knows the answers and errs now and then, the row's own text and what the
             cache and the grammar have, or a draft model.
         tight: There is KV for two rows, and little more.
+        apart: Rows of unlike length decode in batches of their own.
+        brief: Of a prompt as few layers run at a time as can be.
         idle_s, talks: For how long conversations are kept, and how many.
         kv: Rows hold codes of so many bits, from a length on.
         stored_bits: The prompt cache holds codes, of so many bits, of rows that hold numbers.
@@ -107,6 +109,8 @@ class Load:
     guesses: str = "none"
     rows: int = 6
     tight: bool = False
+    apart: bool = False
+    brief: bool = False
     cache_bytes: int | None = None
     sequences: int | None = None
     disk: bool = False
@@ -175,6 +179,8 @@ LOADS = st.builds(
     guesses=st.sampled_from(("none", "knows", "own", "draft")),
     rows=st.sampled_from((6, 2, 3)),
     tight=st.booleans(),
+    apart=st.booleans(),
+    brief=st.booleans(),
     cache_bytes=st.sampled_from((None, None, 120_000, 300_000)),
     sequences=st.sampled_from((None, None, 2, 0)),
     disk=st.booleans(),
