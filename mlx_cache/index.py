@@ -160,7 +160,7 @@ class Index:
         hold = Hold(missing.node, missing.at)
         need = missing.nbytes(layout) + (state_nbytes if missing.wants_state else 0)
         room = self._make_room(need, missing.n_new)
-        if 0 < need and room < need:
+        if need > 0 and room < need:
             per_token = sum(group.bytes_per_token for group in layout.groups)
             if not layout.cuttable or room < per_token:
                 hold.release()
@@ -184,9 +184,7 @@ class Index:
         """Publish the copies; False if the tree has changed so that they no longer fit."""
         tree, missing = plan.tree, plan.missing
         if tree.version != plan.version:
-            again = find_missing(
-                tree, plan.tokens, snapshot=plan.snapshot, apart=plan.apart, available=plan.available
-            )
+            again = find_missing(tree, plan.tokens, snapshot=plan.snapshot, apart=plan.apart, available=plan.available)
             if again != missing:
                 return False
         # Fills and states change what a plan made meanwhile would find, though no edge moves.

@@ -18,7 +18,9 @@ def check_consistent(cache: PromptCache) -> None:
     nodes = [node for tree in index.trees() for node in tree.nodes()]
     assert index.reserved == 0
     assert index.eviction.nbytes == sum(node.nbytes for node in nodes)
-    assert index.eviction.nbytes <= index.max_bytes or not any(map(_may_go, nodes)), "over its limit by what is not held"
+    assert index.eviction.nbytes <= index.max_bytes or not any(map(_may_go, nodes)), (
+        "over its limit by what is not held"
+    )
     assert index.eviction.n_buffers == sum(node.n_buffers for node in nodes)
     assert not index.eviction.trash
     assert len(cache) == sum(not node.children for node in nodes)

@@ -337,9 +337,7 @@ class Prefills:
             self._guarded(row, partial(self._go_on_with, reused=reused))
 
     def _go_on_with(self, row: Row, reused: Reused) -> None:
-        row.caches = self.prefix.took(
-            row.feed, reused, row.request.tenant, now=self.clock(), again=row.preemptions > 0
-        )
+        row.caches = self.prefix.took(row.feed, reused, row.request.tenant, now=self.clock(), again=row.preemptions > 0)
         row.covered = row.restored = reused.length
         self._note_reuse(row, reused)
         self._publish(row)
