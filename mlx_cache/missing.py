@@ -47,9 +47,7 @@ class Missing:
         )
 
 
-def find_missing(
-    tree: Tree, tokens: Tokens, *, snapshot: bool, available: list[int], apart: bool = False
-) -> Missing:
+def find_missing(tree: Tree, tokens: Tokens, *, snapshot: bool, available: list[int], apart: bool = False) -> Missing:
     """Compare a sequence with the tree. `available` is the first position of each group that can still be copied.
 
     With `apart` an edge that goes on behind the sequence is cut at its end.

@@ -18,6 +18,7 @@ from backend.core.logline import logline
 from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.decoding import Decoding
 from backend.engine.batching.kept_conversations import KeptConversations
+from backend.engine.batching.pooled import results
 from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.pooled.units import TailRun
 from backend.engine.batching.prefills import Prefills
@@ -143,6 +144,7 @@ BUGS: dict[str, tuple[Any, str, Any, Any, int]] = {
     "a conversation is not forgotten": (KeptConversations, "_drop", _keep_what_is_idle, "host", 1),
     "a row that is computed keeps its KV": (Pooled, "remove", _leave_the_row_its_kv, "host", 1),
     "a tail stays behind its prompt": (TailRun, "cut_back", lambda self: None, "host", 1),
+    "no is taken for yes": (results, "chance", lambda logits: SOUND[results, "chance"](logits[::-1]), "host", 1),
     "codes are made of codes": (PrefixCache, "insert", _store_codes_of_codes, "host", 1),
 }  # fmt: skip
 SOUND = {(owner, attribute): getattr(owner, attribute) for owner, attribute, *_ in BUGS.values()}

@@ -10,12 +10,14 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from backend.config import SamplerBackend
 from backend.core.errors import ModelNotLoaded
+from tests.engine.machine.alone import WORDS
 from tests.engine.machine.checked import Checked
 from tests.engine.machine.numbers import QUESTIONS, Question
 from tests.engine.machine.planting import KINDS, STEPS
 from tests.engine.machine.subject import LONGEST
 from tests.engine.machine.wishes import GROUP, LOADS, NAMED, PROMPTS, WISHES, Load, Wish
 from tests.models import write_model
+from tests.straight import with_yes_and_no
 
 ROUNDS = st.sampled_from((2, 0, 1, 4, 9))
 SOME_WISHES = st.lists(WISHES, min_size=1, max_size=4)
@@ -33,8 +35,10 @@ class EngineMachine(Checked):
         """The machine of a family and a batch; its models are written to `folder`."""
         # So that groups of codes divide a head.
         extra = {} if family == "mamba2" else {"head_dim": GROUP}
-        paths = [write_model(folder / f"{family}-{seed}", family, seed=seed, extra=extra) for seed in (0, 1)]
-        draft = write_model(folder / "draft", "qwen3", seed=0)
+        paths = [
+            with_yes_and_no(write_model(folder / f"{family}-{seed}", family, seed=seed, extra=extra)) for seed in (0, 1)
+        ]
+        draft = with_yes_and_no(write_model(folder / "draft", "qwen3", seed=0))
         models = {"family": family, "sampler": sampler, "paths": paths, "draft": draft}
         return type("Machine", (cls,), {**models, "row_bytes": {}, "ran": Counter(), "totals": Counter()})
 
@@ -62,8 +66,9 @@ class EngineMachine(Checked):
         self.ran["submit_once_more"] += 1
         before = self.asked[which % len(self.asked)]
         prompt = before.wish.prompt
-        # A marker's text would be one token of a prompt.
-        plain = before.end is not None and before.text.isascii() and "<" not in before.text
+        # The text of a marker, or a word that is a token, would be one token of a prompt.
+        words = any(mark in before.text for mark in ("<", *WORDS.values()))
+        plain = before.end is not None and before.text.isascii() and not words
         if more and plain and len(prompt) + len(before.text) < LONGEST - 30:
             prompt += before.text + " and?"
         self.ask(replace(before.wish, prompt=prompt, tenant=before.wish.tenant if tenant is None else tenant), None)
@@ -205,9 +210,7 @@ class EngineMachine(Checked):
             for place in [place for place in told if place[0] == self.load.model and tenant in (None, place[1])]:
                 # What runs, or waits, may leave something yet.
                 told[place] = [asked.tokens for asked in self.asked if not asked.over and asked.wish.tenant == place[1]]
-                told[place] += [
-                    one.question.prompt for one in self.computed if not one.over and one.question.tenant == place[1]
-                ]
+                told[place] += [one.prompt for one in self.computed if not one.over and one.question.tenant == place[1]]
 
     @cached
     @rule(which=st.integers(0, 99), rounds=ROUNDS)
