@@ -17,7 +17,8 @@ from mlx_cache.tree import Hold, Match, Node, Tokens, Tree
 
 
 class Index:
-    """See the module. Invariant: `eviction.nbytes + reserved <= max_bytes` whenever no call is running."""
+    """See the module. Invariant, whenever no call is running: `eviction.nbytes + reserved <= max_bytes`, or pins hold
+    all that is left, since a limit that came after them is less than they hold."""
 
     def __init__(
         self, eviction: Eviction, *, max_bytes: int, max_size: int, max_buffers: int, block_tokens: int = BLOCK_TOKENS
