@@ -173,4 +173,6 @@ def test_a_window_that_has_wrapped_is_hit_where_it_was_kept_and_nowhere_else(
         assert [answer.tokens for answer in answers] == expected
         hits = [int(answer.trailing["x-prompt-cache-tokens"]) for answer in answers]
         assert hits[1] > 400 and hits[0] == 0, hits
+        # What is not there is not tried: that would be a miss, and exact, too.
+        assert not [line for line in worker.log.lines if "prompt_cache_failed" in line or "is put aside" in line]
         golden.check(worker)
