@@ -7,6 +7,7 @@ A few histories run with every change, more of them among the slow tests, and as
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from backend.engine.batching.tenant_store import TenantStore
 from backend.engine.batching.verification import Verification
 from tests import chosen
 from tests.engine.machine.machine import EngineMachine
+from tests.engine.machine.wishes import Load, Wish
 
 log = logging.getLogger(__name__)
 
@@ -158,3 +160,24 @@ def test_a_planted_bug_is_found(name: str, folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(owner, attribute, bug)
     with pytest.raises(AssertionError):
         run(EngineMachine.of(folder, "qwen3", sampler), number, BUG)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", [False, True])
+def test_a_batch_that_is_lost_beside_another_shows_what_outlives_it(
+    bug: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shortest history that shows it, whatever hypothesis makes up."""
+    if bug:
+        monkeypatch.setattr(Decoding, "_restart_batch", _restart_with_what_was_drawn)
+    machine = EngineMachine.of(folder, "qwen3", "device")()
+    machine.begin(Load(apart=True), 0)
+    machine.submit_some([Wish("a", 20, draws="drawn"), Wish("short, and then some", 20, draws="drawn")], 4)
+    machine.planting.arm("sampler", 1)
+    try:
+        with pytest.raises(AssertionError) if bug else nullcontext():
+            machine.rest()
+        assert machine.session.counters.failed == 1
+    finally:
+        machine.patched.undo()
+        machine.engine.close()
