@@ -99,12 +99,14 @@ class PromptCache:
         room: int = 256,
         template: Sequence[Any] | None = None,
         as_stored: bool = False,
+        counted: bool = True,
     ) -> Fetched:
         """Restore the longest usable prefix of `tokens`, at most all but the last, with `room` tokens to grow.
 
         Given a `template`, a list of empty layer caches as the model makes them, the disk is read where it has more,
         on this thread; what came from there is in memory from then on. With `as_stored` what the payload keeps in
-        another form comes in that form: the same bits, to be stored under another key.
+        another form comes in that form: the same bits, to be stored under another key. With `counted=False` nobody has
+        asked: neither figures nor what is evicted first know of it.
         """
         asked = as_tokens(tokens)
         if template is not None and self.match_disk_at_most(model_key, asked) > self.match_length(model_key, asked):
@@ -112,14 +114,15 @@ class PromptCache:
             if fetched is not None:
                 return fetched
         with self._lock:
-            found = self._index.find(model_key, asked, max(0, len(asked) - 1))
+            found = self._index.find(model_key, asked, max(0, len(asked) - 1), counted=counted)
             length = found.restorable.length
-            self._counters.fetched(len(asked), length, found.reason)
+            if counted:
+                self._counters.fetched(len(asked), length, found.reason)
         if found.layout is None or found.hold is None:
             return Fetched(None, 0, found.reason, found.agreed)
         try:
             caches = self._ensure_payload().restore(found.layout, found.with_pieces(), room, as_stored=as_stored)
-            if self._below is not None:
+            if self._below is not None and counted:
                 self._below.hit(model_key, asked, found)
         finally:
             with self._changing() as index:
@@ -237,13 +240,15 @@ class PromptCache:
         prompt_cache: Sequence[Any],
         *,
         snapshot: bool = True,
+        apart: bool = False,
         cache_type: str = "assistant",
     ) -> Inserted:
         """Store what the cache covers of `tokens` and is not stored yet.
 
         Every layer must cover the same number of tokens, and no more than there are; layers that do not count their
         tokens (ArraysCache alone) are taken to cover all. Nothing is stored otherwise: a cache that covers more than
-        its key was filled twice. `snapshot=False` leaves out what can only be restored exactly here.
+        its key was filled twice. `snapshot=False` leaves out what can only be restored exactly here. `apart=True` cuts
+        what is stored already where the sequence ends: a pin of it then holds no byte of what lies behind.
         """
         key_tokens = as_tokens(tokens)
         if self._index.max_size == 0 or self._index.max_bytes == 0:
@@ -266,7 +271,7 @@ class PromptCache:
             return self._refuse(Refusal.INCONSISTENT)
         return self._store(
             model_key, layout, key_tokens[:length], prompt_cache, cache_type,
-            snapshot=snapshot, available=available, state_nbytes=state_nbytes,
+            snapshot=snapshot, apart=apart, available=available, state_nbytes=state_nbytes,
         )  # fmt: skip
 
     def insert_cache(
@@ -289,6 +294,7 @@ class PromptCache:
         cache_type: str,
         *,
         snapshot: bool,
+        apart: bool,
         available: list[int],
         state_nbytes: int,
     ) -> Inserted:
@@ -296,8 +302,9 @@ class PromptCache:
         for _ in range(_ATTEMPTS):
             with self._changing() as index:
                 plan = index.plan_insert(
-                    key, layout, tokens, snapshot=snapshot, state_nbytes=state_nbytes, available=available
-                )
+                    key, layout, tokens,
+                    snapshot=snapshot, apart=apart, state_nbytes=state_nbytes, available=available,
+                )  # fmt: skip
             if plan is None:
                 return self._refuse(Refusal.NO_ROOM)
             done = self._carry_out(plan, payload, caches, cache_type)

@@ -17,7 +17,8 @@ from mlx_cache.tree import Hold, Match, Node, Tokens, Tree
 
 
 class Index:
-    """See the module. Invariant: `eviction.nbytes + reserved <= max_bytes` whenever no call is running."""
+    """See the module. Invariant, whenever no call is running: `eviction.nbytes + reserved <= max_bytes`, or pins hold
+    all that is left, since a limit that came after them is less than they hold."""
 
     def __init__(
         self, eviction: Eviction, *, max_bytes: int, max_size: int, max_buffers: int, block_tokens: int = BLOCK_TOKENS
@@ -56,10 +57,10 @@ class Index:
                 best = (tree, match, node, length)
         return best
 
-    def find(self, key: Hashable, tokens: Tokens, limit: int) -> Found:
-        """Look a prompt up, count the use, and hold what was found."""
-        tree, match, node, length = self.use(key, tokens, limit)
-        if self.watching is not None:
+    def find(self, key: Hashable, tokens: Tokens, limit: int, *, counted: bool = True) -> Found:
+        """Look a prompt up, count the use unless nobody has asked, and hold what was found."""
+        tree, match, node, length = (self.use if counted else self.best)(key, tokens, limit)
+        if self.watching is not None and counted:
             self.watching.asked(key, tokens, limit=limit, length=length)
         reason = self._reason(key, tokens, limit, tree, match, length)
         if tree is None or node is None or length == 0:
@@ -137,7 +138,15 @@ class Index:
     # Insert
 
     def plan_insert(
-        self, key: Hashable, layout: Layout, tokens: Tokens, *, snapshot: bool, state_nbytes: int, available: list[int]
+        self,
+        key: Hashable,
+        layout: Layout,
+        tokens: Tokens,
+        *,
+        snapshot: bool,
+        state_nbytes: int,
+        available: list[int],
+        apart: bool = False,
     ) -> InsertPlan | None:
         """Reserve room and hold the path. None when not even a part fits."""
         self.eviction.policy.tick()
@@ -147,11 +156,12 @@ class Index:
         tree = self.spaces.setdefault(key, {}).get(layout)
         if tree is None:
             tree = self.spaces[key][layout] = Tree(layout, self.block_tokens, key)
-        missing, version = find_missing(tree, tokens, snapshot=snapshot, available=available), tree.version
+        options = {"snapshot": snapshot, "apart": apart}
+        missing, version = find_missing(tree, tokens, available=available, **options), tree.version
         hold = Hold(missing.node, missing.at)
         need = missing.nbytes(layout) + (state_nbytes if missing.wants_state else 0)
         room = self._make_room(need, missing.n_new)
-        if room < need:
+        if need > 0 and room < need:
             per_token = sum(group.bytes_per_token for group in layout.groups)
             if not layout.cuttable or room < per_token:
                 hold.release()
@@ -160,9 +170,9 @@ class Index:
             need = (len(tokens) - missing.at) * per_token
         if tree.version != version or len(tokens) != missing.length:
             # Making room may have shortened the very edge that is being extended.
-            missing = find_missing(tree, tokens, snapshot=snapshot, available=available)
+            missing = find_missing(tree, tokens, available=available, **options)
         self.reserved += need
-        return InsertPlan(tree, tokens, missing, tree.version, need, hold, snapshot, available)
+        return InsertPlan(tree, tokens, missing, tree.version, need, hold, snapshot, apart, available)
 
     def commit_insert(
         self,
@@ -175,7 +185,7 @@ class Index:
         """Publish the copies; False if the tree has changed so that they no longer fit."""
         tree, missing = plan.tree, plan.missing
         if tree.version != plan.version:
-            again = find_missing(tree, plan.tokens, snapshot=plan.snapshot, available=plan.available)
+            again = find_missing(tree, plan.tokens, snapshot=plan.snapshot, apart=plan.apart, available=plan.available)
             if again != missing:
                 return False
         # Fills and states change what a plan made meanwhile would find, though no edge moves.

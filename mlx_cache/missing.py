@@ -47,8 +47,11 @@ class Missing:
         )
 
 
-def find_missing(tree: Tree, tokens: Tokens, *, snapshot: bool, available: list[int]) -> Missing:
-    """Compare a sequence with the tree. `available` is the first position of each group that can still be copied."""
+def find_missing(tree: Tree, tokens: Tokens, *, snapshot: bool, available: list[int], apart: bool = False) -> Missing:
+    """Compare a sequence with the tree. `available` is the first position of each group that can still be copied.
+
+    With `apart` an edge that goes on behind the sequence is cut at its end.
+    """
     layout, length = tree.layout, len(tokens)
     match = tree.match(tokens)
     node, at = match.last or tree.root, match.length
@@ -64,7 +67,7 @@ def find_missing(tree: Tree, tokens: Tokens, *, snapshot: bool, available: list[
         new.append(_chop(max(at, begin), length, tree.block_tokens) if wanted else [])
         if point and not group.is_full:
             backfills.extend(_backfills(match, g, at, begin))
-    is_split = at < node.end and (length > at or point)
+    is_split = at < node.end and (length > at or point or apart)
     cuts = [(b, at) for blocks in node.spans for b in blocks if b.start < at < b.end] if is_split else []
     wants_state = point and layout.has_state and (is_split or length > at or node.state is None)
     return Missing(node, at, length, wants_state, new, backfills, cuts, is_split)

@@ -22,6 +22,7 @@ class InsertPlan:
     reserved: int
     hold: Hold
     snapshot: bool
+    apart: bool
     available: list[int]
 
 

@@ -91,17 +91,21 @@ def test_a_file_that_is_signed_and_wrong_costs_a_hit(
     check(tmp_path / "kv", expected, quarantined=True)
 
 
+@pytest.mark.parametrize("to", ["a stranger's file", "what was there"])
 def test_links_in_a_directory_are_not_followed(
-    written: tuple[Path, list[tuple[str, Any]], list[bytes]], tmp_path: Path
+    to: str, written: tuple[Path, list[tuple[str, Any]], list[bytes]], tmp_path: Path
 ) -> None:
     directory, _, expected = written
     shutil.copytree(directory, tmp_path / "kv")
-    victim = tmp_path / "victim"
+    victim, moved = tmp_path / "victim", tmp_path / "moved"
     victim.write_bytes(b"mine" * 4096)
+    moved.mkdir()
     for index, path in enumerate(files(tmp_path / "kv")):
         if index % 2:
-            path.unlink()
-            path.symlink_to(victim)
+            # Whoever follows a link to the very file has nothing to put aside.
+            where = victim if to == "a stranger's file" else moved / path.name
+            path.rename(where) if where is not victim else path.unlink()
+            path.symlink_to(where)
     folder = next(path for path in (tmp_path / "kv" / "v1").rglob("*") if path.is_dir() and len(path.name) == 2)
     shutil.rmtree(folder)
     (tmp_path / "elsewhere").mkdir()
@@ -169,4 +173,6 @@ def test_a_window_that_has_wrapped_is_hit_where_it_was_kept_and_nowhere_else(
         assert [answer.tokens for answer in answers] == expected
         hits = [int(answer.trailing["x-prompt-cache-tokens"]) for answer in answers]
         assert hits[1] > 400 and hits[0] == 0, hits
+        # What is not there is not tried: that would be a miss, and exact, too.
+        assert not [line for line in worker.log.lines if "prompt_cache_failed" in line or "is put aside" in line]
         golden.check(worker)

@@ -17,6 +17,8 @@ FORMS = [
     *WRONG.values(),
     (("authorization", "Bearer " + "s" * 4000),),
     (("authorization-bin", b"Bearer s\xc3\xa9cret"),),
+    (("authorization-bin", f"Bearer {TOKEN}".encode()),),
+    (("authorization", f"bearer {TOKEN}"),),
     (("authorization", "Basic c2VjcmV0"),),
 ]
 

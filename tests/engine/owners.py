@@ -15,7 +15,8 @@ from mlx_cache.payload import MlxPayload
 
 
 def whose() -> list[Row]:
-    """The rows of the work in which this is called; none where it is the prompt cache's, or the draft model's."""
+    """The rows of the work in which this is called; none where nobody loses it: the prompt cache's, the
+    draft model's, what is made of texts while others run."""
     for frame in _frames():
         own, group = frame.f_locals.get("self"), frame.f_locals.get("group")
         if isinstance(own, PromptCache | MlxPayload | ModelDrafter):
@@ -26,6 +27,8 @@ def whose() -> list[Row]:
             return list(own.rows)
         if isinstance(group, DecodeBatch):
             return list(group.rows)
+        if frame.f_code is Pooled._while_it_runs.__code__:
+            return []  # what is made ahead is made again, and what runs meanwhile runs again
         if isinstance(own, Pooled) and own.unit is not None:
             return [part.row for part in own.unit.parts]
         if isinstance(own, Prefills):

@@ -94,6 +94,8 @@ def test_what_comes_from_everybodys_name_becomes_a_tenants_as_the_same_codes() -
     named = prefix.fetch(TOKENS, "ours")
     assert named.length == 600 and named.caches is not None
     prefix.insert(TOKENS, [copy_of(layer, 100) for layer in named.caches], "ours", restored=600)
+    # The tenant has asked once.
+    assert (prefix.figures()["fetches"], prefix.figures()["hits"]) == (1, 1)
     own = prefix.fetch(np.append(TOKENS, 1).astype(np.int32), "ours")
     assert own.length == 700 and own.caches is not None
     assert numbers(own.caches, 600) == numbers(named.caches, 600)

@@ -7,6 +7,7 @@ A few histories run with every change, more of them among the slow tests, and as
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from backend.core.logline import logline
+from backend.engine.batching.batch import DecodeBatch
+from backend.engine.batching.decoding import Decoding
 from backend.engine.batching.kept_conversations import KeptConversations
+from backend.engine.batching.pooled import results
 from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.pooled.units import TailRun
 from backend.engine.batching.prefills import Prefills
@@ -25,6 +29,7 @@ from backend.engine.batching.tenant_store import TenantStore
 from backend.engine.batching.verification import Verification
 from tests import chosen
 from tests.engine.machine.machine import EngineMachine
+from tests.engine.machine.wishes import Load, Wish
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +124,13 @@ def _store_codes_of_codes(
     self._store.insert(tokens, caches, tenant)
 
 
+def _restart_with_what_was_drawn(self: Decoding, group: DecodeBatch) -> None:
+    ahead = [(row, list(row.sampling.drawn_ahead)) for row in group.rows]
+    SOUND[Decoding, "_restart_batch"](self, group)
+    for row, drawn in ahead:
+        row.sampling.drawn_ahead.extend(drawn)
+
+
 def _keep_one_more(self: Verification) -> None:
     self._run.keep([min(n + 1, self._run.width) for n in self.drawn])
 
@@ -129,10 +141,12 @@ BUGS: dict[str, tuple[Any, str, Any, Any, int]] = {
     "a wrong guess stays in the cache": (Verification, "close", _keep_one_more, "host", 1),
     "who comes back has forgotten what was drawn": (Row, "to_feed", lambda self: self.submit.prompt.tokens, "host", 1),
     "who waits for a prompt that is gone is forgotten": (Prefills, "remove", _forget_followers, "host", 1),
+    "what is drawn ahead outlives its batch": (Decoding, "_restart_batch", _restart_with_what_was_drawn, "device", 1),
     "a tenant reads what has none": (PrefixCache, "_readable", _read_what_everybody_has, "host", 1),
     "a conversation is not forgotten": (KeptConversations, "_drop", _keep_what_is_idle, "host", 1),
     "a row that is computed keeps its KV": (Pooled, "remove", _leave_the_row_its_kv, "host", 1),
     "a tail stays behind its prompt": (TailRun, "cut_back", lambda self: None, "host", 1),
+    "no is taken for yes": (results, "chance", lambda logits: SOUND[results, "chance"](logits[::-1]), "host", 1),
     "codes are made of codes": (PrefixCache, "insert", _store_codes_of_codes, "host", 1),
 }  # fmt: skip
 SOUND = {(owner, attribute): getattr(owner, attribute) for owner, attribute, *_ in BUGS.values()}
@@ -146,3 +160,24 @@ def test_a_planted_bug_is_found(name: str, folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(owner, attribute, bug)
     with pytest.raises(AssertionError):
         run(EngineMachine.of(folder, "qwen3", sampler), number, BUG)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", [False, True])
+def test_a_batch_that_is_lost_beside_another_shows_what_outlives_it(
+    bug: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shortest history that shows it, whatever hypothesis makes up."""
+    if bug:
+        monkeypatch.setattr(Decoding, "_restart_batch", _restart_with_what_was_drawn)
+    machine = EngineMachine.of(folder, "qwen3", "device")()
+    machine.begin(Load(apart=True), 0)
+    machine.submit_some([Wish("a", 20, draws="drawn"), Wish("short, and then some", 20, draws="drawn")], 4)
+    machine.planting.arm("sampler", 1)
+    try:
+        with pytest.raises(AssertionError) if bug else nullcontext():
+            machine.rest()
+        assert machine.session.counters.failed == 1
+    finally:
+        machine.patched.undo()
+        machine.engine.close()

@@ -17,7 +17,10 @@ def check_consistent(cache: PromptCache) -> None:
     index = cache._index
     nodes = [node for tree in index.trees() for node in tree.nodes()]
     assert index.reserved == 0
-    assert index.eviction.nbytes == sum(node.nbytes for node in nodes) <= index.max_bytes
+    assert index.eviction.nbytes == sum(node.nbytes for node in nodes)
+    assert index.eviction.nbytes <= index.max_bytes or not any(map(_may_go, nodes)), (
+        "over its limit by what is not held"
+    )
     assert index.eviction.n_buffers == sum(node.n_buffers for node in nodes)
     assert not index.eviction.trash
     assert len(cache) == sum(not node.children for node in nodes)
@@ -30,6 +33,25 @@ def check_consistent(cache: PromptCache) -> None:
         _check_node(node)
         assert {id(hold) for hold in node.holds} <= pinned, "a hold outlived its call"
         assert all(hold.node is node and hold.end <= node.end for hold in node.holds)
+
+
+def _may_go(node: Node) -> bool:
+    """Whether anything of a node could be evicted now: all that pins and running calls do not need."""
+    layout, held = node.tree.layout, max((hold.end for hold in node.holds), default=None)
+    if held is None:
+        return node.is_leaf or (node.has_snapshot and not _is_built_upon(node))
+    # By whole blocks, from the end; a state goes only with its node.
+    return node.is_leaf and layout.cuttable and node.spans[0][-1].start >= max(held, node.start + 1)
+
+
+def _is_built_upon(node: Node) -> bool:
+    """Whether a window that begins in a child reaches back into this node."""
+    windows = [(g, group) for g, group in enumerate(node.tree.layout.groups) if not group.is_full]
+    return any(
+        node.spans[g] and child.cover(g) == child.start and child.end < child.start + group.reach
+        for g, group in windows
+        for child in node.children.values()
+    )
 
 
 def _check_node(node: Node) -> None:

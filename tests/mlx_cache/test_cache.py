@@ -25,9 +25,11 @@ def filled(tokens: list[int], layout: str = "plain", space: str = "m") -> list[A
     return FakeCache.after(LAYOUTS[layout], space, tokens)
 
 
-def put(cache: PromptCache, *sequences: list[int], layout: str = "plain", space: str = "m") -> None:
+def put(
+    cache: PromptCache, *sequences: list[int], layout: str = "plain", space: str = "m", apart: bool = False
+) -> None:
     for tokens in sequences:
-        assert cache.insert(space, tokens, filled(tokens, layout, space)).refusal is None
+        assert cache.insert(space, tokens, filled(tokens, layout, space), apart=apart).refusal is None
 
 
 # The shapes of calls
@@ -287,6 +289,32 @@ def test_a_pinned_prefix_stays_while_all_else_goes() -> None:
     assert cache.unpin("system") and not cache.unpin("system")
     put(cache, *([first] * 9 for first in range(30, 40)))
     assert cache.match_length("m", [1, 2, 3, 4, 0]) == 0
+
+
+@pytest.mark.parametrize(("layout", "over"), [("plain", False), ("plain", True), ("window", False)])
+def test_a_pin_of_what_was_stored_apart_holds_nothing_behind_it(layout: str, over: bool) -> None:
+    cache = store(block_tokens=64)
+    put(cache, [1, 2, 3, 4, 5, 6], layout=layout)
+    cache.pin("system", "m", [1, 2])
+    if over:
+        cache.max_bytes = 1
+        assert cache.nbytes > 1
+    put(cache, [1, 2], layout=layout, apart=True)
+    assert cache.pinned_length("system") == 2
+    cache.max_bytes = 1
+    assert cache.nbytes == sum(2 * group.bytes_per_token for group in LAYOUTS[layout].groups)
+    check_content(cache.fetch("m", [1, 2, 9]).caches or [], "m", [1, 2])
+    check_consistent(cache)
+
+
+def test_what_nobody_has_asked_for_is_in_no_figure_and_no_order() -> None:
+    cache = store(max_size=2, policy=LeafLru())
+    put(cache, [1, 2], [3, 4])
+    before = cache.stats()
+    assert cache.fetch("m", [1, 2, 9], counted=False).length == 2
+    assert cache.stats() == before
+    put(cache, [5, 6])
+    assert cache.match_length("m", [1, 2, 9]) == 0
 
 
 def test_a_prefix_can_be_pinned_before_it_is_stored() -> None:

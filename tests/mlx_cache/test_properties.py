@@ -140,6 +140,26 @@ class Machine(RuleBasedStateMachine):
             assert n_bytes is None or self.cache.nbytes <= n_bytes
             assert n_sequences is None or len(self.cache) <= n_sequences
 
+    @rule(n_bytes=st.sampled_from([60, 30, 9, 200]))
+    def limit(self, n_bytes: int) -> None:
+        """As rows that run leave it more, or less."""
+        if self.cache.max_bytes:
+            self.cache.max_bytes = n_bytes
+
+    @precondition(lambda self: any(self.seen.values()))
+    @rule(name=st.sampled_from("pq"), known=st.integers(0, 9), keep=st.integers(1, 9))
+    def name(self, name: str, known: int, keep: int) -> None:
+        """A beginning is stored by itself and held: the pin has not a token of what goes on from there."""
+        stored = [(space, tokens) for space, told in self.seen.items() for tokens in told]
+        space, tokens = stored[known % len(stored)]
+        beginning = list(tokens[:keep])
+        self.pin(name, space, beginning)
+        done = self.cache.insert(space, beginning, FakeCache.after(self.layout, space, beginning), apart=True)
+        if done.refusal is None and done.length == len(beginning):
+            self.seen[space].append(tuple(beginning))
+            self.pin(name, space, beginning)
+            assert all(hold.node.end == hold.end for hold in self.cache._index.pins[name].holds)
+
     @rule(space=SPACE | st.none())
     def clear(self, space: str | None) -> None:
         self.cache.clear(space)

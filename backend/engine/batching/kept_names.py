@@ -45,7 +45,7 @@ class KeptNames:
         cache, key, before = self._store.cache, self._store.key_of(tenant), self.names.get(tenant, name)
         # Held before it is stored, or it could go again at once; what had the name is held until this is whole.
         cache.pin(_TENTATIVE, key, tokens)
-        self._store.insert(tokens, caches, tenant)
+        self._store.insert(tokens, caches, tenant, apart=True)
         whole = cache.pinned_length(_TENTATIVE) == len(tokens)
         if whole:
             if before is not None:

@@ -337,7 +337,7 @@ class Prefills:
             self._guarded(row, partial(self._go_on_with, reused=reused))
 
     def _go_on_with(self, row: Row, reused: Reused) -> None:
-        row.caches = self.prefix.took(row.feed, reused, row.request.tenant, now=self.clock())
+        row.caches = self.prefix.took(row.feed, reused, row.request.tenant, now=self.clock(), again=row.preemptions > 0)
         row.covered = row.restored = reused.length
         self._note_reuse(row, reused)
         self._publish(row)
@@ -360,7 +360,9 @@ class Prefills:
         request = row.request
         # What only makes a prefix is no hit of one.
         counted = not request.prefill_only or row.submit.work is not None
-        reused = self.prefix.fetch(self._restorable(row), request.tenant, now=self.clock(), counted=counted)
+        reused = self.prefix.fetch(
+            self._restorable(row), request.tenant, now=self.clock(), counted=counted, again=row.preemptions > 0
+        )
         row.caches = reused.caches or self.new_cache()
         row.covered = row.restored = reused.length
         self._note_reuse(row, reused)

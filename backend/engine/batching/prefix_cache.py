@@ -112,24 +112,33 @@ class PrefixCache:
             say_fault("match", error)
             return 0
 
-    def fetch(self, tokens: NDArray[np.int32], tenant: str = "", *, now: float = 0.0, counted: bool = True) -> Reused:
+    def fetch(
+        self,
+        tokens: NDArray[np.int32],
+        tenant: str = "",
+        *,
+        now: float = 0.0,
+        counted: bool = True,
+        again: bool = False,
+    ) -> Reused:
         """Restore the longest usable prefix, at most `len(tokens) - 1`, at monotonic time `now`.
 
         Args:
             counted: It is a hit of the names that it takes whole.
+            again: The request has been served before, and had to go: nothing counts it once more.
         """
         if not self.enabled:
             return Reused(None, 0, "off" if self.tells else "")
         try:
             whose, readable, _ = self._best(tokens, tenant)
-            fetched = self._store.cache.fetch(self._store.key_of(whose), readable)
+            fetched = self._store.cache.fetch(self._store.key_of(whose), readable, counted=not again)
         except FOREIGN as error:
             say_fault("fetch", error)
             return Reused(None, 0, "error" if self.tells else "")
         if not self.keeps and fetched.length % STRICT_CHUNK:
             # Chunks of this request end elsewhere than those behind a hit of such a length.
             return Reused(None, 0, "")
-        if counted:
+        if counted and not again:
             self.used(tokens, fetched.length, tenant, now=now)
         return Reused(fetched.caches, fetched.length, self._reason(fetched, whose=whose, tenant=tenant))
 
@@ -164,13 +173,19 @@ class PrefixCache:
         """Whether there is a disk to read from."""
         return self.enabled and self._store.disk.tier is not None
 
-    def took(self, tokens: NDArray[np.int32], read: Reused, tenant: str, *, now: float) -> list[Any]:
+    def took(
+        self, tokens: NDArray[np.int32], read: Reused, tenant: str, *, now: float, again: bool = False
+    ) -> list[Any]:
         """A request of this prompt has what a disk gave: the layer caches that its row goes on with.
 
         Under strict only names are kept, so it is kept here. So are codes, of which the row has the numbers alone.
+
+        Args:
+            again: As in `fetch`.
         """
         assert read.caches is not None
-        self.used(tokens[: read.length], read.length, tenant, now=now)
+        if not again:
+            self.used(tokens[: read.length], read.length, tenant, now=now)
         if not self.keeps or self.lossy:
             self._store.insert(tokens[: read.length], read.caches, tenant)
         return to_numbers(read.caches) if self.lossy else read.caches
@@ -246,7 +261,7 @@ class PrefixCache:
                 return True
             if self._isolation != "performance" or self.match(asked, tenant) < restored:
                 return False
-            fetched = store.cache.fetch(store.key_of(""), asked, as_stored=True)
+            fetched = store.cache.fetch(store.key_of(""), asked, as_stored=True, counted=False)
         except FOREIGN as error:
             say_fault("fetch", error)
             return False

@@ -75,10 +75,10 @@ class TenantStore:
         assert self.beside is not None
         return self.beside.store
 
-    def insert(self, tokens: NDArray[np.int32], caches: list[Any], tenant: str) -> None:
-        """Store the KV of exactly `tokens`."""
+    def insert(self, tokens: NDArray[np.int32], caches: list[Any], tenant: str, *, apart: bool = False) -> None:
+        """Store the KV of exactly `tokens`; `apart` as in `PromptCache.insert`."""
         try:
-            self.cache.insert(self.key_of(tenant), tokens, caches)
+            self.cache.insert(self.key_of(tenant), tokens, caches, apart=apart)
         except FOREIGN as error:
             say_fault("insert", error)
 

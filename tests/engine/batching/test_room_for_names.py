@@ -7,8 +7,9 @@ import pytest
 from backend.config import CacheConfig
 from backend.core.errors import Overloaded
 from backend.engine.batching import room
+from backend.engine.batching.session import Session
 from backend.engine.handle import EngineHandle
-from tests.engine.harness import model_config, request, with_engine
+from tests.engine.harness import model_config, read, request, with_engine
 from tests.models import write_model
 
 NAMES, LENGTH = 8, 20
@@ -29,6 +30,26 @@ async def given(handle: EngineHandle, tenant: str, *, first: int = 0) -> int:
 async def one_prefix(handle: EngineHandle) -> int:
     """Bytes of a prefix."""
     return await handle.with_session(lambda session: session.budget.cost.bytes_for(LENGTH))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
+def test_what_is_named_of_a_longer_text_holds_what_rows_leave_out_for_it_and_no_more(
+    tmp_path: Path, family: str
+) -> None:
+    text = "what many begin with, and then what one of them goes on with. " * 3
+
+    async def body(handle: EngineHandle) -> None:
+        assert (await read(handle, request(text))).error is None
+        await handle.create_prefix(request(text[:LENGTH], keep_as="rules", prefill_only=True))
+
+        def squeezed(session: Session) -> tuple[int, int]:
+            session.prefix.limit_to(0)
+            return session.prefix.nbytes, session.room.named()
+
+        held, named = await handle.with_session(squeezed)
+        assert 0 < held <= named
+
+    with_engine(model_config(write_model(tmp_path / family, family), cache=CacheConfig()), body)
 
 
 @pytest.mark.parametrize("what", ["names", "bytes"])

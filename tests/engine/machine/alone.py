@@ -17,15 +17,18 @@ from backend.core.request import Sampling
 from backend.engine.quantized.kv_format import KVFormat
 from backend.engine.sampling.host.sampler import HostSampler
 from backend.engine.sampling.row_sampling import RowSampling
+from tests.straight import NO, YES
 
 VOCAB = 272
+# The tokens of several letters; all others are a character each.
+WORDS = {YES: "yes", NO: "no"}
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """A grammar of which it is known by hand what may come next: a beginning, then so many letters.
 
-    Each character is a token, as in the tests' tokenizer.
+    Each character is a token, as in the tests' tokenizer, and so are two words.
     """
 
     begins: str
@@ -53,6 +56,7 @@ class Follows:
             allowed = [ord(shape.begins[self._n])]
         else:
             allowed = list(range(ord("a"), ord("z") + 1)) if letters < shape.most else []
+            allowed += [token for token, word in WORDS.items() if letters + len(word) <= shape.most]
             allowed += [IM_END] if letters >= shape.least else []
         bits = np.zeros(-(-VOCAB // 32) * 32, np.uint8)
         bits[allowed] = 1
@@ -60,7 +64,7 @@ class Follows:
 
     def advance(self, token: int) -> None:
         """Past a token."""
-        self._n += 1
+        self._n += len(WORDS.get(token, " "))
 
     def forced(self, most: int) -> list[int]:
         """Nobody asks: nothing guesses here."""
@@ -135,6 +139,11 @@ class Alone:
         logits = self.read(tokens, kv)[0]
         logprobs = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
         return np.array([logprobs[place - 1, tokens[place]] for place in range(start, len(tokens))], np.float32)
+
+    def chance(self, tokens: Sequence[int], kv: KVFormat | None) -> NDArray[np.float32]:
+        """Of yes against no after all of these, `[1]`."""
+        logits = np.array(self.read(tokens, kv)[0][-1])
+        return np.array([1 / (1 + np.exp(logits[NO] - logits[YES]))], np.float32)
 
     def answer(
         self, prompt: str, sampling: Sampling, shape: Shape | None, most: int, kv: KVFormat | None = None

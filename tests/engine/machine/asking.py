@@ -11,7 +11,7 @@ from backend.core.request import GenerationRequest
 from mlx_cache.tree import common_prefix
 from tests.engine.machine.alone import alone
 from tests.engine.machine.asked import Asked, Right, right
-from tests.engine.machine.numbers import Computed, Question, right_numbers
+from tests.engine.machine.numbers import Computed, Question, prompt_of, right_numbers
 from tests.engine.machine.subject import MOST_ROUNDS, Subject
 from tests.engine.machine.wishes import Wish
 from tests.straight import Straight
@@ -62,23 +62,24 @@ class Asking(Subject):
         """Have numbers computed of a text."""
         name, now, load = f"n{len(self.computed)}", self.engine.clock.now, self.load
         path, deadline = self.paths[load.model], None if seconds is None else now + seconds
+        current = self.engine.handle._loads.current
+        assert current is not None
         self.planting.quiet = True
-        numbers = right_numbers(question, alone(path), straight(path), load.form)
+        numbers = right_numbers(question, current.pooled, alone(path), straight(path), load.form)
+        prompt = prompt_of(question, current.pooled)
         self.planting.quiet = False
         place, hit = (load.model, question.tenant), 0
-        if len(question.prompt):
+        if len(prompt):
             others = [*self.seen.get(place, ()), *self._of_everybody()]
             # Where something fails it may begin anew, from what it has stored itself; and others' come meanwhile.
             busy = any(not one.over for one in (*self.asked, *self.computed)) or load.tight or self.planting.armed
-            hit = (
-                len(question.prompt)
-                if busy
-                else max((common_prefix(question.prompt, told) for told in others), default=0)
-            )
+            hit = len(prompt) if busy else max((common_prefix(prompt, told) for told in others), default=0)
             for told in self.told:
-                told.setdefault(place, []).append(question.prompt)
+                told.setdefault(place, []).append(prompt)
         task = self.engine.submitted(self.engine.handle.compute(question.request(name, deadline)))
-        computed = Computed(name=name, question=question, right=numbers, task=task, deadline=deadline, hit=hit)
+        computed = Computed(
+            name=name, question=question, prompt=prompt, right=numbers, task=task, deadline=deadline, hit=hit
+        )
         self.computed.append(computed)
         return computed
 

@@ -84,6 +84,10 @@ class Checked(Asking):
         lost = owed - {row.request.request_id for row in rows} - self._on_their_way()
         assert not lost, (lost, [computed for computed in self.computed if computed.name in lost])
         assert session.prefix.nbytes <= min(session.prefix.most_bytes, session.budget.total)
+        # What does not give way is what rows leave out for it; of windows it may be more.
+        cache, named = session.prefix._store.cache, session.room.named()
+        windows = bool(session.budget.cost.windows)
+        assert windows or cache.nbytes <= max(cache.max_bytes, named), (cache.nbytes, cache.max_bytes, named)
 
     def _on_their_way(self) -> set[str]:
         commands = [*self.engine._thread._taken, *self.engine._thread._inbox._commands]

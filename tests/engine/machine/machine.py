@@ -10,15 +10,18 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from backend.config import SamplerBackend
 from backend.core.errors import ModelNotLoaded
+from tests.engine.machine.alone import WORDS
 from tests.engine.machine.checked import Checked
 from tests.engine.machine.numbers import QUESTIONS, Question
-from tests.engine.machine.planting import KINDS
+from tests.engine.machine.planting import KINDS, STEPS
 from tests.engine.machine.subject import LONGEST
 from tests.engine.machine.wishes import GROUP, LOADS, NAMED, PROMPTS, WISHES, Load, Wish
 from tests.models import write_model
+from tests.straight import with_yes_and_no
 
 ROUNDS = st.sampled_from((2, 0, 1, 4, 9))
 SOME_WISHES = st.lists(WISHES, min_size=1, max_size=4)
+UNLIKE_WISHES = st.lists(WISHES, min_size=2, max_size=3, unique_by=lambda wish: wish.prompt)
 running = precondition(lambda self: any(not asked.over for asked in self.asked))
 worth_a_load = precondition(lambda self: len(self.asked) >= self.load_after)
 cached = precondition(lambda self: self.asked and self.engine.session.prefix.nbytes > 0)
@@ -32,8 +35,10 @@ class EngineMachine(Checked):
         """The machine of a family and a batch; its models are written to `folder`."""
         # So that groups of codes divide a head.
         extra = {} if family == "mamba2" else {"head_dim": GROUP}
-        paths = [write_model(folder / f"{family}-{seed}", family, seed=seed, extra=extra) for seed in (0, 1)]
-        draft = write_model(folder / "draft", "qwen3", seed=0)
+        paths = [
+            with_yes_and_no(write_model(folder / f"{family}-{seed}", family, seed=seed, extra=extra)) for seed in (0, 1)
+        ]
+        draft = with_yes_and_no(write_model(folder / "draft", "qwen3", seed=0))
         models = {"family": family, "sampler": sampler, "paths": paths, "draft": draft}
         return type("Machine", (cls,), {**models, "row_bytes": {}, "ran": Counter(), "totals": Counter()})
 
@@ -61,8 +66,9 @@ class EngineMachine(Checked):
         self.ran["submit_once_more"] += 1
         before = self.asked[which % len(self.asked)]
         prompt = before.wish.prompt
-        # A marker's text would be one token of a prompt.
-        plain = before.end is not None and before.text.isascii() and "<" not in before.text
+        # The text of a marker, or a word that is a token, would be one token of a prompt.
+        words = any(mark in before.text for mark in ("<", *WORDS.values()))
+        plain = before.end is not None and before.text.isascii() and not words
         if more and plain and len(prompt) + len(before.text) < LONGEST - 30:
             prompt += before.text + " and?"
         self.ask(replace(before.wish, prompt=prompt, tenant=before.wish.tenant if tenant is None else tenant), None)
@@ -149,6 +155,15 @@ class EngineMachine(Checked):
         self.planting.arm(place, n)
         self.ask_some(wishes, rounds)
 
+    @rule(wishes=UNLIKE_WISHES, place=st.sampled_from(STEPS), n=st.integers(1, 5), rounds=st.sampled_from((4, 2, 7)))
+    def plant_beside(self, wishes: list[Wish], place: str, n: int, rounds: int) -> None:
+        """In a step of some, while what others have drawn is on the device."""
+        self.ran["plant_beside"] += 1
+        self.ask_some([replace(wish, n=20) for wish in wishes], 0)
+        self.rounds(rounds)
+        self.planting.arm(place, n)
+        self.rounds(2)
+
     # The prompt cache and the budget
 
     @rule(
@@ -195,9 +210,7 @@ class EngineMachine(Checked):
             for place in [place for place in told if place[0] == self.load.model and tenant in (None, place[1])]:
                 # What runs, or waits, may leave something yet.
                 told[place] = [asked.tokens for asked in self.asked if not asked.over and asked.wish.tenant == place[1]]
-                told[place] += [
-                    one.question.prompt for one in self.computed if not one.over and one.question.tenant == place[1]
-                ]
+                told[place] += [one.prompt for one in self.computed if not one.over and one.question.tenant == place[1]]
 
     @cached
     @rule(which=st.integers(0, 99), rounds=ROUNDS)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from backend.core.errors import DeadlineExceeded, InternalFault, RequestAborted, RequestCancelled, WorkerError
 from backend.core.events import Finished
 from backend.core.pooled import EmbedAsk, PooledRequest, Relevances, RerankAsk, ScoreAsk, Scores, Vectors
+from backend.engine.preparing.pooled import PooledPreparer
 from backend.engine.quantized.kv_format import KVFormat
 from tests.engine.machine.alone import Alone
 from tests.engine.machine.asked import WITHIN
@@ -27,12 +28,6 @@ class Question:
     tenant: str = ""
     priority: int = 0
 
-    @property
-    def prompt(self) -> NDArray[np.int32]:
-        """What of it the prompt cache may look up, and keep."""
-        text = self.ask.prompt if isinstance(self.ask, ScoreAsk) else ""
-        return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
-
     def request(self, name: str, deadline: float | None) -> PooledRequest:
         """For the engine."""
         return PooledRequest(
@@ -47,17 +42,32 @@ ASKS = st.one_of(
         prompt=st.sampled_from(PROMPTS),
         candidates=st.lists(st.sampled_from(CANDIDATES), max_size=3).map(tuple),
     ),
-    st.builds(RerankAsk, query=st.sampled_from(PROMPTS), documents=st.sampled_from((PROMPTS[:2], PROMPTS[2:6]))),
+    st.builds(
+        RerankAsk,
+        query=st.sampled_from(("a", "short, and then some")),
+        documents=st.sampled_from((PROMPTS[:2], PROMPTS[2:6], PROMPTS[3:4])),
+    ),
 ).filter(lambda ask: not isinstance(ask, ScoreAsk) or bool(ask.candidates))
 QUESTIONS = st.builds(
     Question, ask=ASKS, tenant=st.sampled_from(("", "a", "b")), priority=st.sampled_from((0, 0, 2, -1))
 )
 
 
+def prompt_of(question: Question, pooled: PooledPreparer) -> NDArray[np.int32]:
+    """What of it the prompt cache may look up, and keep."""
+    if isinstance(question.ask, ScoreAsk):
+        return np.frombuffer(question.ask.prompt.encode(), np.uint8).astype(np.int32)
+    return pooled.prepare(question.ask)[0].tokens
+
+
 def right_numbers(
-    question: Question, alone: Alone, straight: Straight, kv: KVFormat | None
+    question: Question, pooled: PooledPreparer, alone: Alone, straight: Straight, kv: KVFormat | None
 ) -> list[NDArray[np.float32]]:
-    """What a question should be answered, a row of numbers for each of its parts."""
+    """What a question should be answered, a row of numbers for each of its parts.
+
+    Args:
+        pooled: What says how a document is shown to a model that answers yes or no.
+    """
     match question.ask:
         case EmbedAsk(text=text):
             return [straight.vector(text.encode())]
@@ -66,6 +76,11 @@ def right_numbers(
             # Candidates are held as their prompt is, whose last token runs with them.
             form = kv if kv is not None and kv.is_codes(len(prompt) - 1) else None
             return [alone.logprobs(tokens, len(prompt), form) for tokens in read]
+        case RerankAsk(query=query, documents=documents) if pooled.rerank_way == "yes_no":
+            before, after = pooled._around(query)
+            shown = [pooled.prompts.encode(before + text + after, add_special_tokens=False) for text in documents]
+            # What they begin with alike is longer than any length from which on rows hold codes.
+            return [alone.chance(tokens.tolist(), kv) for tokens in shown]
         case RerankAsk(query=query, documents=documents):
             first = straight.vector(query.encode())
             return [np.array([straight.vector(text.encode()) @ first], np.float32) for text in documents]
@@ -88,11 +103,13 @@ class Computed:
     """One question from its submission to its end.
 
     Attributes:
+        prompt: What of it the prompt cache may look up, and keep.
         hit: Tokens of its prompt that the prompt cache may have had, at most.
     """
 
     name: str
     question: Question
+    prompt: NDArray[np.int32]
     right: list[NDArray[np.float32]]
     task: "asyncio.Task[Finished]"
     deadline: float | None

@@ -41,6 +41,7 @@ PLACES: dict[str, tuple[tuple[Any, str], ...]] = {
     "disk write": ((System, "write"), (System, "rename"), (System, "sync")),
 }
 KINDS = ("model", "draft", *PLACES)
+STEPS = ("model", "put", "wait", "sampler")
 
 
 class Planted(Exception):

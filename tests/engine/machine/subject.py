@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 from numpy.typing import NDArray
 
 from backend.config import SamplerBackend
+from backend.engine.batching.assembly import SLICE_SECONDS, device_kind
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.row import Row
@@ -27,7 +28,7 @@ from tests.engine.machine.asked import Asked
 from tests.engine.machine.kept import Names
 from tests.engine.machine.numbers import Computed
 from tests.engine.machine.planting import Planting
-from tests.engine.machine.stepped import SteppedEngine, at_once
+from tests.engine.machine.stepped import TICK_SECONDS, SteppedEngine, at_once
 from tests.engine.machine.wishes import Load
 
 MOST_ROUNDS = 4000
@@ -126,6 +127,11 @@ class Subject(RuleBasedStateMachine):
 
         self.patched.setattr(Speculating, "plan", planned)
 
+    def _divide_work(self, load: Load) -> None:
+        session = self.session
+        session.groups._bounds = replace(session.padding, group=0) if load.apart else session.padding
+        session.pace._slice_s = TICK_SECONDS if load.brief else SLICE_SECONDS[device_kind()]
+
     def _guess(self, row: Row) -> Proposal | None:
         known = next((asked.right.tokens for asked in self.asked if asked.name == row.request.request_id), [])
         n = len(row.generated) + len(row.sampling.drawn_ahead)
@@ -178,6 +184,7 @@ class Subject(RuleBasedStateMachine):
             load = replace(load, kv=None, stored_bits=None)
         config = load.config(self.paths, self.draft, self.folder / "kv", self.sampler, self._row_bytes(load.guesses))
         self.engine.until(self.engine.handle.load(config))
+        self._divide_work(load)
         self.load, self.loads, self.cleared = load, self.loads + 1, False
         self.names = Names(sure=self.names.sure)
         if load.disk:

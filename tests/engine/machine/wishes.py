@@ -7,7 +7,16 @@ import hypothesis.strategies as st
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.config import CacheConfig, Drafter, EngineConfig, Isolation, ModelConfig, SamplerBackend
+from backend.config import (
+    CacheConfig,
+    Drafter,
+    EngineConfig,
+    Isolation,
+    ModelConfig,
+    PooledConfig,
+    RerankWay,
+    SamplerBackend,
+)
 from backend.core.request import GenerationRequest, Grammar, Sampling
 from backend.engine.quantized.kv_format import KVFormat
 from tests.engine.harness import model_config
@@ -20,7 +29,7 @@ PROMPTS = (
     "a",
     _SHARED + "two chunks. ",
     _SHARED + "two chunks. the second",
-    _SHARED + "no more",
+    _SHARED + "nothing more",
     _SHARED[:64],
     _SHARED[:33],
     _SHARED[:32],
@@ -98,6 +107,9 @@ class Load:
         guesses: Who guesses: nobody, one that knows the answers and errs now and then, the row's own text and what the
             cache and the grammar have, or a draft model.
         tight: There is KV for two rows, and little more.
+        apart: Rows of unlike length decode in batches of their own.
+        brief: Of a prompt as few layers run at a time as can be.
+        ranks: How documents are compared with a query.
         idle_s, talks: For how long conversations are kept, and how many.
         kv: Rows hold codes of so many bits, from a length on.
         stored_bits: The prompt cache holds codes, of so many bits, of rows that hold numbers.
@@ -107,6 +119,9 @@ class Load:
     guesses: str = "none"
     rows: int = 6
     tight: bool = False
+    apart: bool = False
+    brief: bool = False
+    ranks: RerankWay = "cosine"
     cache_bytes: int | None = None
     sequences: int | None = None
     disk: bool = False
@@ -136,7 +151,8 @@ class Load:
                 prefill_chunk=CHUNK,
                 sampler=sampler,
                 isolation=self.isolation,
-                kv_bytes=int(2.4 * row) if self.tight else None,
+                # A document with what the model is told of it is a longer row than any other.
+                kv_bytes=int((3.4 if self.ranks == "yes_no" else 2.4) * row) if self.tight else None,
                 kv_bits=self.kv[0] if self.kv is not None else None,
                 kv_group_size=GROUP,
                 quantized_kv_start=self.kv[1] if self.kv is not None else 0,
@@ -149,6 +165,7 @@ class Load:
                 max_conversations=self.talks,
                 kv_bits=self.stored_bits,
             ),
+            pooled=PooledConfig(rerank=self.ranks, instruction="Find it."),
             drafters=frozenset() if self.guesses == "none" else kinds,
             draft_candidates=(str(draft),) if drafts else (),
         )
@@ -175,6 +192,9 @@ LOADS = st.builds(
     guesses=st.sampled_from(("none", "knows", "own", "draft")),
     rows=st.sampled_from((6, 2, 3)),
     tight=st.booleans(),
+    apart=st.booleans(),
+    brief=st.booleans(),
+    ranks=st.sampled_from(("cosine", "yes_no")),
     cache_bytes=st.sampled_from((None, None, 120_000, 300_000)),
     sequences=st.sampled_from((None, None, 2, 0)),
     disk=st.booleans(),
