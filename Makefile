@@ -18,7 +18,7 @@ CHECK_ARGS ?=
 FUZZ_ARGS ?=
 
 .PHONY: help setup setup-dev setup-cuda proto lock demo run device-check test test-pythons check format lint types imports \
-	proto-fresh coverage slow exhaustive fuzz device-batch bench models-table package sbom audit go-proto grpcurl clean
+	proto-fresh coverage slow exhaustive fuzz device-batch bench models-table package sbom audit go-proto grpcurl harmony clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,11 @@ go-proto: setup-dev  ## Generate the stubs of examples/go-host from backend.prot
 
 grpcurl:  ## Build grpcurl into build/bin, where the test of docs/grpcurl.md finds it (needs Go)
 	GOBIN=$(CURDIR)/build/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
+
+# Without what it requires: tests load its extension module alone.
+harmony: setup-dev  ## Get OpenAI's harmony library and its vocabulary into build/harmony, where its tests find them (uses npm)
+	$(PIP_INSTALL) --upgrade --target build/harmony -r requirements/harmony.txt
+	$(BIN)/python scripts/harmony_vocabulary.py
 
 format: setup-dev  ## Format and fix what can be fixed
 	$(BIN)/ruff format $(CODE)

@@ -14,6 +14,7 @@ from backend.output.calls.call_format import (
     CallSender,
     Read,
 )
+from backend.output.calls.json_text import NotACall
 from backend.output.calls.schema import ToolSchemas
 from backend.output.markers import MarkerSet
 from backend.output.sections import NOTHING, Section
@@ -51,6 +52,11 @@ class Layout:
             ("reasoning", False): MarkerSet((*think, *self.ignored)),
         }
         object.__setattr__(self, "_tables", tables)
+
+    @property
+    def in_messages(self) -> bool:
+        """The marker before reasoning is a message's header, as other sections have them."""
+        return bool(self.calls) and self.think_start.startswith(self.calls.starts)
 
     def markers(self, section: Section, *, calls: bool) -> MarkerSet:
         """What may end or interrupt a section."""
@@ -174,7 +180,7 @@ class MarkerParser:
             self._switch("content")
             self._begin_content()
         elif marker == layout.think_start and self._may_reason():
-            self._switch("reasoning")
+            self._begin_message("reasoning") if layout.in_messages else self._switch("reasoning")
         elif marker in layout.ignored:
             self._content.mark()
         elif (self._reasoning if self._section == "reasoning" else self._content).started:
@@ -200,7 +206,9 @@ class MarkerParser:
         except PARSE_ERRORS as error:
             self._break_off(error, final=final)
             return True
-        if read is not None:
+        if read and read.unless_cut and self._cut:
+            self._drop(len(self._buffer))
+        elif read:
             self._accept(read)
         return read is not None
 
@@ -210,10 +218,21 @@ class MarkerParser:
         if sent:
             at = error.at if isinstance(error, BrokenCall) else len(self._buffer)
             self._drop(at)
+            self._enter(error.section if isinstance(error, NotACall) else None)
         elif final and self._cut and (self._lead or len(self._buffer.strip()) >= self._telling):
             self._drop(len(self._buffer))
         else:
+            self._enter(error.section if isinstance(error, NotACall) else None)
             self._give_back()
+
+    def _enter(self, section: Section | None) -> None:
+        """Text of another section begins."""
+        if section and section != self._section:
+            self._begin_message(section)
+
+    def _begin_message(self, section: Section) -> None:
+        self._switch(section)
+        (self._content if section == "content" else self._reasoning).separate("\n\n")
 
     def _drop(self, end: int) -> None:
         """Nothing of the section up to `end` is text, and what follows is."""
@@ -241,8 +260,7 @@ class MarkerParser:
         if read.calls:
             self._switch("content")
         if read.section:
-            self._switch(read.section)
-            (self._content if read.section == "content" else self._reasoning).separate("\n\n")
+            self._begin_message(read.section)
         if not read.open:
             self._reader = None
 

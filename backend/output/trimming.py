@@ -19,6 +19,7 @@ class Trimmer:
         self._before = ""  # white space in front of the markers here
         self._blank = ""
         self._at_marker = after_marker
+        self._apart = False  # the white space behind the markers does not count
 
     def push(self, text: str) -> str:
         """Take new text of this channel; return what may be sent."""
@@ -28,10 +29,10 @@ class Trimmer:
             return ""
         lead = self._blank + text[: len(text) - len(body)]
         if self._at_marker:
-            lead = self._before + lead if self.started else ""
+            lead = self._before + ("" if self._apart else lead) if self.started else ""
         kept = body.rstrip(BLANK)
         self._before, self._blank = "", body[len(kept) :]
-        self.started, self._at_marker = True, False
+        self.started, self._at_marker, self._apart = True, False, False
         return lead + kept
 
     def mark(self) -> None:
@@ -41,9 +42,9 @@ class Trimmer:
         self._blank, self._at_marker = "", True
 
     def separate(self, blank: str) -> None:
-        """Another message of the same channel begins: keep its text apart from the last one's."""
+        """Another message of the same channel begins: keep its text apart from the last one's, by `blank` alone."""
         self.mark()
-        self._before = blank
+        self._before, self._apart = blank, True
 
     def finish(self) -> str:
         """What is held, unless a marker made this end."""

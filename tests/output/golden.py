@@ -40,6 +40,9 @@ TOOLS: tuple[dict[str, Any], ...] = (
     {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}},
 )
 
+# Where the model's end of its answer is that of a call without arguments, in formats whose end marker is no text then.
+_EMPTY_CALLS = {"harmony": "<|message|>"}
+
 
 @dataclass(frozen=True)
 class Golden:
@@ -130,6 +133,8 @@ def check_cut_off(name: str, golden: Golden) -> None:
         text = golden.text[:end]
         whole = run_golden(name, golden, [text])
         calls = decoded(whole)
+        if calls and not calls[-1][1] and text.rstrip().endswith(_EMPTY_CALLS.get(name, text + "!")):
+            calls.pop()
         assert calls == list(golden.calls)[: len(calls)]
         check_fragments(name, golden, text, expected)
         if chosen.every_cut or end % 11 == 0:

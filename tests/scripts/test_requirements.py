@@ -23,7 +23,7 @@ def entries(name: str) -> dict[str, tuple[Requirement, int]]:
     return found
 
 
-@pytest.mark.parametrize("name", [*LISTS, "cuda"])
+@pytest.mark.parametrize("name", [*LISTS, "cuda", "harmony"])
 def test_each_line_is_one_exact_version_with_hashes_and_no_address(name: str) -> None:
     assert "://" not in (FOLDER / f"{name}.txt").read_text()
     for requirement, hashes in entries(name).values():

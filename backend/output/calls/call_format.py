@@ -102,6 +102,7 @@ class Read:
         text: What of them is no call and goes back to the answer as it was written.
         open: The section goes on after `end`, and its reader with it.
         section: What the text after `end` is, for formats whose messages have headers; None leaves it.
+        unless_cut: It is so only if it was the model that ended the answer; else nothing was found.
     """
 
     end: int
@@ -111,6 +112,7 @@ class Read:
     broken_at: int | None = None
     open: bool = False
     section: Section | None = None
+    unless_cut: bool = False
 
 
 class NotForceable(ValueError):

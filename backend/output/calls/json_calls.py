@@ -64,10 +64,21 @@ class HeaderCallReader:
         at: That place.
         ends: End markers; without any, the arguments' end is the call's. At the end of the answer it may be missing.
         kept: Those of `ends` that are not part of the call.
+        ends_answer: One of `ends` is the model's end of the answer, and no text then: a call without arguments ends
+            behind its header.
     """
 
-    def __init__(self, header: Header, ends: tuple[str, ...] = (), *, kept: tuple[str, ...] = (), at: int = 0) -> None:
+    def __init__(
+        self,
+        header: Header,
+        ends: tuple[str, ...] = (),
+        *,
+        kept: tuple[str, ...] = (),
+        at: int = 0,
+        ends_answer: bool = False,
+    ) -> None:
         self._at = at
+        self._ends_answer = ends_answer
         self._header, self._ends, self._kept = header, ends, kept
         self._markers = MarkerSet(ends)
         self._parts: ArgumentParts | None = None
@@ -77,6 +88,8 @@ class HeaderCallReader:
         if self._parts is None:
             found = self._header(body, self._at)
             begin = skip_blank(body, found[2]) if found else len(body)
+            if found and begin == len(body) and final and self._ends_answer:
+                return Read(begin, (Call.of(found[0], None, found[1]),), unless_cut=True)
             if found is None or begin == len(body):
                 return wait(final=final)
             if end := self._end_at(body, begin):

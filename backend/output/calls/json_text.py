@@ -5,9 +5,17 @@ import math
 import sys
 from typing import Any
 
+from backend.output.sections import Section
+
 
 class NotACall(ValueError):
-    """The text after a start marker is no tool call; it is given back as it was written."""
+    """The text after a start marker is no tool call; it is given back as it was written.
+
+    Attributes:
+        section: Which section that text is of, where its header says so.
+    """
+
+    section: Section | None = None
 
 
 def load_json(text: str) -> Any:

@@ -1,12 +1,13 @@
 """Readers that several tool-call formats share."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from backend.output.calls.call_format import PARSE_ERRORS, BrokenCall, CallReader, Read
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import skip_blank
 from backend.output.markers import MarkerSet
+from backend.output.sections import Section
 
 
 def begins(text: str, literals: tuple[str, ...], at: int = 0) -> bool:
@@ -74,15 +75,24 @@ class BlockReader:
         return Read(end, text=body[:end], broken_at=broken_at, open=True)
 
 
+@dataclass(frozen=True, slots=True)
+class ToFunction:
+    """A message that calls a function; `section` is what its text is if it turns out to be no call."""
+
+    name: str
+    section: Section
+
+
 class HeaderReader:
     """The header of a message, and its body if that is a call.
 
     Args:
         header_end: Text between header and body.
-        route: What a header means: a `Read` with the section of the body, the name of the function that the
-            body calls, or None if it is no header. Asked of unfinished headers too: what it takes as a whole it
-            must take at every length.
+        route: What a header means: a `Read` with the section of the body, the function that the body calls, or
+            None if it is no header. Asked of unfinished headers too: what it takes as a whole it must take at
+            every length.
         call: A reader of a body that calls a function, from a position on.
+        marked: A start marker stands before the header; without one an unfinished header may be text.
     """
 
     _LONGEST = 512
@@ -90,20 +100,24 @@ class HeaderReader:
     def __init__(
         self,
         header_end: str,
-        route: Callable[[str], Read | str | None],
+        route: Callable[[str], Read | ToFunction | None],
         *,
         call: Callable[[str, int], CallReader] | None = None,
+        marked: bool = True,
     ) -> None:
         self._header_end, self._route = MarkerSet([header_end]), route
+        self._marked = marked
         self._new_call = call
         self._call: CallReader | None = None
+        self._section: Section | None = None
 
     def read(self, body: str, *, final: bool) -> Read | None:
         if self._call is not None:
-            return self._call.read(body, final=final)
+            return self._read_call(self._call, body, final=final)
         at, marker = self._header_end.find(body[: self._LONGEST], final=False)
         routed = self._route(body[:at])
-        if routed is None or (not marker and len(body) >= self._LONGEST):
+        never = len(body) >= self._LONGEST or (final and not self._marked)
+        if routed is None or (not marker and never):
             raise NotACall("no header")
         if not marker:
             # Cut off inside a header: it is markup, and nothing of the answer is lost with it.
@@ -113,5 +127,13 @@ class HeaderReader:
             return replace(routed, end=begin)
         if self._new_call is None:
             raise NotACall("no call is looked for")
-        self._call = self._new_call(routed, begin)
-        return self._call.read(body, final=final)
+        self._call, self._section = self._new_call(routed.name, begin), routed.section
+        return self._read_call(self._call, body, final=final)
+
+    def _read_call(self, call: CallReader, body: str, *, final: bool) -> Read | None:
+        try:
+            return call.read(body, final=final)
+        except PARSE_ERRORS as error:
+            refusal = error if isinstance(error, NotACall) else NotACall("no call")
+            refusal.section = self._section
+            raise refusal from error

@@ -71,7 +71,7 @@ class MuseSpark(CallFormat):
         return BlockReader("<atem:invoke", "</atem:invoke>", end, lambda at: TagReader(TAGS, tools, at))
 
     def first_reader(self, tools: ToolSchemas) -> CallReader:
-        return HeaderReader("<|message|>", route)
+        return HeaderReader("<|message|>", route, marked=False)
 
     def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
         return tagged_shape(TAGS, name, parameters) if self._calls else super().shape(name, parameters)

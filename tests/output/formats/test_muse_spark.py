@@ -2,7 +2,9 @@
 
 import pytest
 
-from tests.output.golden import Golden, check, check_damaged
+from backend.core.events import Piece
+from tests.output.cutting import run
+from tests.output.golden import Golden, check, check_damaged, format_named
 
 GOLDEN = (
     Golden(
@@ -36,3 +38,9 @@ def test_golden_texts_parse_the_same_at_every_cut_and_as_mlx_lm_does(golden: Gol
 
 def test_damaged_texts_stream_as_they_parse_at_once():
     check_damaged("muse_spark", GOLDEN)
+
+
+@pytest.mark.parametrize("text", [" ", "a", "to", "assistant to"])
+def test_text_that_only_begins_like_a_header_is_content(text: str):
+    for parts in ([text], list(text)):
+        assert run(format_named("muse_spark"), parts) == Piece(content=text)
