@@ -1,12 +1,14 @@
 """How long Health takes while the worker is busy, and how long a worker takes from exec to its first OK.
 
-    python -m benchmarks.health [--seconds 6] [--starts 10]
+    python -m benchmarks.health [--seconds 6] [--starts 10] [--single 10]
 
 A process of its own asks every 5 ms, and counts from when it meant to ask, so that a stall of the worker shows in
 every question that fell into it. Then the same again while that process also reads a stream: the longest pause of this
-neighbour stands beside the time of two prefill chunks. The last column is what a second of rest leaves of the memory
-that the work took. The model is a Llama of 51 million random parameters, except for texts and large requests, which
-tiny-chat takes (byte pairs): a row each for requests that are the worst of their kind, repeated.
+neighbour stands beside the time of two prefill chunks. So far the same work is done again and again, without a rest.
+"During one" is work done once beside such a stream, of many such times with rests between: of the questions that fell
+into it alone. The last column is what a second of rest leaves of the memory that the work took. The model is a Llama of
+51 million random parameters, except for texts and large requests, which tiny-chat takes (byte pairs): a row each for
+requests that are the worst of their kind.
 """
 
 import argparse
@@ -36,6 +38,7 @@ from benchmarks.serving import ROOT, Worker, model, worker
 from tests.e2e.watching import Seen, Watch
 
 CPU_CHUNK = 512  # tokens of a prefill chunk
+REST_SECONDS = 0.5
 TINY_CHAT = ROOT / "examples" / "tiny-chat" / "model"
 MEGABYTE = "word and " * (1_000_000 // 9)
 Work = Callable[[Worker], Awaitable[None]]
@@ -48,6 +51,7 @@ class Row:
     Attributes:
         health: Milliseconds of every Health.
         beside: The same with a neighbour who reads a stream.
+        single: The same of those alone that fell into work done once, with rests between.
         gap: The longest pause of that stream, in milliseconds.
         chunks: What the neighbour's model takes for two prefill chunks, in milliseconds.
         left: MiB of resident memory more than before, a second after the work.
@@ -55,29 +59,33 @@ class Row:
 
     health: list[float]
     beside: list[float] | None = None
+    single: list[float] | None = None
     gap: float | None = None
     chunks: float | None = None
     left: float | None = None
 
     def cells(self) -> list[object]:
         health = [len(self.health), share(self.health, 0.5), share(self.health, 0.99), max(self.health)]
-        beside = self.beside and share(self.beside, 0.99)
-        return [*health, *("" if value is None else value for value in (beside, self.gap, self.chunks, self.left))]
+        beside, single = (values and share(values, 0.99) for values in (self.beside, self.single))
+        rest = (beside, single, self.gap, self.chunks, self.left)
+        return [*health, *("" if value is None else value for value in rest)]
 
 
-async def while_busy(server: Worker, work: Work, seconds: float, chunks: float | None = None) -> Row:
-    """What others see while `work` is done again and again, for `seconds` at least; with a neighbour if `chunks`."""
+async def while_busy(server: Worker, work: Work, options: argparse.Namespace, chunks: float | None = None) -> Row:
+    """What others see while `work` is done again and again, and once; with a neighbour if `chunks`."""
+    seconds = options.seconds
     process = psutil.Process(server.process.pid)
     before = process.memory_info().rss
     alone = await seen_of(server, work, seconds, neighbour=False)
     with_neighbour = await seen_of(server, work, seconds, neighbour=True) if chunks is not None else None
+    single = await single_times(server, work, options.single, neighbour=chunks is not None)
     await asyncio.sleep(1)
     left = (process.memory_info().rss - before) / (1 << 20)
     health = [1e3 * s for s in alone.health]
     if with_neighbour is None:
-        return Row(health, left=left)
+        return Row(health, single=single, left=left)
     beside = [1e3 * s for s in with_neighbour.health]
-    return Row(health, beside, 1e3 * max(with_neighbour.gaps), chunks, left)
+    return Row(health, beside, single, 1e3 * max(with_neighbour.gaps), chunks, left)
 
 
 async def seen_of(server: Worker, work: Work, seconds: float, *, neighbour: bool) -> Seen:
@@ -87,6 +95,18 @@ async def seen_of(server: Worker, work: Work, seconds: float, *, neighbour: bool
         while time.perf_counter() < ends:
             await work(server)
     return watch.seen
+
+
+async def single_times(server: Worker, work: Work, times: int, *, neighbour: bool) -> list[float]:
+    """Milliseconds of the Healths during work that is done once, of all those times together."""
+    spans: list[tuple[float, float]] = []
+    with Watch(server.address, neighbour=neighbour) as watch:
+        for _ in range(times):
+            await asyncio.sleep(REST_SECONDS)
+            began = time.perf_counter()
+            await work(server)
+            spans.append((began, time.perf_counter()))
+    return [1e3 * took for span in spans for took in watch.seen.during(*span)]
 
 
 async def two_chunks(server: Worker) -> float:
@@ -227,20 +247,20 @@ async def measure(options: argparse.Namespace) -> dict[str, Row]:
     path = model("plain-32000-512", vocab=32_000, hidden=512, layers=8)
     rows: dict[str, Row] = {}
     async with worker() as server:
-        rows["before a load"] = await while_busy(server, nothing, 1)
-        rows["loading"] = await while_busy(server, loading(path), options.seconds)
+        rows["before a load"] = await while_busy(server, nothing, options)
+        rows["loading"] = await while_busy(server, loading(path), options)
         large_vocabulary = with_merges(model("plain-150000-32", vocab=150_000, hidden=32, layers=1))
-        rows["loading, 150,000 tokens"] = await while_busy(server, loading(large_vocabulary), options.seconds)
+        rows["loading, 150,000 tokens"] = await while_busy(server, loading(large_vocabulary), options)
         await server.load(path)
         chunks = await two_chunks(server)
         prefill = prefilling(options.prompt)
-        rows[f"{options.prompt}-token prefill"] = await while_busy(server, prefill, options.seconds, chunks)
-        rows["32 rows decoding"] = await while_busy(server, full_batch, options.seconds, chunks)
+        rows[f"{options.prompt}-token prefill"] = await while_busy(server, prefill, options, chunks)
+        rows["32 rows decoding"] = await while_busy(server, full_batch, options, chunks)
         await server.load(TINY_CHAT)
         chunks = await two_chunks(server)
-        rows["encoding 1 MB"] = await while_busy(server, encoding, options.seconds, chunks)
+        rows["encoding 1 MB"] = await while_busy(server, encoding, options, chunks)
         for name, request in requests().items():
-            rows[name] = await while_busy(server, large(request), options.seconds, chunks)
+            rows[name] = await while_busy(server, large(request), options, chunks)
     return rows
 
 
@@ -248,11 +268,12 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each kind of work")
     parser.add_argument("--starts", type=int, default=10)
+    parser.add_argument("--single", type=int, default=10, help="times that each work is done by itself")
     parser.add_argument("--prompt", type=int, default=8192, help="tokens of the prompts that are prefilled")
-    options = parse(parser, seconds=1.0, starts=2, prompt=1024)
+    options = parse(parser, seconds=1.0, starts=2, single=2, prompt=1024)
     starts = [start_seconds() * 1e3 for _ in range(options.starts)]
     rows = {"exec to first OK": Row(starts), **asyncio.run(measure(options))}
-    columns = ["p50", "p99", "worst", "p99 beside a stream", "its gap", "two chunks", "MiB left"]
+    columns = ["p50", "p99", "worst", "p99 beside a stream", "p99 during one", "its gap", "two chunks", "MiB left"]
     headings = ["Health in ms while", "asked", *columns]
     Report(options).table(headings, [[name, *row.cells()] for name, row in rows.items()])
 

@@ -25,10 +25,21 @@ EVERY_SECONDS = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Seconds of each Health, and between each two pieces of the neighbour's stream, if there is one."""
+    """What the watcher saw.
+
+    Attributes:
+        health: Seconds of each Health.
+        due: When each was meant to be asked, by the machine's `perf_counter`, which all processes share.
+        gaps: Seconds between each two pieces of the neighbour's stream, if there is one.
+    """
 
     health: list[float]
+    due: list[float]
     gaps: list[float]
+
+    def during(self, begin: float, end: float) -> list[float]:
+        """Seconds of the Healths that were asked, or not yet answered, in this time of `perf_counter`."""
+        return [took for due, took in zip(self.due, self.health, strict=True) if due < end and due + took > begin]
 
     def p99(self) -> float:
         """The time that 99 of 100 Healths did not exceed."""
@@ -40,7 +51,7 @@ class Watch:
 
     def __init__(self, address: str, *, neighbour: bool = True) -> None:
         self._command = [sys.executable, "-m", "tests.e2e.watching", address, *([] if neighbour else ["alone"])]
-        self.seen = Seen([], [])
+        self.seen = Seen([], [], [])
 
     def __enter__(self) -> "Watch":
         self._process = subprocess.Popen(
@@ -71,20 +82,22 @@ def main(address: str, alone: str = "") -> None:
         threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
         sys.stdout.write("watching\n")
         sys.stdout.flush()
-        health = _ask(stub, over)
+        due, health = _ask(stub, over)
         if not alone:
             neighbour.join()
-    sys.stdout.write(json.dumps({"health": health, "gaps": gaps}))
+    sys.stdout.write(json.dumps({"health": health, "due": due, "gaps": gaps}))
 
 
-def _ask(stub: rpc.BackendStub, over: threading.Event) -> list[float]:
+def _ask(stub: rpc.BackendStub, over: threading.Event) -> tuple[list[float], list[float]]:
+    meant: list[float] = []
     took: list[float] = []
     due = time.perf_counter()
     while not over.wait(max(0.0, due - time.perf_counter())):
         stub.Health(pb.HealthMessage(), timeout=120)
+        meant.append(due)
         took.append(time.perf_counter() - due)
         due += EVERY_SECONDS
-    return took
+    return meant, took
 
 
 def _read(stub: rpc.BackendStub, over: threading.Event, gaps: list[float], began: threading.Event) -> None:

@@ -5,36 +5,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from backend.core.call_shape import Shape
+from backend.output.calls.arg_keys import arg_key_tags
 from backend.output.calls.call_format import CallFormat, CallReader, Read
 from backend.output.calls.call_objects import CallObjectReader
 from backend.output.calls.json_calls import HeaderCallReader, wait
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader, Tags, begun
+from backend.output.calls.tag_calls import TagReader, Tags
 from backend.output.calls.tag_values import tagged_shape
+from backend.output.formats.hy3 import FORMAT as HY3
+from backend.output.formats.hy3 import SEPARATOR
 
 _NAME = re.compile(r"[\w.:/-]{0,256}")
-
-
-def arg_key_tags(prefix: str) -> Tags:
-    """`<arg_key>` and `<arg_value>`, with a prefix."""
-    key, key_end = f"<{prefix}arg_key>", f"</{prefix}arg_key>"
-    value, end = f"<{prefix}arg_value>", f"</{prefix}tool_call>"
-    name_begun = rf"(?:[\w.:/-]{{1,256}}\s*(?:{begun(key)}|{begun(end)}))?"
-    return Tags(
-        head=re.compile(rf"(?P<name>[\w.:/-]{{1,256}})(?=\s*(?:{key}|{end}))"),
-        head_begun=re.compile(name_begun),
-        opening=re.compile(rf"{key}\s*(?P<key>[^<>]+?)\s*{key_end}(?:\\n|\s)*{value}"),
-        opening_begun=re.compile(begun(key, "[^<>]*" + begun(key_end, r"(?:\\n|\s)*\\?" + begun(value)))),
-        value_end=f"</{prefix}arg_value>",
-        close=(end,),
-        guess=True,
-        write_head=f"<{prefix}tool_call>{{name}}\n",
-        write_opening=f"{key}{{key}}{key_end}\n{value}",
-        write_after="\n",
-        write_close=end,
-        writable=re.compile(r"[\w.:/-]{1,256}"),
-    )
 
 
 class ArgKeyReader:
@@ -79,4 +61,12 @@ class ArgKeyFormat(CallFormat):
         return tagged_shape(self._tags, name, parameters)
 
 
-FORMAT = ArgKeyFormat("glm47")
+class Glm47(ArgKeyFormat):
+    """GLM's own: where the template has a separator behind the name, and sections, it is another format."""
+
+    def fitted(self, template: str) -> CallFormat:
+        # mlx-lm takes any template with `<arg_key>` for GLM's.
+        return HY3 if SEPARATOR in template else self
+
+
+FORMAT = Glm47("glm47")

@@ -1,0 +1,35 @@
+"""Hy3: `<tool_calls><tool_call>NAME<tool_sep><arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>...`."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from backend.core.call_shape import Shape
+from backend.output.calls.arg_keys import arg_key_tags
+from backend.output.calls.call_format import CallFormat
+from backend.output.calls.readers import BlockReader
+from backend.output.calls.schema import ToolSchemas
+from backend.output.calls.tag_calls import TagReader
+from backend.output.calls.tag_values import tagged_shape
+
+SEPARATOR = "<tool_sep>"
+_SECTION, _CALL, _CALL_END, _END = "<tool_calls>", "<tool_call>", "</tool_call>", "</tool_calls>"
+_PLAIN = arg_key_tags(separator=SEPARATOR)
+TAGS = replace(_PLAIN, write_head=f"{_SECTION}\n{_PLAIN.write_head}", write_close=f"{_PLAIN.write_close}\n{_END}")
+
+
+class Hy3(CallFormat):
+    """The schema tells which values are strings; other values are JSON or Python literals."""
+
+    name = "hy3"
+    starts = (_SECTION,)
+    markers = (_SECTION, _CALL, SEPARATOR, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", _CALL_END, _END)
+
+    def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
+        return BlockReader(_CALL, _CALL_END, _END, lambda at: TagReader(TAGS, tools, at))
+
+    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+        return tagged_shape(TAGS, name, parameters)
+
+
+FORMAT = Hy3()
