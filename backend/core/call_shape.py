@@ -75,7 +75,35 @@ class Members:
     separator: str = ""
 
 
-Shape = tuple[Fixed | JsonValue | FreeText | Either | Members, ...]
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """This shape any number of times, `separator` between two."""
+
+    shape: "Shape"
+    separator: str = ""
+
+
+Part = Fixed | JsonValue | FreeText | Either | Members | Repeated
+Shape = tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSection:
+    """A section of an answer that holds calls. Shapes of calls have the beginning and the end of the first one.
+
+    Attributes:
+        trigger: Text within `begin`, or where the call begins, that opens it in an answer which is free until there;
+            empty if nothing does.
+        begin, end: What is not each call's own.
+        between: Between two calls; None where it holds one.
+        again: Between two sections; None where an answer has one.
+    """
+
+    trigger: str = ""
+    begin: str = ""
+    end: str = ""
+    between: str | None = None
+    again: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

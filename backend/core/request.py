@@ -141,6 +141,7 @@ class Conversation:
 
     Attributes:
         tools: OpenAI tool objects (`{"type": "function", "function": {...}}`), decoded.
+        one_call: At most one tool call may come.
         template_kwargs: Passed whole to the chat template (`enable_thinking`, `reasoning_effort`, ...).
         json_bytes: Of the text that tools, calls and arguments were decoded from: what rendering them costs.
     """
@@ -148,6 +149,7 @@ class Conversation:
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Json], ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    one_call: bool = False
     template_kwargs: Mapping[str, Json] = field(default_factory=dict)
     json_bytes: int = field(default=0, compare=False)
 

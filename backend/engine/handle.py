@@ -235,7 +235,8 @@ class EngineHandle:
                     prompt=prepared.prompt,
                     max_tokens=prepared.max_tokens,
                     output=prepared.output,
-                    bytes_of=model.table.bytes_of,
+                    # A text's tokens are told as they are written, an answer's as they are shown.
+                    bytes_of=model.table.label_of if prepared.work else model.table.bytes_of,
                     constraint=constraint,
                     stream=stream,
                     generation=model.facts.generation,

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.core.constraint import Constraint
-from backend.core.errors import InternalFault, Overloaded, WorkerUnavailable
+from backend.core.errors import InternalFault, WorkerUnavailable
 from backend.core.pools import start_threads
 from backend.core.request import Grammar
 from backend.grammar.constraints import GrammarConstraint, TextConstraint, token_mask
 from backend.grammar.dialects import MAX_TEXT_BYTES
 from backend.grammar.llguidance_engine import GuidanceCompiler, GuidanceError, GuidanceLimit, Matcher
-from backend.grammar.trial import Passed, Refused, check_first_mask
+from backend.grammar.trial import DearGrammar, Passed, Refused, check_first_mask
 from backend.grammar.trials import Outcome, Trials
 from backend.grammar.vocabulary import Vocabulary
 from backend.grammar.waiting import Activation, AfterReasoning, AfterTrigger
@@ -80,8 +80,8 @@ class CompiledGrammar:
         """A constraint for one answer, at its beginning; takes some 10 us."""
         bytes_of = self._vocabulary.tokens.__getitem__
         inner: TextConstraint
-        if activation.trigger:
-            inner = AfterTrigger(self._plain, activation.trigger, bytes_of)
+        if activation.triggers:
+            inner = AfterTrigger(self._plain, activation.triggers, bytes_of)
         else:
             inner = self._plain()
         if not activation.reasoning_end or not (activation.in_reasoning or activation.reasoning_start_ids):
@@ -158,12 +158,12 @@ class GrammarCompiler:
         many), or WorkerUnavailable (the compiler was closed meanwhile).
 
         Raises:
-            Overloaded: The text is too large.
+            DearGrammar: The text is too large.
             WorkerUnavailable: The compiler is closed.
         """
         size = len(grammar.text.encode(errors="replace"))
         if size > MAX_TEXT_BYTES:
-            raise Overloaded(f"Grammar: is {size} bytes, limit {MAX_TEXT_BYTES}")
+            raise DearGrammar(f"is {size} bytes, limit {MAX_TEXT_BYTES}")
         future: Future[CompiledGrammar] = Future()
         with self._lock:
             if self._closed:
@@ -274,7 +274,7 @@ class GrammarCompiler:
             result = CompiledGrammar(matcher, self._vocabulary, line_breaks, passed.memory + len(grammar.text))
         except GuidanceError as error:
             failure = "dear" if isinstance(error, GuidanceLimit) else "wrong"
-            result = Refused(failure, str(error)).error()
+            result = Refused(failure, str(error), error.line).error()
         except Exception as error:  # noqa: BLE001  whoever waits must hear of it
             result = error
         self._settle(grammar, result)

@@ -47,7 +47,15 @@ _REGEX_ERROR = re.compile(r"^error: (.*)$", re.MULTILINE)
 
 
 class GuidanceError(ValueError):
-    """A grammar that llguidance does not take; the message is one line."""
+    """A grammar that llguidance does not take; the message is one line.
+
+    Attributes:
+        line: Of the grammar, from 1 on, where the fault is; 0 if it is not known.
+    """
+
+    def __init__(self, reason: str, line: int = 0) -> None:
+        super().__init__(reason)
+        self.line = line
 
 
 class GuidanceLimit(GuidanceError):
@@ -132,7 +140,9 @@ class GuidanceCompiler:
             if error.startswith("panic"):
                 raise GuidancePanic("llguidance fails on this grammar")
             reason = _bounded_reason(error)
-            raise GuidanceLimit(reason) if reason.startswith(OVER_LIMIT) else GuidanceError(reason)
+            position = _POSITION.match(error)
+            line = int(position[1]) if position else 0
+            raise GuidanceLimit(reason, line) if reason.startswith(OVER_LIMIT) else GuidanceError(reason, line)
         return Matcher(matcher, self._tokenizer)
 
 
@@ -173,7 +183,7 @@ def _reason(error: str) -> str:
     if unimplemented := _UNIMPLEMENTED.search(error):
         return f"JSON schema: unsupported keyword {', '.join(map(repr, json.loads(unimplemented[1])))}"
     if schema := re.search(r"failed to compile JSON schema: (.*)", error):
-        return f"JSON schema: {schema[1]}"
+        return f"JSON schema: {_schema_fault(schema[1], error)}"
     position = _POSITION.match(error)
     where = f"line {position[1]}, column {position[2]}: " if position else ""
     rest = error[position.end() :] if position else error
@@ -181,6 +191,16 @@ def _reason(error: str) -> str:
     if detail and "regex parse error" in rest:
         return f"{where}invalid regular expression: {detail[1]}"
     return where + _one_line(rest.split("\n   1 |")[0].split("\n  ")[0])
+
+
+def _schema_fault(fault: str, error: str) -> str:
+    """What is wrong with a schema, by its keyword."""
+    if fault.startswith("regex parse error"):
+        detail = _REGEX_ERROR.search(error)
+        return f"'pattern' is an invalid regular expression: {detail[1] if detail else fault}"
+    if fault.startswith("oneOf constraints"):
+        return "unsupported keyword 'oneOf' of options that one value may fit together"
+    return f"'$ref': {fault}" if fault.startswith("Pointer") else fault
 
 
 def _one_line(text: str) -> str:

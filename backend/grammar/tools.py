@@ -1,18 +1,32 @@
 """Tool choice as a grammar: calls in the model's own form, with arguments that fit the tool's schema."""
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backend.core.call_shape import Either, Fixed, ForcedCall, FreeText, JsonValue, Members, Shape, TextLimits
+from backend.core.call_shape import (
+    CallSection,
+    Either,
+    Fixed,
+    ForcedCall,
+    FreeText,
+    JsonValue,
+    Members,
+    Part,
+    Repeated,
+    Shape,
+    TextLimits,
+)
 from backend.core.errors import InvalidRequest
 from backend.core.request import Grammar, ToolChoice
 from backend.grammar.dialects import json_rule, slashed
 
 # `str.strip` removes the last four control characters too, besides Unicode's white space.
 _EDGES = {"line breaks": r"[^\n]", "blanks": r"[^\s\x1c-\x1f]"}
+_ONE = CallSection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,29 +34,35 @@ class ToolGrammar:
     """What a tool choice asks of the answer.
 
     Attributes:
-        grammar: One call; after the trigger, if there is one.
-        trigger: Empty if the answer must be a call; else the text around calls is free, and the grammar holds
-            after this text (see `Activation.trigger`).
+        grammar: Calls; after a trigger, if there are any.
+        triggers: Empty if the answer must be a call; else the text around calls is free, and the grammar holds
+            after each of these texts (see `Activation.triggers`).
+        functions: Of each line of the grammar, the function whose call it is part of; empty for none.
     """
 
     grammar: Grammar
-    trigger: str = ""
+    triggers: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
 
 
 def tool_grammar(
     calls: Sequence[ForcedCall],
     choice: ToolChoice,
     *,
-    trigger: str = "",
+    sections: Sequence[CallSection] = (_ONE,),
     strict: bool = False,
+    several: bool = True,
     special: Mapping[str, int] | None = None,
 ) -> ToolGrammar | None:
     """The grammar that a tool choice asks for, or None if it asks for nothing.
 
+    Required calls are one or more, as far as the format can write several; a named one is one.
+
     Args:
         calls: How each tool's call is written.
-        trigger: The text that opens a call: the beginning of all of them. Only for optional calls.
+        sections: How calls stand in an answer. Of required ones the first counts, of optional ones all with a trigger.
         strict: A tool asks for arguments that surely fit its schema, so optional calls are held to it too.
+        several: More than one call may come.
         special: Control tokens by text; markers among them are matched as those tokens.
 
     Raises:
@@ -56,56 +76,122 @@ def tool_grammar(
             raise InvalidRequest("ToolChoice", f"function {choice.function!r} is not among the tools")
     if not calls:
         raise InvalidRequest("ToolChoice", f"{choice.mode} needs tools")
+    lark = _Lark(special or {}, several=several and choice.mode != "function")
     if choice.mode != "auto":
-        return ToolGrammar(_Lark(special or {}).grammar(calls))
-    shapes = [_without(call.shape, trigger) for call in calls]
-    if not trigger or None in shapes:
-        return None
-    bare = [ForcedCall(call.function, shape) for call, shape in zip(calls, shapes, strict=True) if shape is not None]
-    return ToolGrammar(_Lark(special or {}).grammar(bare), trigger)
+        return lark.required(calls, sections[0])
+    return lark.optional(calls, sections[0], [section for section in sections if section.trigger])
 
 
-def is_strict(tools: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether any of the OpenAI tool objects has `strict: true`."""
-    return any(isinstance(t.get("function"), Mapping) and t["function"].get("strict") is True for t in tools)
+def strict_functions(tools: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """The functions of those OpenAI tool objects that have `strict: true`."""
+    functions = (tool.get("function") for tool in tools)
+    return frozenset(
+        str(each["name"]) for each in functions if isinstance(each, Mapping) and each.get("strict") is True
+    )
 
 
-def _without(shape: Shape, trigger: str) -> Shape | None:
-    """The shape behind its trigger; None if it does not begin so."""
+def _between(shape: Shape, section: CallSection) -> Shape:
+    """What is a call's own, without the beginning and the end of its section."""
+    begin, rest = _split(shape)
+    assert begin.startswith(section.begin)
+    if section.end:
+        *rest, last = rest
+        assert isinstance(last, Fixed) and last.text.endswith(section.end)
+        rest = *rest, Fixed(last.text.removesuffix(section.end))
+    return Fixed(begin.removeprefix(section.begin)), *rest
+
+
+def _split(shape: Shape) -> tuple[str, Shape]:
+    """The text that a shape begins with, and what follows it."""
     first = shape[0] if shape else None
-    if not isinstance(first, Fixed) or not first.text.startswith(trigger):
-        return None
-    return Fixed(first.text[len(trigger) :]), *shape[1:]
+    return (first.text, shape[1:]) if isinstance(first, Fixed) else ("", shape)
 
 
 class _Lark:
-    """Writes shapes as rules of llguidance's Lark."""
+    """Writes calls as rules of llguidance's Lark."""
 
-    def __init__(self, special: Mapping[str, int]) -> None:
-        self._special = special
+    def __init__(self, special: Mapping[str, int], *, several: bool) -> None:
+        self._special, self._several = special, several
         self._lines: list[str] = []
+        self._functions: list[str] = []
+        self._function = ""
+        self._tails: dict[str, str] = {}
 
-    def grammar(self, calls: Sequence[ForcedCall]) -> Grammar:
-        """One of the calls."""
-        options = [
-            f"({' '.join(literal(call.lead, self._special))})? {self._sequence(call.shape)}"
-            if call.lead
-            else self._sequence(call.shape)
-            for call in calls
-        ]
-        start = "start: " + " | ".join(self._rule("call", option) for option in options)
-        return Grammar(kind="lark", text="\n".join([start, *self._lines]))
+    def required(self, calls: Sequence[ForcedCall], section: CallSection) -> ToolGrammar:
+        """Calls and nothing else, perhaps in several sections."""
+        call = self._any_of({call.function: _between(call.shape, section) for call in calls})
+        whole = " ".join([*self._literal(section.begin), *self._calls(call, call, section)])
+        if self._several and section.again is not None:
+            more = " ".join([*self._literal(section.again), whole])
+            whole = f"{whole} ({more})*"
+        # Formats say the same of all their calls.
+        lead = self._literal(calls[0].lead)
+        return self._grammar([f"({' '.join(lead)})? {whole}" if lead else whole])
+
+    def optional(
+        self, calls: Sequence[ForcedCall], written: CallSection, sections: Sequence[CallSection]
+    ) -> ToolGrammar | None:
+        """A section behind the trigger of each; None where there is none. Where there are several, the number of the
+        trigger comes first."""
+        bodies = {call.function: _between(call.shape, written) for call in calls}
+        call = self._any_of(bodies)
+        wholes: list[str] = []
+        for number, section in enumerate(sections):
+            whole = [json.dumps(f"{number}")] if len(sections) > 1 else []
+            _, within, rest = section.begin.partition(section.trigger)
+            first = call if within else self._any_of(bodies, behind=section.trigger)
+            wholes.append(" ".join([*whole, *self._literal(rest), *self._calls(first, call, section)]))
+        return self._grammar(wholes, tuple(section.trigger for section in sections)) if sections else None
+
+    def _calls(self, first: str, further: str, section: CallSection) -> list[str]:
+        """The calls of a section, and its end."""
+        between, end = section.between, section.end
+        if between is None or not self._several:
+            return [first, *self._literal(end)]
+        # What both begin with is written once: the lexer is greedy, and could not go back from one to the other.
+        common = _common(between, end)
+        both = self._literal(common)
+        more = " ".join([*self._literal(between.removeprefix(common)), further, *both])
+        return [first, *both, f"({more})*", *self._literal(end.removeprefix(common))]
+
+    def _any_of(self, shapes: Mapping[str, Shape], behind: str = "") -> str:
+        """A rule for a call of one of the functions, or for what follows a text in it."""
+        names: list[str] = []
+        for self._function, shape in shapes.items():
+            begin, rest = _split(shape)
+            if self._function not in self._tails:
+                self._tails[self._function] = self._tail(rest)
+            own = self._literal(begin.partition(behind)[2] if behind else begin)
+            names.append(self._rule("call", " ".join([*own, self._tails[self._function]])))
+        self._function = ""
+        return self._rule("any", " | ".join(names))
+
+    def _tail(self, shape: Shape) -> str:
+        """A rule for all of a call but its first text."""
+        try:
+            return self._rule("tail", self._sequence(shape))
+        except InvalidRequest as error:
+            reason = error.message.removeprefix(f"{error.field}: ")
+            raise InvalidRequest(error.field, f"function {self._function!r}: {reason}") from error
+
+    def _grammar(self, wholes: Sequence[str], triggers: tuple[str, ...] = ()) -> ToolGrammar:
+        text = "\n".join(["start: " + " | ".join(wholes), *self._lines])
+        return ToolGrammar(Grammar(kind="lark", text=text), triggers, ("", *self._functions))
+
+    def _literal(self, text: str) -> list[str]:
+        return literal(text, self._special)
 
     def _rule(self, kind: str, definition: str) -> str:
         """A new rule's name; those in capitals are terminals."""
         name = f"{kind}{len(self._lines)}"
         self._lines.append(f"{name}: {definition}")
+        self._functions.append(self._function)
         return name
 
     def _sequence(self, shape: Shape) -> str:
         return " ".join(part for each in shape for part in self._parts(each)) or '""'
 
-    def _parts(self, part: Fixed | JsonValue | FreeText | Either | Members) -> list[str]:
+    def _parts(self, part: Part) -> list[str]:
         match part:
             case Fixed():
                 return literal(part.text, self._special)
@@ -117,6 +203,10 @@ class _Lark:
                 return [self._rule("either", " | ".join(self._sequence(option) for option in part.options))]
             case Members():
                 return self._members(part)
+            case Repeated():
+                item = self._rule("item", self._sequence(part.shape))
+                more = " ".join([*self._literal(part.separator), item])
+                return [f"({item} ({more})*)?"]
 
     def _free_text(self, free: FreeText) -> list[str]:
         """One terminal with its end, as far as that is text: the lexer is greedy, and would run over the end."""
@@ -142,6 +232,12 @@ class _Lark:
             first = self._rule("first", f"({first_option})?" if wholly else first_option)
             after = self._rule("after", " ".join([f"({' '.join([*separator, item])}){optional}", after]).strip())
         return [first] if first else []
+
+
+def _common(one: str, other: str) -> str:
+    """What two texts begin with alike."""
+    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return "".join(char for char, _ in alike)
 
 
 def _may_be_empty(free: FreeText) -> bool:

@@ -21,6 +21,21 @@ MAX_LARK_BYTES = 16 << 20
 MAX_REASON = 400
 
 
+class WrongGrammar(InvalidRequest):
+    """A grammar that cannot be; `line` as in `GuidanceError`."""
+
+    def __init__(self, reason: str, line: int = 0) -> None:
+        super().__init__("Grammar", reason)
+        self.line = line
+
+
+class DearGrammar(Overloaded):
+    """A grammar over a limit."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Grammar: {reason}")
+
+
 @dataclass(frozen=True, slots=True)
 class Passed:
     """A grammar that compiles within the limits.
@@ -40,6 +55,7 @@ class Refused:
 
     failure: Failure
     reason: str
+    line: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", bounded(" ".join(self.reason.split()), MAX_REASON))
@@ -53,7 +69,9 @@ class Refused:
         """What its client is told."""
         match self.failure:
             case "wrong":
-                return InvalidRequest("Grammar", self.reason)
+                return WrongGrammar(self.reason, self.line)
+            case "dear":
+                return DearGrammar(self.reason)
             case "fault":
                 return InternalFault(f"Grammar: {self.reason}")
             case _:
@@ -73,7 +91,7 @@ def try_grammar(guidance: GuidanceCompiler, grammar: Grammar) -> Passed | Refuse
     except GuidanceLimit as error:
         return Refused("dear", str(error))
     except GuidanceError as error:
-        return Refused("wrong", str(error))
+        return Refused("wrong", str(error), error.line)
     size = len(lark.encode("utf-8", "replace"))
     if size > MAX_LARK_BYTES:
         return Refused("dear", f"comes to {size} bytes when its rules are written out, limit {MAX_LARK_BYTES}")
@@ -112,11 +130,11 @@ def outcome_fields(outcome: Passed | Refused) -> dict[str, Any]:
     """An outcome as JSON has it."""
     if isinstance(outcome, Passed):
         return {"lark": outcome.lark, "memory": outcome.memory}
-    return {"failure": outcome.failure, "reason": outcome.reason}
+    return {"failure": outcome.failure, "reason": outcome.reason, "line": outcome.line}
 
 
 def outcome_from(fields: Mapping[str, Any]) -> Passed | Refused:
     """The outcome that `outcome_fields` wrote."""
     if "lark" in fields:
         return Passed(fields["lark"], fields["memory"])
-    return Refused(fields["failure"], fields["reason"])
+    return Refused(fields["failure"], fields["reason"], fields["line"])

@@ -19,45 +19,48 @@ class Activation:
         reasoning_end: The marker that ends reasoning; empty if the model has none.
         in_reasoning: The answer begins inside reasoning.
         reasoning_start_ids: Tokens of the marker that opens reasoning, where the answer may begin with it.
-        trigger: The grammar holds after each occurrence of this text until it is complete, and the text around
-            is free; empty for a grammar that holds throughout.
+        triggers: The grammar holds after each occurrence of one of these texts until it is complete, and the text
+            around is free; none for a grammar that holds throughout. Where there are several, the number of the one
+            that occurred is the beginning of what the grammar describes.
     """
 
     reasoning_end: bytes = b""
     in_reasoning: bool = False
     reasoning_start_ids: tuple[int, ...] = ()
-    trigger: bytes = b""
+    triggers: tuple[bytes, ...] = ()
 
 
 class TextWatch:
-    """Finds a marker in text that arrives as tokens, whatever their boundaries."""
+    """Finds the first of some markers in text that arrives as tokens, whatever their boundaries."""
 
-    def __init__(self, marker: bytes, bytes_of: Callable[[int], bytes]) -> None:
-        self._marker = marker
+    def __init__(self, markers: Sequence[bytes], bytes_of: Callable[[int], bytes]) -> None:
+        self._markers = markers
+        self._longest = max(map(len, markers))
         self._bytes_of = bytes_of
         self._tail = b""
 
     def tokens_before(self, tokens: Sequence[int]) -> int:
-        """How many of these tokens come up to the one that completes the marker, that one included. Changes nothing."""
+        """How many of these tokens come up to the one that completes a marker, that one included. Changes nothing."""
         text = self._tail
         for n, token in enumerate(tokens, 1):
             text += self._bytes_of(token)
-            if self._marker in text:
+            if any(marker in text for marker in self._markers):
                 return n
         return len(tokens)
 
-    def push(self, token: int) -> bytes | None:
-        """What comes after the marker, if this token completes it."""
+    def push(self, token: int) -> tuple[int, bytes] | None:
+        """Which marker this token completes, and what comes after it; None if it completes none."""
         return self.push_text(self._bytes_of(token))
 
-    def push_text(self, text: bytes) -> bytes | None:
+    def push_text(self, text: bytes) -> tuple[int, bytes] | None:
         """As `push`, with text."""
         seen = self._tail + text
-        at = seen.find(self._marker)
-        if at >= 0:
+        places = [(at, which) for which, marker in enumerate(self._markers) if (at := seen.find(marker)) >= 0]
+        if places:
+            at, which = min(places)
             self._tail = b""
-            return seen[at + len(self._marker) :]
-        keep = len(self._marker) - 1
+            return which, seen[at + len(self._markers[which]) :]
+        keep = self._longest - 1
         self._tail = seen[-keep:] if keep else b""
         return None
 
@@ -76,7 +79,7 @@ class AfterReasoning:
         line_breaks: NDArray[np.uint32],
     ) -> None:
         self._inner = inner
-        self._watch = TextWatch(activation.reasoning_end, bytes_of)
+        self._watch = TextWatch([activation.reasoning_end], bytes_of)
         self._start_ids = activation.reasoning_start_ids
         self._opened = len(self._start_ids) if activation.in_reasoning else 0
         self._reasons = activation.in_reasoning
@@ -125,9 +128,10 @@ class AfterReasoning:
         return mask is None or allows(mask, token)
 
     def _advance_reasoning(self, token: int) -> None:
-        rest = self._watch.push(token)
-        if rest is None:
+        found = self._watch.push(token)
+        if found is None:
             return
+        _, rest = found
         self._reasons = False
         self._opened = 0
         self._gaps_left = _MAX_GAP_TOKENS
@@ -170,15 +174,16 @@ class AfterReasoning:
 class AfterTrigger:
     """Free text, and after each trigger one text that the grammar holds. Engine thread only.
 
-    If the token that completes the trigger carries text that the grammar refuses, that occurrence stays free:
+    If the token that completes a trigger carries text that the grammar refuses, that occurrence stays free:
     nothing can be taken back, and a call that does not parse is given as content.
     """
 
     def __init__(
-        self, make_inner: Callable[[], TextConstraint], trigger: bytes, bytes_of: Callable[[int], bytes]
+        self, make_inner: Callable[[], TextConstraint], triggers: Sequence[bytes], bytes_of: Callable[[int], bytes]
     ) -> None:
+        self._numbered = len(triggers) > 1
         self._make_inner = make_inner
-        self._watch = TextWatch(trigger, bytes_of)
+        self._watch = TextWatch(triggers, bytes_of)
         self._inner: TextConstraint | None = None
 
     def mask(self) -> NDArray[np.uint32] | None:
@@ -198,11 +203,13 @@ class AfterTrigger:
     def valid(self, tokens: Sequence[int]) -> int:
         return self._inner.valid(tokens) if self._inner is not None else self._watch.tokens_before(tokens)
 
-    def _begin(self, rest: bytes | None) -> None:
-        if rest is None:
+    def _begin(self, found: tuple[int, bytes] | None) -> None:
+        if found is None:
             return
+        which, rest = found
         inner = self._make_inner()
-        if not rest or inner.accept_text(rest):
+        behind = b"%d" % which + rest if self._numbered else rest
+        if not behind or inner.accept_text(behind):
             self._inner = inner
 
     def accept_text(self, text: bytes) -> bool:

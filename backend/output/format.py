@@ -1,10 +1,10 @@
 """The format of one model's output, and parsers for it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from backend.core.call_shape import ForcedCall
+from backend.core.call_shape import CallSection, ForcedCall
 from backend.output.calls.call_format import CallFormat, NotForceable
 from backend.output.calls.schema import ToolSchemas
 from backend.output.choice import (
@@ -97,6 +97,11 @@ class OutputFormat:
         return self.calls.call_end if self.calls else ""
 
     @property
+    def call_sections(self) -> tuple[CallSection, ...]:
+        """How forced calls stand in an answer, the form that is asked for first (see `forced_calls`)."""
+        return (self.calls or formats()[_UNKNOWN]).sections
+
+    @property
     def markers(self) -> tuple[str, ...]:
         """Every text that parsing looks for."""
         own = (
@@ -143,10 +148,16 @@ class OutputFormat:
             new_id=new_id,
         )
 
-    def forced_calls(self, tools: Sequence[Mapping[str, Any]], function: str = "") -> tuple[ForcedCall, ...]:
+    def forced_calls(
+        self, tools: Sequence[Mapping[str, Any]], function: str = "", *, held: Container[str] | None = None
+    ) -> tuple[ForcedCall, ...]:
         """How a call of each tool is written, or of one of them, for constraining an answer to be one.
 
         Models without a format of their own write Hermes' then.
+
+        Args:
+            held: Functions whose arguments must fit their schema, None for all. Of the others any call is taken; one
+                that cannot be written at all is left out.
 
         Raises:
             NotForceable: No grammar can hold calls to a tool's schema in this format; says which tool and why.
@@ -156,11 +167,14 @@ class OutputFormat:
             raise NotForceable("calls are turned off for this model")
         found: list[ForcedCall] = []
         for name in schemas.names:
-            if function in ("", name):
-                parameters = schemas.parameters(name) or {"type": "object"}
-                try:
-                    found.append(ForcedCall(name, calls.shape(name, parameters), calls.lead))
-                except NotForceable as error:
+            if function not in ("", name):
+                continue
+            holds = held is None or name in held
+            parameters = (schemas.parameters(name) or {"type": "object"}) if holds else None
+            try:
+                found.append(ForcedCall(name, calls.shape(name, parameters), calls.lead))
+            except NotForceable as error:
+                if holds:
                     raise NotForceable(f"function {name!r}: {error}") from error
         return tuple(found)
 

@@ -43,6 +43,7 @@ def conversation_of(wire: pb.PredictOptions, template_kwargs: Mapping[str, Json]
         messages=tuple(_message(index, message, budget) for index, message in enumerate(wire.Messages)),
         tools=tools,
         tool_choice=choice,
+        one_call=not _boolean_of(wire.Metadata, "parallel_tool_calls", default=True),
         template_kwargs={**template_kwargs, **_kwargs_of(wire.Metadata)},
         json_bytes=json_bytes,
     )
@@ -203,7 +204,7 @@ def _arguments(field: str, value: Json, budget: JsonBudget) -> Json:
 def _kwargs_of(metadata: Mapping[str, str]) -> dict[str, Json]:
     kwargs: dict[str, Json] = {}
     if "enable_thinking" in metadata:
-        kwargs["enable_thinking"] = _boolean("enable_thinking", metadata["enable_thinking"])
+        kwargs["enable_thinking"] = _boolean_of(metadata, "enable_thinking")
     if "reasoning_effort" in metadata:
         kwargs["reasoning_effort"] = metadata["reasoning_effort"]
     # The host writes this blob last, over what the keys above say.
@@ -228,7 +229,10 @@ def kwargs_fault(kwargs: Mapping[str, Json]) -> str:
     return ""
 
 
-def _boolean(key: str, text: str) -> bool:
+def _boolean_of(metadata: Mapping[str, str], key: str, *, default: bool = False) -> bool:
+    text = metadata.get(key)
+    if text is None:
+        return default
     if text.lower() not in ("true", "false"):
         raise InvalidRequest(f"Metadata[{key}]", "must be true or false")
     return text.lower() == "true"

@@ -128,4 +128,4 @@ def test_what_a_format_cannot_hold_is_refused_with_its_reason(told: Worker) -> N
     if markers.format_type in ("", "jamba"):
         assert answer.code == grpc.StatusCode.OK
     else:
-        answer.refused(grpc.StatusCode.INVALID_ARGUMENT, "ToolChoice: function 'get_weather': arguments written one by")
+        answer.refused(grpc.StatusCode.INVALID_ARGUMENT, "Tools: function 'get_weather': arguments written one by")

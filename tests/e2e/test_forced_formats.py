@@ -29,6 +29,10 @@ from tests.grammar.schemas import random_parameters
 AT_ONCE = 24
 BUDGET = 400
 FORMATS = sorted(formats())
+NAMED = ToolChoice(mode="function", function="f")
+NOTHING: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+# A turn of theirs ends with its call.
+ONE_CALL = ("harmony",)
 # One of each way to write arguments: JSON, tags, one's own quotes.
 QUICK = ("qwen3_coder",)
 CASES = [
@@ -42,13 +46,12 @@ def parameters_of(number: int) -> dict[str, Any]:
     return random_parameters(random.Random(number), number % 4)
 
 
-async def forced_answers(engine: EngineHandle, count: int) -> list[Answer]:
-    """Answers that must call `f`, each with a schema and a seed of its own, at most `AT_ONCE` at a time."""
+async def forced_answers(engine: EngineHandle, count: int, choice: ToolChoice = NAMED) -> list[Answer]:
+    """Answers that must call, each with a schema of `f` and a seed of its own, at most `AT_ONCE` at a time."""
     room = asyncio.Semaphore(AT_ONCE)
 
     async def one(number: int) -> Answer:
-        tools = (tool("f", parameters_of(number)), tool("g", {"type": "object", "properties": {}}))
-        choice = ToolChoice(mode="function", function="f")
+        tools = (tool("f", parameters_of(number)), tool("g", NOTHING))
         conversation = Conversation(messages=(Message(role="user", content="Hi"),), tools=tools, tool_choice=choice)
         sampling = Sampling(temperature=1.0, seed=number)
         async with room:
@@ -72,15 +75,27 @@ def outcome(calls: list[tuple[str, str]], text: str, cut: bool, number: int) -> 
     return "valid"
 
 
-def outcome_of(answer: Answer, number: int) -> str:
-    """Of an answer of the engine's."""
+def calls_of(answer: Answer, number: int) -> tuple[list[tuple[str, str]], str, bool]:
+    """The calls and the text of an answer of the engine's, and whether its limit ended it."""
     assert answer.end is not None, (number, answer.error)
     pieces = [*(delta.piece for delta in answer.deltas), answer.end.piece]
     calls = joined([each for piece in pieces for each in piece.tool_calls])
     text = "".join(piece.content + piece.reasoning for piece in pieces)
     cut = answer.end.reason is FinishReason.LENGTH
     assert cut or answer.end.reason is FinishReason.TOOL_CALLS, (number, answer.end.reason)
-    return outcome(calls, text, cut, number)
+    return calls, text, cut
+
+
+def check_several(calls: list[tuple[str, str]], text: str, cut: bool, number: int) -> int:
+    """All calls fit, but that the last may be cut; how many are whole."""
+    assert not text.strip(), (number, text)
+    whole = calls if not cut else calls[:-1]
+    for name, arguments in whole:
+        check_whole(arguments, parameters_of(number) if name == "f" else NOTHING)
+    for name, arguments in calls[len(whole) :]:
+        check_so_far(arguments, parameters_of(number) if name == "f" else NOTHING)
+    assert whole or cut
+    return len(whole)
 
 
 @pytest.mark.parametrize(("name", "count"), CASES)
@@ -94,8 +109,26 @@ def test_forced_calls_of_a_random_model_fit_their_schemas(name: str, count: int,
     answers = with_engine(
         model_config(folder, engine=EngineConfig(max_rows=AT_ONCE), tool_parser=name, reasoning_parser="none"), body
     )
-    found = Counter(outcome_of(answer, number) for number, answer in enumerate(answers))
+    found = Counter(outcome(*calls_of(answer, number), number) for number, answer in enumerate(answers))
     assert found["valid"] > count // 2, found
+
+
+@pytest.mark.parametrize(("name", "count"), CASES)
+def test_required_calls_of_a_random_model_are_one_or_more_and_fit(name: str, count: int, tmp_path: Path) -> None:
+    folder = write_model_of(tmp_path / "model", name, special=len(name) % 2 == 1)
+
+    async def body(engine: EngineHandle) -> list[Answer]:
+        return await forced_answers(engine, count, ToolChoice(mode="required"))
+
+    answers = with_engine(
+        model_config(folder, engine=EngineConfig(max_rows=AT_ONCE), tool_parser=name, reasoning_parser="none"), body
+    )
+    numbers = [check_several(*calls_of(answer, number), number) for number, answer in enumerate(answers)]
+    assert sum(map(bool, numbers)) > count // 2, numbers
+    if name in ONE_CALL:
+        assert max(numbers) == 1, numbers
+    elif count > 50:  # a few may all have ended after one
+        assert max(numbers) > 1, numbers
 
 
 @pytest.mark.slow

@@ -188,3 +188,28 @@ def test_a_host_that_loads_a_model_for_embeddings_has_cosines(another_worker: Wo
     for fields, way in (({"Embeddings": True}, "cosine"), ({"Embeddings": True, "Reranking": True}, "yes_no")):
         another_worker.must_load(folder, **fields)
         assert another_worker.info.Get(pb.InfoRequest(), timeout=60).details["rerank"] == way
+
+
+def test_a_prompt_or_a_query_that_is_too_long_alone_is_the_one_that_is_named(worker: Worker) -> None:
+    context = worker.info.Get(pb.InfoRequest(), timeout=60).context
+    words = "bridge " * context
+    score = pb.ScoreRequest(prompt=words, candidates=[" a"])
+    rerank = pb.RerankRequest(query=words, documents=["a"])
+    late = pb.ScoreRequest(prompt="a", candidates=[words])
+    for call, request, field in (
+        (worker.stub.Score, score, "prompt"),
+        (worker.stub.Rerank, rerank, "query"),
+        (worker.stub.Score, late, "candidates[0]"),
+        (worker.stub.Rerank, pb.RerankRequest(query="a", documents=["b", words]), "documents[1]"),
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            call(request, timeout=60)
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[reportAttributeAccessIssue]
+        details = refused.value.details()  # type: ignore[reportAttributeAccessIssue]
+        assert details.startswith(f"{field}: ")
+
+
+def test_a_special_token_in_a_scored_text_is_told_as_it_is_written(worker: Worker) -> None:
+    request = pb.ScoreRequest(prompt="Yes", candidates=["<|im_end|>!"], include_token_logprobs=True)
+    (candidate,) = worker.stub.Score(request, timeout=60).candidates
+    assert "".join(token.token for token in candidate.tokens) == "<|im_end|>!"

@@ -1,4 +1,4 @@
-"""What a grammar of forced calls admits, each format's own parser reads as exactly one call that fits its schema."""
+"""What a grammar of forced calls admits, each format's own parser reads as exactly those calls, which fit."""
 
 import json
 import random
@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from backend.core.call_shape import CallSection
 from backend.core.request import ToolChoice
 from backend.grammar.compiler import CompiledGrammar, GrammarCompiler
 from backend.grammar.tools import tool_grammar
@@ -86,6 +87,8 @@ TOOLS: tuple[dict[str, Any], ...] = (
 )
 SCHEMAS = {each["function"]["name"]: each["function"].get("parameters", {}) for each in TOOLS}
 FORMATS = sorted(formats())
+# A turn of theirs ends with its call.
+ONE_CALL = ("harmony",)
 # Each format's markers as control tokens and as text, one of them in the slow tier.
 MARKED = [
     pytest.param(name, special, marks=[pytest.mark.slow] if special == number % 2 else [])
@@ -126,29 +129,78 @@ def walked(compiled: CompiledGrammar, vocabulary: Vocabulary, rng: random.Random
 
 def grammar_of(output_format: OutputFormat, special: Mapping[str, int], function: str) -> Any:
     choice = ToolChoice(mode="function", function=function) if function else ToolChoice(mode="required")
-    found = tool_grammar(output_format.forced_calls(TOOLS, function), choice, special=special)
+    calls = output_format.forced_calls(TOOLS, function)
+    found = tool_grammar(calls, choice, sections=output_format.call_sections, special=special)
     assert found is not None
     return found.grammar
 
 
-def check_call(output_format: OutputFormat, text: str, rng: random.Random) -> str:
-    """The text is one call that fits its schema and nothing else, whole and in parts; the function's name."""
+def read_calls(output_format: OutputFormat, text: str, rng: random.Random) -> list[tuple[str, str]]:
+    """The calls that the text is, all of which fit their schemas; it is nothing else, whole and in parts."""
     points = sorted(rng.randrange(len(text) + 1) for _ in range(8))
     parts = [text[i:j] for i, j in zip([0, *points], [*points, len(text)], strict=True)]
     piece = run(output_format, parts, tools=TOOLS)
     assert run(output_format, parts, tools=TOOLS, in_parts=True) == piece, text
     assert (piece.content, piece.reasoning) == ("", ""), text
-    ((name, arguments),) = calls_in(piece)
-    jsonschema.validate(json.loads(arguments), SCHEMAS[name])
-    return name
+    for name, arguments in calls_in(piece):
+        jsonschema.validate(json.loads(arguments), SCHEMAS[name])
+    return calls_in(piece)
+
+
+def in_one_answer(texts: list[str], section: CallSection) -> str:
+    """Calls that stand alone, as one answer has them."""
+    if section.between is None:
+        return (section.again or "").join(texts)
+    own = [text.removeprefix(section.begin).removesuffix(section.end) for text in texts]
+    return section.begin + section.between.join(own) + section.end
+
+
+def tokens_of(text: str, vocabulary: Vocabulary) -> list[int]:
+    """Control tokens as they are, all else byte by byte."""
+    marks = [mark for mark in vocabulary.special if mark != "<eos>"]
+    pieces = re.split(f"({'|'.join(map(re.escape, sorted(marks, key=len, reverse=True)))})", text) if marks else [text]
+    return [token for piece in pieces for token in ([vocabulary.special[piece]] if piece in marks else piece.encode())]
+
+
+def check_several(
+    output_format: OutputFormat,
+    alone: list[str],
+    compiled: CompiledGrammar,
+    vocabulary: Vocabulary,
+    rng: random.Random,
+) -> None:
+    """Calls one after the other, as the format has them, are admitted where calls are required, and read so."""
+    section = output_format.call_sections[0]
+    if section.between is None and section.again is None:
+        assert output_format.format_type in ONE_CALL
+        return
+    lead = output_format.calls.lead if output_format.calls else ""
+    texts = [text.removeprefix(lead) for text in sorted(alone, key=len)]
+    # A marker within a value was written letter by letter.
+    plain = [
+        text for text in texts if compiled.constraint().valid(tokens := tokens_of(text, vocabulary)) == len(tokens)
+    ]
+    assert plain
+    for number in (2, 3):
+        texts = [plain[index % len(plain)] for index in range(number)]
+        rng.shuffle(texts)
+        whole, constraint = in_one_answer(texts, section), compiled.constraint()
+        tokens = tokens_of(whole, vocabulary)
+        assert constraint.valid(tokens) == len(tokens), whole
+        for token in tokens:
+            constraint.advance(token)
+        assert vocabulary.eos_ids[0] in allowed(constraint.mask(), vocabulary.size)
+        apart = [call for text in texts for call in read_calls(output_format, text, rng)]
+        assert read_calls(output_format, whole, rng) == apart, whole
 
 
 @pytest.mark.parametrize(("name", "special"), MARKED)
-def test_every_text_that_the_grammar_admits_is_read_as_one_call_that_fits(name: str, special: bool) -> None:
+def test_every_text_that_the_grammar_admits_is_read_as_calls_that_fit(name: str, special: bool) -> None:
     output_format, rng = format_named(name), random.Random(f"{name} {special}")
     vocabulary = vocabulary_of(output_format, special=special)
     compiler = GrammarCompiler(vocabulary)
     called: set[str] = set()
+    alone: list[str] = []
     try:
         for function in ("do_it", ""):
             compiled = compiler.compile(grammar_of(output_format, vocabulary.special, function))
@@ -156,8 +208,13 @@ def test_every_text_that_the_grammar_admits_is_read_as_one_call_that_fits(name: 
                 if walk >= WALKS and (function or len(called) > 1):
                     break
                 text = walked(compiled, vocabulary, rng)
-                if text is not None:
-                    called.add(check_call(output_format, text, rng))
+                if text is None:
+                    continue
+                calls = read_calls(output_format, text, rng)
+                assert len(calls) == 1 if function else calls
+                called |= {each for each, _ in calls}
+                alone += [text] if len(calls) == 1 else []
+        check_several(output_format, alone, compiled, vocabulary, rng)
     finally:
         compiler.close()
     assert "do_it" in called

@@ -21,7 +21,7 @@ GRAMMARS = [
 ]
 THINKS = Activation(reasoning_end=b"</think>", in_reasoning=True)
 MAY_THINK = Activation(reasoning_end=b"</think>", reasoning_start_ids=(token(b"<think>"),))
-CALLS = Activation(trigger=b"<tool_call>")
+CALLS = Activation(triggers=(b"<tool_call>",))
 
 
 def spelt(tokens) -> bytes:

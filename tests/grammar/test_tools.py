@@ -6,11 +6,22 @@ from typing import Any
 
 import pytest
 
-from backend.core.call_shape import Either, Fixed, ForcedCall, FreeText, JsonValue, Member, Members, Shape, TextLimits
+from backend.core.call_shape import (
+    CallSection,
+    Either,
+    Fixed,
+    ForcedCall,
+    FreeText,
+    JsonValue,
+    Member,
+    Members,
+    Shape,
+    TextLimits,
+)
 from backend.core.errors import InvalidRequest
 from backend.core.request import ToolChoice
 from backend.grammar.compiler import GrammarCompiler
-from backend.grammar.tools import is_strict, literal, tool_grammar
+from backend.grammar.tools import literal, strict_functions, tool_grammar
 from backend.grammar.waiting import Activation
 from tests.grammar.vocabularies import CONTROL, EOS, accepts, allowed, token, walk
 
@@ -32,6 +43,7 @@ def hermes(name: str, schema: dict[str, Any]) -> ForcedCall:
 
 
 FORMS = [hermes("get_weather", CITY), hermes("count", COUNT)]
+SECTION = CallSection(trigger="<tool_call>", begin="<tool_call>\n", end="\n</tool_call>", again="\n")
 REQUIRED = ToolChoice(mode="required")
 
 
@@ -42,7 +54,7 @@ def call(name: str, arguments: str) -> str:
 def test_required_takes_any_tool_with_arguments_that_fit(compiler: GrammarCompiler) -> None:
     found = tool_grammar(FORMS, REQUIRED)
     assert found is not None
-    assert found.trigger == ""
+    assert found.triggers == ()
     compiled = compiler.compile(found.grammar)
     assert accepts(compiled.constraint(), call("get_weather", '{"city": "Paris"}'))
     assert accepts(compiled.constraint(), call("count", '{"n": 3}'))
@@ -78,13 +90,48 @@ def test_a_call_is_finished_at_its_end(compiler: GrammarCompiler) -> None:
     assert allowed(constraint.mask()) == {EOS}
 
 
+@pytest.mark.parametrize(
+    ("section", "whole"),
+    [
+        (SECTION, "<tool_call>\nA\n</tool_call>\n<tool_call>\nB\n</tool_call>"),
+        (CallSection(begin="<tool_call>\n", end="\n</tool_call>", between="\n"), "<tool_call>\nA\nB\n</tool_call>"),
+        (CallSection(begin="<tool_call>\n", end="\n</tool_call>", between=", "), "<tool_call>\nA, B\n</tool_call>"),
+    ],
+)
+def test_required_calls_may_be_several_if_the_format_has_them(
+    compiler: GrammarCompiler, section: CallSection, whole: str
+) -> None:
+    # They begin as the section's end does: a lexer that had taken a line break for its beginning could not go back.
+    forms = [framed(name, COUNT, f"{section.begin}<{name}>", f"</>{section.end}") for name in ("count", "other")]
+    text = whole.replace("A", '<count>{"n": 3}</>').replace("B", '<other>{"n": 4}</>')
+    for several in (True, False):
+        found = tool_grammar(forms, REQUIRED, sections=[section], several=several)
+        assert found is not None
+        compiled = compiler.compile(found.grammar)
+        assert accepts(compiled.constraint(), text) is several
+        assert accepts(compiled.constraint(), f'{section.begin}<count>{{"n": 3}}</>{section.end}')
+    named = tool_grammar(forms, ToolChoice(mode="function", function="count"), sections=[section])
+    assert named is not None
+    assert not accepts(compiler.compile(named.grammar).constraint(), text.replace("other", "count"))
+
+
+def test_each_line_of_the_grammar_says_whose_it_is() -> None:
+    found = tool_grammar(FORMS, REQUIRED, sections=[SECTION])
+    assert found is not None
+    lines = found.grammar.text.splitlines()
+    assert len(lines) == len(found.functions)
+    for line, function in zip(lines, found.functions, strict=True):
+        assert ("%json" in line) <= (function != "")
+        assert ('"n"' in line) <= (function == "count")
+
+
 def test_auto_holds_only_strict_tools_and_leaves_text_free(compiler: GrammarCompiler) -> None:
     auto = ToolChoice(mode="auto")
     assert tool_grammar(FORMS, auto) is None
-    found = tool_grammar(FORMS, auto, strict=True, trigger="<tool_call>")
+    found = tool_grammar(FORMS, auto, strict=True, sections=[SECTION])
     assert found is not None
-    assert found.trigger == "<tool_call>"
-    activation = Activation(trigger=found.trigger.encode())
+    assert found.triggers == ("<tool_call>",)
+    activation = Activation(triggers=(b"<tool_call>",))
     constraint = compiler.compile(found.grammar).constraint(activation)
     text = "Let me see." + call("count", '{"n": 3}') + "\n" + call("get_weather", '{"city": "x"}') + " Done."
     assert walk(constraint, list(text.encode())) == len(text)
@@ -93,7 +140,7 @@ def test_auto_holds_only_strict_tools_and_leaves_text_free(compiler: GrammarComp
 
 
 def test_none_asks_for_nothing() -> None:
-    assert tool_grammar(FORMS, ToolChoice(mode="none"), strict=True, trigger="<tool_call>") is None
+    assert tool_grammar(FORMS, ToolChoice(mode="none"), strict=True, sections=[SECTION]) is None
 
 
 def test_a_choice_that_cannot_be_met_is_refused() -> None:
@@ -128,14 +175,14 @@ def test_names_and_markers_with_quotes_and_slashes_stay_themselves(compiler: Gra
 @pytest.mark.parametrize(
     ("tools", "strict"),
     [
-        ([], False),
-        ([{"type": "function", "function": {"name": "a"}}], False),
-        ([{"function": {"name": "a", "strict": False}}, {"function": {"name": "b", "strict": True}}], True),
-        ([{"function": "x"}], False),
+        ([], set()),
+        ([{"type": "function", "function": {"name": "a"}}], set()),
+        ([{"function": {"name": "a", "strict": False}}, {"function": {"name": "b", "strict": True}}], {"b"}),
+        ([{"function": "x"}], set()),
     ],
 )
 def test_strict_is_read_from_the_function(tools, strict) -> None:
-    assert is_strict(tools) is strict
+    assert strict_functions(tools) == strict
 
 
 def holds(compiler: GrammarCompiler, shape: Shape, text: str) -> bool:
@@ -211,7 +258,7 @@ def test_what_may_lead_is_part_of_a_call_that_must_come_only(compiler: GrammarCo
     assert found is not None
     for text in ('<c>{"n": 1}', 'start <c>{"n": 1}'):
         assert accepts(compiler.compile(found.grammar).constraint(), text)
-    free = tool_grammar([call], ToolChoice(mode="auto"), strict=True, trigger="<c>")
+    free = tool_grammar([call], ToolChoice(mode="auto"), strict=True, sections=[CallSection(trigger="<c>")])
     assert free is not None
     assert accepts(compiler.compile(free.grammar).constraint(), '{"n": 1}')
-    assert tool_grammar([call], ToolChoice(mode="auto"), strict=True, trigger="<d>") is None
+    assert tool_grammar([call], ToolChoice(mode="auto"), strict=True, sections=[CallSection()]) is None

@@ -16,7 +16,7 @@ DIGITS = Grammar(kind="regex", text="[0-9]{2}")
 BODY = Grammar(kind="regex", text=r"\n\{[0-9]*\}\n</tool_call>")
 THINKS = Activation(reasoning_end=b"</think>", in_reasoning=True)
 MAY_THINK = Activation(reasoning_end=b"</think>", reasoning_start_ids=(token(b"<think>"),))
-CALLS = Activation(trigger=b"<tool_call>")
+CALLS = Activation(triggers=(b"<tool_call>",))
 
 
 def spelled(text: str) -> list[int]:
@@ -108,7 +108,7 @@ def test_a_call_whose_start_the_grammar_cannot_take_stays_free(compiler: Grammar
 
 
 def test_a_call_inside_reasoning_is_not_held(compiler: GrammarCompiler) -> None:
-    activation = Activation(reasoning_end=b"</think>", in_reasoning=True, trigger=b"<tool_call>")
+    activation = Activation(reasoning_end=b"</think>", in_reasoning=True, triggers=(b"<tool_call>",))
     constraint = compiler.compile(BODY).constraint(activation)
     advance(constraint, [token(b"<tool_call>"), *spelled("x"), token(b"</think>"), *spelled("text")])
     assert constraint.mask() is None
@@ -117,7 +117,7 @@ def test_a_call_inside_reasoning_is_not_held(compiler: GrammarCompiler) -> None:
 
 
 def test_an_error_inside_shows_through(compiler: GrammarCompiler) -> None:
-    activation = Activation(reasoning_end=b"</think>", in_reasoning=True, trigger=b"<tool_call>")
+    activation = Activation(reasoning_end=b"</think>", in_reasoning=True, triggers=(b"<tool_call>",))
     constraint = compiler.compile(BODY).constraint(activation)
     for one in (token(b"</think>"), token(b"<tool_call>"), ord("x")):
         assert constraint.error is None
@@ -132,15 +132,15 @@ marker_text = st.text("ab<", max_size=14)
 def test_a_marker_is_found_wherever_its_text_is_cut(before: str, after: str, cuts: list[int]) -> None:
     data = f"{before}<ab<{after}".encode()
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    watch = TextWatch(b"<ab<", lambda _: b"")
+    watch = TextWatch([b"<ab<"], lambda _: b"")
     fed = 0
     for start, end in pairwise(places):
         fed = end
-        rest = watch.push_text(data[start:end])
-        if rest is not None:
+        found = watch.push_text(data[start:end])
+        if found is not None:
             first = data.index(b"<ab<") + 4
             assert first <= end
-            assert data[first:end] == rest
+            assert found == (0, data[first:end])
             break
     else:
         pytest.fail("not found")

@@ -62,6 +62,8 @@ class Emitter:
         piece = output.push(item.token)
         if output.stopped:
             return FinishReason.STOP_STRING, piece + output.finish()
+        if output.called:
+            return FinishReason.STOP, piece
         if not eos_ids and row.submit.constraint is not None and row.submit.constraint.finished:
             # A model with an end token draws that next; this one would have nothing to draw.
             return FinishReason.STOP, piece + output.finish()

@@ -84,9 +84,11 @@ def row_fault(row: Row, reason: str) -> WorkerError:
     log.warning(logline("row_failed", request_id=row.request.request_id, constrained=row.submit.constraint is not None))
     if reason == NOT_FINITE:
         return InternalFault(reason)
+    # A constraint that no grammar of the client's asked for was made of its tools' schemas.
+    source = "Grammar" if row.request.grammar is not None else "Tools"
     if reason.startswith(OVER_LIMIT):
-        return Overloaded(f"Grammar: {reason}")
-    return InvalidRequest("Grammar" if row.submit.constraint is not None else "LogitBias", reason)
+        return Overloaded(f"{source}: {reason}")
+    return InvalidRequest(source if row.submit.constraint is not None else "LogitBias", reason)
 
 
 def internal_fault(where: str, row: Row | None, error: BaseException) -> InternalFault:

@@ -79,7 +79,12 @@ def _built(config: ModelConfig, facts: LoadedFacts, tokenizer: Any, prep: Lanes,
         prompts=prompts,
         table=table,
         format=output,
-        grammars=GrammarChoice(format=output, reasoning_start_ids=reasoning_start, special=vocabulary.special),
+        grammars=GrammarChoice(
+            format=output,
+            reasoning_start_ids=reasoning_start,
+            special=vocabulary.special,
+            ends=bool(facts.eos_ids),
+        ),
         compiler=compiler,
         pooled=PooledPreparer.of(prompts, facts, config.pooled),
     )

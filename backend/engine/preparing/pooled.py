@@ -163,6 +163,8 @@ class PooledPreparer:
         _check_joint("candidates", len(ask.prompt), ask.candidates)
         encoded = _named("prompt", lambda: self.prompts.encode_located(ask.prompt, most=self.facts.context_length))
         alone = self._without_ending(encoded.ids)
+        if len(alone):
+            self._fitting("prompt", alone)
         joint = [self._joint(ask, index, alone) for index in range(len(ask.candidates))]
         parts = [_common(alone, tokens) for tokens in joint]
         # The token before the first that is scored has to run again: its logits are what scores.
@@ -208,6 +210,8 @@ class PooledPreparer:
         before, after = self._around(ask.query)
         _check_joint("documents", len(before) + len(after), ask.documents)
         most = self.facts.context_length
+        around = _named("query", lambda: self.prompts.encode(before + after, add_special_tokens=False, most=most))
+        self._fitting("query", around)
         joint = [self._document(index, before + text + after) for index, text in enumerate(ask.documents)]
         query = self.prompts.encode(before, add_special_tokens=False, most=most)
         shared = min(_common(query, tokens) for tokens in joint)

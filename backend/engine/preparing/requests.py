@@ -21,6 +21,7 @@ from backend.engine.preparing.lanes import Lanes
 from backend.engine.preparing.pooled import PooledPreparer
 from backend.engine.work import Work
 from backend.grammar.compiler import GrammarCompiler
+from backend.grammar.trial import DearGrammar, WrongGrammar
 from backend.output import OutputFormat, OutputStream, TokenTable
 from backend.prompt.preparer import EncodedPrompt, PromptPreparer
 
@@ -83,6 +84,8 @@ class RequestPreparer:
             compiled = await _within(COMPILE_SECONDS, asyncio.wrap_future(self.compiler.submit(wanted.grammar)))
         except TimeoutError as error:
             raise Overloaded("Grammar: other grammars are still being compiled") from error
+        except (WrongGrammar, DearGrammar) as error:
+            raise wanted.refusal(error) from error
         except (WorkerUnavailable, asyncio.CancelledError) as error:
             # The compiler closes with its model; a client that leaves is another matter.
             if self.closing.is_set():
@@ -129,7 +132,9 @@ class RequestPreparer:
             request=request,
             prompt=prompt,
             max_tokens=min(request.max_tokens or room, room),
-            output=OutputStream(self.table.decoder(), request.stop, parser),
+            output=OutputStream(
+                self.table.decoder(), request.stop, parser, one_call=bool(conversation and conversation.one_call)
+            ),
             grammar=self.grammars.wanted(request, prompt),
         )
 

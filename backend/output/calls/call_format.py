@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import uuid4
 
-from backend.core.call_shape import Fixed, JsonValue, Shape
+from backend.core.call_shape import CallSection, Fixed, FreeText, JsonValue, Shape, TextLimits
 from backend.core.events import ToolCallDelta
 from backend.output.calls.json_text import NotACall, dump_json, is_utf8, load_json
 from backend.output.calls.schema import ToolSchemas
 from backend.output.sections import Section
 
 MAX_NAME_LENGTH = 256
+# In a frame, a number of the call that the model counts itself.
+NUMBER = "\0"
+_NUMBER = TextLimits(pattern="[0-9]{1,4}")
+ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 # Everything a parser of hostile text can raise; a call that fails to parse is content.
 PARSE_ERRORS = (
@@ -168,6 +172,11 @@ class CallFormat(ABC):
         """Text that ends a call section; empty if nothing does."""
         return self.markers[-1] if len(self.markers) > 1 else ""
 
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        """How calls are written, the form that is asked for first: the others are what the reader takes as well."""
+        return (CallSection(trigger=self.call_start),)
+
     def first_reader(self, tools: ToolSchemas) -> CallReader | None:
         """A reader for the very beginning of an answer, where something must stand."""
         return None
@@ -185,11 +194,17 @@ class CallFormat(ABC):
         return self
 
     def frame(self, name: str) -> tuple[str, str] | None:
-        """Literal text before and after the JSON arguments of a call of `name`, or None if they are not JSON."""
+        """Literal text before and after the JSON arguments of a call of `name`, or None if they are not JSON.
+
+        `NUMBER` may stand once in the first.
+        """
         return None
 
-    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
         """How a call of `name` is written, with arguments that fit a JSON schema: all that it admits is read as such.
+
+        Args:
+            parameters: None for any arguments.
 
         Raises:
             NotForceable: The format cannot hold arguments to this schema.
@@ -199,7 +214,9 @@ class CallFormat(ABC):
             raise NotForceable("calls are not looked for in this model's answers")
         if self.writable.fullmatch(name) is None:
             raise NotForceable("its name cannot be written")
-        return Fixed(frame[0]), JsonValue(parameters), Fixed(frame[1])
+        head, number, rest = frame[0].rpartition(NUMBER)
+        begin = (Fixed(head), FreeText(end=rest, limits=(_NUMBER,))) if number else (Fixed(rest),)
+        return *begin, JsonValue(ANY_OBJECT if parameters is None else parameters), Fixed(frame[1])
 
     def new_id(self) -> str:
         """A fresh call id."""

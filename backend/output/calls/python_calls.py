@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import Fixed, JsonValue, Member, Members, Shape
+from backend.core.call_shape import Fixed, FreeText, JsonValue, Member, Members, Repeated, Shape, TextLimits
 from backend.output.calls.argument_lists import CallSyntax, Quote
 from backend.output.calls.call_format import NotForceable
 from backend.output.calls.forcing import argument_shapes
@@ -39,14 +39,17 @@ SYNTAX = CallSyntax(
 )
 
 
-def python_shape(name: str, parameters: Mapping[str, Any]) -> Shape:
-    """A call with arguments that fit a schema; values are written as JSON, which is read alike.
+def python_shape(name: str, parameters: Mapping[str, Any] | None) -> Shape:
+    """A call with arguments that fit a schema, or any; values are written as JSON, which is read alike.
 
     Raises:
         NotForceable: The function's name or an argument's cannot be written, or the schema is not one of arguments.
     """
     if _FUNCTION.fullmatch(name) is None:
         raise NotForceable("its name cannot be written")
+    if parameters is None:
+        key = FreeText(end="=", limits=(TextLimits(pattern="[A-Za-z_][A-Za-z0-9_]{0,63}"),))
+        return Fixed(f"{name}("), Repeated((key, JsonValue({})), ", "), Fixed(")")
     shapes = argument_shapes(parameters, _ARGUMENT, lambda schema: (JsonValue(schema),))
     members = tuple(Member((Fixed(f"{key}="), *value), required) for key, value, required in shapes)
     return Fixed(f"{name}("), Members(members, ", "), Fixed(")")

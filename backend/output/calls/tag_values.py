@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from backend.core.call_shape import Either, Fixed, FreeText, JsonValue, Member, Members, Shape, TextLimits
+from backend.core.call_shape import Either, Fixed, FreeText, JsonValue, Member, Members, Repeated, Shape, TextLimits
 from backend.output.calls.call_format import NotForceable
 from backend.output.calls.forcing import CARRIED, Json, argument_shapes, choices, text_limits, written
 from backend.output.calls.number_ranges import bounded_pattern
@@ -27,19 +27,31 @@ _BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum
 _MAX_DEPTH = 8
 
 
-def tagged_shape(tags: Tags, name: str, parameters: Json) -> Shape:
-    """A call in tags.
+_KEY = TextLimits(pattern=r"[A-Za-z0-9_.\-]{1,64}")
+
+
+def tagged_shape(tags: Tags, name: str, parameters: Json | None) -> Shape:
+    """A call in tags, with any arguments where there is no schema.
 
     Raises:
         NotForceable: The function's name or an argument cannot be written, or the schema is not one of arguments.
     """
     if tags.writable.fullmatch(name) is None:
         raise NotForceable("its name cannot be written")
+    head, close = Fixed(tags.write_head.replace("{name}", name)), Fixed(tags.write_close)
+    if parameters is None:
+        return head, Repeated(_any_argument(tags)), close
     members: list[Member] = []
     for key, value, required in argument_shapes(parameters, tags.writable, lambda schema: _tagged(tags, schema)):
         opening, after = Fixed(tags.write_opening.replace("{key}", key)), Fixed(tags.write_after)
         members.append(Member((opening, *value, *([after] if after.text else [])), required))
-    return Fixed(tags.write_head.replace("{name}", name)), Members(tuple(members)), Fixed(tags.write_close)
+    return head, Members(tuple(members)), close
+
+
+def _any_argument(tags: Tags) -> Shape:
+    value = _tagged(tags, {} if tags.write_text else {"type": "string"})
+    before, _, behind = tags.write_opening.partition("{key}")
+    return Fixed(before), FreeText(end=behind, limits=(_KEY,)), *value, Fixed(tags.write_after)
 
 
 def _tagged(tags: Tags, schema: Json) -> Shape:

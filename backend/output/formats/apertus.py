@@ -3,6 +3,7 @@
 import json
 import re
 
+from backend.core.call_shape import CallSection
 from backend.output.calls.argument_lists import CallListReader
 from backend.output.calls.call_format import CallFormat
 from backend.output.calls.json_calls import HeaderCallReader, begun_header
@@ -28,6 +29,10 @@ class Apertus(CallFormat):
     starts = (_START,)
     markers = (_START, _END)
     think = APERTUS_THINK
+
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        return (CallSection(trigger=_START, begin=f"{_START}[", end=f"]{_END}", between=", "),)
 
     def reader(self, start: str, tools: ToolSchemas) -> CallListReader:
         return CallListReader(lambda at: HeaderCallReader(header, ("}",), at=at), _END, bracketed=True)

@@ -5,6 +5,7 @@ V3 and R1 write `function`, the separator, the name, and the arguments in a fenc
 
 import re
 
+from backend.core.call_shape import CallSection
 from backend.output.calls.call_format import CallFormat
 from backend.output.calls.json_calls import HeaderCallReader, begun_header
 from backend.output.calls.literals import skip_blank
@@ -48,6 +49,11 @@ class DeepSeekV3(CallFormat):
 
     def __init__(self, *, fenced: bool = False) -> None:
         self._fenced = fenced
+
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        between = "\n" if self._fenced else ""
+        return (CallSection(trigger=_SECTION, begin=_SECTION, end=_END, between=between),)
 
     def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
         return BlockReader(_CALL, _CALL_END, _END, lambda at: HeaderCallReader(header, _STOPS, at=at))

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import Shape
+from backend.core.call_shape import CallSection, Shape
 from backend.output.calls.call_format import CallFormat
 from backend.output.calls.readers import BlockReader
 from backend.output.calls.schema import ToolSchemas
@@ -65,6 +65,14 @@ class DeepSeekV32(CallFormat):
     def call_end(self) -> str:
         return self.starts[0].replace("<", "</")
 
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        ends = [start.replace("<", "</") for start in self.starts]
+        return tuple(
+            CallSection(trigger=start, begin=f"{start}\n", end=f"\n{end}", between="\n")
+            for start, end in zip(self.starts, ends, strict=True)
+        )
+
     def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
         end = start.replace("<", "</")
         return BlockReader(_INVOKE, _INVOKE_END, end, lambda at: TagReader(self._tags, tools, at))
@@ -72,7 +80,7 @@ class DeepSeekV32(CallFormat):
     def fitted(self, template: str) -> "DeepSeekV32":
         return DeepSeekV32("function_calls" if "function_calls" in template else "tool_calls")
 
-    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
         return tagged_shape(self._tags, name, parameters)
 
 

@@ -7,5 +7,6 @@ FORMAT = JsonCalls(
     ("<tool_call>",),
     "</tool_call>",
     ("<tool_call>\n", "\n</tool_call>"),
+    again="\n",
     others=("<response>", "</response>"),
 )

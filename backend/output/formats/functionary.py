@@ -2,6 +2,7 @@
 
 import re
 
+from backend.core.call_shape import CallSection
 from backend.output.calls.call_format import CallFormat
 from backend.output.calls.json_calls import HeaderCallReader, begun_header
 from backend.output.calls.schema import ToolSchemas
@@ -22,6 +23,10 @@ class Functionary(CallFormat):
     writable = re.compile(r"[^\s<>=]{1,256}")
     starts = ("<function=",)
     markers = ("<function=", "</function>")
+
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        return (CallSection(trigger=self.call_start, again=""),)
 
     def reader(self, start: str, tools: ToolSchemas) -> HeaderCallReader:
         return HeaderCallReader(header, ("</function>",))

@@ -4,7 +4,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import Either, Fixed, FreeText, JsonValue, Member, Members, Shape, TextLimits
+from backend.core.call_shape import (
+    CallSection,
+    Either,
+    Fixed,
+    FreeText,
+    JsonValue,
+    Member,
+    Members,
+    Repeated,
+    Shape,
+    TextLimits,
+)
 from backend.output.calls.argument_lists import ArgumentListReader, CallListReader, CallSyntax, Quote
 from backend.output.calls.call_format import CallFormat, NotForceable
 from backend.output.calls.forcing import argument_shapes, choices, text_limits
@@ -18,6 +29,7 @@ _FUNCTION = re.compile(r"[\w.-]{1,256}")
 _ARGUMENT = re.compile(r"[^\s:,{}\[\]<>\"]+")
 _KEY = re.compile(r"\s*([^\s:,{}\[\]<>]+)\s*:")
 _BARE = re.compile(r"[^,{}\[\]]*")
+_OTHER_THAN_TEXT = ["object", "array", "number", "boolean", "null"]
 _MAX_DEPTH = 64
 
 
@@ -125,16 +137,28 @@ class BraceFormat(CallFormat):
         self._quote = quote
         self._syntax = call_syntax(quote)
 
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        return (CallSection(trigger=self.call_start, again=""),)
+
     def reader(self, start: str, tools: ToolSchemas) -> CallListReader:
         return CallListReader(lambda at: ArgumentListReader(self._syntax, at), self.markers[-1], bracketed=False)
 
-    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
         if _FUNCTION.fullmatch(name) is None:
             raise NotForceable("its name cannot be written")
+        start, _, end = self.markers
+        head, close = Fixed(f"{start}call:{name}{{"), Fixed(f"}}{end}")
+        if parameters is None:
+            return head, Repeated(self._any_argument(), ","), close
         shapes = argument_shapes(parameters, _ARGUMENT, self._value_shape)
         members = tuple(Member((Fixed(f"{key}:"), *value), required) for key, value, required in shapes)
-        start, _, end = self.markers
-        return Fixed(f"{start}call:{name}{{"), Members(members, ","), Fixed(f"}}{end}")
+        return head, Members(members, ","), close
+
+    def _any_argument(self) -> Shape:
+        key = FreeText(end=":", limits=(TextLimits(pattern="[A-Za-z0-9_.-]{1,64}"),))
+        text = self._value_shape({"type": "string"})
+        return key, Either((text, (JsonValue({"type": _OTHER_THAN_TEXT}),)))
 
     def _value_shape(self, schema: Mapping[str, Any]) -> Shape:
         """Strings between the format's own quotes; all else is JSON, which `BraceValues` reads too."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import Shape
+from backend.core.call_shape import CallSection, Shape
 from backend.output.calls.arg_keys import arg_key_tags
 from backend.output.calls.call_format import CallFormat, CallReader, Read
 from backend.output.calls.call_objects import CallObjectReader
@@ -54,10 +54,14 @@ class ArgKeyFormat(CallFormat):
         self.markers += (f"</{prefix}tool_call>",)
         self._tags = arg_key_tags(prefix)
 
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        return (CallSection(trigger=self.call_start, again="\n"),)
+
     def reader(self, start: str, tools: ToolSchemas) -> ArgKeyReader:
         return ArgKeyReader(self._tags, tools)
 
-    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
         return tagged_shape(self._tags, name, parameters)
 
 

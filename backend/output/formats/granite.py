@@ -2,4 +2,4 @@
 
 from backend.output.formats.json_tools import JsonCalls
 
-FORMAT = JsonCalls("granite", ("<|tool_call|>", "<tool_call>"), "", ("<|tool_call|>[", "]"))
+FORMAT = JsonCalls("granite", ("<|tool_call|>", "<tool_call>"), "", ("<|tool_call|>[", "]"), between=", ")

@@ -3,5 +3,10 @@
 from backend.output.formats.json_tools import JsonCalls
 
 FORMAT = JsonCalls(
-    "hunyuan", ("<tool_calls>",), "</tool_calls>", ("<tool_calls>[", "]</tool_calls>"), others=("<answer>", "</answer>")
+    "hunyuan",
+    ("<tool_calls>",),
+    "</tool_calls>",
+    ("<tool_calls>[", "]</tool_calls>"),
+    between=", ",
+    others=("<answer>", "</answer>"),
 )

@@ -8,5 +8,6 @@ FORMAT = JsonCalls(
     (_START, "<|action_start|> <|plugin|>"),
     _END,
     (f"{_START}\n", _END),
+    again="",
     arguments="parameters",
 )

@@ -2,4 +2,4 @@
 
 from backend.output.formats.json_tools import JsonCalls
 
-FORMAT = JsonCalls("jamba", ("<tool_calls>",), "</tool_calls>", ("<tool_calls>[", "]</tool_calls>"))
+FORMAT = JsonCalls("jamba", ("<tool_calls>",), "</tool_calls>", ("<tool_calls>[", "]</tool_calls>"), between=", ")

@@ -2,6 +2,7 @@
 
 import json
 
+from backend.core.call_shape import CallSection
 from backend.output.calls.call_format import CallFormat
 from backend.output.calls.call_objects import OPENAI_KEYS, CallKeys, CallObjectReader
 from backend.output.calls.schema import ToolSchemas
@@ -14,6 +15,7 @@ class JsonCalls(CallFormat):
         starts: Markers that open the calls; the first is the one that is written.
         end: The marker that ends them; empty if nothing does.
         write: What stands before and after a call object, markers included.
+        between: Between two call objects of a section; None where each has its own markers, and `again` between them.
         first: The call object's members before its name.
         arguments: What the arguments are called.
         others: Special texts that carry nothing.
@@ -27,6 +29,8 @@ class JsonCalls(CallFormat):
         end: str,
         write: tuple[str, str],
         *,
+        between: str | None = None,
+        again: str | None = None,
         keys: CallKeys = OPENAI_KEYS,
         first: str = "",
         arguments: str = "arguments",
@@ -37,10 +41,26 @@ class JsonCalls(CallFormat):
         self.markers = (*starts, *others, *([end] if end else []))
         self._end, self._write, self._keys = end, write, keys
         self._first, self._arguments = first, arguments
+        self._between, self._again = between, again
 
     @property
     def call_end(self) -> str:
         return self._end
+
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        begin, end = self._write
+        return tuple(
+            CallSection(
+                # A word may be only spoken of.
+                trigger=begin.replace(self.starts[0], start) if start.isalpha() else start,
+                begin=begin.replace(self.starts[0], start),
+                end=end,
+                between=self._between,
+                again=self._again,
+            )
+            for start in self.starts
+        )
 
     def reader(self, start: str, tools: ToolSchemas) -> CallObjectReader:
         return CallObjectReader(self._end, self._keys)
@@ -51,4 +71,4 @@ class JsonCalls(CallFormat):
         return f"{begin}{{{own}", f"}}{end}"
 
 
-FORMAT = JsonCalls("json_tools", ("<tool_call>",), "</tool_call>", ("<tool_call>\n", "\n</tool_call>"))
+FORMAT = JsonCalls("json_tools", ("<tool_call>",), "</tool_call>", ("<tool_call>\n", "\n</tool_call>"), again="\n")

@@ -2,7 +2,8 @@
 
 import re
 
-from backend.output.calls.call_format import CallFormat
+from backend.core.call_shape import CallSection
+from backend.output.calls.call_format import NUMBER, CallFormat
 from backend.output.calls.json_calls import HeaderCallReader, begun_header
 from backend.output.calls.readers import BlockReader
 from backend.output.calls.schema import ToolSchemas
@@ -32,6 +33,10 @@ class KimiK2(CallFormat):
         "<|tool_calls_section_end|>",
     )
 
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        return (CallSection(trigger=self.markers[0], begin=self.markers[0], end=self.markers[-1], between=""),)
+
     def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
         stop = "<|tool_call_end|>"
         return BlockReader(
@@ -39,7 +44,7 @@ class KimiK2(CallFormat):
         )
 
     def frame(self, name: str) -> tuple[str, str]:
-        begin = f"<|tool_calls_section_begin|><|tool_call_begin|>functions.{name}:0<|tool_call_argument_begin|>"
+        begin = f"<|tool_calls_section_begin|><|tool_call_begin|>functions.{name}:{NUMBER}<|tool_call_argument_begin|>"
         return begin, "<|tool_call_end|><|tool_calls_section_end|>"
 
 

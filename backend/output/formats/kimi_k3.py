@@ -9,7 +9,8 @@ The arguments may be one block instead: `<|open|>json type="object"<|sep|>{"city
 
 import re
 
-from backend.output.calls.call_format import CallFormat
+from backend.core.call_shape import CallSection
+from backend.output.calls.call_format import NUMBER, CallFormat
 from backend.output.calls.readers import BlockReader
 from backend.output.calls.schema import ToolSchemas
 from backend.output.calls.tag_calls import TagReader, Tags, begun
@@ -48,14 +49,22 @@ class KimiK3(CallFormat):
     starts = ("<|open|>tools<|sep|>",)
     markers = (*XTML_TOKENS, "<|open|>tools<|sep|>", "<|close|>tools<|sep|>")
 
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        begin, end = self.markers[-2:]
+        return (CallSection(trigger=begin, begin=begin, end=end, between=""),)
+
     def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
         end = "<|close|>call<|sep|>"
         return BlockReader("<|open|>call", end, self.markers[-1], lambda at: TagReader(TAGS, tools, at))
 
     def frame(self, name: str) -> tuple[str, str]:
         attribute = name.replace("&", "&amp;").replace('"', "&quot;")
-        begin = f'<|open|>tools<|sep|><|open|>call tool="{attribute}" index="1"<|sep|><|open|>json type="object"<|sep|>'
-        return begin, "<|close|>json<|sep|><|close|>call<|sep|><|close|>tools<|sep|>"
+        begin = f'<|open|>tools<|sep|><|open|>call tool="{attribute}" index="{NUMBER}"<|sep|>'
+        return (
+            f'{begin}<|open|>json type="object"<|sep|>',
+            "<|close|>json<|sep|><|close|>call<|sep|><|close|>tools<|sep|>",
+        )
 
 
 FORMAT = KimiK3()

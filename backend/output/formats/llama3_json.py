@@ -5,6 +5,7 @@ Several stand one after the other, a semicolon or a line break between them.
 
 import json
 
+from backend.core.call_shape import CallSection
 from backend.output.calls.bare_calls import BareCallReader
 from backend.output.calls.call_format import CallFormat
 from backend.output.calls.schema import ToolSchemas
@@ -18,15 +19,18 @@ class BareJson(CallFormat):
         end: What may follow them then.
         write: What stands before and after one.
         arguments: What the arguments are called.
+        between: Between two objects.
     """
 
-    def __init__(self, name: str, marker: str, write: tuple[str, str], arguments: str, end: str = "") -> None:
+    def __init__(
+        self, name: str, marker: str, write: tuple[str, str], arguments: str, end: str = "", *, between: str = "; "
+    ) -> None:
         self.name = name
         self.starts = (marker,) if marker else ()
         self.ignored = (end,) if end else ()
         self.markers = (*self.starts, *self.ignored)
         self._end = end
-        self._write, self._arguments = write, arguments
+        self._write, self._arguments, self._between = write, arguments, between
 
     @property
     def call_start(self) -> str:
@@ -35,6 +39,11 @@ class BareJson(CallFormat):
     @property
     def call_end(self) -> str:
         return ""
+
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        begin, end = self._write
+        return (CallSection(begin=begin, end=end, between=self._between),)
 
     def reader(self, start: str, tools: ToolSchemas) -> BareCallReader:
         return BareCallReader(None, self._end)

@@ -6,7 +6,7 @@ Its own template asks for JSON objects as Llama 3 writes them, which are read to
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import Fixed, Shape
+from backend.core.call_shape import CallSection, Fixed, Shape
 from backend.output.calls.python_calls import python_shape
 from backend.output.formats.llama3_json import BareJson
 
@@ -25,7 +25,11 @@ class Llama4(BareJson):
     def fitted(self, template: str) -> "Llama4":
         return Llama4(as_json='"parameters": dictionary' in template)
 
-    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        return super().sections if self._as_json else (CallSection(begin="[", end="]", between=", "),)
+
+    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
         if self._as_json:
             return super().shape(name, parameters)
         return Fixed("["), *python_shape(name, parameters), Fixed("]")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import Shape
+from backend.core.call_shape import CallSection, Shape
 from backend.output.calls.call_format import CallFormat
 from backend.output.calls.schema import ToolSchemas
 from backend.output.calls.tag_calls import TagReader, Tags, begun
@@ -35,10 +35,14 @@ class MiniCpm5(CallFormat):
     starts = ("<function name=",)
     markers = ("<function", "<param", "</param>", "</function>")
 
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        return (CallSection(trigger=self.call_start, again="\n"),)
+
     def reader(self, start: str, tools: ToolSchemas) -> TagReader:
         return TagReader(TAGS, tools)
 
-    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
         return tagged_shape(TAGS, name, parameters)
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import Shape
+from backend.core.call_shape import CallSection, Shape
 from backend.output.calls.call_format import CallFormat
 from backend.output.calls.readers import BlockReader
 from backend.output.calls.schema import ToolSchemas
@@ -35,10 +35,15 @@ class MinimaxM2(CallFormat):
     starts = ("<minimax:tool_call>",)
     markers = ("<minimax:tool_call>", "</minimax:tool_call>")
 
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        begin, end = self.markers
+        return (CallSection(trigger=begin, begin=f"{begin}\n", end=f"\n{end}", between="\n"),)
+
     def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
         return BlockReader("<invoke name=", "</invoke>", self.markers[-1], lambda at: TagReader(TAGS, tools, at))
 
-    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
         return tagged_shape(TAGS, name, parameters)
 
 

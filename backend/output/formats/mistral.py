@@ -10,6 +10,7 @@ import secrets
 import string
 from dataclasses import replace
 
+from backend.core.call_shape import CallSection
 from backend.output.calls.call_format import CallFormat, Read
 from backend.output.calls.call_objects import CallObjectReader
 from backend.output.calls.json_calls import HeaderCallReader
@@ -87,6 +88,12 @@ class Mistral(CallFormat):
     @property
     def call_end(self) -> str:
         return ""
+
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        if self._headers:
+            return (CallSection(trigger=self.call_start, again=""),)
+        return (CallSection(trigger=self.call_start, begin="[TOOL_CALLS][", end="]", between=", "),)
 
     def reader(self, start: str, tools: ToolSchemas) -> MistralReader:
         return MistralReader()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import Shape
+from backend.core.call_shape import CallSection, Shape
 from backend.output.calls.call_format import CallFormat, CallReader, Read
 from backend.output.calls.readers import BlockReader, HeaderReader
 from backend.output.calls.schema import ToolSchemas
@@ -64,6 +64,10 @@ class MuseSpark(CallFormat):
     def call_start(self) -> str:
         return "<atem:function_calls>"
 
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        return (CallSection(trigger=self.call_start, again="<|eom|><|start|>assistant "),)
+
     def reader(self, start: str, tools: ToolSchemas) -> CallReader:
         if start == "<|start|>":
             return HeaderReader("<|message|>", route)
@@ -73,7 +77,7 @@ class MuseSpark(CallFormat):
     def first_reader(self, tools: ToolSchemas) -> CallReader:
         return HeaderReader("<|message|>", route, marked=False)
 
-    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
         return tagged_shape(TAGS, name, parameters) if self._calls else super().shape(name, parameters)
 
     def without_calls(self) -> CallFormat:

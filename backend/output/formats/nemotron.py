@@ -2,4 +2,4 @@
 
 from backend.output.formats.json_tools import JsonCalls
 
-FORMAT = JsonCalls("nemotron", ("<TOOLCALL>",), "</TOOLCALL>", ("<TOOLCALL>[", "]</TOOLCALL>"))
+FORMAT = JsonCalls("nemotron", ("<TOOLCALL>",), "</TOOLCALL>", ("<TOOLCALL>[", "]</TOOLCALL>"), between=", ")

@@ -2,4 +2,10 @@
 
 from backend.output.formats.json_tools import JsonCalls
 
-FORMAT = JsonCalls("phi4_mini", ("<|tool_call|>", "functools"), "<|/tool_call|>", ("<|tool_call|>[", "]<|/tool_call|>"))
+FORMAT = JsonCalls(
+    "phi4_mini",
+    ("<|tool_call|>", "functools"),
+    "<|/tool_call|>",
+    ("<|tool_call|>[", "]<|/tool_call|>"),
+    between=", ",
+)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import Shape
+from backend.core.call_shape import CallSection, Shape
 from backend.output.calls.call_format import CallFormat, CallReader, Read
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.schema import ToolSchemas
@@ -73,10 +73,18 @@ class FunctionTags(CallFormat):
         self.markers = (section[0], self._FUNCTION, section[1])
         self._tags, self._opened = function_tags(section), function_tags(section, opened=True)
 
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        start, function, end = self.markers
+        return (
+            CallSection(trigger=start, begin=f"{start}\n", end=f"\n{end}", again="\n"),
+            CallSection(trigger=function),
+        )
+
     def reader(self, start: str, tools: ToolSchemas) -> CallReader:
         return SectionReader(self._opened if start == self._FUNCTION else self._tags, tools, self.call_end)
 
-    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
         return tagged_shape(self._tags, name, parameters)
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import Shape
+from backend.core.call_shape import CallSection, Shape
 from backend.output.calls.call_format import CallFormat
 from backend.output.calls.readers import BlockReader
 from backend.output.calls.schema import ToolSchemas
@@ -36,10 +36,14 @@ class Step3(CallFormat):
     starts = (_SECTION,)
     markers = (_SECTION, _CALL, _SEPARATOR, _CALL_END, _END)
 
+    @property
+    def sections(self) -> tuple[CallSection, ...]:
+        return (CallSection(trigger=_SECTION, begin=f"{_SECTION}\n", end=f"\n{_END}", between="\n"),)
+
     def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
         return BlockReader(_CALL, _CALL_END, _END, lambda at: TagReader(TAGS, tools, at))
 
-    def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
+    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
         return tagged_shape(TAGS, name, parameters)
 
 

@@ -2,4 +2,4 @@
 
 from backend.output.formats.llama3_json import BareJson
 
-FORMAT = BareJson("xlam", "", ("[", "]"), "arguments")
+FORMAT = BareJson("xlam", "", ("[", "]"), "arguments", between=", ")

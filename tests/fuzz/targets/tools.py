@@ -6,7 +6,7 @@ import zlib
 
 from backend.core.errors import InvalidRequest
 from backend.grammar.dialects import to_lark
-from backend.grammar.tools import is_strict, tool_grammar
+from backend.grammar.tools import strict_functions, tool_grammar
 from backend.output import NotForceable
 from backend.output.formats import formats
 from backend.translate.conversation import tool_choice_of, tools_of
@@ -57,8 +57,10 @@ def _tools(data: bytes) -> None:
     rng = random.Random(zlib.crc32(data))
     for output_format in rng.sample(_FORMATS, _A_TIME):
         try:
-            calls = output_format.forced_calls(found, choice.function)
-            made = tool_grammar(calls, choice, trigger=output_format.tool_call_start, strict=is_strict(found))
+            strict = strict_functions(found)
+            held = strict if choice.mode == "auto" else None
+            calls = output_format.forced_calls(found, choice.function, held=held)
+            made = tool_grammar(calls, choice, sections=output_format.call_sections, strict=bool(strict))
         except (NotForceable, InvalidRequest) as error:
             if "\n" in str(error):
                 raise Broken("a reason of several lines", str(error)) from error
