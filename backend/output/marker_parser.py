@@ -14,6 +14,7 @@ from backend.output.calls.call_format import (
     CallSender,
     Read,
 )
+from backend.output.calls.json_text import NotACall
 from backend.output.calls.schema import ToolSchemas
 from backend.output.channels import Channels
 from backend.output.markers import MarkerSet
@@ -192,7 +193,9 @@ class MarkerParser:
         except PARSE_ERRORS as error:
             self._break_off(error, final=final)
             return True
-        if read is not None:
+        if read is not None and read.supposed and self._cut:
+            self._break_off(NotACall("cut off"), final=True)
+        elif read is not None:
             self._accept(read)
         return read is not None
 

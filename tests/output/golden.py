@@ -154,7 +154,7 @@ def check_fragments(name: str, golden: Golden, text: str, expected: list[tuple[s
 
 
 def check_runnable(parts: Piece, whole: Piece) -> None:
-    """What a client can run of a stream is what the whole answer calls, in its order; of any other call it has a part."""
+    """What a client can run of a stream is what the whole answer calls, in its order; of other calls it has parts."""
     streamed = calls_in(parts)
     assert [call for call in streamed if is_json(call[1])] == calls_in(whole)
     assert all(arguments for _, arguments in streamed)  # none at all may be taken for none to give

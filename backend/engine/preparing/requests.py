@@ -21,6 +21,7 @@ from backend.engine.preparing.lanes import Lanes
 from backend.engine.preparing.pooled import PooledPreparer
 from backend.engine.work import Work
 from backend.grammar.compiler import GrammarCompiler
+from backend.grammar.tools import is_strict
 from backend.output import OutputFormat, OutputStream, TokenTable
 from backend.prompt.preparer import EncodedPrompt, PromptPreparer
 
@@ -123,6 +124,7 @@ class RequestPreparer:
             tools=conversation.tools if conversation else (),
             parse_tools=bool(conversation and conversation.tools and conversation.tool_choice.mode != "none"),
             forced=bool(conversation and request.grammar is None and conversation.tool_choice.mode in _FORCED),
+            strict=bool(conversation and request.grammar is None and is_strict(conversation.tools)),
             calls_in_parts=request.streamed,
         )
         return Prepared(

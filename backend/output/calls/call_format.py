@@ -101,6 +101,7 @@ class Read:
         broken_at: In `text`, where a call broke off whose parts were read.
         text: What of them is no call and goes back to the answer as it was written.
         open: The section goes on after `end`, and its reader with it.
+        supposed: The call is whole only if the model has ended its turn: an answer that was cut does not have it.
         section: What the text after `end` is, for formats whose messages have headers; None leaves it.
     """
 
@@ -110,6 +111,7 @@ class Read:
     text: str = ""
     broken_at: int | None = None
     open: bool = False
+    supposed: bool = False
     section: Section | None = None
 
 
@@ -198,6 +200,10 @@ class CallFormat(ABC):
         if self.writable.fullmatch(name) is None:
             raise NotForceable("its name cannot be written")
         return Fixed(frame[0]), JsonValue(parameters), Fixed(frame[1])
+
+    def held(self) -> "CallFormat":
+        """This format where a grammar holds the calls: all markup is as the format writes it."""
+        return self
 
     def new_id(self) -> str:
         """A fresh call id."""

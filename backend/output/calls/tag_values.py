@@ -36,7 +36,7 @@ def tagged_shape(tags: Tags, name: str, parameters: Json) -> Shape:
     if tags.writable.fullmatch(name) is None:
         raise NotForceable("its name cannot be written")
     members: list[Member] = []
-    for key, value, required in argument_shapes(parameters, tags.writable, lambda schema: _tagged(tags, schema)):
+    for key, value, required in argument_shapes(parameters, tags.writable_key, lambda schema: _tagged(tags, schema)):
         opening, after = Fixed(tags.write_opening.replace("{key}", key)), Fixed(tags.write_after)
         members.append(Member((opening, *value, *([after] if after.text else [])), required))
     return Fixed(tags.write_head.replace("{name}", name)), Members(tuple(members)), Fixed(tags.write_close)

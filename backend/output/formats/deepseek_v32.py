@@ -44,6 +44,7 @@ def dsml_tags(section: str) -> Tags:
         write_after="\n",
         write_close=f"{_INVOKE_END}\n</{DSML}{section}>",
         writable=re.compile(r'[^"<>]{1,256}'),
+        writable_key=re.compile(r'[^"<>]{1,256}'),
     )
 
 

@@ -16,8 +16,8 @@ from backend.output.calls.tag_values import tagged_shape
 _NAME = re.compile(r"[\w.:/-]{0,256}")
 
 
-def arg_key_tags(prefix: str) -> Tags:
-    """`<arg_key>` and `<arg_value>`, with a prefix."""
+def arg_key_tags(prefix: str, *, held: bool = False) -> Tags:
+    """`<arg_key>` and `<arg_value>`, with a prefix; where they are `held`, no end tag is left out."""
     key, key_end = f"<{prefix}arg_key>", f"</{prefix}arg_key>"
     value, end = f"<{prefix}arg_value>", f"</{prefix}tool_call>"
     name_begun = rf"(?:[\w.:/-]{{1,256}}\s*(?:{begun(key)}|{begun(end)}))?"
@@ -28,6 +28,7 @@ def arg_key_tags(prefix: str) -> Tags:
         opening_begun=re.compile(begun(key, "[^<>]*" + begun(key_end, r"(?:\\n|\s)*\\?" + begun(value)))),
         value_end=f"</{prefix}arg_value>",
         close=(end,),
+        starts=() if held else (f"<{prefix}tool_call>",),
         guess=True,
         write_head=f"<{prefix}tool_call>{{name}}\n",
         write_opening=f"{key}{{key}}{key_end}\n{value}",
@@ -65,15 +66,18 @@ class ArgKeyReader:
 class ArgKeyFormat(CallFormat):
     """The schema tells which values are strings; other values are JSON or Python literals."""
 
-    def __init__(self, name: str, prefix: str = "") -> None:
-        self.name = name
+    def __init__(self, name: str, prefix: str = "", *, held: bool = False) -> None:
+        self.name, self._prefix = name, prefix
         self.starts = (f"<{prefix}tool_call>",)
         self.markers = (*self.starts, *(f"<{end}{prefix}arg_{kind}>" for kind in ("key", "value") for end in ("", "/")))
         self.markers += (f"</{prefix}tool_call>",)
-        self._tags = arg_key_tags(prefix)
+        self._tags = arg_key_tags(prefix, held=held)
 
     def reader(self, start: str, tools: ToolSchemas) -> ArgKeyReader:
         return ArgKeyReader(self._tags, tools)
+
+    def held(self) -> "ArgKeyFormat":
+        return ArgKeyFormat(self.name, self._prefix, held=True)
 
     def shape(self, name: str, parameters: Mapping[str, Any]) -> Shape:
         return tagged_shape(self._tags, name, parameters)
