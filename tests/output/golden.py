@@ -16,7 +16,7 @@ from backend.output import OutputFormat, OutputStream
 from backend.output.formats import formats
 from backend.output.text.decoding import TableDecoder
 from tests import chosen
-from tests.grammar.json_prefix import is_json_prefix
+from tests.grammar.json_prefix import is_json, is_json_prefix
 from tests.output.cutting import calls_in, cuts, joined, numbered_ids, run
 
 TOOLS: tuple[dict[str, Any], ...] = (
@@ -158,15 +158,6 @@ def check_runnable(parts: Piece, whole: Piece) -> None:
     streamed = calls_in(parts)
     assert [call for call in streamed if is_json(call[1])] == calls_in(whole)
     assert all(arguments for _, arguments in streamed)  # none at all may be taken for none to give
-
-
-def is_json(text: str) -> bool:
-    """Whether it is all of a JSON value."""
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 def check_damaged(name: str, goldens: Sequence[Golden]) -> None:

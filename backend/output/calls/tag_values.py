@@ -10,7 +10,7 @@ from backend.output.calls.call_format import NotForceable
 from backend.output.calls.forcing import CARRIED, Json, argument_shapes, choices, text_limits, written
 from backend.output.calls.number_ranges import bounded_pattern
 from backend.output.calls.schema import resolved, schema_types, typed
-from backend.output.calls.tag_calls import Tags
+from backend.output.calls.tags import Tags
 
 _TEXT = frozenset(["string"])
 _STRUCTURED = frozenset(["object", "array"])

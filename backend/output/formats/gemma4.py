@@ -11,8 +11,8 @@ from backend.output.calls.forcing import argument_shapes, choices, text_limits
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import after_comma, read_literal, skip_blank
 from backend.output.calls.schema import ToolSchemas, read_guess, resolved, schema_types
-from backend.output.calls.tag_calls import begun
 from backend.output.calls.tag_values import alternatives, exactly
+from backend.output.calls.tags import begun
 
 _FUNCTION = re.compile(r"[\w.-]{1,256}")
 _WORD = r"[^\s:,{}\[\]<>\"]+"

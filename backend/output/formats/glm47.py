@@ -10,8 +10,9 @@ from backend.output.calls.call_objects import CallObjectReader
 from backend.output.calls.json_calls import HeaderCallReader, wait
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader, Tags, begun
+from backend.output.calls.tag_calls import TagReader
 from backend.output.calls.tag_values import tagged_shape
+from backend.output.calls.tags import Tags, begun
 
 _NAME = re.compile(r"[\w.:/-]{0,256}")
 

@@ -12,7 +12,8 @@ import re
 from backend.output.calls.call_format import CallFormat
 from backend.output.calls.readers import BlockReader
 from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader, Tags, begun
+from backend.output.calls.tag_calls import TagReader
+from backend.output.calls.tags import Tags, begun
 from backend.output.choice import XTML_TOKENS
 
 _REST = r"[^<]*" + begun("<|sep|>")

@@ -9,8 +9,9 @@ from backend.core.call_shape import Shape
 from backend.output.calls.call_format import CallFormat, CallReader, Read
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader, Tags, begun
+from backend.output.calls.tag_calls import TagReader
 from backend.output.calls.tag_values import tagged_shape
+from backend.output.calls.tags import Tags, begun
 
 _REST = r"\s*[^\s<>]*\s*>?"
 _WORDS = r"[^\s<>]+(?: +[^\s<>]+)*"
