@@ -91,7 +91,7 @@ def test_of_half_a_call_at_the_token_limit_no_markup_is_shown(written: Written, 
     answer = saying(TOLD + written.call)
     total = predict(another_worker.stub, answer).last.tokens
     begun = 0
-    for tokens in (*range(2, total - 6, 16), *range(total - 6, total)):
+    for tokens in (*range(2, total - 7, 11), *range(total - 7, total)):
         answer.Tokens = tokens
         whole, parts = both(another_worker, answer)
         assert whole.answer.reason == parts.answer.reason == "length"
@@ -102,7 +102,7 @@ def test_of_half_a_call_at_the_token_limit_no_markup_is_shown(written: Written, 
         assert runnable(parts.calls) == runnable(whole.calls)
         assert all(call.name == "get_weather" and ARGUMENTS.startswith(call.arguments) for call in parts.calls)
         begun += len(parts.calls) > len(whole.calls)
-    assert begun > 1
+    assert begun
 
 
 def test_half_a_call_at_the_end_of_the_models_turn_is_its_text(written: Written, another_worker: Worker) -> None:
