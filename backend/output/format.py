@@ -44,15 +44,15 @@ class OutputFormat:
     ignored: tuple[str, ...] = ()
     calls_off: bool = False
     _layouts: tuple[Layout, Layout] = field(init=False, repr=False, compare=False)
-    _forced_layout: Layout = field(init=False, repr=False, compare=False)
+    _held_layout: Layout = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         think = (self.reasoning_start, self.reasoning_end)
         rest = self.calls.without_calls() if self.calls else None
         layouts = tuple(Layout(*think, self.ignored, calls) for calls in (rest, self.calls))
         object.__setattr__(self, "_layouts", layouts)
-        forced = Layout(*think, self.ignored, self.calls or formats()[_UNKNOWN])
-        object.__setattr__(self, "_forced_layout", forced)
+        held = (self.calls or formats()[_UNKNOWN]).held()
+        object.__setattr__(self, "_held_layout", Layout(*think, self.ignored, held))
 
     @classmethod
     def choose(cls, tokenizer: Any, *, tool_parser: str = "", reasoning_parser: str = "") -> "OutputFormat":
@@ -120,6 +120,7 @@ class OutputFormat:
         tools: Sequence[Mapping[str, Any]] = (),
         parse_tools: bool = True,
         forced: bool = False,
+        strict: bool = False,
         calls_in_parts: bool = False,
         new_id: Callable[[], str] | None = None,
     ) -> SectionParser:
@@ -132,10 +133,13 @@ class OutputFormat:
             tools: OpenAI tool objects; their schemas type the arguments.
             parse_tools: Whether calls are looked for; otherwise they are content.
             forced: A grammar holds the answer to a call, in a form that a model without a format of its own has too.
+            strict: A grammar holds calls, if there are any.
             calls_in_parts: Calls are sent as they are read, not whole (see `MarkerParser`).
             new_id: Makes call ids, in place of random ones.
         """
-        layout = self._forced_layout if forced and self.calls is None else self._layouts[bool(parse_tools)]
+        layout = self._layouts[bool(parse_tools)]
+        if (forced and self.calls is None) or (parse_tools and self.calls and (forced or strict)):
+            layout = self._held_layout
         if not (layout.think_end or layout.ignored or layout.calls):
             return PlainParser()
         return MarkerParser(

@@ -16,9 +16,9 @@ from backend.output.calls.call_format import (
 )
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.schema import ToolSchemas
+from backend.output.channels import Channels
 from backend.output.markers import MarkerSet
 from backend.output.sections import NOTHING, Section
-from backend.output.trimming import Trimmer
 
 # Sections that turned out to be text, each of which is read again; an answer with more is not looked at for calls.
 _MAX_GIVEN_BACK = 1024
@@ -72,7 +72,7 @@ class MarkerParser:
 
     Args:
         in_parts: Send a call as it is read, as soon as its arguments have begun. What has been sent of one that breaks
-            off stays, and text goes on where it broke.
+            off stays, and text goes on where it broke: what was sent of it is read again for calls, and not shown.
         only_call: The answer is held to a call: any beginning of a start marker is one.
         late_reasoning: Reasoning may open after content, as in mlx-lm; else its marker is text there.
     """
@@ -91,21 +91,20 @@ class MarkerParser:
         self._in_parts = in_parts
         self._telling = 1 if only_call else _TELLING
         self._parts: list[CallPart] = []  # of the call that is being read
+        self._sent = False  # they have been
+        self._around: Section = "content"  # where the call stands whose parts were sent
         self._cut = False
         self._layout = layout
         self._tools = tools
         self._late_reasoning = late_reasoning
-        self._section: Section = "reasoning" if opens_reasoning and layout.think_end else "content"
-        self._content = Trimmer()
-        self._reasoning = Trimmer(after_marker=True)
+        self._text = Channels("reasoning" if opens_reasoning and layout.think_end else "content")
         self._buffer = ""
         self._reader = layout.calls.first_reader(tools) if layout.calls and not opens_reasoning else None
-        self._lead = ""  # goes back in front of the buffer if its text is no call
-        if self._section == "content":
+        self._lead = ""  # stands in front of the buffer, and is text if that is no call
+        if self._text.section == "content":
             self._begin_content()
         self._given_back = 0
         self._sender = CallSender(new_id or (layout.calls.new_id if layout.calls else str))
-        self._out: dict[str, str] = {"content": "", "reasoning": ""}
         self._deltas: tuple[ToolCallDelta, ...] = ()
 
     @property
@@ -124,38 +123,34 @@ class MarkerParser:
         self._cut = cut
         while self._advance(final=True):
             pass
-        # Reasoning never ends in white space: what follows it is an end marker or nothing.
-        self._out["content"] += self._content.finish()
+        self._text.finish()
         return self._collect()
 
     def _markers(self) -> MarkerSet:
-        return self._layout.markers(self._section, calls=self._given_back < _MAX_GIVEN_BACK)
+        return self._layout.markers(self._text.section, calls=self._given_back < _MAX_GIVEN_BACK)
 
     def _send(self, text: str) -> Piece:
         """The fast way for text without markers."""
-        if self._section == "content":
-            text = self._content.push(text)
-            return Piece(content=text) if text else NOTHING
-        text = self._reasoning.push(text)
-        return Piece(reasoning=text) if text else NOTHING
+        text = self._text.push(text)
+        if not text:
+            return NOTHING
+        return Piece(content=text) if self._text.section == "content" else Piece(reasoning=text)
 
     def _collect(self) -> Piece:
-        out, deltas = self._out, self._deltas
-        if not (out["content"] or out["reasoning"] or deltas):
-            return NOTHING
-        self._out, self._deltas = {"content": "", "reasoning": ""}, ()
-        return Piece(content=out["content"], reasoning=out["reasoning"], tool_calls=deltas)
-
-    def _emit(self, text: str) -> None:
-        channel = self._content if self._section == "content" else self._reasoning
-        self._out[self._section] += channel.push(text)
+        (content, reasoning), deltas = self._text.take(), self._deltas
+        self._deltas = ()
+        return (
+            Piece(content=content, reasoning=reasoning, tool_calls=deltas)
+            if content or reasoning or deltas
+            else NOTHING
+        )
 
     def _advance(self, *, final: bool) -> bool:
         """Do the next thing that the buffer allows; False if there is none."""
         if self._reader:
             return self._read_calls(self._reader, final=final)
         start, marker = self._markers().find(self._buffer, final=final and not self._cut)
-        self._emit(self._buffer[:start])
+        self._text.show(self._buffer[:start])
         self._buffer = self._buffer[start + len(marker) :]
         if marker:
             self._meet(marker)
@@ -168,37 +163,34 @@ class MarkerParser:
         starts = self._layout.calls.starts if self._layout.calls else ()
         rest, self._buffer = self._buffer, ""
         if len(rest) < self._telling or not any(start.startswith(rest) for start in starts):
-            self._emit(rest)
+            self._text.show(rest)
         else:
-            self._content.mark()
+            self._text.mark()
 
     def _meet(self, marker: str) -> None:
-        layout = self._layout
+        layout, text = self._layout, self._text
         if layout.calls and marker in layout.calls.starts:
             self._reader, self._lead = layout.calls.reader(marker, self._tools), marker
-        elif marker == layout.think_end and self._section == "reasoning":
-            self._switch("content")
+        elif marker == layout.think_end and text.section == "reasoning":
+            text.pass_over(len(marker))
+            text.switch("content")
             self._begin_content()
         elif marker == layout.think_start and self._may_reason():
-            self._begin_message("reasoning") if layout.in_messages else self._switch("reasoning")
-        elif marker in layout.ignored:
-            self._content.mark()
-        elif (self._reasoning if self._section == "reasoning" else self._content).started:
-            self._emit(marker)  # only spoken of
+            text.pass_over(len(marker))
+            text.message("reasoning") if layout.in_messages else text.switch("reasoning")
+        elif marker not in layout.ignored and text.started(text.section):
+            text.show(marker)  # only spoken of
         else:
-            self._content.mark()  # a tag that repeats what the template already said
+            text.pass_over(len(marker))
+            text.mark()  # ignored, or a tag that repeats what the template already said
 
     def _may_reason(self) -> bool:
-        return self._section == "content" and (self._late_reasoning or not self._content.started)
+        return self._text.section == "content" and (self._late_reasoning or not self._text.started("content"))
 
     def _begin_content(self) -> None:
         """Look for calls that nothing marks where nothing else has been said."""
-        if self._reader is None and self._layout.calls and not self._content.started:
+        if self._reader is None and self._layout.calls and not self._text.started("content"):
             self._reader = self._layout.calls.bare_reader(self._tools)
-
-    def _switch(self, section: Section) -> None:
-        self._content.mark()
-        self._section = section
 
     def _read_calls(self, reader: CallReader, *, final: bool) -> bool:
         try:
@@ -206,44 +198,42 @@ class MarkerParser:
         except PARSE_ERRORS as error:
             self._break_off(error, final=final)
             return True
-        if read and read.unless_cut and self._cut:
-            self._drop(len(self._buffer))
-        elif read:
+        if read is not None and read.unless_cut and self._cut:
+            self._drop()
+        elif read is not None and read.supposed and self._cut:
+            self._break_off(NotACall("cut off"), final=True)
+        elif read is not None:
             self._accept(read)
         return read is not None
 
     def _break_off(self, error: Exception, *, final: bool) -> None:
-        sent = self._in_parts and bool(self._parts)
+        if final and self._cut and (self._lead or len(self._buffer.strip()) >= self._telling):
+            self._parts = []
+            self._drop()
+            return
+        self._hide_parts(error.at if isinstance(error, BrokenCall) else len(self._buffer))
+        section = error.section if isinstance(error, NotACall) else None
+        if section and section != self._text.section:
+            self._text.message(section)
+        self._give_back()
+
+    def _drop(self) -> None:
+        """Nothing of the section is text."""
+        self._reader, self._lead, self._buffer = None, "", ""
+        self._text.mark()
+
+    def _hide_parts(self, end: int) -> None:
+        """The call breaks off at `end`: up to there it is not shown if it has been sent."""
+        if self._parts and self._sent:
+            self._text.hidden = len(self._lead) + end
+            self._text.section = self._around
+            self._text.mark(self._around)
         self._parts = []
-        if sent:
-            at = error.at if isinstance(error, BrokenCall) else len(self._buffer)
-            self._drop(at)
-            self._enter(error.section if isinstance(error, NotACall) else None)
-        elif final and self._cut and (self._lead or len(self._buffer.strip()) >= self._telling):
-            self._drop(len(self._buffer))
-        else:
-            self._enter(error.section if isinstance(error, NotACall) else None)
-            self._give_back()
-
-    def _enter(self, section: Section | None) -> None:
-        """Text of another section begins."""
-        if section and section != self._section:
-            self._begin_message(section)
-
-    def _begin_message(self, section: Section) -> None:
-        self._switch(section)
-        (self._content if section == "content" else self._reasoning).separate("\n\n")
-
-    def _drop(self, end: int) -> None:
-        """Nothing of the section up to `end` is text, and what follows is."""
-        self._buffer = self._buffer[end:]
-        self._reader, self._lead = None, ""
-        self._content.mark()
 
     def _give_back(self) -> None:
         self._given_back += 1
         self._reader = None
-        self._emit(self._lead)
+        self._text.show(self._lead)
         self._lead = ""
 
     def _accept(self, read: Read) -> None:
@@ -252,34 +242,33 @@ class MarkerParser:
         if not read.end and read.open:
             return
         if read.text:
-            self._return_text(read.text, read.broken_at)
+            self._hide_parts(len(read.text) if read.broken_at is None else read.broken_at)
+            self._text.show(self._lead + read.text)
+        else:
+            self._text.pass_over(len(self._lead) + read.end)
         self._lead = ""
         self._buffer = self._buffer[read.end :]
         for call in read.calls:
             self._deltas += self._sender.deltas(call)
         if read.calls:
-            self._switch("content")
+            self._text.switch("content")
         if read.section:
-            self._begin_message(read.section)
+            self._text.message(read.section)
         if not read.open:
             self._reader = None
 
     def _take_part(self, part: CallPart) -> None:
-        if self._in_parts and not self._parts:
-            self._switch("content")
-            self._deltas += self._sender.begin(part.name, part.id)
+        if not self._parts:
+            self._sent, self._around = self._in_parts and not self._text.hidden, self._text.section
+            if self._sent:
+                self._text.switch("content")
+                self._deltas += self._sender.begin(part.name, part.id)
         self._parts.append(part)
-        if self._in_parts:
+        if self._sent:
             self._deltas += self._sender.go_on(part.arguments, last=part.last)
         elif part.last:
             arguments = "".join(part.arguments for part in self._parts)
             self._deltas += self._sender.deltas(Call(self._parts[0].name, arguments, self._parts[0].id))
-            self._switch("content")
+            self._text.switch("content")
         if part.last:
             self._parts = []
-
-    def _return_text(self, text: str, broken_at: int | None) -> None:
-        """Give back a call that its reader skipped, but for what has been sent of it."""
-        sent = self._in_parts and bool(self._parts)
-        self._parts = []
-        self._emit(text[broken_at:] if sent else self._lead + text)

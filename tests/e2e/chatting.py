@@ -8,6 +8,7 @@ from typing import Any
 from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import Answer, chat, predict, stream
 from tests.e2e.worker import Worker
+from tests.grammar.json_prefix import is_json
 
 CAPITAL = "What is the capital of France?"
 WEATHER_QUESTION = "What's the weather like in Paris, France?"
@@ -103,9 +104,15 @@ def ask(worker: Worker, request: pb.PredictOptions) -> Turn:
     """The answer in both forms, which must agree; the streamed one is returned."""
     whole, streamed = Turn.of(predict(worker.stub, request)), Turn.of(stream(worker.stub, request))
     if streamed.answer.reason in ("length", "stop-string"):
+        assert runnable(streamed.calls) == runnable(whole.calls)
         del streamed.calls[len(whole.calls) :]  # of a call that was cut, a stream has the beginning
     assert whole.said() == streamed.said()
     return streamed
+
+
+def runnable(calls: Sequence[Call]) -> list[tuple[str, str]]:
+    """The calls that a client can run: those whose arguments are all of a JSON value."""
+    return [(call.name, call.arguments) for call in calls if is_json(call.arguments)]
 
 
 def turns(*messages: pb.Message, tokens: int = 100, **fields: Any) -> pb.PredictOptions:

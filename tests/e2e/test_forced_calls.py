@@ -11,7 +11,7 @@ import pytest
 
 from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import chat, predict, stream
-from tests.e2e.chatting import MARKUP, Turn, ask
+from tests.e2e.chatting import MARKUP, Turn, ask, runnable
 from tests.e2e.worker import TINY_CHAT, Worker
 from tests.tiers import slow
 
@@ -112,6 +112,7 @@ def test_a_call_cut_by_the_token_limit_leaves_no_markup(told: Worker) -> None:
         parts = Turn.of(stream(told.stub, request))
         assert (parts.text, parts.answer.reason) == ("", "length")
         assert all(call.arguments.startswith(part.arguments) for part in parts.calls)
+        assert runnable(parts.calls) == runnable(cut.calls)
         assert all(whole.arguments == call.arguments for whole in cut.calls)
 
 

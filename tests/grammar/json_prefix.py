@@ -1,5 +1,6 @@
 """An incremental JSON acceptor, independent of llguidance: is this text the beginning of a JSON value?"""
 
+import json
 import re
 
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*')
@@ -11,6 +12,15 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 class _End(Exception):
     """The text ends here, and all of it was right."""
+
+
+def is_json(text: str) -> bool:
+    """Whether it is all of a JSON value."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_json_prefix(text: str) -> bool:

@@ -77,6 +77,8 @@ EVERYTHING = {
         "either": {"anyOf": [{"type": "string", "pattern": "^\\w{2,3}$"}, {"type": "integer", "maximum": 9}]},
         "mixed": {"type": ["string", "object", "null"], "maxLength": 3, "maxProperties": 0},
         "anything": {},
+        "first name": {"type": "string"},
+        "\u540d\u524d-2": {"type": "integer"},
     },
     "required": ["count", "level", "short", "nested", "undeclared"],
 }
@@ -223,6 +225,17 @@ def test_every_text_that_the_grammar_admits_is_read_as_calls_that_fit(name: str,
 
 def forced(name: str, parameters: dict[str, Any], function: str = "f") -> None:
     format_named(name).forced_calls([{"function": {"name": function, "parameters": parameters}}])
+
+
+# Not Python's: it has no names of two words.
+@pytest.mark.parametrize("name", sorted({*FORMATS} - {"pythonic", "olmo3", "llama4"}))
+def test_an_argument_of_two_words_can_be_written(name: str) -> None:
+    forced(name, {"required": ["first name"]})
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_name_that_is_not_ascii_can_be_written(name: str) -> None:
+    forced(name, {"required": ["\u540d\u524d", "gr\u00f6\u00dfe"]})
 
 
 WITH_TAGS = ("qwen3_coder", "glm47", "minimax_m2", "minicpm5", "muse_spark", "seed_oss", "step3", "gemma4", "pythonic")

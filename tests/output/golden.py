@@ -16,7 +16,7 @@ from backend.output import OutputFormat, OutputStream
 from backend.output.formats import formats
 from backend.output.text.decoding import TableDecoder
 from tests import chosen
-from tests.grammar.json_prefix import is_json_prefix
+from tests.grammar.json_prefix import is_json, is_json_prefix
 from tests.output.cutting import calls_in, cuts, joined, numbered_ids, run
 
 TOOLS: tuple[dict[str, Any], ...] = (
@@ -147,6 +147,7 @@ def check_fragments(name: str, golden: Golden, text: str, expected: list[tuple[s
     if chosen.every_cut or len(text) % 11 == 0:
         assert run_golden(name, golden, list(text), in_parts=True, cut=True) == parts
     whole = run_golden(name, golden, [text], cut=True)
+    check_runnable(parts, whole)
     begun = calls_in(parts)[len(calls_in(whole)) :]
     assert calls_in(parts)[: len(calls_in(whole))] == calls_in(whole)
     assert (parts.content, parts.reasoning) == (whole.content, whole.reasoning)
@@ -155,6 +156,13 @@ def check_fragments(name: str, golden: Golden, text: str, expected: list[tuple[s
         goes_on = expected[len(calls_in(whole))]
         assert function == goes_on[0]
         assert goes_on[1].startswith(arguments)
+
+
+def check_runnable(parts: Piece, whole: Piece) -> None:
+    """What a client can run of a stream is what the whole answer calls, in its order; of other calls it has parts."""
+    streamed = calls_in(parts)
+    assert [call for call in streamed if is_json(call[1])] == calls_in(whole)
+    assert all(arguments for _, arguments in streamed)  # none at all may be taken for none to give
 
 
 def check_damaged(name: str, goldens: Sequence[Golden]) -> None:
@@ -166,16 +174,18 @@ def check_damaged(name: str, goldens: Sequence[Golden]) -> None:
         golden = data.draw(st.sampled_from(goldens))
         text = damaged(data, golden.text)
         stops = tuple(data.draw(st.lists(substrings(golden.text), max_size=3)))
-        whole = run_golden(name, golden, [text], stops=stops)
+        how: dict[str, Any] = {"stops": stops, "cut": data.draw(st.booleans())}
+        whole = run_golden(name, golden, [text], **how)
         "".join([whole.content, whole.reasoning, *(call.arguments for call in whole.tool_calls)]).encode()
         assert all(isinstance(arguments, dict) for _, arguments in decoded(whole))
         points = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
         parts = [text[i:j] for i, j in zip([0, *points], [*points, len(text)], strict=True)]
-        assert run_golden(name, golden, parts, stops=stops) == whole
-        assert run_golden(name, golden, list(text), stops=stops) == whole
-        in_parts = run_golden(name, golden, [text], stops=stops, in_parts=True)
-        assert run_golden(name, golden, parts, stops=stops, in_parts=True) == in_parts
-        assert run_golden(name, golden, list(text), stops=stops, in_parts=True) == in_parts
+        assert run_golden(name, golden, parts, **how) == whole
+        assert run_golden(name, golden, list(text), **how) == whole
+        in_parts = run_golden(name, golden, [text], in_parts=True, **how)
+        assert run_golden(name, golden, parts, in_parts=True, **how) == in_parts
+        assert run_golden(name, golden, list(text), in_parts=True, **how) == in_parts
+        check_runnable(in_parts, whole)
         assert all(is_json_prefix(arguments) for _, arguments in calls_in(in_parts))
 
     holds()

@@ -21,6 +21,7 @@ from backend.engine.preparing.lanes import Lanes
 from backend.engine.preparing.pooled import PooledPreparer
 from backend.engine.work import Work
 from backend.grammar.compiler import GrammarCompiler
+from backend.grammar.tools import strict_functions
 from backend.grammar.trial import DearGrammar, WrongGrammar
 from backend.output import OutputFormat, OutputStream, TokenTable
 from backend.prompt.preparer import EncodedPrompt, PromptPreparer
@@ -126,6 +127,7 @@ class RequestPreparer:
             tools=conversation.tools if conversation else (),
             parse_tools=bool(conversation and conversation.tools and conversation.tool_choice.mode != "none"),
             forced=bool(conversation and request.grammar is None and conversation.tool_choice.mode in _FORCED),
+            strict=bool(conversation and request.grammar is None and strict_functions(conversation.tools)),
             calls_in_parts=request.streamed,
         )
         return Prepared(

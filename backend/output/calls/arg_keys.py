@@ -2,11 +2,16 @@
 
 import re
 
-from backend.output.calls.tag_calls import Tags, begun
+from backend.output.calls.tags import Tags, begun
 
 
-def arg_key_tags(prefix: str = "", *, separator: str = "") -> Tags:
-    """`<arg_key>` and `<arg_value>`, with a prefix; behind the function's name a separator, if there is one."""
+def arg_key_tags(prefix: str = "", *, separator: str = "", held: bool = False) -> Tags:
+    """`<arg_key>` and `<arg_value>`, with a prefix.
+
+    Args:
+        separator: Behind the function's name.
+        held: No end tag is left out.
+    """
     key, key_end = f"<{prefix}arg_key>", f"</{prefix}arg_key>"
     value, end = f"<{prefix}arg_value>", f"</{prefix}tool_call>"
     name, goes_on = r"[\w.:/-]{1,256}", rf"(?=\s*(?:{key}|{end}))"
@@ -17,6 +22,7 @@ def arg_key_tags(prefix: str = "", *, separator: str = "") -> Tags:
         opening_begun=re.compile(begun(key, "[^<>]*" + begun(key_end, r"(?:\\n|\s)*\\?" + begun(value)))),
         value_end=f"</{prefix}arg_value>",
         close=(end,),
+        starts=() if held else (f"<{prefix}tool_call>",),
         guess=True,
         write_head=f"<{prefix}tool_call>{{name}}{separator}\n",
         write_opening=f"{key}{{key}}{key_end}\n{value}",

@@ -105,6 +105,7 @@ class Read:
         broken_at: In `text`, where a call broke off whose parts were read.
         text: What of them is no call and goes back to the answer as it was written.
         open: The section goes on after `end`, and its reader with it.
+        supposed: The call is whole only if the model has ended its turn: an answer that was cut does not have it.
         section: What the text after `end` is, for formats whose messages have headers; None leaves it.
         unless_cut: It is so only if it was the model that ended the answer; else nothing was found.
     """
@@ -115,6 +116,7 @@ class Read:
     text: str = ""
     broken_at: int | None = None
     open: bool = False
+    supposed: bool = False
     section: Section | None = None
     unless_cut: bool = False
 
@@ -217,6 +219,10 @@ class CallFormat(ABC):
         head, number, rest = frame[0].rpartition(NUMBER)
         begin = (Fixed(head), FreeText(end=rest, limits=(_NUMBER,))) if number else (Fixed(rest),)
         return *begin, JsonValue(ANY_OBJECT if parameters is None else parameters), Fixed(frame[1])
+
+    def held(self) -> "CallFormat":
+        """This format where a grammar holds the calls: all markup is as the format writes it."""
+        return self
 
     def new_id(self) -> str:
         """A fresh call id."""

@@ -127,11 +127,24 @@ class CallObject:
     @property
     def refusal(self) -> NotACall:
         """What to raise if it is broken."""
-        begun = self._arguments is not None and self._arguments.begun
-        return BrokenCall(self._extent.at) if begun else NotACall("no JSON")
+        return BrokenCall(self._extent.at) if self._has_begun else NotACall("no JSON")
 
     def read(self, body: str) -> CallPart | None:
-        """The next part of its arguments. Reads all of `body` before it is broken or has an end."""
+        """The next part of its arguments. Reads all of `body` before it is broken or has an end.
+
+        Raises:
+            NotACall: A member shows that it is no call.
+        """
+        try:
+            return self._read_members(body)
+        except NotACall as error:
+            raise BrokenCall(self._at) if self._has_begun else error from error
+
+    @property
+    def _has_begun(self) -> bool:
+        return self._arguments is not None and self._arguments.begun
+
+    def _read_members(self, body: str) -> CallPart | None:
         try:
             end = self._extent.find_end(body)
         except ValueError:

@@ -17,7 +17,8 @@ Header = Callable[[str, int], tuple[str, str, int] | None]
 class ArgumentParts:
     """The JSON object of a call's arguments, in parts.
 
-    None is given before the first key and its colon, or the object's end, are there: until then a brace may be text.
+    None is given before the first key and its colon are there: until then a brace may be text. The object's own end is
+    left for `last`: with it a client could run the call, so it waits for the call's.
 
     Attributes:
         begun: A part has been given.
@@ -41,13 +42,15 @@ class ArgumentParts:
         except ValueError:
             self.broken = True
         text = self.extent.take() if self.extent.certain else ""
+        if self.end is not None:
+            text = text.removesuffix("}" if self.begun or len(text) > 2 else "{}")
         self.begun = self.begun or bool(text)
         return CallPart(self.name, text, self.id) if text else None
 
     @property
     def last(self) -> CallPart:
         """The call is complete."""
-        return CallPart(self.name, "", self.id, last=True)
+        return CallPart(self.name, "}" if self.begun else "{}", self.id, last=True)
 
     @property
     def refusal(self) -> NotACall:

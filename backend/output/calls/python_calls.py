@@ -11,8 +11,10 @@ from backend.output.calls.forcing import argument_shapes
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import read_literal, skip_blank
 
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*")
-_ARGUMENT = re.compile(r"[A-Za-z_]\w*")
+# Letters of any script, marks on them, and hyphens: Python has none of those in names, but functions do.
+_NAME = r"[^\W\d](?:[\w-]|[^\x00-\x7f\s])*"
+_DOTTED = r"[^\W\d](?:[\w.-]|[^\x00-\x7f\s])*"
+_FUNCTION, _ARGUMENT = re.compile(_DOTTED), re.compile(_NAME)
 
 
 def literal(text: str) -> Any:
@@ -28,10 +30,10 @@ def literal(text: str) -> Any:
 
 
 SYNTAX = CallSyntax(
-    head=re.compile(r"\s*(?P<name>[A-Za-z_][\w.]*)\s*\("),
-    head_begun=re.compile(r"\s*(?:[A-Za-z_][\w.]*\s*)?"),
-    key=re.compile(r"\s*(?P<key>[A-Za-z_]\w*)\s*=(?=\s*[^\s=])"),
-    key_begun=re.compile(r"\s*(?:[A-Za-z_]\w*\s*(?:=\s*)?)?"),
+    head=re.compile(rf"\s*(?P<name>{_DOTTED})\s*\("),
+    head_begun=re.compile(rf"\s*(?:{_DOTTED}\s*)?"),
+    key=re.compile(rf"\s*(?P<key>{_NAME})\s*=(?=\s*[^\s=])"),
+    key_begun=re.compile(rf"\s*(?:{_NAME}\s*(?:=\s*)?)?"),
     close=")",
     brackets="([{",
     quotes=(Quote('"""', '"""'), Quote("'''", "'''"), Quote('"', '"'), Quote("'", "'")),

@@ -2,91 +2,19 @@
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping
 
 from backend.output.calls.call_format import BrokenCall, Call, CallPart, Read, function_name
 from backend.output.calls.json_calls import wait
 from backend.output.calls.json_extent import JsonExtent
 from backend.output.calls.json_text import NotACall, dump_json, load_json
 from backend.output.calls.literals import skip_blank
-from backend.output.calls.schema import ToolSchemas, one_line_less, typed
+from backend.output.calls.schema import ToolSchemas, resolved, typed
 from backend.output.calls.tag_texts import TextParts
+from backend.output.calls.tags import Tags
+from backend.output.calls.value_ends import LONGEST_TAG, ValueEnd
 
-# A tag is no longer; what may become a tag is decided by then.
-_LONGEST_TAG = 1024
 _TEXT = frozenset(["string"])
-
-
-@dataclass(frozen=True)
-class Tags:
-    """How one format writes a call, and how that is read.
-
-    Attributes:
-        head: From behind the call's start to its first argument; group `name`.
-        opening: Opens an argument; groups `key` and, where the text says it, `type`, or `string`: `true` for a text and
-            `false` for JSON. Both patterns begin with white space and must match within a thousand characters.
-        head_begun, opening_begun: What may become one, as a pattern of all text that is there. See `begun`.
-        value_end: Ends an argument.
-        close: Texts that end the call, white space between them.
-        trim: What of an argument's text is its value.
-        unescape: A name as it is meant.
-        guess: A value without a type is JSON or a Python literal if it can be.
-        quoted: A value may stand between two texts, within which `value_end` is text.
-        json_opening: Opens all arguments as one JSON object; `json_end` follows it.
-        write_head, write_opening: The call's beginning, for `{name}`, and an argument's, for `{key}`.
-        write_text, write_json: Behind the opening of a text and of anything else, where `string` tells them apart.
-        write_tail: Between a value and `value_end`.
-        write_after: Behind an argument.
-        write_close: The call's end, and its section's.
-        writable: Names that can be written.
-    """
-
-    head: re.Pattern[str]
-    head_begun: re.Pattern[str]
-    opening: re.Pattern[str]
-    opening_begun: re.Pattern[str]
-    value_end: str
-    close: tuple[str, ...]
-    write_head: str = ""
-    write_opening: str = ""
-    write_close: str = ""
-    write_text: str = ""
-    write_json: str = ""
-    write_tail: str = ""
-    write_after: str = ""
-    writable: re.Pattern[str] = field(default=re.compile(r"[^\s<>\"'{}]{1,256}"))
-    trim: Callable[[str], str] = one_line_less
-    unescape: Callable[[str], str] = str
-    guess: bool = False
-    quoted: tuple[str, str] | None = None
-    json_opening: re.Pattern[str] | None = None
-    json_end: str = ""
-
-    @cached_property
-    def close_begun(self) -> re.Pattern[str]:
-        """What may become `close`."""
-        return re.compile(r"\s*" + _chain([*self.close]))
-
-    @cached_property
-    def closed(self) -> re.Pattern[str]:
-        """`close` itself."""
-        return re.compile(r"\s*" + r"\s*".join(map(re.escape, self.close)))
-
-
-def begun(literal: str, rest: str = "") -> str:
-    """A pattern of all beginnings of a text that goes on with `rest`, a pattern of any beginning."""
-    pattern = rest
-    for char in reversed(literal):
-        pattern = f"(?:{re.escape(char)}{pattern})?"
-    return pattern
-
-
-def _chain(literals: list[str]) -> str:
-    if not literals:
-        return ""
-    return begun(literals[0], r"\s*" + _chain(literals[1:]))
 
 
 class TagReader:
@@ -97,14 +25,16 @@ class TagReader:
         self._at = at  # all before has been read
         self._name: str | None = None
         self._value: _Value | None = None
+        self._keys: set[str] = set()
         self._members = 0
+        self._supposed = False
 
     def read(self, body: str, *, final: bool) -> Read | None:
         if self._name is None and not self._read_head(body):
             return wait(final=final)
         while True:
             if self._value is not None:
-                members = self._read_value(self._value, body)
+                members = self._read_value(self._value, body, final=final)
                 if members:
                     return Read(0, part=CallPart(self._name or "", members), open=True)
                 if members is None:
@@ -116,7 +46,7 @@ class TagReader:
 
     def _read_head(self, body: str) -> bool:
         begin = skip_blank(body, self._at)
-        match = self._tags.head.match(body, begin, begin + _LONGEST_TAG)
+        match = self._tags.head.match(body, begin, begin + LONGEST_TAG)
         if match is None:
             self._check_begun(body, begin, self._tags.head_begun)
             return False
@@ -127,21 +57,30 @@ class TagReader:
         """Find the next argument; False if more text is needed."""
         begin = skip_blank(body, self._at)
         for pattern in (self._tags.opening, self._tags.json_opening):
-            if pattern and (match := pattern.match(body, begin, begin + _LONGEST_TAG)):
-                self._value = _Value(self._tags, self._tools, self._name or "", match)
+            if pattern and (match := pattern.match(body, begin, begin + LONGEST_TAG)):
+                self._value = _Value(self._tags, self._tools, self._name or "", match, self._missing(match))
                 return True
         self._check_begun(body, begin, self._tags.opening_begun, self._tags.close_begun)
         return False
 
+    def _missing(self, opening: re.Match[str]) -> frozenset[str]:
+        """The arguments that the function has and the call does not have yet."""
+        if self._tags.left_out is None:
+            return frozenset()
+        self._keys.add(opening["key"])
+        schema = self._tools.parameters(self._name or "")
+        properties = resolved(schema, schema).get("properties")
+        return frozenset(properties) - self._keys if isinstance(properties, Mapping) else frozenset()
+
     def _check_begun(self, body: str, begin: int, *patterns: re.Pattern[str]) -> None:
-        short = len(body) - begin < _LONGEST_TAG
+        short = len(body) - begin < LONGEST_TAG
         if not short or not any(pattern.fullmatch(body, begin) for pattern in patterns):
             raise BrokenCall(self._at) if self._members else NotACall("no tag of a call")
 
-    def _read_value(self, value: "_Value", body: str) -> str | None:
+    def _read_value(self, value: "_Value", body: str, *, final: bool) -> str | None:
         """An argument as text of the call's JSON, empty if it adds nothing; None if more text is needed."""
         try:
-            found = value.read(body)
+            found = value.read(body, final=final)
         except NotACall as error:
             raise BrokenCall(self._at) if self._members else error from error
         if found is None:
@@ -151,24 +90,26 @@ class TagReader:
         self._members += bool(lead)
         value.begun = True
         if end is not None:
-            self._at, self._value = end, None
+            self._at, self._value, self._supposed = end, None, self._supposed or value.supposed
         return lead + members or (None if end is None else "")
 
     def _close(self, end: int) -> Read:
         name = self._name or ""
         if not self._members:
             return Read(end, (Call(name, "{}"),))
-        return Read(end, part=CallPart(name, "}", last=True))
+        return Read(end, part=CallPart(name, "}", last=True), supposed=self._supposed)
 
 
 class _Value:
-    """One argument, from behind its opening.
+    """One argument, from behind its opening; `following` are those that may come after it.
 
     Attributes:
         begun: Some of it has been read as members of the call's JSON.
     """
 
-    def __init__(self, tags: Tags, tools: ToolSchemas, function: str, opening: re.Match[str]) -> None:
+    def __init__(
+        self, tags: Tags, tools: ToolSchemas, function: str, opening: re.Match[str], following: frozenset[str]
+    ) -> None:
         self._tags = tags
         self._begin = self._searched = opening.end()
         groups = opening.groupdict()
@@ -182,19 +123,25 @@ class _Value:
         self._end = tags.value_end if self._key is not None else tags.json_end
         self._extent = JsonExtent(self._begin) if self._key is None or self._structured else None
         only_text = self._types == _TEXT and tags.quoted is None and self._key is not None
-        self._text = TextParts(self._begin, self._end, tags.trim) if only_text else None
+        self._text_ends = ValueEnd(self._end, self._begin, tags.left_out, following)
+        self._text = TextParts(self._begin, self._text_ends, tags.trim) if only_text else None
         self.begun = False
+
+    @property
+    def supposed(self) -> bool:
+        """That the model's turn ends is all that shows the value's end."""
+        return self._text_ends.supposed
 
     @property
     def _structured(self) -> bool:
         """Whether it can only be an object or an array, in whose strings an end marker is text."""
         return "string" not in self._types and not self._types.isdisjoint(("object", "array"))
 
-    def read(self, body: str) -> tuple[str, int | None] | None:
+    def read(self, body: str, *, final: bool) -> tuple[str, int | None] | None:
         """Its members as JSON text, and where it ends: a text that can be nothing else is given as it comes."""
         if self._text is not None:
-            return self._read_text(self._text, body)
-        found = self._extent_end(body) if self._extent else self._text_end(body)
+            return self._read_text(self._text, body, final=final)
+        found = self._extent_end(body, final=final) if self._extent else self._text_end(body, final=final)
         if found is None:
             return None
         text, end = found
@@ -205,8 +152,8 @@ class _Value:
             return dump_json(arguments)[1:-1], end
         return f"{json.dumps(self._key, ensure_ascii=False)}: {self._json(text)}", end
 
-    def _read_text(self, parts: TextParts, body: str) -> tuple[str, int | None] | None:
-        text = parts.take(body)
+    def _read_text(self, parts: TextParts, body: str, *, final: bool) -> tuple[str, int | None] | None:
+        text = parts.take(body, final=final)
         if not text and parts.ended is None:
             return None
         lead = "" if self.begun else f'{json.dumps(self._key, ensure_ascii=False)}: "'
@@ -218,12 +165,12 @@ class _Value:
         except NotACall:
             return dump_json(text)
 
-    def _extent_end(self, body: str) -> tuple[str, int] | None:
+    def _extent_end(self, body: str, *, final: bool) -> tuple[str, int] | None:
         assert self._extent is not None
         try:
             end = self._extent.find_end(body)
         except ValueError:
-            return self._read_as_text(body)
+            return self._read_as_text(body, final=final)
         if end is None:
             return None
         after = skip_blank(body, end)
@@ -231,24 +178,21 @@ class _Value:
             return body[self._begin : end], after + len(self._end)
         if self._end.startswith(body[after:]):
             return None
-        return self._read_as_text(body)
+        return self._read_as_text(body, final=final)
 
-    def _read_as_text(self, body: str) -> tuple[str, int] | None:
-        """It is no JSON after all: the first end marker counts."""
+    def _read_as_text(self, body: str, *, final: bool) -> tuple[str, int] | None:
+        """It is no JSON up to the end tag: it ends as a text does."""
         self._extent = None
-        return self._text_end(body)
+        return self._text_end(body, final=final)
 
-    def _text_end(self, body: str) -> tuple[str, int] | None:
+    def _text_end(self, body: str, *, final: bool) -> tuple[str, int] | None:
         quoted, begin = self._tags.quoted, skip_blank(body, self._begin)
         if quoted is not None and body.startswith(quoted[0], begin):
             return self._quoted_end(body, begin, quoted)
         if quoted is not None and quoted[0].startswith(body[begin:]):
             return None
-        at = body.find(self._end, self._searched)
-        if at < 0:
-            self._searched = max(self._searched, len(body) - len(self._end) + 1)
-            return None
-        return self._tags.trim(body[self._begin : at]), at + len(self._end)
+        after = self._text_ends.find(body, final=final)
+        return None if after is None else (self._tags.trim(body[self._begin : self._text_ends.at]), after)
 
     def _quoted_end(self, body: str, begin: int, quoted: tuple[str, str]) -> tuple[str, int] | None:
         start = begin + len(quoted[0])

@@ -4,46 +4,36 @@ import json
 from collections.abc import Callable
 
 from backend.output.calls.schema import one_line_less
+from backend.output.calls.value_ends import ValueEnd
 
 
 class TextParts:
-    """Follows a text up to its end tag, in text that grows. The work is linear.
+    """Follows a text up to its end, in text that grows. The work is linear.
 
     Args:
         begin: Where it begins.
-        end: The tag.
+        end: Finds its end.
         trim: What of it is the value: `one_line_less`, `str.strip` or `str`. What may yet be trimmed is held.
 
     Attributes:
-        ended: The position after the tag, once it is there.
+        ended: Where reading goes on behind it, once that is known.
     """
 
-    def __init__(self, begin: int, end: str, trim: Callable[[str], str]) -> None:
+    def __init__(self, begin: int, end: ValueEnd, trim: Callable[[str], str]) -> None:
         self._at, self._end, self._trim = begin, end, trim
         self._begun = False
-        self._searched = begin
         self.ended: int | None = None
 
-    def take(self, body: str) -> str:
+    def take(self, body: str, *, final: bool = False) -> str:
         """What is new of the value, as the inside of a JSON string."""
-        found = body.find(self._end, self._searched)
-        limit = found if found >= 0 else self._before_tag(body)
-        self._searched = max(self._searched, limit)
+        self.ended = self._end.find(body, final=final)
+        limit = self._end.at
         if not self._begun:
             self._skip_lead(body, limit)
         text = self._without_tail(body[self._at : limit])
         self._at += len(text)
         self._begun = self._begun or bool(text)
-        if found >= 0:
-            self.ended = found + len(self._end)
         return json.dumps(text, ensure_ascii=False)[1:-1]
-
-    def _before_tag(self, body: str) -> int:
-        """Where the text ends that cannot be part of the tag."""
-        for length in range(min(len(self._end) - 1, len(body) - self._searched), 0, -1):
-            if self._end.startswith(body[-length:]):
-                return len(body) - length
-        return len(body)
 
     def _skip_lead(self, body: str, limit: int) -> None:
         if self._trim is str.strip:

@@ -10,7 +10,7 @@ from backend.output.calls.call_format import NotForceable
 from backend.output.calls.forcing import CARRIED, Json, argument_shapes, choices, text_limits, written
 from backend.output.calls.number_ranges import bounded_pattern
 from backend.output.calls.schema import resolved, schema_types, typed
-from backend.output.calls.tag_calls import Tags
+from backend.output.calls.tags import Tags
 
 _TEXT = frozenset(["string"])
 _STRUCTURED = frozenset(["object", "array"])
@@ -42,7 +42,7 @@ def tagged_shape(tags: Tags, name: str, parameters: Json | None) -> Shape:
     if parameters is None:
         return head, Repeated(_any_argument(tags)), close
     members: list[Member] = []
-    for key, value, required in argument_shapes(parameters, tags.writable, lambda schema: _tagged(tags, schema)):
+    for key, value, required in argument_shapes(parameters, tags.writable_key, lambda schema: _tagged(tags, schema)):
         opening, after = Fixed(tags.write_opening.replace("{key}", key)), Fixed(tags.write_after)
         members.append(Member((opening, *value, *([after] if after.text else [])), required))
     return head, Members(tuple(members)), close

@@ -11,7 +11,7 @@ from backend.output.calls.json_calls import HeaderCallReader, begun_header
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.readers import BlockReader
 from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import begun
+from backend.output.calls.tags import begun
 
 _SECTION, _END = "<\uff5ctool\u2581calls\u2581begin\uff5c>", "<\uff5ctool\u2581calls\u2581end\uff5c>"
 _CALL, _CALL_END = "<\uff5ctool\u2581call\u2581begin\uff5c>", "<\uff5ctool\u2581call\u2581end\uff5c>"

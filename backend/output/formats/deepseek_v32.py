@@ -17,8 +17,9 @@ from backend.core.call_shape import CallSection, Shape
 from backend.output.calls.call_format import CallFormat
 from backend.output.calls.readers import BlockReader
 from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader, Tags, begun
+from backend.output.calls.tag_calls import TagReader
 from backend.output.calls.tag_values import tagged_shape
+from backend.output.calls.tags import Tags, begun
 from backend.output.choice import DSML
 
 _INVOKE, _INVOKE_END = f'<{DSML}invoke name="', f"</{DSML}invoke>"
@@ -44,6 +45,7 @@ def dsml_tags(section: str) -> Tags:
         write_after="\n",
         write_close=f"{_INVOKE_END}\n</{DSML}{section}>",
         writable=re.compile(r'[^"<>]{1,256}'),
+        writable_key=re.compile(r'[^"<>]{1,256}'),
     )
 
 

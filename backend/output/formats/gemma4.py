@@ -22,12 +22,13 @@ from backend.output.calls.forcing import argument_shapes, choices, text_limits
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import after_comma, read_literal, skip_blank
 from backend.output.calls.schema import ToolSchemas, read_guess, resolved, schema_types
-from backend.output.calls.tag_calls import begun
 from backend.output.calls.tag_values import alternatives, exactly
+from backend.output.calls.tags import begun
 
 _FUNCTION = re.compile(r"[\w.-]{1,256}")
-_ARGUMENT = re.compile(r"[^\s:,{}\[\]<>\"]+")
-_KEY = re.compile(r"\s*([^\s:,{}\[\]<>]+)\s*:")
+_WORD = r"[^\s:,{}\[\]<>\"]+"
+_ARGUMENT = re.compile(rf"{_WORD}(?: +{_WORD})*")
+_KEY = re.compile(r"\s*([^\s:,{}\[\]<>]+(?: +[^\s:,{}\[\]<>]+)*)\s*:")
 _BARE = re.compile(r"[^,{}\[\]]*")
 _OTHER_THAN_TEXT = ["object", "array", "number", "boolean", "null"]
 _MAX_DEPTH = 64
@@ -113,13 +114,13 @@ def call_syntax(quote: str) -> CallSyntax:
         return found
 
     mark = f'(?P<quote>{re.escape(quote)}|"|)'
-    name = r"[^\s:,{}\[\]<>\"]"
+    words = _ARGUMENT.pattern
     begun_quote = begun(quote)
     return CallSyntax(
         head=re.compile(r"\s*,?\s*call:(?P<name>[\w.-]+)\s*\{"),
         head_begun=re.compile(r"\s*,?\s*" + begun("call:", r"[\w.-]*\s*")),
-        key=re.compile(rf"\s*{mark}(?P<key>{name}+)(?P=quote)\s*:"),
-        key_begun=re.compile(rf'\s*(?:"|{begun_quote})(?:{name}+(?:"|{begun_quote})\s*)?'),
+        key=re.compile(rf"\s*{mark}(?P<key>{words})(?P=quote)\s*:"),
+        key_begun=re.compile(rf'\s*(?:"|{begun_quote})(?:{words}(?:"|{begun_quote})\s*)?'),
         close="}",
         brackets="[{",
         quotes=(Quote(quote, quote, escapes=False), Quote('"', '"')),

@@ -11,8 +11,9 @@ from backend.output.calls.call_objects import CallObjectReader
 from backend.output.calls.json_calls import HeaderCallReader, wait
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader, Tags
+from backend.output.calls.tag_calls import TagReader
 from backend.output.calls.tag_values import tagged_shape
+from backend.output.calls.tags import Tags
 from backend.output.formats.hy3 import FORMAT as HY3
 from backend.output.formats.hy3 import SEPARATOR
 
@@ -47,12 +48,12 @@ class ArgKeyReader:
 class ArgKeyFormat(CallFormat):
     """The schema tells which values are strings; other values are JSON or Python literals."""
 
-    def __init__(self, name: str, prefix: str = "") -> None:
-        self.name = name
+    def __init__(self, name: str, prefix: str = "", *, held: bool = False) -> None:
+        self.name, self._prefix = name, prefix
         self.starts = (f"<{prefix}tool_call>",)
         self.markers = (*self.starts, *(f"<{end}{prefix}arg_{kind}>" for kind in ("key", "value") for end in ("", "/")))
         self.markers += (f"</{prefix}tool_call>",)
-        self._tags = arg_key_tags(prefix)
+        self._tags = arg_key_tags(prefix, held=held)
 
     @property
     def sections(self) -> tuple[CallSection, ...]:
@@ -60,6 +61,9 @@ class ArgKeyFormat(CallFormat):
 
     def reader(self, start: str, tools: ToolSchemas) -> ArgKeyReader:
         return ArgKeyReader(self._tags, tools)
+
+    def held(self) -> "ArgKeyFormat":
+        return ArgKeyFormat(self.name, self._prefix, held=True)
 
     def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
         return tagged_shape(self._tags, name, parameters)

@@ -16,7 +16,7 @@ from backend.output.calls.call_format import CallFormat, CallReader, Read
 from backend.output.calls.json_calls import HeaderCallReader
 from backend.output.calls.readers import HeaderReader, ToFunction
 from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import begun
+from backend.output.calls.tags import begun
 from backend.output.sections import Section
 
 _WORD = r"[\w.:/+-]+"

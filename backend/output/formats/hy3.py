@@ -14,7 +14,7 @@ from backend.output.calls.tag_values import tagged_shape
 
 SEPARATOR = "<tool_sep>"
 _SECTION, _CALL, _CALL_END, _END = "<tool_calls>", "<tool_call>", "</tool_call>", "</tool_calls>"
-_PLAIN = arg_key_tags(separator=SEPARATOR)
+_PLAIN = arg_key_tags(separator=SEPARATOR, held=True)
 TAGS = replace(_PLAIN, write_head=f"{_SECTION}\n{_PLAIN.write_head}", write_close=f"{_PLAIN.write_close}\n{_END}")
 
 

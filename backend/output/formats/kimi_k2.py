@@ -7,7 +7,7 @@ from backend.output.calls.call_format import NUMBER, CallFormat
 from backend.output.calls.json_calls import HeaderCallReader, begun_header
 from backend.output.calls.readers import BlockReader
 from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import begun
+from backend.output.calls.tags import begun
 
 _HEADER = re.compile(r"\s*(?P<id>(?:functions\.)?(?P<name>[^\s:<]+):\d+)\s*<\|tool_call_argument_begin\|>")
 _BEGUN = re.compile(r"\s*(?:[^\s:<]+(?::(?:\d+\s*" + begun("<|tool_call_argument_begin|>") + ")?)?)?")

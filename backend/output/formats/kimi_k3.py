@@ -13,7 +13,8 @@ from backend.core.call_shape import CallSection
 from backend.output.calls.call_format import NUMBER, CallFormat
 from backend.output.calls.readers import BlockReader
 from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader, Tags, begun
+from backend.output.calls.tag_calls import TagReader
+from backend.output.calls.tags import Tags, begun
 from backend.output.choice import XTML_TOKENS
 
 _REST = r"[^<]*" + begun("<|sep|>")

@@ -7,8 +7,9 @@ from typing import Any
 from backend.core.call_shape import CallSection, Shape
 from backend.output.calls.call_format import CallFormat
 from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader, Tags, begun
+from backend.output.calls.tag_calls import TagReader
 from backend.output.calls.tag_values import tagged_shape
+from backend.output.calls.tags import Tags, begun
 
 # Quotes may be single or missing.
 _NAME = r"\s*(?P<quote>[\"']?)(?P<{}>(?(quote)[^<>\"'\n]|[^\s<>\"']){{1,256}})(?P=quote)\s*>"

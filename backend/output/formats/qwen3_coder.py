@@ -2,32 +2,38 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from backend.core.call_shape import CallSection, Shape
 from backend.output.calls.call_format import CallFormat, CallReader, Read
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader, Tags, begun
+from backend.output.calls.tag_calls import TagReader
 from backend.output.calls.tag_values import tagged_shape
+from backend.output.calls.tags import Tags, begun
 
 _REST = r"\s*[^\s<>]*\s*>?"
+_WORDS = r"[^\s<>]+(?: +[^\s<>]+)*"
 
 
-def function_tags(section: tuple[str, str], *, opened: bool = False) -> Tags:
+def function_tags(section: tuple[str, str], *, opened: bool = False, held: bool = False) -> Tags:
     """`<function=NAME>` and `<parameter=KEY>` in a section of its own.
 
     Args:
         opened: `<function=` has been read.
+        held: No end tag is left out.
     """
     start = "" if opened else "<function="
     return Tags(
         head=re.compile(start + r"\s*(?P<name>[^\s<>]+)\s*>"),
         head_begun=re.compile(begun(start, _REST)),
-        opening=re.compile(r"<parameter=\s*(?P<key>[^\s<>]+)\s*>"),
-        opening_begun=re.compile(begun("<parameter=", _REST)),
+        opening=re.compile(rf"<parameter=\s*(?P<key>{_WORDS})\s*>"),
+        opening_begun=re.compile(begun("<parameter=", rf"\s*(?:{_WORDS})?\s*>?")),
         value_end="</parameter>",
         close=("</function>",),
+        starts=() if held else (section[0], "<function="),
+        section_end=section[1],
         write_head=f"{section[0]}\n<function={{name}}>\n",
         write_opening="<parameter={key}>\n",
         write_tail="\n",
@@ -50,7 +56,7 @@ class SectionReader:
             if read is None or not read.end:
                 return read
             self._called = True
-            return Read(read.end, read.calls, read.part, open=True)
+            return replace(read, open=True)
         at = skip_blank(body, 0)
         if body.startswith(self._end, at):
             return Read(at + len(self._end))
@@ -67,11 +73,12 @@ class FunctionTags(CallFormat):
 
     _FUNCTION = "<function="
 
-    def __init__(self, name: str, section: tuple[str, str]) -> None:
-        self.name = name
+    def __init__(self, name: str, section: tuple[str, str], *, held: bool = False) -> None:
+        self.name, self._section = name, section
         self.starts = (section[0], self._FUNCTION)
         self.markers = (section[0], self._FUNCTION, section[1])
-        self._tags, self._opened = function_tags(section), function_tags(section, opened=True)
+        self._tags = function_tags(section, held=held)
+        self._opened = function_tags(section, opened=True, held=held)
 
     @property
     def sections(self) -> tuple[CallSection, ...]:
@@ -83,6 +90,9 @@ class FunctionTags(CallFormat):
 
     def reader(self, start: str, tools: ToolSchemas) -> CallReader:
         return SectionReader(self._opened if start == self._FUNCTION else self._tags, tools, self.call_end)
+
+    def held(self) -> "FunctionTags":
+        return FunctionTags(self.name, self._section, held=True)
 
     def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
         return tagged_shape(self._tags, name, parameters)

@@ -8,8 +8,9 @@ from backend.core.call_shape import CallSection, Shape
 from backend.output.calls.call_format import CallFormat
 from backend.output.calls.readers import BlockReader
 from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader, Tags, begun
+from backend.output.calls.tag_calls import TagReader
 from backend.output.calls.tag_values import tagged_shape
+from backend.output.calls.tags import Tags, begun
 
 _NAME_BEGUN = r"[^\"<>]*(?:\"\s*>?)?"
 _INVOKE, _PARAMETER = '<steptml:invoke name="', '<steptml:parameter name="'

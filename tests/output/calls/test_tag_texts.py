@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from backend.output.calls.schema import one_line_less
 from backend.output.calls.tag_texts import TextParts
+from backend.output.calls.value_ends import ValueEnd
 from tests import chosen
 from tests.output.golden import TOOLS, format_named
 
@@ -22,7 +23,7 @@ def test_the_parts_add_up_to_the_value_and_none_is_taken_back(data: st.DataObjec
     whole = f"<k>{text}{END}"
     value = trim(whole[3 : whole.index(END)])
     points = sorted(data.draw(st.lists(st.integers(3, len(whole)), max_size=6)))
-    parts, sent = TextParts(3, END, trim), ""
+    parts, sent = TextParts(3, ValueEnd(END, 3), trim), ""
     for end in (*points, len(whole)):
         if parts.ended is None:
             sent += parts.take(whole[:end])

@@ -24,6 +24,11 @@ GOLDEN = (
         (("f", {"a": "<tool_call|>"}),),
         same_as_mlx_lm=False,
     ),
+    Golden(
+        '<|tool_call>call:f{first name:<|"|>x<|"|>,of:{last name:1},"to  do":2}<tool_call|>',
+        (("f", {"first name": "x", "of": {"last name": 1}, "to  do": 2}),),
+        same_as_mlx_lm=False,
+    ),
     Golden("<|tool_call>call:f(a)<tool_call|>", content="<|tool_call>call:f(a)<tool_call|>", same_as_mlx_lm=False),
 )
 

@@ -21,6 +21,12 @@ GOLDEN = (
         '<tool_call>{"name": "get_weather", "arguments": {"city": "\U0001f30d"}}</tool_call>',
         (("get_weather", {"city": "\U0001f30d"}),),
     ),
+    Golden(
+        "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Bern\n<arg_key>days</arg_key>\n<arg_value>3</tool_call>"
+        "<tool_call>get_weather<arg_key>options</arg_key><arg_value>{}</tool_call>",
+        (("get_weather", {"city": "Bern", "days": 3}), ("get_weather", {"options": {}})),
+        same_as_mlx_lm=False,
+    ),
     Golden("<tool_call>now</tool_call>", (("now", {}),), same_as_mlx_lm=False),
     Golden(
         "<tool_call>is a tag, and <tool_call>now\nx</tool_call> is no call",

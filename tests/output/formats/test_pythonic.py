@@ -15,6 +15,20 @@ GOLDEN = (
         content="Hm.\nOk",
     ),
     Golden(
+        "<|tool_call_start|>[\u8abf\u3079\u308b.\u5929\u6c17(\u540d\u524d='x', gr\u00f6\u00dfe=1), "
+        "read-file(\u0928\u093e\u092e=2, to-line=3)]<|tool_call_end|>",
+        (
+            ("\u8abf\u3079\u308b.\u5929\u6c17", {"\u540d\u524d": "x", "gr\u00f6\u00dfe": 1}),
+            ("read-file", {"\u0928\u093e\u092e": 2, "to-line": 3}),
+        ),
+        same_as_mlx_lm=False,
+    ),
+    Golden(
+        "<|tool_call_start|>[f(a b=1)] [2f(a=1)]",
+        content="<|tool_call_start|>[f(a b=1)] [2f(a=1)]",
+        same_as_mlx_lm=False,
+    ),
+    Golden(
         '<|tool_call_start|>[{"name": "now", "arguments": {}}]<|tool_call_end|>',
         (("now", {}),),
         same_as_mlx_lm=False,

@@ -35,6 +35,23 @@ GOLDEN = (
         content="Done.",
         same_as_mlx_lm=False,
     ),
+    Golden(
+        "<tool_call>\n<function=f>\n<parameter=first  name>\nx\n</parameter>\n</function>\n</tool_call>",
+        (("f", {"first  name": "x"}),),
+        same_as_mlx_lm=False,
+    ),
+    Golden(
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\nBern\n<parameter=days>\n3\n<parameter=options>\n"
+        '{"a": 1}\n</function>\n</tool_call>',
+        (("get_weather", {"city": "Bern", "days": 3, "options": {"a": 1}}),),
+        same_as_mlx_lm=False,
+    ),
+    Golden(
+        "<function=get_weather>\n<parameter=city>\nBern\n</function>\n</tool_call>\n"
+        "<tool_call>\n<function=now>\n</function>\n</tool_call>",
+        (("get_weather", {"city": "Bern"}), ("now", {})),
+        same_as_mlx_lm=False,
+    ),
     Golden("In XML <function=x> is a tag.", content="In XML <function=x> is a tag.", same_as_mlx_lm=False),
     Golden(
         "<tool_call>\n<function=now>\n</tool_call> x",
