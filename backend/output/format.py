@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backend.core.call_shape import ForcedCall
-from backend.output.calls.call_format import CallFormat, NotForceable
+from backend.output.calls.call_format import CallFormat, NotForceable, is_function_name
+from backend.output.calls.parameters import call_parameters
 from backend.output.calls.schema import ToolSchemas
 from backend.output.choice import (
     FORMAT_ALIASES,
@@ -157,9 +158,11 @@ class OutputFormat:
         found: list[ForcedCall] = []
         for name in schemas.names:
             if function in ("", name):
-                parameters = schemas.parameters(name) or {"type": "object"}
                 try:
-                    found.append(ForcedCall(name, calls.shape(name, parameters), calls.lead))
+                    if not is_function_name(name):
+                        raise NotForceable("its name cannot be written")
+                    shape = calls.shape(name, call_parameters(schemas.parameters(name)))
+                    found.append(ForcedCall(name, shape, calls.lead))
                 except NotForceable as error:
                     raise NotForceable(f"function {name!r}: {error}") from error
         return tuple(found)

@@ -4,9 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import Fixed, JsonValue, Member, Members, Shape
+from backend.core.call_shape import Fixed, JsonValue, Member, Members, NotForceable, Shape
 from backend.output.calls.argument_lists import CallSyntax, Quote
-from backend.output.calls.call_format import NotForceable
 from backend.output.calls.forcing import argument_shapes
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import read_literal, skip_blank

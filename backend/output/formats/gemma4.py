@@ -4,15 +4,25 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import Either, Fixed, FreeText, JsonValue, Member, Members, Shape, TextLimits
+from backend.core.call_shape import (
+    Either,
+    Fixed,
+    FreeText,
+    JsonValue,
+    Member,
+    Members,
+    NotForceable,
+    NotWritable,
+    Shape,
+)
 from backend.output.calls.argument_lists import ArgumentListReader, CallListReader, CallSyntax, Quote
-from backend.output.calls.call_format import CallFormat, NotForceable
-from backend.output.calls.forcing import argument_shapes, choices, text_limits
+from backend.output.calls.call_format import CallFormat
+from backend.output.calls.forcing import argument_shapes
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import after_comma, read_literal, skip_blank
-from backend.output.calls.schema import ToolSchemas, read_guess, resolved, schema_types
+from backend.output.calls.schema import ToolSchemas, read_guess
 from backend.output.calls.tag_calls import begun
-from backend.output.calls.tag_values import alternatives, exactly
+from backend.output.calls.unions import alternatives, choices, exactly, text_limits, types_of
 
 _FUNCTION = re.compile(r"[\w.-]{1,256}")
 _ARGUMENT = re.compile(r"[^\s:,{}\[\]<>\"]+")
@@ -138,28 +148,18 @@ class BraceFormat(CallFormat):
 
     def _value_shape(self, schema: Mapping[str, Any]) -> Shape:
         """Strings between the format's own quotes; all else is JSON, which `BraceValues` reads too."""
-        if schema_types(schema, schema) != frozenset(["string"]):
+        if types_of(schema) != frozenset(["string"]):
             return (JsonValue(schema),)
-        values = choices(schema)
-        if values is None:
-            return Fixed(self._quote), FreeText(end=self._quote, limits=self._limits(schema))
-        texts = self._writable(values)
+        options = alternatives(schema)
+        listed = [choices(option) for option in options]
+        texts = [text for values in listed for text in self._writable(values or [])]
+        limits = [text_limits(option) for option, values in zip(options, listed, strict=True) if values is None]
+        if limits:
+            limits += map(exactly, texts)
+            return Fixed(self._quote), FreeText(end=self._quote, limits=tuple(limits))
         if not texts:
-            raise NotForceable("none of its values can be written")
+            raise NotWritable("none of its values can be written")
         return (Either(tuple((Fixed(self._quote + text + self._quote),) for text in texts)),)
-
-    def _limits(self, schema: Mapping[str, Any]) -> tuple[TextLimits, ...]:
-        """Of a string, which may be a union of strings."""
-        limits: list[TextLimits] = []
-        for option in alternatives(schema):
-            values = choices(option)
-            if values is None:
-                limits.append(text_limits(resolved(option, option)))
-            else:
-                limits += map(exactly, self._writable(values))
-        if not limits:
-            raise NotForceable("none of its values can be written")
-        return tuple(limits)
 
     def _writable(self, values: list[Any]) -> list[str]:
         return [value for value in values if isinstance(value, str) and self._quote not in value]
