@@ -49,6 +49,11 @@ def call_parameters(parameters: Any) -> Json:
     root, types = document.flat(parameters), document.types(parameters)
     if types and "object" not in types:
         raise NotForceable(f"its parameters are of type {', '.join(sorted(types))}, and arguments are an object")
+    if not isinstance(root.get("properties", {}), Mapping):
+        raise NotForceable("'properties' of its parameters is no object")
+    required = root.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        raise NotForceable("'required' of its parameters is no list of names")
     return {**_Definitions(document).whole(root), "type": "object"}
 
 

@@ -10,8 +10,8 @@ from backend.output.calls.forcing import argument_shapes
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import read_literal, skip_blank
 
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*")
-_ARGUMENT = re.compile(r"[A-Za-z_]\w*")
+_FUNCTION = re.compile(r"[^\W\d][\w.]*")
+_ARGUMENT = re.compile(r"[^\W\d]\w{0,255}")
 
 
 def literal(text: str) -> Any:
@@ -27,10 +27,10 @@ def literal(text: str) -> Any:
 
 
 SYNTAX = CallSyntax(
-    head=re.compile(r"\s*(?P<name>[A-Za-z_][\w.]*)\s*\("),
-    head_begun=re.compile(r"\s*(?:[A-Za-z_][\w.]*\s*)?"),
-    key=re.compile(r"\s*(?P<key>[A-Za-z_]\w*)\s*=(?=\s*[^\s=])"),
-    key_begun=re.compile(r"\s*(?:[A-Za-z_]\w*\s*(?:=\s*)?)?"),
+    head=re.compile(r"\s*(?P<name>[^\W\d][\w.]*)\s*\("),
+    head_begun=re.compile(r"\s*(?:[^\W\d][\w.]*\s*)?"),
+    key=re.compile(r"\s*(?P<key>[^\W\d]\w*)\s*=(?=\s*[^\s=])"),
+    key_begun=re.compile(r"\s*(?:[^\W\d]\w*\s*(?:=\s*)?)?"),
     close=")",
     brackets="([{",
     quotes=(Quote('"""', '"""'), Quote("'''", "'''"), Quote('"', '"'), Quote("'", "'")),

@@ -18,9 +18,10 @@ from backend.core.call_shape import (
 from backend.output.calls.forcing import argument_shapes, written
 from backend.output.calls.merging import Json, equal
 from backend.output.calls.number_ranges import bounded_pattern
+from backend.output.calls.references import listed
 from backend.output.calls.schema import typed
 from backend.output.calls.tag_calls import Tags
-from backend.output.calls.unions import alternatives, choices, exactly, text_limits, types_of
+from backend.output.calls.unions import Union, choices, exactly, text_limits
 
 _TEXT = frozenset(["string"])
 _STRUCTURED = frozenset(["object", "array"])
@@ -56,19 +57,20 @@ def _tagged(tags: Tags, schema: Json) -> Shape:
     """A value and its end tag."""
     if tags.write_text:
         return _told_apart(tags, schema)
-    types, end = types_of(schema), tags.write_tail + tags.value_end
+    union, end = Union(schema), tags.write_tail + tags.value_end
+    types = union.types
     if types and "string" not in types:
         return _json(schema, types), Fixed(end)
-    options = alternatives(schema)
-    listed = [choices(option) for option in options]
-    texts = [written(value) for values in listed for value in values or () if _survives(tags, value, types)]
-    if None not in listed:
+    options = union.options()
+    values_of = [choices(option) for option in options]
+    texts = [written(value) for values in values_of for value in values or () if _survives(tags, value, types)]
+    if None not in values_of:
         return _either([(Fixed(text + end),) for text in dict.fromkeys(texts)])
     structured: list[Shape] = []
     limits: list[TextLimits] = [exactly(text) for text in texts]
     unlike = "|".join(sorted({_READ_AS[kind] for kind in types & _READ_AS.keys()}))
-    for option in (option for option, values in zip(options, listed, strict=True) if values is None):
-        own = types_of(option)
+    for option in (option for option, values in zip(options, values_of, strict=True) if values is None):
+        own = union.document.types(option)
         if not own or "string" in own:
             limits.append(replace(text_limits(option), unlike=unlike))
             continue
@@ -83,8 +85,9 @@ def _tagged(tags: Tags, schema: Json) -> Shape:
 def _told_apart(tags: Tags, schema: Json) -> Shape:
     """A value of which the opening says whether it is a text."""
     shapes: list[Shape] = []
-    for option in alternatives(schema):
-        types, end = types_of(option), Fixed(tags.value_end)
+    union = Union(schema)
+    for option in union.options():
+        types, end = union.document.types(option), Fixed(tags.value_end)
         if types and "string" not in types:
             shapes.append((Fixed(tags.write_json), _json(option, types), end))
             continue
@@ -103,7 +106,8 @@ def _told_apart(tags: Tags, schema: Json) -> Shape:
 
 def _json(schema: Json, types: frozenset[str]) -> JsonValue:
     """JSON of the types that the reader takes for a schema, also where the schema does not name them."""
-    return JsonValue(schema if "type" in schema else {**schema, "type": sorted(types)})
+    named = "type" in schema or listed(schema) is not None
+    return JsonValue(schema if named else {**schema, "type": sorted(types)})
 
 
 def _either(shapes: list[Shape]) -> Shape:

@@ -1,7 +1,7 @@
 """What may be written for a schema: its options, its values, and how long a text of it may be."""
 
+import json
 import re
-from itertools import combinations
 from typing import Any
 
 from backend.core.call_shape import NotForceable, TextLimits
@@ -9,7 +9,6 @@ from backend.output.calls.merging import Json, common_types, equal, merged, type
 from backend.output.calls.parameters import CARRIED
 from backend.output.calls.references import Document, about, json_type, listed
 
-_MAX_DEPTH = 8
 _MAX_OPTIONS = 256
 # What free text is not held to, and a list of values is not compared with.
 _BESIDE_TEXT = ("not", "if", "allOf", "anyOf", "oneOf", "$dynamicRef", "$recursiveRef")
@@ -34,78 +33,89 @@ _BESIDE_VALUES = (
 _ASCII = {"d": "0-9", "w": "A-Za-z0-9_"}
 
 
-def flat(schema: Json) -> Json:
-    """A schema that stands for itself, without references to its own definitions."""
-    return Document(schema).flat(schema)
+class Union:
+    """One argument's schema as its options.
 
-
-def types_of(schema: Json) -> frozenset[str]:
-    """JSON types that a schema allows that stands for itself; empty if it does not say."""
-    return Document(schema).types(schema)
-
-
-def alternatives(schema: Json, depth: int = 0) -> list[Json]:
-    """The options of a union, each a schema that stands for itself; one that is no union is its own only one.
-
-    Of those that may be a string each has one type, a list of values, or says nothing of its type.
-
-    Raises:
-        NotForceable: Which texts the union takes cannot be told of its options one by one.
+    Attributes:
+        types: JSON types that the schema allows; empty if it does not say.
+        document: What a `$ref` in an option leads into.
     """
-    own = flat(schema)
-    types = types_of(own)
-    try:
-        return _alternatives(own, depth)
-    except NotForceable:
-        if types and "string" not in types:
-            return [own]
-        raise
 
+    def __init__(self, schema: Json) -> None:
+        self.document = Document(schema)
+        self.types = self.document.types(schema)
+        self._schema = schema
+        self._steps = 0
 
-def _alternatives(own: Json, depth: int) -> list[Json]:
-    union = [keyword for keyword in ("anyOf", "oneOf") if isinstance(own.get(keyword), list)]
-    if not union:
-        return [own] if choices(own) is not None else _by_type(own)
-    options = _options(own, union[0])
-    if depth > _MAX_DEPTH or len(options) > _MAX_OPTIONS:
-        raise NotForceable("it is a union of too many options")
-    if union[0] == "oneOf" and any(_overlap(one, other) for one, other in combinations(options, 2)):
-        raise NotForceable("a value may fit two options of its 'oneOf'")
-    found = [each for option in options for each in alternatives(option, depth + 1)]
-    if len(found) > _MAX_OPTIONS:
-        raise NotForceable("it is a union of too many options")
-    return found
+    def options(self) -> list[Json]:
+        """Its options, each a flat schema that stands for itself; one that is no union is its own only one.
 
+        Of those that may be a string each has one type, a list of values, or says nothing of its type.
 
-def _options(own: Json, keyword: str) -> list[Json]:
-    """Each option with all that stands beside the union."""
-    document = Document(own)
-    beside = {key: value for key, value in own.items() if key != keyword}
-    found: list[Json] = []
-    for option in own[keyword]:
-        if option is False:
-            continue
-        both = merged(beside, document.flat(option))
-        if both is None:
-            raise NotForceable(f"its {keyword!r} and what stands beside it are not one schema")
-        if both.get("enum") != [] and both.get("type") != []:
+        Raises:
+            NotForceable: Which texts the union takes cannot be told of its options one by one.
+        """
+        return self._split(self.document.flat(self._schema))
+
+    def _split(self, own: Json) -> list[Json]:
+        try:
+            return self._split_wholly(own)
+        except NotForceable:
+            types = self.document.types(own)
+            if types and "string" not in types:
+                return [own]
+            raise
+
+    def _split_wholly(self, own: Json) -> list[Json]:
+        self._steps += 1
+        union = [keyword for keyword in ("anyOf", "oneOf") if isinstance(own.get(keyword), list)]
+        if not union:
+            return [own] if choices(own) is not None else _by_type(own)
+        if self._steps > _MAX_OPTIONS or len(own[union[0]]) > _MAX_OPTIONS:
+            raise NotForceable("it is a union of too many options")
+        options = self._beside(own, union[0])
+        if union[0] == "oneOf":
+            self._check_apart(options)
+        return [each for option in options for each in self._split(option)]
+
+    def _beside(self, own: Json, keyword: str) -> list[Json]:
+        """Each option with all that stands beside the union."""
+        rest = {key: value for key, value in own.items() if key != keyword}
+        found: list[Json] = []
+        for option in own[keyword]:
+            if option is False:
+                continue
+            both = merged(rest, self.document.flat(option))
+            if both is None:
+                raise NotForceable(f"its {keyword!r} and what stands beside it are not one schema")
             found.append({**both, **{key: own[key] for key in CARRIED if key in own}})
-    return found
+        return found
+
+    def _check_apart(self, options: list[Json]) -> None:
+        """No value fits two of the options, as far as their types and lists of values tell."""
+        values: set[str] = set()
+        taken = frozenset[str]()
+        for option in options:
+            listed = choices(option)
+            kinds = self.document.types(option)
+            keys = [json.dumps(value if not _whole_number(value) else int(value)) for value in listed or ()]
+            apart = values.isdisjoint(keys) if listed is not None else bool(kinds) and not common_types(kinds, taken)
+            if not apart:
+                raise NotForceable("a value may fit two options of its 'oneOf'")
+            values.update(keys)
+            taken |= kinds if listed is None else frozenset()
+        listed_types = frozenset(json_type(json.loads(key)) for key in values)
+        if common_types(listed_types, taken):
+            raise NotForceable("a value may fit two options of its 'oneOf'")
+
+
+def _whole_number(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
 
 
 def _by_type(own: Json) -> list[Json]:
-    named = type_names(own.get("type"))
-    kinds = sorted(named) if named else about(own)
+    kinds = sorted(type_names(own.get("type"))) or about(own)
     return [{**own, "type": kind} for kind in kinds] if kinds else [own]
-
-
-def _overlap(one: Json, other: Json) -> bool:
-    """Whether a value may fit both, as far as their types and lists of values tell."""
-    first, second = choices(flat(one)), choices(flat(other))
-    if first is not None and second is not None:
-        return any(equal(value, each) for value in first for each in second)
-    kinds, others = types_of(one), types_of(other)
-    return not kinds or not others or bool(common_types(kinds, others))
 
 
 def choices(own: Json) -> list[Any] | None:
@@ -120,7 +130,7 @@ def choices(own: Json) -> list[Any] | None:
     for keyword in _BESIDE_VALUES:
         if keyword in own:
             raise NotForceable(f"values are not held to {keyword!r} beside them")
-    if isinstance(own.get("enum"), list):
+    if "const" in own and isinstance(own.get("enum"), list):
         values = [value for value in values if any(equal(value, each) for each in own["enum"])]
     return [value for value in values if _fits(value, own)]
 

@@ -22,10 +22,10 @@ from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import after_comma, read_literal, skip_blank
 from backend.output.calls.schema import ToolSchemas, read_guess
 from backend.output.calls.tag_calls import begun
-from backend.output.calls.unions import alternatives, choices, exactly, text_limits, types_of
+from backend.output.calls.unions import Union, choices, exactly, text_limits
 
 _FUNCTION = re.compile(r"[\w.-]{1,256}")
-_ARGUMENT = re.compile(r"[^\s:,{}\[\]<>\"]+")
+_ARGUMENT = re.compile(r"[^\s:,{}\[\]<>\"]{1,256}")
 _KEY = re.compile(r"\s*([^\s:,{}\[\]<>]+)\s*:")
 _BARE = re.compile(r"[^,{}\[\]]*")
 _MAX_DEPTH = 64
@@ -148,9 +148,10 @@ class BraceFormat(CallFormat):
 
     def _value_shape(self, schema: Mapping[str, Any]) -> Shape:
         """Strings between the format's own quotes; all else is JSON, which `BraceValues` reads too."""
-        if types_of(schema) != frozenset(["string"]):
+        union = Union(schema)
+        if union.types != frozenset(["string"]):
             return (JsonValue(schema),)
-        options = alternatives(schema)
+        options = union.options()
         listed = [choices(option) for option in options]
         texts = [text for values in listed for text in self._writable(values or [])]
         limits = [text_limits(option) for option, values in zip(options, listed, strict=True) if values is None]
