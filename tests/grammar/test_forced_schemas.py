@@ -2,6 +2,7 @@
 
 import random
 import re
+import time
 from typing import Any
 
 import jsonschema
@@ -199,7 +200,7 @@ def test_odd_names_are_read_or_refused(name: str) -> None:
     compiler, taken = GrammarCompiler(vocabulary), 0
     try:
         for odd in ODD_NAMES:
-            for tools in ([tool(of(a=YES), odd)], [tool(of(**{odd: YES}))]):
+            for tools in ([tool(of(a=YES), odd)], [tool({**of(), "properties": {odd: YES}, "required": [odd]})]):
                 function = tools[0]["function"]["name"]
                 try:
                     grammar = grammar_of(output_format, vocabulary.special, function, tools)
@@ -219,3 +220,20 @@ def test_a_schema_that_llguidance_refuses_is_refused(compiler: GrammarCompiler) 
     for name in KINDS:
         with pytest.raises(InvalidRequest, match="uniqueItems"):
             compiler.compile(grammar_of(format_named(name), {}, "f", tools))
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        {"enum": [f"x{number}" for number in range(5000)]},
+        {"anyOf": [{"type": "string", "maxLength": number} for number in range(250)]},
+        {"oneOf": [{"enum": [f"{one} {other}" for other in range(100)]} for one in range(100)]},
+        {"type": "object", "properties": {f"p{number}": SHORT for number in range(1000)}},
+    ],
+)
+def test_a_short_schema_does_not_become_an_endless_grammar(definition: dict[str, Any]) -> None:
+    parameters = {"properties": {f"a{number}": LINKED for number in range(1000)}, "$defs": {"E": definition}}
+    begun = time.process_time()
+    with pytest.raises(NotForceable, match="written out for each of them"):
+        format_named("qwen3_coder").forced_calls([tool(parameters)])
+    assert time.process_time() - begun < 5

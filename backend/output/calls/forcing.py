@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from backend.core.call_shape import NotForceable, NotWritable, Shape
+from backend.core.call_shape import Either, FreeText, JsonValue, NotForceable, NotWritable, Shape
 from backend.output.calls.merging import Json
 from backend.output.calls.parameters import CARRIED
 from backend.output.calls.references import Document
@@ -30,6 +30,8 @@ _OF_THE_WHOLE = (
     "$dynamicRef",
     "$recursiveRef",
 )
+_MOST_OPTIONS = 20_000
+_MOST_SIZE = 16 << 20  # characters, as for grammars written out
 
 
 def argument_shapes(
@@ -50,7 +52,7 @@ def argument_shapes(
     for keyword in _OF_THE_WHOLE:
         if keyword in parameters:
             raise NotForceable(f"arguments written one by one cannot be held to {keyword!r} of all of them")
-    declared, document = parameters.get("properties"), Document(parameters)
+    declared, document, bounds = parameters.get("properties"), Document(parameters), _Bounds(parameters)
     wanted = [name for name in _list(parameters.get("required")) if isinstance(name, str)]
     found: list[tuple[str, Shape, bool]] = []
     for name in dict.fromkeys([*(declared if isinstance(declared, Mapping) else ()), *wanted]):
@@ -64,8 +66,40 @@ def argument_shapes(
             continue
         except NotForceable as error:
             raise NotForceable(f"argument {name!r}: {error}") from error
+        bounds.add(shape)
         found.append((name, shape, name in wanted))
     return found
+
+
+class _Bounds:
+    """A short schema may be a long grammar: what a `$ref` leads to is written out for each argument."""
+
+    def __init__(self, parameters: Json) -> None:
+        self._carried = len(json.dumps({key: parameters[key] for key in CARRIED if key in parameters}))
+        self._options = self._size = 0
+
+    def add(self, shape: Shape) -> None:
+        """Count one argument.
+
+        Raises:
+            NotForceable: It is one too many.
+        """
+        self._count(shape)
+        if self._options > _MOST_OPTIONS or self._size > _MOST_SIZE:
+            raise NotForceable("what its arguments refer to is too long, written out for each of them")
+
+    def _count(self, shape: Shape) -> None:
+        for part in shape:
+            match part:
+                case Either():
+                    for option in part.options:
+                        self._count(option)
+                case FreeText():
+                    self._options += len(part.limits)
+                case JsonValue():
+                    self._size += self._carried
+                case _:
+                    self._options += 1
 
 
 def _standing_alone(schema: Any, root: Json) -> Json:

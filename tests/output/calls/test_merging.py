@@ -9,8 +9,10 @@ import pytest
 
 from backend.output.calls.merging import equal, merged
 
-VALUES: list[Any] = [None, True, False, 0, 1, 1.5, 3, 7, "", "a", "ab", "abc", [], [1], ["a", 2], {}, {"a": 1}]
-VALUES += [{"a": "x", "b": 2}, {"b": 1}, {"c": True}]
+VALUES: list[Any] = [
+    *(None, True, False, 0, 1, 1.5, 3, 7, "", "a", "ab", "abc", [], [1], ["a", 2]),
+    *({}, {"a": 1}, {"a": "x", "b": 2}, {"b": 1}, {"c": True}),
+]
 KEYWORDS: dict[str, list[Any]] = {
     "type": ["string", "integer", "number", "object", "array", ["string", "null"], ["integer", "null"], "boolean"],
     "minLength": [1, 2],
