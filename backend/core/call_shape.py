@@ -5,6 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 
+class NotForceable(ValueError):
+    """No grammar can hold a call to what is asked; the message says why, in a few words."""
+
+
+class NotWritable(NotForceable):
+    """Nothing that can be written is read as what is asked; what need not be there is left out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fixed:
     """Exactly this text."""

@@ -279,7 +279,7 @@ def literal(text: str, special: Mapping[str, int]) -> list[str]:
     """Lark parts that match a text, control tokens in it as those tokens."""
     found = [(text.index(name), -len(name), name) for name in special if name and name in text]
     if not found:
-        return [json.dumps(text, ensure_ascii=False)] if text else []
+        return [json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")] if text else []
     at, _, name = min(found)
     rest = literal(text[at + len(name) :], special)
     return [*literal(text[:at], {}), f"<[{special[name]}]>", *rest]

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backend.core.call_shape import CallSection, ForcedCall
-from backend.output.calls.call_format import CallFormat, NotForceable
+from backend.output.calls.call_format import CallFormat, NotForceable, is_function_name
+from backend.output.calls.parameters import call_parameters
 from backend.output.calls.schema import ToolSchemas
 from backend.output.choice import (
     FORMAT_ALIASES,
@@ -174,8 +175,10 @@ class OutputFormat:
             if function not in ("", name):
                 continue
             holds = held is None or name in held
-            parameters = (schemas.parameters(name) or {"type": "object"}) if holds else None
             try:
+                if not is_function_name(name):
+                    raise NotForceable("its name cannot be written")
+                parameters = call_parameters(schemas.parameters(name)) if holds else None
                 found.append(ForcedCall(name, calls.shape(name, parameters), calls.lead))
             except NotForceable as error:
                 if holds:

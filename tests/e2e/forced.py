@@ -52,8 +52,15 @@ def check_whole(arguments: str, parameters: dict[str, Any]) -> None:
 def check_so_far(arguments: str, parameters: dict[str, Any]) -> None:
     """Arguments that were cut begin JSON, and those that are whole fit their schemas."""
     assert is_json_prefix(arguments or "{"), arguments
-    for name, value in _whole_members(arguments).items():
-        jsonschema.validate(value, parameters["properties"][name], jsonschema.Draft202012Validator)
+    jsonschema.validate(_whole_members(arguments), _without_required(parameters), jsonschema.Draft202012Validator)
+
+
+def _without_required(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The schema of arguments of which any may be missing."""
+    root = parameters
+    while "$ref" in root:
+        root = parameters["$defs"][root["$ref"].removeprefix("#/$defs/").replace("~1", "/")]
+    return {**{key: root[key] for key in root if key != "required"}, "$defs": parameters.get("$defs", {})}
 
 
 def _whole_members(arguments: str) -> dict[str, Any]:

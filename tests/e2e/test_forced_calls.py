@@ -13,6 +13,7 @@ from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import chat, predict, stream
 from tests.e2e.chatting import MARKUP, Turn, ask, runnable
 from tests.e2e.worker import TINY_CHAT, Worker
+from tests.grammar.schemas import NO_SPACE
 from tests.tiers import slow
 
 TURNS = """\
@@ -130,3 +131,30 @@ def test_what_a_format_cannot_hold_is_refused_with_its_reason(told: Worker) -> N
         assert answer.code == grpc.StatusCode.OK
     else:
         answer.refused(grpc.StatusCode.INVALID_ARGUMENT, "Tools: function 'get_weather': arguments written one by")
+
+
+def test_arguments_said_by_references_are_forced_and_read_alike(told: Worker) -> None:
+    """The root, an argument and a type are all references; a boolean comes, and no text of one."""
+    whole = {
+        "type": "object",
+        "properties": {"sure": {"type": "boolean"}, "again": {"$ref": "#/$defs/all~1of it/properties/sure"}},
+        "required": ["sure", "again"],
+        "additionalProperties": False,
+    }
+    schema = {"$ref": "#/$defs/all~1of%20it", "$defs": {"all/of it": whole}, "x-guidance": NO_SPACE}
+    turn = ask(told, asking(Tools=tools({"f": schema}), ToolChoice="f", Temperature=0.0))
+    assert turn.answer.reason == "tool_calls", (turn.text, turn.answer.details)
+    (call,) = turn.calls
+    jsonschema.validate(json.loads(call.arguments), schema, jsonschema.Draft202012Validator)
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({**PARAMETERS, "properties": {"city": {"$ref": "#/$defs/City"}}}, "$ref '#/$defs/City' leads nowhere"),
+        ({"type": "array"}, "its parameters are of type array"),
+    ],
+)
+def test_a_schema_that_is_none_of_arguments_is_refused(told: Worker, schema: Any, words: str) -> None:
+    answer = predict(told.stub, asking(Tools=tools({"get_weather": schema})))
+    answer.refused(grpc.StatusCode.INVALID_ARGUMENT, f"Tools: function 'get_weather': {words}")

@@ -24,7 +24,7 @@ from tests.e2e.asking import chat, stream
 from tests.e2e.forced import check_so_far, check_whole, joined, tool, write_model_of
 from tests.e2e.worker import Worker
 from tests.engine.harness import Answer, model_config, read, request, with_engine
-from tests.grammar.schemas import random_parameters
+from tests.grammar.schemas import linked_parameters, random_parameters
 
 AT_ONCE = 24
 BUDGET = 400
@@ -43,7 +43,8 @@ CASES = [
 
 def parameters_of(number: int) -> dict[str, Any]:
     """The schema of the call with this number."""
-    return random_parameters(random.Random(number), number % 4)
+    make = linked_parameters if number % 2 else random_parameters
+    return make(random.Random(number), number // 2 % 4)
 
 
 async def forced_answers(engine: EngineHandle, count: int, choice: ToolChoice = NAMED) -> list[Answer]:

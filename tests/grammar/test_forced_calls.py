@@ -3,7 +3,7 @@
 import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jsonschema
@@ -87,7 +87,6 @@ TOOLS: tuple[dict[str, Any], ...] = (
     {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}},
     {"type": "function", "function": {"name": "bare"}},
 )
-SCHEMAS = {each["function"]["name"]: each["function"].get("parameters", {}) for each in TOOLS}
 FORMATS = sorted(formats())
 # A turn of theirs ends with its call.
 ONE_CALL = ("harmony",)
@@ -97,6 +96,11 @@ MARKED = [
     for number, name in enumerate(FORMATS)
     for special in (False, True)
 ]
+
+
+def schemas_of(tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What each function takes."""
+    return {each["function"]["name"]: each["function"].get("parameters", {}) for each in tools}
 
 
 def vocabulary_of(output_format: OutputFormat, *, special: bool) -> Vocabulary:
@@ -110,11 +114,11 @@ def vocabulary_of(output_format: OutputFormat, *, special: bool) -> Vocabulary:
     return Vocabulary([*BYTES, *texts, b"<eos>"], {**ids, "<eos>": end}, (end,))
 
 
-def walked(compiled: CompiledGrammar, vocabulary: Vocabulary, rng: random.Random) -> str | None:
+def walked(compiled: CompiledGrammar, vocabulary: Vocabulary, rng: random.Random, steps: int = STEPS) -> str | None:
     """A text that the grammar admits as a whole, drawn at random; None if it got too long."""
     constraint, end = compiled.constraint(), vocabulary.eos_ids[0]
     data = b""
-    for _ in range(STEPS):
+    for _ in range(steps):
         tokens = allowed(constraint.mask(), vocabulary.size)
         assert constraint.error is None
         if end in tokens and (len(tokens) == 1 or rng.random() < 0.3):
@@ -129,23 +133,36 @@ def walked(compiled: CompiledGrammar, vocabulary: Vocabulary, rng: random.Random
     return None
 
 
-def grammar_of(output_format: OutputFormat, special: Mapping[str, int], function: str) -> Any:
+def grammar_of(
+    output_format: OutputFormat, special: Mapping[str, int], function: str, tools: Sequence[dict[str, Any]] = TOOLS
+) -> Any:
+    """The grammar of a call of one function, or of any of them."""
     choice = ToolChoice(mode="function", function=function) if function else ToolChoice(mode="required")
-    calls = output_format.forced_calls(TOOLS, function)
+    calls = output_format.forced_calls(tools, function)
     found = tool_grammar(calls, choice, sections=output_format.call_sections, special=special)
     assert found is not None
     return found.grammar
 
 
-def read_calls(output_format: OutputFormat, text: str, rng: random.Random) -> list[tuple[str, str]]:
+def check_call(
+    output_format: OutputFormat, text: str, rng: random.Random, tools: Sequence[dict[str, Any]] = TOOLS
+) -> str:
+    """The text is one call that fits its schema and nothing else, whole and in parts; the function's name."""
+    ((name, _),) = read_calls(output_format, text, rng, tools)
+    return name
+
+
+def read_calls(
+    output_format: OutputFormat, text: str, rng: random.Random, tools: Sequence[dict[str, Any]] = TOOLS
+) -> list[tuple[str, str]]:
     """The calls that the text is, all of which fit their schemas; it is nothing else, whole and in parts."""
     points = sorted(rng.randrange(len(text) + 1) for _ in range(8))
     parts = [text[i:j] for i, j in zip([0, *points], [*points, len(text)], strict=True)]
-    piece = run(output_format, parts, tools=TOOLS)
-    assert run(output_format, parts, tools=TOOLS, in_parts=True) == piece, text
+    piece = run(output_format, parts, tools=tools)
+    assert run(output_format, parts, tools=tools, in_parts=True) == piece, text
     assert (piece.content, piece.reasoning) == ("", ""), text
     for name, arguments in calls_in(piece):
-        jsonschema.validate(json.loads(arguments), SCHEMAS[name])
+        jsonschema.validate(json.loads(arguments), schemas_of(tools)[name], jsonschema.Draft202012Validator)
     return calls_in(piece)
 
 
@@ -321,7 +338,7 @@ def test_a_pattern_that_cannot_hold_a_whole_text_is_refused(pattern: str) -> Non
         forced("qwen3_coder", {"properties": {"a": {"type": "string", "pattern": pattern}}, "required": ["a"]})
 
 
-@pytest.mark.parametrize("name", sorted(set(FORMATS) - {"json_tools", "hunyuan"}))
+@pytest.mark.parametrize("name", FORMATS)
 def test_a_function_whose_name_the_format_cannot_write_is_refused(name: str) -> None:
     with pytest.raises(NotForceable, match="its name cannot be written"):
         forced(name, {}, function="<a\nb>")

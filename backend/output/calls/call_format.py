@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import uuid4
 
-from backend.core.call_shape import CallSection, Fixed, FreeText, JsonValue, Shape, TextLimits
+from backend.core.call_shape import CallSection, Fixed, FreeText, JsonValue, NotForceable, Shape, TextLimits
 from backend.core.events import ToolCallDelta
 from backend.output.calls.json_text import NotACall, dump_json, is_utf8, load_json
 from backend.output.calls.schema import ToolSchemas
@@ -37,9 +37,14 @@ def function_name(name: Any) -> str:
     Raises:
         NotACall: It is empty, no text or not printable.
     """
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
+    if not isinstance(name, str) or not is_function_name(name):
         raise NotACall("no function name")
     return name
+
+
+def is_function_name(name: str) -> bool:
+    """Whether a text in a name's place is taken for one: others say that it is no call."""
+    return 0 < len(name) <= MAX_NAME_LENGTH and name.isprintable()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +124,6 @@ class Read:
     supposed: bool = False
     section: Section | None = None
     unless_cut: bool = False
-
-
-class NotForceable(ValueError):
-    """No grammar can hold a call to what is asked; the message says why, in a few words."""
 
 
 class CallReader(Protocol):

@@ -5,12 +5,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from backend.core.call_shape import Shape, TextLimits
-from backend.output.calls.call_format import NotForceable
-from backend.output.calls.schema import resolved
+from backend.core.call_shape import Either, FreeText, JsonValue, NotForceable, NotWritable, Shape
+from backend.output.calls.merging import Json
+from backend.output.calls.parameters import CARRIED
+from backend.output.calls.references import Document
 
-# What each argument's schema needs of the whole one: definitions, and how white space is held.
-CARRIED = ("$defs", "definitions", "x-guidance")
 # They relate arguments to each other; an argument that is written by itself knows nothing of the others.
 _OF_THE_WHOLE = (
     "allOf",
@@ -25,11 +24,14 @@ _OF_THE_WHOLE = (
     "dependentRequired",
     "dependentSchemas",
     "dependencies",
+    "unevaluatedProperties",
+    "enum",
+    "const",
+    "$dynamicRef",
+    "$recursiveRef",
 )
-
-_ASCII = {"d": "0-9", "w": "A-Za-z0-9_"}
-
-Json = Mapping[str, Any]
+_MOST_OPTIONS = 20_000
+_MOST_SIZE = 16 << 20  # characters, as for grammars written out
 
 
 def argument_shapes(
@@ -40,36 +42,71 @@ def argument_shapes(
     An argument that need not be there and cannot be written is left out; so are those that are not declared.
 
     Args:
+        parameters: As `call_parameters` returns them.
         shape_of: The shape of a value that fits a schema, which brings its definitions along.
 
     Raises:
-        NotForceable: A required argument cannot be written, or the schema relates arguments to each other.
+        NotForceable: A required argument cannot be written, or one cannot be held to its schema, or the schema relates
+            arguments to each other.
     """
-    root = resolved(parameters, parameters)
     for keyword in _OF_THE_WHOLE:
-        if keyword in root:
+        if keyword in parameters:
             raise NotForceable(f"arguments written one by one cannot be held to {keyword!r} of all of them")
-    properties = root["properties"] if isinstance(root.get("properties"), Mapping) else {}
-    wanted = [name for name in _list(root.get("required")) if isinstance(name, str)]
+    declared, document, bounds = parameters.get("properties"), Document(parameters), _Bounds(parameters)
+    wanted = [name for name in _list(parameters.get("required")) if isinstance(name, str)]
     found: list[tuple[str, Shape, bool]] = []
-    for name in dict.fromkeys([*properties, *wanted]):
+    for name in dict.fromkeys([*(declared if isinstance(declared, Mapping) else ()), *wanted]):
         try:
-            found.append((name, _argument(name, properties.get(name), parameters, writable, shape_of), name in wanted))
-        except NotForceable as error:
+            if writable.fullmatch(name) is None:
+                raise NotWritable("its name cannot be written")
+            shape = shape_of(_standing_alone(document.argument(name), parameters))
+        except NotWritable as error:
             if name in wanted:
                 raise NotForceable(f"argument {name!r}: {error}") from error
+            continue
+        except NotForceable as error:
+            raise NotForceable(f"argument {name!r}: {error}") from error
+        bounds.add(shape)
+        found.append((name, shape, name in wanted))
     return found
 
 
-def _argument(
-    name: str, schema: Any, root: Json, writable: re.Pattern[str], shape_of: Callable[[Json], Shape]
-) -> Shape:
-    if writable.fullmatch(name) is None:
-        raise NotForceable("its name cannot be written")
+class _Bounds:
+    """A short schema may be a long grammar: what a `$ref` leads to is written out for each argument."""
+
+    def __init__(self, parameters: Json) -> None:
+        self._carried = len(json.dumps({key: parameters[key] for key in CARRIED if key in parameters}))
+        self._options = self._size = 0
+
+    def add(self, shape: Shape) -> None:
+        """Count one argument.
+
+        Raises:
+            NotForceable: It is one too many.
+        """
+        self._count(shape)
+        if self._options > _MOST_OPTIONS or self._size > _MOST_SIZE:
+            raise NotForceable("what its arguments refer to is too long, written out for each of them")
+
+    def _count(self, shape: Shape) -> None:
+        for part in shape:
+            match part:
+                case Either():
+                    for option in part.options:
+                        self._count(option)
+                case FreeText():
+                    self._options += len(part.limits)
+                case JsonValue():
+                    self._size += self._carried
+                case _:
+                    self._options += 1
+
+
+def _standing_alone(schema: Any, root: Json) -> Json:
     if schema is False:
-        raise NotForceable("its schema takes no value")
+        raise NotWritable("its schema takes no value")
     own = dict(schema) if isinstance(schema, Mapping) else {}
-    return shape_of({**{key: root[key] for key in CARRIED if key in root}, **own})
+    return {**{key: root[key] for key in CARRIED if key in root}, **own}
 
 
 def _list(value: Any) -> list[Any]:
@@ -79,53 +116,3 @@ def _list(value: Any) -> list[Any]:
 def written(value: Any) -> str:
     """A value as formats without quotes write it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def choices(schema: Json) -> list[Any] | None:
-    """The values of `enum` or `const`; None if the schema has neither."""
-    own = resolved(schema, schema)
-    if "const" in own:
-        return [own["const"]]
-    return own["enum"] if isinstance(own.get("enum"), list) else None
-
-
-def text_limits(schema: Json) -> TextLimits:
-    """`minLength`, `maxLength` and `pattern` of a string.
-
-    Raises:
-        NotForceable: The pattern has anchors elsewhere than at its ends.
-    """
-    least, most, pattern = schema.get("minLength"), schema.get("maxLength"), schema.get("pattern")
-    return TextLimits(
-        least=least if isinstance(least, int) and least >= 0 else 0,
-        most=most if isinstance(most, int) and most >= 0 else None,
-        pattern=_whole(pattern) if isinstance(pattern, str) else "",
-    )
-
-
-def _whole(pattern: str) -> str:
-    """A pattern that is searched for, as one that matches all of a text."""
-    begins, ends = pattern.startswith("^"), re.search(r"(?<!\\)(?:\\\\)*\$$", pattern) is not None
-    inner = pattern[1 if begins else 0 : len(pattern) - 1 if ends else len(pattern)]
-    # What is escaped, in a class or in a group is not where an anchor's reach ends.
-    bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "", inner, flags=re.DOTALL)
-    anchors = re.search(r"\\[bBAzZ]", re.sub(r"\\\\", "", inner)) or re.search(r"[\^$]|\(\?[=!<]", bare)
-    while (shorter := re.sub(r"\([^()]*\)", "", bare)) != bare:
-        bare = shorter
-    if anchors or ((begins or ends) and "|" in bare):
-        raise NotForceable("its pattern has anchors or looks around within")
-    return ("" if begins else "(?s:.*)") + f"(?:{_in_ascii(inner)})" + ("" if ends else "(?s:.*)")
-
-
-def _in_ascii(pattern: str) -> str:
-    """Digits and word characters are ASCII in a schema's patterns (ECMA-262), and Unicode in llguidance's."""
-    found, in_class = "", False
-    for match in re.finditer(r"\\.|.", pattern, re.DOTALL):
-        token = match[0]
-        in_class = token == "[" or (in_class and token != "]")
-        kind = _ASCII.get(token[-1].lower(), "") if len(token) == 2 else ""
-        if not kind or (in_class and token[-1].isupper()):
-            found += token
-        else:
-            found += kind if in_class else f"[^{kind}]" if token[-1].isupper() else f"[{kind}]"
-    return found

@@ -4,9 +4,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import Fixed, FreeText, JsonValue, Member, Members, Repeated, Shape, TextLimits
+from backend.core.call_shape import (
+    Fixed,
+    FreeText,
+    JsonValue,
+    Member,
+    Members,
+    NotForceable,
+    Repeated,
+    Shape,
+    TextLimits,
+)
 from backend.output.calls.argument_lists import CallSyntax, Quote
-from backend.output.calls.call_format import NotForceable
 from backend.output.calls.forcing import argument_shapes
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import read_literal, skip_blank
@@ -14,7 +23,7 @@ from backend.output.calls.literals import read_literal, skip_blank
 # Letters of any script, marks on them, and hyphens: Python has none of those in names, but functions do.
 _NAME = r"[^\W\d](?:[\w-]|[^\x00-\x7f\s])*"
 _DOTTED = r"[^\W\d](?:[\w.-]|[^\x00-\x7f\s])*"
-_FUNCTION, _ARGUMENT = re.compile(_DOTTED), re.compile(_NAME)
+_FUNCTION, _ARGUMENT = re.compile(_DOTTED), re.compile(rf"(?=.{{1,256}}\Z){_NAME}", re.DOTALL)
 
 
 def literal(text: str) -> Any:

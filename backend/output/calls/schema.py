@@ -4,105 +4,48 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backend.core.call_shape import NotForceable
 from backend.output.calls.json_text import load_json
 from backend.output.calls.literals import read_literal
-
-_JSON_TYPES = {
-    str: "string",
-    bool: "boolean",
-    int: "integer",
-    float: "number",
-    list: "array",
-    dict: "object",
-}
-_ALIASES = {
-    "str": "string",
-    "text": "string",
-    "varchar": "string",
-    "char": "string",
-    "int": "integer",
-    "long": "integer",
-    "float": "number",
-    "double": "number",
-    "bool": "boolean",
-    "list": "array",
-    "arr": "array",
-    "dict": "object",
-}
-_MAX_DEPTH = 16
+from backend.output.calls.references import Document
 
 
 class ToolSchemas:
     """The offered tools' parameter schemas, by function name. Reads anything: tools are client data."""
 
     def __init__(self, tools: Sequence[Mapping[str, Any]] = ()) -> None:
-        self._parameters: dict[str, Mapping[str, Any]] = {}
+        self._parameters: dict[str, Any] = {}
+        self._documents: dict[str, Document] = {}
         for tool in tools:
             function = tool.get("function", tool)
             if isinstance(function, Mapping) and isinstance(function.get("name"), str):
-                parameters = function.get("parameters")
-                self._parameters[function["name"]] = parameters if isinstance(parameters, Mapping) else {}
+                self._parameters[function["name"]] = function.get("parameters")
 
     @property
     def names(self) -> tuple[str, ...]:
         """The functions, in the order offered."""
         return tuple(self._parameters)
 
-    def parameters(self, function: str) -> Mapping[str, Any]:
-        """The JSON schema of a function's arguments; empty if unknown."""
-        return self._parameters.get(function, {})
+    def parameters(self, function: str) -> Any:
+        """What a tool says of its arguments, a JSON schema of them if it is right; None if it says nothing."""
+        return self._parameters.get(function)
 
     def types(self, function: str, argument: str) -> frozenset[str]:
         """JSON types that the schema allows for an argument; empty if it does not say."""
-        root = self.parameters(function)
-        properties = root.get("properties")
-        if not isinstance(properties, Mapping):
+        document = self._document(function)
+        try:
+            return document.types(document.argument(argument))
+        except NotForceable:
             return frozenset()
-        return frozenset(_types(properties.get(argument), root, 0))
 
+    def declared(self, function: str) -> frozenset[str]:
+        """The arguments that the schema names; none if it does not say."""
+        return self._document(function).declared()
 
-def schema_types(schema: Mapping[str, Any], root: Mapping[str, Any]) -> frozenset[str]:
-    """JSON types that a schema allows; empty if it does not say."""
-    return frozenset(_types(schema, root, 0))
-
-
-def resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema that a local `$ref` stands for; itself if it is none, or leads nowhere."""
-    for _ in range(_MAX_DEPTH):
-        if not isinstance(schema.get("$ref"), str):
-            break
-        found = _resolve(schema["$ref"], root)
-        if not isinstance(found, Mapping):
-            break
-        schema = found
-    return schema
-
-
-def _types(schema: Any, root: Mapping[str, Any], depth: int) -> set[str]:
-    """Types named by `type`, `const`, `enum`, local `$ref`s and unions."""
-    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
-        return set()
-    declared = schema.get("type")
-    names = declared if isinstance(declared, list) else [declared]
-    found = {_ALIASES.get(name.lower(), name.lower()) for name in names if isinstance(name, str)}
-    if not found:
-        values = schema["enum"] if isinstance(schema.get("enum"), list) else []
-        values = [*values, schema["const"]] if "const" in schema else values
-        found = {_JSON_TYPES.get(type(value), "null") for value in values}
-    for union in ("anyOf", "oneOf", "allOf"):
-        choices = schema.get(union)
-        for choice in choices if isinstance(choices, list) else ():
-            found |= _types(choice, root, depth + 1)
-    if isinstance(schema.get("$ref"), str):
-        found |= _types(_resolve(schema["$ref"], root), root, depth + 1)
-    return found
-
-
-def _resolve(reference: str, root: Mapping[str, Any]) -> Any:
-    node: Any = root
-    for key in reference.removeprefix("#").strip("/").split("/"):
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return node
+    def _document(self, function: str) -> Document:
+        if function not in self._documents:
+            self._documents[function] = Document(self.parameters(function))
+        return self._documents[function]
 
 
 def typed(text: str, types: frozenset[str], *, guess: bool) -> Any:

@@ -2,14 +2,13 @@
 
 import json
 import re
-from collections.abc import Mapping
 
 from backend.output.calls.call_format import BrokenCall, Call, CallPart, Read, function_name
 from backend.output.calls.json_calls import wait
 from backend.output.calls.json_extent import JsonExtent
 from backend.output.calls.json_text import NotACall, dump_json, load_json
 from backend.output.calls.literals import skip_blank
-from backend.output.calls.schema import ToolSchemas, resolved, typed
+from backend.output.calls.schema import ToolSchemas, typed
 from backend.output.calls.tag_texts import TextParts
 from backend.output.calls.tags import Tags
 from backend.output.calls.value_ends import LONGEST_TAG, ValueEnd
@@ -68,9 +67,7 @@ class TagReader:
         if self._tags.left_out is None:
             return frozenset()
         self._keys.add(opening["key"])
-        schema = self._tools.parameters(self._name or "")
-        properties = resolved(schema, schema).get("properties")
-        return frozenset(properties) - self._keys if isinstance(properties, Mapping) else frozenset()
+        return self._tools.declared(self._name or "") - self._keys
 
     def _check_begun(self, body: str, begin: int, *patterns: re.Pattern[str]) -> None:
         short = len(body) - begin < LONGEST_TAG

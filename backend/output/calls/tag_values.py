@@ -1,16 +1,28 @@
 """What may stand between the tags of a call's argument, for answers that are held to one."""
 
-import re
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from backend.core.call_shape import Either, Fixed, FreeText, JsonValue, Member, Members, Repeated, Shape, TextLimits
-from backend.output.calls.call_format import NotForceable
-from backend.output.calls.forcing import CARRIED, Json, argument_shapes, choices, text_limits, written
+from backend.core.call_shape import (
+    Either,
+    Fixed,
+    FreeText,
+    JsonValue,
+    Member,
+    Members,
+    NotForceable,
+    NotWritable,
+    Repeated,
+    Shape,
+    TextLimits,
+)
+from backend.output.calls.forcing import argument_shapes, written
+from backend.output.calls.merging import Json, equal
 from backend.output.calls.number_ranges import bounded_pattern
-from backend.output.calls.schema import resolved, schema_types, typed
+from backend.output.calls.references import listed
+from backend.output.calls.schema import typed
 from backend.output.calls.tags import Tags
+from backend.output.calls.unions import Union, choices, exactly, text_limits
 
 _TEXT = frozenset(["string"])
 _STRUCTURED = frozenset(["object", "array"])
@@ -22,9 +34,9 @@ _READ_AS = {
     "integer": _NUMBER,
     "number": _NUMBER,
 }
-_ANNOTATIONS = frozenset({"title", "description", "default", "examples", "deprecated", "$comment", *CARRIED})
 _BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
-_MAX_DEPTH = 8
+# What a number is held to where a string may stand too, besides its bounds; other types' keywords say nothing of it.
+_BESIDE_NUMBERS = ("not", "if", "allOf", "anyOf", "oneOf", "$dynamicRef", "$recursiveRef")
 
 
 _KEY = TextLimits(pattern=r"[A-Za-z0-9_.\-]{1,64}")
@@ -58,73 +70,70 @@ def _tagged(tags: Tags, schema: Json) -> Shape:
     """A value and its end tag."""
     if tags.write_text:
         return _told_apart(tags, schema)
-    values, types = choices(schema), schema_types(schema, schema)
-    end = tags.write_tail + tags.value_end
-    if values is not None:
-        texts = [written(value) for value in values if _survives(tags, value, types)]
-        if not texts:
-            raise NotForceable("none of its values can be written")
-        return (Either(tuple((Fixed(text + end),) for text in texts)),)
+    union, end = Union(schema), tags.write_tail + tags.value_end
+    types = union.types
     if types and "string" not in types:
-        return JsonValue(schema), Fixed(end)
-    structured, limits = _options(tags, schema, types)
-    shapes: list[Shape] = [(JsonValue(option), Fixed(end)) for option in structured]
-    if limits:
-        shapes.append(_free_text(tags, limits, only_text=types == _TEXT, unlike_json=bool(structured)))
-    if not shapes:
-        raise NotForceable("none of its values can be written")
-    return shapes[0] if len(shapes) == 1 else (Either(tuple(shapes)),)
+        return _json(schema, types), Fixed(end)
+    options = union.options()
+    values_of = [choices(option) for option in options]
+    texts = [written(value) for values in values_of for value in values or () if _survives(tags, value, types)]
+    if None not in values_of:
+        return _either([(Fixed(text + end),) for text in dict.fromkeys(texts)])
+    structured: list[Shape] = []
+    limits: list[TextLimits] = [exactly(text) for text in texts]
+    unlike = "|".join(sorted({_READ_AS[kind] for kind in types & _READ_AS.keys()}))
+    for option in (option for option, values in zip(options, values_of, strict=True) if values is None):
+        own = union.document.types(option)
+        if not own or "string" in own:
+            limits.append(replace(text_limits(option), unlike=unlike))
+            continue
+        if not own.isdisjoint(_STRUCTURED):
+            structured.append((JsonValue({**option, "type": sorted(own & _STRUCTURED)}), Fixed(end)))
+        patterns = [_scalar(kind, option) for kind in sorted(own - _STRUCTURED)]
+        limits += [TextLimits(pattern=pattern) for pattern in patterns if pattern]
+    free = _free_text(tags, tuple(limits), only_text=types == _TEXT, unlike_json=bool(structured))
+    return _either([*structured, *([free] if limits else [])])
 
 
 def _told_apart(tags: Tags, schema: Json) -> Shape:
     """A value of which the opening says whether it is a text."""
     shapes: list[Shape] = []
-    for option in alternatives(schema):
-        values, types = choices(option), schema_types(option, option)
-        if values is not None:
-            for value in values:
-                lead = tags.write_text if isinstance(value, str) else tags.write_json
-                if tags.value_end not in written(value):
-                    shapes.append((Fixed(lead + written(value) + tags.value_end),))
+    union = Union(schema)
+    for option in union.options():
+        types, end = union.document.types(option), Fixed(tags.value_end)
+        if types and "string" not in types:
+            shapes.append((Fixed(tags.write_json), _json(option, types), end))
             continue
-        if not types or "string" in types:
-            limits = text_limits(resolved(option, option)) if types == _TEXT else TextLimits()
-            shapes.append((Fixed(tags.write_text), FreeText(end=tags.value_end, limits=(limits,))))
-        if types != _TEXT:
-            kinds = sorted(types - _TEXT) or [*_READ_AS, *_STRUCTURED]
-            shapes.append((Fixed(tags.write_json), JsonValue({**option, "type": kinds}), Fixed(tags.value_end)))
+        values = choices(option)
+        for value in values or ():
+            lead = tags.write_text if isinstance(value, str) else tags.write_json
+            if tags.value_end not in written(value):
+                shapes.append((Fixed(lead + written(value) + tags.value_end),))
+        if values is None:
+            shapes.append((Fixed(tags.write_text), FreeText(end=tags.value_end, limits=(text_limits(option),))))
+        if values is None and not types:
+            kinds = frozenset(_READ_AS) | _STRUCTURED
+            shapes.append((Fixed(tags.write_json), _json(option, kinds), end))
+    return _either(shapes)
+
+
+def _json(schema: Json, types: frozenset[str]) -> JsonValue:
+    """JSON of the types that the reader takes for a schema, also where the schema does not name them."""
+    named = "type" in schema or listed(schema) is not None
+    return JsonValue(schema if named else {**schema, "type": sorted(types)})
+
+
+def _either(shapes: list[Shape]) -> Shape:
     if not shapes:
-        raise NotForceable("none of its values can be written")
+        raise NotWritable("none of its values can be written")
     return shapes[0] if len(shapes) == 1 else (Either(tuple(shapes)),)
-
-
-def _options(tags: Tags, schema: Json, types: frozenset[str]) -> tuple[list[Json], tuple[TextLimits, ...]]:
-    """Of a value that may be a string: the objects and arrays it may be too, and the texts."""
-    structured: list[Json] = []
-    limits: list[TextLimits] = []
-    unlike = "|".join(sorted({_READ_AS[kind] for kind in types & _READ_AS.keys()}))
-    for option in alternatives(schema):
-        values, own = choices(option), schema_types(option, option)
-        if values is not None:
-            limits += [exactly(written(value)) for value in values if _survives(tags, value, types)]
-        elif own and not own.isdisjoint(_STRUCTURED) and "string" not in own:
-            structured.append(option)
-        elif own and "string" not in own:
-            patterns = [_scalar(kind, resolved(option, option)) for kind in sorted(own)]
-            limits += [TextLimits(pattern=pattern) for pattern in patterns if pattern]
-        else:
-            held = text_limits(resolved(option, option)) if own == _TEXT else TextLimits()
-            limits.append(replace(held, unlike=unlike))
-    return structured, tuple(limits)
-
-
-def exactly(text: str) -> TextLimits:
-    """This text and no other."""
-    return TextLimits(pattern=re.escape(text).replace("\\\n", "\\n"))
 
 
 def _scalar(kind: str, schema: Json) -> str | None:
     """How a value of such a type is written where a string may stand too; numbers with bounds are whole ones."""
+    for keyword in _BESIDE_NUMBERS:
+        if keyword in schema:
+            raise NotForceable(f"a {kind} that may be a text too is not held to {keyword!r}")
     match kind:
         case "null":
             return "null"
@@ -136,30 +145,6 @@ def _scalar(kind: str, schema: Json) -> str | None:
             return bounded_pattern(schema)
         case _:
             return None
-
-
-def alternatives(schema: Json, depth: int = 0) -> list[Json]:
-    """The schemas of a union, each with the definitions; one that is no union is its own only one."""
-    own = resolved(schema, schema)
-    carried = {key: schema[key] for key in CARRIED if key in schema}
-    kinds = own.get("type")
-    if isinstance(kinds, list) and choices(schema) is None:
-        options: list[Any] = [{**own, "type": kind} for kind in kinds]
-    else:
-        keyword = "anyOf" if "anyOf" in own else "oneOf"
-        options = own[keyword] if isinstance(own.get(keyword), list) else []
-        if own.keys() - {keyword} - _ANNOTATIONS or (keyword == "oneOf" and _overlap(options, schema)):
-            options = []
-    if depth > _MAX_DEPTH or not options:
-        return [schema]
-    schemas = [option if isinstance(option, Mapping) else {} for option in options if option is not False]
-    return [each for option in schemas for each in alternatives({**carried, **option}, depth + 1)]
-
-
-def _overlap(options: list[Any], root: Json) -> bool:
-    """Whether a value may fit two of the options, as far as their types tell."""
-    kinds = [schema_types(option, root) if isinstance(option, Mapping) else frozenset[str]() for option in options]
-    return not all(kinds) or sum(map(len, kinds)) > len(frozenset[str]().union(*kinds))
 
 
 def _free_text(tags: Tags, limits: tuple[TextLimits, ...], *, only_text: bool, unlike_json: bool) -> Shape:
@@ -185,4 +170,4 @@ def _survives(tags: Tags, value: Any, types: frozenset[str]) -> bool:
         return False
     tail = tags.write_tail
     read = typed(tags.trim(tail + text + tail), types, guess=tags.guess)
-    return type(read) is type(value) and read == value
+    return equal(read, value)

@@ -44,8 +44,8 @@ def dsml_tags(section: str) -> Tags:
         write_json='"false">',
         write_after="\n",
         write_close=f"{_INVOKE_END}\n</{DSML}{section}>",
-        writable=re.compile(r'[^"<>]{1,256}'),
-        writable_key=re.compile(r'[^"<>]{1,256}'),
+        writable=re.compile(r'[^\s"<>][^"<>]{0,255}'),
+        writable_key=re.compile(r'[^\s"<>][^"<>]{0,255}'),
     )
 
 

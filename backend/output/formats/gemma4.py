@@ -12,22 +12,25 @@ from backend.core.call_shape import (
     JsonValue,
     Member,
     Members,
+    NotForceable,
+    NotWritable,
     Repeated,
     Shape,
     TextLimits,
 )
 from backend.output.calls.argument_lists import ArgumentListReader, CallListReader, CallSyntax, Quote
-from backend.output.calls.call_format import CallFormat, NotForceable
-from backend.output.calls.forcing import argument_shapes, choices, text_limits
+from backend.output.calls.call_format import CallFormat
+from backend.output.calls.forcing import argument_shapes
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import after_comma, read_literal, skip_blank
-from backend.output.calls.schema import ToolSchemas, read_guess, resolved, schema_types
-from backend.output.calls.tag_values import alternatives, exactly
+from backend.output.calls.schema import ToolSchemas, read_guess
 from backend.output.calls.tags import begun
+from backend.output.calls.unions import Union, choices, exactly, text_limits
 
 _FUNCTION = re.compile(r"[\w.-]{1,256}")
 _WORD = r"[^\s:,{}\[\]<>\"]+"
-_ARGUMENT = re.compile(rf"{_WORD}(?: +{_WORD})*")
+_WORDS = rf"{_WORD}(?: +{_WORD})*"
+_ARGUMENT = re.compile(rf"(?=.{{1,256}}\Z){_WORDS}", re.DOTALL)
 _KEY = re.compile(r"\s*([^\s:,{}\[\]<>]+(?: +[^\s:,{}\[\]<>]+)*)\s*:")
 _BARE = re.compile(r"[^,{}\[\]]*")
 _OTHER_THAN_TEXT = ["object", "array", "number", "boolean", "null"]
@@ -114,13 +117,12 @@ def call_syntax(quote: str) -> CallSyntax:
         return found
 
     mark = f'(?P<quote>{re.escape(quote)}|"|)'
-    words = _ARGUMENT.pattern
     begun_quote = begun(quote)
     return CallSyntax(
         head=re.compile(r"\s*,?\s*call:(?P<name>[\w.-]+)\s*\{"),
         head_begun=re.compile(r"\s*,?\s*" + begun("call:", r"[\w.-]*\s*")),
-        key=re.compile(rf"\s*{mark}(?P<key>{words})(?P=quote)\s*:"),
-        key_begun=re.compile(rf'\s*(?:"|{begun_quote})(?:{words}(?:"|{begun_quote})\s*)?'),
+        key=re.compile(rf"\s*{mark}(?P<key>{_WORDS})(?P=quote)\s*:"),
+        key_begun=re.compile(rf'\s*(?:"|{begun_quote})(?:{_WORDS}(?:"|{begun_quote})\s*)?'),
         close="}",
         brackets="[{",
         quotes=(Quote(quote, quote, escapes=False), Quote('"', '"')),
@@ -163,28 +165,19 @@ class BraceFormat(CallFormat):
 
     def _value_shape(self, schema: Mapping[str, Any]) -> Shape:
         """Strings between the format's own quotes; all else is JSON, which `BraceValues` reads too."""
-        if schema_types(schema, schema) != frozenset(["string"]):
+        union = Union(schema)
+        if union.types != frozenset(["string"]):
             return (JsonValue(schema),)
-        values = choices(schema)
-        if values is None:
-            return Fixed(self._quote), FreeText(end=self._quote, limits=self._limits(schema))
-        texts = self._writable(values)
+        options = union.options()
+        listed = [choices(option) for option in options]
+        texts = [text for values in listed for text in self._writable(values or [])]
+        limits = [text_limits(option) for option, values in zip(options, listed, strict=True) if values is None]
+        if limits:
+            limits += map(exactly, texts)
+            return Fixed(self._quote), FreeText(end=self._quote, limits=tuple(limits))
         if not texts:
-            raise NotForceable("none of its values can be written")
+            raise NotWritable("none of its values can be written")
         return (Either(tuple((Fixed(self._quote + text + self._quote),) for text in texts)),)
-
-    def _limits(self, schema: Mapping[str, Any]) -> tuple[TextLimits, ...]:
-        """Of a string, which may be a union of strings."""
-        limits: list[TextLimits] = []
-        for option in alternatives(schema):
-            values = choices(option)
-            if values is None:
-                limits.append(text_limits(resolved(option, option)))
-            else:
-                limits += map(exactly, self._writable(values))
-        if not limits:
-            raise NotForceable("none of its values can be written")
-        return tuple(limits)
 
     def _writable(self, values: list[Any]) -> list[str]:
         return [value for value in values if isinstance(value, str) and self._quote not in value]

@@ -15,7 +15,7 @@ from tests.e2e.odd_values import TOOLS as ODD_TOOLS
 from tests.fuzz.changing import Words
 from tests.fuzz.structures import change_json
 from tests.fuzz.target import Broken, Target
-from tests.grammar.schemas import random_parameters, random_schema
+from tests.grammar.schemas import linked_parameters, random_parameters, random_schema
 from tests.output.golden import TOOLS, format_named
 
 _FORMATS = tuple(format_named(name) for name in sorted(formats()))
@@ -37,7 +37,7 @@ _A_TIME = 4
 def tools() -> Target:
     """A JSON array of Tools and ToolChoice."""
     rng = random.Random(1)
-    schemas = [random_parameters(rng, depth) for depth in (0, 1, 2) for _ in range(4)]
+    schemas = [make(rng, depth) for make in (random_parameters, linked_parameters) for depth in (0, 1, 2, 2)]
     schemas += [{"type": "object", "properties": {"a": random_schema(rng, 2)}, "required": ["a"]} for _ in range(6)]
     schemas += [{"type": "object", "properties": {"a": schema}} for schema in SCHEMAS]
     made = [[{"type": "function", "function": {"name": "f", "parameters": schema}}] for schema in schemas]
