@@ -265,7 +265,8 @@ def _settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Sett
                 max_sequences=values["prompt_cache_size"],
                 max_bytes=values["prompt_cache_bytes"],
                 kv_bits=values["cache_kv_bits"],
-                directory=values["prompt_cache_dir"],
+                # An operator means it from where the worker is started; a load means it below its ModelPath.
+                directory=os.path.abspath(named) if (named := values["prompt_cache_dir"]) else "",
                 disk_bytes=values["prompt_cache_disk_bytes"],
                 disk_daily_bytes=values["prompt_cache_disk_daily_bytes"],
                 conversation_idle_s=values["conversation_idle"],

@@ -188,4 +188,3 @@ class Directory:
                     self._system.remove(folder, name)
             finally:
                 self._system.close(fd)
-

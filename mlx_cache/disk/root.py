@@ -120,7 +120,8 @@ class Root:
 
     def _make_folders(self) -> bool:
         with self.held() as root:
-            return any([self._make(root, name) for name in (VERSION_FOLDER, QUARANTINE)])
+            made = [self._make(root, name) for name in (VERSION_FOLDER, QUARANTINE)]
+        return any(made)
 
     def _make(self, parent: int, name: str) -> bool:
         fd, made = open_or_make(self._system, parent, name)
@@ -166,7 +167,12 @@ class Root:
         self._system.sync(root)
 
     def _read_secret(self, root: int) -> bytes:
-        fd = self._system.open_file(root, _SECRET)
+        try:
+            fd = self._system.open_file(root, _SECRET)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise DiskUnusable(_why(self._path / _SECRET, error)) from None
         try:
             about = self._system.stat(fd)
             private = about.st_uid == os.geteuid() and not about.st_mode & 0o077

@@ -203,7 +203,7 @@ class Writer:
             return None
 
     def housekeep(self) -> None:
-        """Have a directory, learn of other workers' files, say which were used, remove what is too old. Raises OSError."""
+        """Have a directory, learn of others' files, say which were used, remove what is too old. Raises OSError."""
         if not self._has_directory():
             return
         if self._scan_is_due():
