@@ -87,12 +87,12 @@ def test_so_is_one_that_a_load_names(worker: Worker, copy: Path, tmp_path: Path)
 @slow
 @linux
 def test_the_memory_of_a_load_that_failed_over_its_files_is_back(worker: Worker, copy: Path) -> None:
-    (copy / "tokenizer.json").write_text("[" + "1.5," * (16 << 20) + "1]")
+    # Some 200 MiB of Python's numbers, once they are parsed.
+    (copy / "tokenizer.json").write_text("[" + "1.5," * (6 << 20) + "1]")
     process = psutil.Process(worker.pid)
     before = process.memory_info().rss
     refused(worker, copy, "tokenizer.json")
-    assert peak_bytes(worker) - before > 256 << 20  # it was read
-    assert process.memory_info().rss - before < 96 << 20
+    assert process.memory_info().rss - before < 48 << 20
 
 
 @pytest.mark.parametrize(
