@@ -48,6 +48,7 @@ class Settings:
     clock: Callable[[], float]
     system: System
     codec: Callable[[], Codec]
+    changed: Callable[[], None]
 
 
 class Opened:

@@ -50,6 +50,7 @@ class DiskTier:
 
     `max_bytes` bounds the files, `daily_bytes` what all workers on the directory write in a day (UTC),
     `bytes_per_second` the writer while nothing is flushed, `max_age` the seconds that a file may lie unused.
+    `changed` may be set: the writer calls it when nothing waits and `stats` tells other files or another state.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class DiskTier:
         self._settings = Settings(
             Path(directory), max_bytes, daily_bytes, max_age, bytes_per_second, queue_bytes, block_tokens,
             rescan_seconds, clock, system if system is not None else System(), self._ensure_codec,
+            self._has_changed,
         )  # fmt: skip
         self._codec = codec
+        self.changed: Callable[[], None] = lambda: None
         self._counters = Counters()
         self._opened: Opened | None = None
         self._offering: Offering | None = None
@@ -82,6 +85,9 @@ class DiskTier:
         # What is protected, so that it is after the next `open` too.
         self._guard = threading.Lock()
         self._protected: dict[tuple[str, bytes], int] = {}
+
+    def _has_changed(self) -> None:
+        self.changed()
 
     def _ensure_codec(self) -> Codec:
         if self._codec is None:

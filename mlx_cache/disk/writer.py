@@ -40,6 +40,7 @@ class Writer:
         self._scanned_at = self._clock()
         self._written_since_scan = 0
         self._told: set[str] = set()
+        self._figures = ("", -1, -1)
         self._lost = False  # the directory cannot be had; `reason` says why
         self.reason = ""
         self.keep_since = math.inf
@@ -83,6 +84,7 @@ class Writer:
                     break
                 else:
                     self.housekeep()
+                    self._tell()
             except OSError as error:
                 self._refuse(error)
             except Exception as error:  # noqa: BLE001 - a file less, whatever it was; the thread must live on
@@ -97,6 +99,13 @@ class Writer:
             self._daily.save()
         except OSError:
             pass
+
+    def _tell(self) -> None:
+        """Say that the figures are others now: whoever shows them does not ask all the time."""
+        figures = (self.reason, len(self._catalog), self._catalog.nbytes)
+        if figures != self._figures:
+            self._figures = figures
+            self._settings.changed()
 
     def _unexpected(self, error: Exception) -> None:
         self._opened.dropped(1)

@@ -113,10 +113,14 @@ def test_the_figures_tell_what_is_there_with_nothing_written(away: Callable[[Pat
     cache = over(disk)
     put(cache, FIRST)
     assert cache.flush(60)
+    shown = list[tuple[str, int, int]]()
+    disk.changed = lambda: shown.append(told(disk))
     away(kv)
-    wait_until(lambda: told(disk) == ("on", 0, 0), "it is empty and on")
+    wait_until(lambda: ("on", 0, 0) in shown, "it is empty and on, and says so")
+    whole = ["quarantine", "secret", "v1"]
+    wait_until(lambda: kv.is_dir() and sorted(path.name for path in kv.iterdir()) == whole, "it is whole again")
+    assert told(disk) == ("on", 0, 0)
     assert kept(disk, FIRST) == 0
-    assert sorted(path.name for path in kv.iterdir()) == ["quarantine", "secret", "v1"]
     disk.close(10)
 
 
@@ -140,7 +144,7 @@ def test_a_worker_that_came_first_has_given_it_another_secret(tmp_path: Path) ->
     kv = tmp_path / "kv"
     disk = quick(kv)
     cache = over(disk)
-    label = disk.label("a conversation")
+    label, before = disk.label("a conversation"), disk.folder_of("m")
     disk.protect("m", SECOND)
     put(cache, FIRST)
     assert cache.flush(60)
@@ -151,7 +155,7 @@ def test_a_worker_that_came_first_has_given_it_another_secret(tmp_path: Path) ->
             (tmp_path / "other").rename(kv)
             break
     secret = (kv / "secret").read_bytes()
-    wait_until(lambda: told(disk) == ("on", 0, 0), "the other directory is opened")
+    wait_until(lambda: disk.folder_of("m") not in ("", before), "the other directory is opened")
     put(cache, SECOND)
     assert cache.flush(60)
     assert (kv / "secret").read_bytes() == secret
@@ -197,7 +201,7 @@ def test_what_cannot_be_used_in_its_place_is_not_and_comes_back_by_itself(what: 
     if elsewhere.is_dir():
         assert list(elsewhere.iterdir()) == []
     assert (elsewhere.read_bytes() if elsewhere.is_file() else None) == before
-    kv.unlink() if not kv.is_dir() or kv.is_symlink() else shutil.rmtree(kv)
+    kv.unlink() if not kv.is_dir() or kv.is_symlink() else removed(kv)
     wait_until(lambda: told(disk)[0] == "on", "it is used again")
     put(cache, SECOND)
     assert cache.flush(60)
