@@ -156,7 +156,12 @@ SETTINGS: Final = (
     _Setting("--watchdog", _duration_or_off, "600s", "a step that takes longer ends the process, or off"),
     _Setting("--prompt-cache-size", _count_or_auto, "auto", "cached sequences at most; 0: no cache; auto: no limit"),
     _Setting("--prompt-cache-bytes", _size_or_auto, "auto", "cached KV at most; auto: a share of what is left"),
-    _Setting("--prompt-cache-dir", str, "", "directory that keeps the prompt cache beyond the process, below where it is started; none: nowhere"),
+    _Setting(
+        "--prompt-cache-dir",
+        str,
+        "",
+        "directory that keeps the prompt cache beyond the process, a relative one below where it is started; none: nowhere",
+    ),
     _Setting("--prompt-cache-disk-bytes", read.size, "32GiB", "of the files there, at most"),
     _Setting(
         "--prompt-cache-disk-daily-bytes", read.off_or(read.size), "off", "written there a day at most, or off"
