@@ -160,7 +160,7 @@ SETTINGS: Final = (
         "--prompt-cache-dir",
         str,
         "",
-        "directory that keeps the prompt cache beyond the process, a relative one below where it is started; none: nowhere",
+        "directory that keeps the prompt cache beyond the process, below where it starts; none: nowhere",
     ),
     _Setting("--prompt-cache-disk-bytes", read.size, "32GiB", "of the files there, at most"),
     _Setting(
