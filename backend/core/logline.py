@@ -37,6 +37,13 @@ def _value(value: object) -> str:
     return f'"{escaped}"'
 
 
+def visible(text: str) -> str:
+    """`text`, with an escape in place of each character that shows nothing or turns what stands around it."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
 def bounded(text: str, most: int) -> str:
     """`text`, or its first `most` characters and how many more it had."""
     return text if len(text) <= most else f"{text[:most]}...+{len(text) - most}"

@@ -44,7 +44,7 @@ class ConversationFiles:
     """
 
     def __init__(self, directory: Path, label: Callable[[str], str]) -> None:
-        self._files = SmallFiles(directory / FOLDER, max_bytes=MAX_BYTES)
+        self._files = SmallFiles(directory, FOLDER, max_bytes=MAX_BYTES)
         self._label = label
         self._known: list[tuple[str, KeptConversation]] = []
 

@@ -220,7 +220,7 @@ class Loads:
             failed = error.message
         except FOREIGN as error:
             log.debug("load", exc_info=error)
-            failed = f"{files.directory}: {type(error).__name__}: {one_line(error)}"
+            failed = f"{files.directory / 'config.json'}: {type(error).__name__}: {one_line(error)}"
         # Out here: the exception's frames hold the model, which must not leave this thread.
         return_memory()
         raise ModelLoadFailed(failed)

@@ -33,7 +33,7 @@ class NameFiles:
     """Files below `DIRECTORY/names`, by a hash of namespace, tenant and name: no text of a client is part of a path."""
 
     def __init__(self, directory: Path) -> None:
-        self._files = SmallFiles(directory / FOLDER, max_bytes=MAX_BYTES)
+        self._files = SmallFiles(directory, FOLDER, max_bytes=MAX_BYTES)
         self._known: list[tuple[str, KeptName]] = []
 
     def read(self) -> None:

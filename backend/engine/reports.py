@@ -9,6 +9,7 @@ from pathlib import Path
 import backend
 from backend.config import Drafter, Isolation
 from backend.confined.memory import peak_bytes
+from backend.core.logline import visible
 from backend.core.reports import CacheReport, EngineMetrics, EngineState, EngineStatus, WorkerInfo
 from backend.engine.picture import EnginePicture
 from backend.engine.preparing.pooled import PooledPreparer
@@ -98,7 +99,7 @@ def info(
     facts = model.facts
     details = details | {"architecture": facts.architecture, "path": facts.path, "serial_reason": facts.serial_reason}
     details |= {"uncached_reason": facts.uncached_reason, **facts.memory}
-    details["prompt_cache_disk"] = picture.disk_state if picture else ""
+    details["prompt_cache_disk"] = visible(picture.disk_state) if picture else ""
     details |= {"embedding": _embedding(model.pooled), "rerank": model.pooled.rerank_way}
     details["speculation"] = drafters_in_words(model, picture)
     isolation = model.config.engine.isolation

@@ -8,9 +8,10 @@ import logging
 import math
 import os
 import secrets
+import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ from backend.core.utf8 import is_unicode
 log = logging.getLogger(__name__)
 
 _TEMPORARY = ".tmp"
+_SUFFIX = ".json"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # JSON that is no object has neither keys nor `pop`.
 _NOT_WHOLE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
@@ -30,40 +33,43 @@ T = TypeVar("T")
 
 
 class SmallFiles:
-    """The files `NAME.json` of one folder, made when the first is written.
+    """The files `NAME.json` of one folder of a directory, both made when the first is written.
+
+    Neither may be a link, whatever becomes of them meanwhile.
 
     Args:
         max_bytes: Of a file that is read, at most.
     """
 
-    def __init__(self, folder: Path, *, max_bytes: int) -> None:
+    def __init__(self, directory: Path, folder: str, *, max_bytes: int) -> None:
+        self._directory = directory
         self._folder = folder
         self._max_bytes = max_bytes
 
     def parsed(self, parse: Callable[[dict[str, Any]], T]) -> Iterator[tuple[str, T]]:
         """The name of each file, and what `parse` makes of it. One that is not whole is left out, and said once."""
-        for path in self._paths():
+        for name in self._names():
             try:
-                yield path.stem, parse(self._body(path))
+                yield name, parse(self._body(name))
             except _NOT_WHOLE as error:
-                log.warning(logline("small_file_not_read", file=self._told(path), error=type(error).__name__))
+                log.warning(logline("small_file_not_read", file=self._told(name), error=type(error).__name__))
 
     def one(self, name: str, parse: Callable[[dict[str, Any]], T]) -> T | None:
         """What `parse` makes of one file; None where there is none, or it is not whole."""
         with suppress(*_NOT_WHOLE):
-            return parse(self._body(self._path(name)))
+            return parse(self._body(name))
         return None
 
     def bad(self, parse: Callable[[dict[str, Any]], object]) -> Iterator[tuple[str, str]]:
         """Each file that is not whole, with its folder, and why."""
-        for path in self._paths():
+        for name in self._names():
             try:
-                parse(self._body(path))
+                parse(self._body(name))
             except FileNotFoundError:
                 continue
             except _NOT_WHOLE as error:
                 why = error.strerror if isinstance(error, OSError) and error.strerror else "not what was written"
-                yield self._told(path), why
+                yield self._told(name), why
 
     def write(self, name: str, body: dict[str, Any]) -> None:
         """Keep this, in place of what had the name.
@@ -71,23 +77,20 @@ class SmallFiles:
         Raises:
             OSError: The disk does not take it.
         """
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        for left in self._folder.glob(f"*{_TEMPORARY}"):
-            # Of a worker that was killed; one that is being written now is younger.
-            with suppress(OSError):
-                if time.time() - left.stat().st_mtime > 3600:
-                    left.unlink()
-        path = self._path(name)
-        temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_TEMPORARY}")
-        try:
-            _write_whole(temporary, json.dumps(body | {"check": _check(body)}).encode())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        data = json.dumps(body | {"check": _check(body)}).encode()
+        temporary = f"{name}{_SUFFIX}.{secrets.token_hex(8)}{_TEMPORARY}"
+        with self._opened(make=True) as folder:
+            _sweep(folder)
+            try:
+                _write_whole(temporary, data, folder)
+                os.rename(temporary, f"{name}{_SUFFIX}", src_dir_fd=folder, dst_dir_fd=folder)
+            finally:
+                _remove(temporary, folder)
 
     def remove(self, name: str) -> None:
         """Forget one; harmless where there is none."""
-        self._path(name).unlink(missing_ok=True)
+        with suppress(FileNotFoundError), self._opened() as folder:
+            _remove(f"{name}{_SUFFIX}", folder)
 
     def clear(self, which: Callable[[str, str], bool] | None = None) -> None:
         """Forget all, or those whose `namespace` and `tenant` are meant; one that is not whole stays, telling neither.
@@ -96,8 +99,8 @@ class SmallFiles:
             OSError: One cannot be removed.
         """
         if which is None:
-            for path in self._paths():
-                path.unlink(missing_ok=True)
+            for name in self._names():
+                self.remove(name)
             return
         for name, (namespace, tenant) in self.parsed(
             lambda body: (text_of(body, "namespace"), text_of(body, "tenant"))
@@ -105,17 +108,39 @@ class SmallFiles:
             if which(namespace, tenant):
                 self.remove(name)
 
-    def _paths(self) -> list[Path]:
-        return sorted(self._folder.glob("*.json"))
+    @contextmanager
+    def _opened(self, *, make: bool = False) -> Generator[int]:
+        """A descriptor of the folder."""
+        if make:
+            with suppress(FileExistsError):
+                self._directory.mkdir(mode=0o700)
+        above = os.open(self._directory, _FOLDER)
+        try:
+            _check_ours(above)
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(self._folder, 0o700, dir_fd=above)
+            folder = os.open(self._folder, _FOLDER, dir_fd=above)
+        finally:
+            os.close(above)
+        try:
+            yield folder
+        finally:
+            os.close(folder)
 
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.json"
+    def _names(self) -> list[str]:
+        with suppress(OSError), self._opened() as folder:
+            return sorted(name.removesuffix(_SUFFIX) for name in os.listdir(folder) if name.endswith(_SUFFIX))
+        return []
 
-    def _told(self, path: Path) -> str:
-        return f"{self._folder.name}/{path.name}"
+    def _told(self, name: str) -> str:
+        return f"{self._folder}/{name}{_SUFFIX}"
 
-    def _body(self, path: Path) -> dict[str, Any]:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    def _body(self, name: str) -> dict[str, Any]:
+        with self._opened() as folder:
+            # A pipe that is opened so has nothing, and keeps nobody waiting.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(f"{name}{_SUFFIX}", flags, dir_fd=folder)
         with os.fdopen(descriptor, "rb") as file:
             data = file.read(self._max_bytes + 1)
         body: dict[str, Any] = json.loads(data)
@@ -159,9 +184,29 @@ def _check(body: dict[str, Any]) -> str:
     return digest(json.dumps(body, sort_keys=True))
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _check_ours(directory: int) -> None:
+    about = os.fstat(directory)
+    if about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError("the directory is not ours alone to write")
+
+
+def _sweep(folder: int) -> None:
+    for left in os.listdir(folder):
+        # Of a worker that was killed; one that is being written now is younger.
+        with suppress(OSError):
+            if left.endswith(_TEMPORARY) and time.time() - os.stat(left, dir_fd=folder).st_mtime > 3600:
+                os.unlink(left, dir_fd=folder)
+
+
+def _remove(file: str, folder: int) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(file, dir_fd=folder)
+
+
+def _write_whole(file: str, data: bytes, folder: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(file, flags, 0o600, dir_fd=folder)
+    with os.fdopen(descriptor, "wb") as written:
+        written.write(data)
+        written.flush()
+        os.fsync(written.fileno())

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from backend.config import LogFormat
-from backend.core.logline import MAX_VALUE, LogLine, bounded, logline
+from backend.core.logline import MAX_VALUE, LogLine, bounded, logline, visible
 from backend.process.log_writer import LineStream, LogWriter, without_waiting
 
 STANDARD_ERROR: Final = 2
@@ -44,11 +44,11 @@ class LineFormatter(logging.Formatter):
         message = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
             message += f' error="{_where(record.exc_info[1])}"'
-        return bounded(f"{head} {message}", MAX_LINE).replace("\r", "\\r").replace("\n", "\\n")
+        return visible(bounded(f"{head} {message}", MAX_LINE))
 
     def last_words(self, sentence: str) -> str:
         """The sentence itself."""
-        return bounded(f"mlx-worker: {sentence}", MAX_LINE)
+        return visible(bounded(f"mlx-worker: {sentence}", MAX_LINE))
 
 
 class JsonFormatter(logging.Formatter):

@@ -156,7 +156,12 @@ SETTINGS: Final = (
     _Setting("--watchdog", _duration_or_off, "600s", "a step that takes longer ends the process, or off"),
     _Setting("--prompt-cache-size", _count_or_auto, "auto", "cached sequences at most; 0: no cache; auto: no limit"),
     _Setting("--prompt-cache-bytes", _size_or_auto, "auto", "cached KV at most; auto: a share of what is left"),
-    _Setting("--prompt-cache-dir", str, "", "directory that keeps the prompt cache beyond the process; none: nowhere"),
+    _Setting(
+        "--prompt-cache-dir",
+        str,
+        "",
+        "directory that keeps the prompt cache beyond the process, below where it starts; none: nowhere",
+    ),
     _Setting("--prompt-cache-disk-bytes", read.size, "32GiB", "of the files there, at most"),
     _Setting(
         "--prompt-cache-disk-daily-bytes", read.off_or(read.size), "off", "written there a day at most, or off"
@@ -265,7 +270,8 @@ def _settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Sett
                 max_sequences=values["prompt_cache_size"],
                 max_bytes=values["prompt_cache_bytes"],
                 kv_bits=values["cache_kv_bits"],
-                directory=values["prompt_cache_dir"],
+                # An operator means it from where the worker is started; a load means it below its ModelPath.
+                directory=os.path.abspath(named) if (named := values["prompt_cache_dir"]) else "",
                 disk_bytes=values["prompt_cache_disk_bytes"],
                 disk_daily_bytes=values["prompt_cache_disk_daily_bytes"],
                 conversation_idle_s=values["conversation_idle"],

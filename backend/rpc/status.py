@@ -6,6 +6,7 @@ from typing import Final
 import grpc
 
 from backend.core import errors
+from backend.core.logline import visible
 
 MAX_DETAILS_BYTES = 1024
 
@@ -36,8 +37,9 @@ def status_of(error: errors.WorkerError) -> tuple[grpc.StatusCode, str]:
 
 
 def one_line(text: str) -> str:
-    """Text as one line of at most 1 KiB in UTF-8."""
-    line = " ".join(text.split())
+    """Text as one line of at most 1 KiB in UTF-8, all of which shows."""
+    # Cut first: what is longer is not worth looking at.
+    line = visible(" ".join(text[: 4 * MAX_DETAILS_BYTES].split()))
     encoded = line.encode("utf-8", "replace")
     if len(encoded) <= MAX_DETAILS_BYTES:
         return encoded.decode()

@@ -207,7 +207,7 @@ def json_object(value: Json) -> dict[str, Json]:
         try:
             return parse_object("it", value, max_bytes=MAX_JSON_BYTES)
         except InvalidRequest as error:
-            raise OptionValueError(error.message) from None
+            raise OptionValueError(error.message.removeprefix("it: ")) from None
     if not isinstance(value, dict):
         raise OptionValueError("must be a JSON object")
     return value

@@ -1,6 +1,6 @@
 """A disk tier below the prompt cache: files of KV that outlive the process. Importing it does not import mlx."""
 
-from mlx_cache.disk.directory import DiskUnusable
+from mlx_cache.disk.root import DiskUnusable
 from mlx_cache.disk.tier import DiskTier
 from mlx_cache.disk.upkeep import Stored
 

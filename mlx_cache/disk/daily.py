@@ -71,7 +71,7 @@ class DailyBytes:
                 told = bytearray(64)
                 told = bytes(told[: self._system.read(fd, [told])])
                 match = re.fullmatch(rb"(\d{4}-\d\d-\d\d) (\d{1,18})\n *", told)
-                known = int(match[2]) if match is not None and match[1].decode() == self._day else 0
+                known = int(match[2]) if match is not None and match[1].decode() == self._day else self._known
                 self._known, self._new = known + self._new, 0
                 os.lseek(fd, 0, os.SEEK_SET)
                 self._system.write(fd, [f"{self._day} {self._known}\n".encode().ljust(40)])

@@ -1,4 +1,4 @@
-"""The cache directory: whose it is, what lies in it, its secret, and the folders below it.
+"""What lies in the cache directory, and the folders below it.
 
 Everything below the root is opened step by step from an open descriptor, without following links.
 """
@@ -6,28 +6,18 @@ Everything below the root is opened step by step from an open descriptor, withou
 from __future__ import annotations
 
 import os
-import stat
-import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from mlx_cache.disk.names import SECRET_BYTES, VERSION_FOLDER, Name, is_namespace, parse
+from mlx_cache.disk.names import VERSION_FOLDER, Name, is_namespace, parse
+from mlx_cache.disk.root import TEMPORARY, Root, open_or_make
 from mlx_cache.disk.system import System
 
-QUARANTINE = "quarantine"
-TEMPORARY = ".tmp-"
-
-_SECRET = "secret"
-_SECRET_ATTEMPTS = 50
 _TICK_NS = 2_000_000_000
 """A folder changed so lately may change again without its time of change saying so."""
-
-
-class DiskUnusable(Exception):
-    """The directory cannot be used; the argument is a line that says why."""
 
 
 class Found(NamedTuple):
@@ -42,140 +32,55 @@ class Directory:
     """A cache directory, once `open` has succeeded. Any thread; blocks as long as the disk does."""
 
     def __init__(self, path: Path, system: System) -> None:
-        self._path = path
         self._system = system
-        self._root = -1
-        # The descriptor is closed when the last that uses it is through: its number may be another file's then.
-        self._guard = threading.Lock()
-        self._users = 0
-        self._closing = False
+        self._root = Root(path, system)
         # By namespace and folder: the files that are known, and the time of the folder's last change when listed.
         self._known: dict[tuple[str, str], dict[str, Name]] = {}
         self._changed: dict[tuple[str, str], int] = {}
-        self.secret = b""
         self.foreign = 0
 
     def open(self) -> None:
         """Make or verify the directory. Raises DiskUnusable."""
-        try:
-            if not os.path.lexists(self._path):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with suppress(FileExistsError):
-                    os.mkdir(self._path, 0o700)
-            self._root = self._system.open_root(str(self._path))
-            self._verify(self._root, str(self._path))
-            self._make(self._root, VERSION_FOLDER)
-            self._make(self._root, QUARANTINE)
-            self.secret = self._find_secret()
-        except DiskUnusable:
-            self.close()
-            raise
-        except (OSError, ValueError) as error:
-            self.close()
-            raise DiskUnusable(_why(self._path, error)) from None
+        self._root.open()
+
+    def renew(self) -> bool:
+        """Make anew what somebody has taken away; whether anything was, and a scan is due. See `Root.renew`."""
+        renewed = self._root.renew()
+        if renewed:
+            self._changed.clear()
+        return renewed
 
     def close(self) -> None:
         """Let the directory go: nothing is found in it from now on."""
-        with self._guard:
-            self._closing = True
-            self._close_unused()
+        self._root.close()
 
-    def _close_unused(self) -> None:
-        if self._closing and not self._users and self._root >= 0:
-            self._system.close(self._root)
-            self._root = -1
-
-    def _verify(self, fd: int, what: str) -> None:
-        about = self._system.stat(fd)
-        if about.st_uid != os.geteuid():
-            raise DiskUnusable(f"{what} belongs to another user")
-        if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise DiskUnusable(f"{what} can be written by others")
-
-    def _make(self, parent: int, name: str) -> None:
-        with suppress(FileExistsError):
-            self._system.make_folder(parent, name)
-        fd = self._system.open_folder(parent, name)
-        try:
-            self._verify(fd, f"{self._path}/{name}")
-        finally:
-            self._system.close(fd)
-
-    # The secret
-
-    def _find_secret(self) -> bytes:
-        # Linked into place whole, so that no worker ever reads half of another's.
-        for _ in range(_SECRET_ATTEMPTS):
-            try:
-                return self._read_secret()
-            except FileNotFoundError:
-                temporary = self.temporary_name()
-                fd = self._system.create(self._root, temporary)
-                try:
-                    self._system.try_lock(fd)
-                    self._system.write(fd, [os.urandom(SECRET_BYTES)])
-                    self._system.sync(fd)
-                    # Another worker's may be there by now, or its sweep may have taken ours before it was locked.
-                    with suppress(FileExistsError, FileNotFoundError):
-                        self._system.link(self._root, temporary, _SECRET)
-                finally:
-                    self._system.close(fd)
-                    with suppress(FileNotFoundError):
-                        self._system.remove(self._root, temporary)
-                self._system.sync(self._root)
-        raise DiskUnusable(f"{self._path}/{_SECRET} cannot be made")
-
-    def _read_secret(self) -> bytes:
-        fd = self._system.open_file(self._root, _SECRET)
-        try:
-            about = self._system.stat(fd)
-            private = about.st_uid == os.geteuid() and not about.st_mode & 0o077
-            if not stat.S_ISREG(about.st_mode) or not private or about.st_size != SECRET_BYTES:
-                raise DiskUnusable(f"{self._path}/{_SECRET} is not a file of {SECRET_BYTES} bytes for us alone")
-            secret = bytearray(SECRET_BYTES)
-            if self._system.read(fd, [secret]) != SECRET_BYTES:
-                raise DiskUnusable(f"{self._path}/{_SECRET} cannot be read")
-            return bytes(secret)
-        finally:
-            self._system.close(fd)
+    @property
+    def secret(self) -> bytes:
+        """What names and headers are made with."""
+        return self._root.secret
 
     # Folders and names
 
-    @staticmethod
-    def temporary_name() -> str:
-        """A name that nobody else makes."""
-        return f"{TEMPORARY}{os.getpid()}-{os.urandom(8).hex()}"
-
-    @contextmanager
-    def root(self) -> Generator[int]:
+    def root(self) -> AbstractContextManager[int]:
         """The cache directory's own descriptor. Raises OSError when it is closed."""
-        with self._guard:
-            if self._closing:
-                raise FileNotFoundError("the cache directory is closed")
-            self._users += 1
-        try:
-            yield self._root
-        finally:
-            with self._guard:
-                self._users -= 1
-                self._close_unused()
+        return self._root.held()
 
     @contextmanager
     def folder(self, *names: str, make: bool = False) -> Generator[int]:
         """A descriptor of a folder below the root."""
         with self.root() as root:
-            fd = self._system.open_folder(root, names[0])
+            fd = self._open_folder(root, names[0], make=make)
         try:
             for name in names[1:]:
-                if make:
-                    with suppress(FileExistsError):
-                        self._system.make_folder(fd, name)
-                inner = self._system.open_folder(fd, name)
+                inner = self._open_folder(fd, name, make=make)
                 self._system.close(fd)
                 fd = inner
             yield fd
         finally:
             self._system.close(fd)
+
+    def _open_folder(self, parent: int, name: str, *, make: bool) -> int:
+        return open_or_make(self._system, parent, name)[0] if make else self._system.open_folder(parent, name)
 
     def of(self, name: Name, *, make: bool = False) -> AbstractContextManager[int]:
         """The folder that a file belongs in."""
@@ -283,9 +188,3 @@ class Directory:
                     self._system.remove(folder, name)
             finally:
                 self._system.close(fd)
-
-
-def _why(path: Path, error: OSError | ValueError) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{path!s:.200}: {error.strerror}".replace("\n", " ")
-    return f"{path!s:.200}: {error}".replace("\n", " ").replace("\0", "?")

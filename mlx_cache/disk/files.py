@@ -11,9 +11,10 @@ from dataclasses import replace
 import numpy as np
 
 from mlx_cache.disk.codec import Bytes, Part
-from mlx_cache.disk.directory import QUARANTINE, Directory
+from mlx_cache.disk.directory import Directory
 from mlx_cache.disk.format import PAGE, BadFile, Header, decode, encode, header_length
 from mlx_cache.disk.names import Chain, Name
+from mlx_cache.disk.root import QUARANTINE, temporary_name
 from mlx_cache.disk.system import System
 
 
@@ -43,7 +44,7 @@ class Files:
             while not locked:
                 if fd >= 0:
                     self._system.close(fd)
-                temporary = self._directory.temporary_name()
+                temporary = temporary_name()
                 fd = self._system.create(folder, temporary)
                 # Another worker's sweep may have come between creating and locking.
                 locked = self._system.try_lock(fd) and self._system.stat(fd).st_nlink > 0
@@ -80,7 +81,7 @@ class Files:
     def quarantine(self, name: Name, *, max_files: int, max_nbytes: int) -> None:
         """Put a file aside, or remove it where it does not fit; the oldest go first. Raises OSError."""
         kept = f"{name.namespace}-{name.file}"
-        with self._directory.folder(QUARANTINE) as aside:
+        with self._directory.folder(QUARANTINE, make=True) as aside:
             with suppress(FileNotFoundError), self._directory.of(name) as folder:
                 self._system.rename(folder, name.file, aside, kept)
             there: list[tuple[float, str, int]] = []

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from mlx_cache.disk.catalog import Catalog, Entry, Plan
 from mlx_cache.disk.codec import Codec
 from mlx_cache.disk.counters import Counters
 from mlx_cache.disk.daily import DailyBytes
-from mlx_cache.disk.directory import Directory, DiskUnusable
+from mlx_cache.disk.directory import Directory
 from mlx_cache.disk.files import Files
 from mlx_cache.disk.names import Chain, Kind
+from mlx_cache.disk.root import DiskUnusable
 from mlx_cache.disk.system import System
 from mlx_cache.disk.write_queue import WriteQueue
 from mlx_cache.disk.writer import Writer
@@ -46,17 +48,23 @@ class Settings:
     clock: Callable[[], float]
     system: System
     codec: Callable[[], Codec]
+    changed: Callable[[], None]
 
 
 class Opened:
-    """A tier between `open` and `close`. The lock guards catalog and counters, and is held for index work only."""
+    """A tier between `open` and `close`. The lock guards catalog and counters, and is held for index work only.
 
-    def __init__(self, settings: Settings, counters: Counters) -> None:
+    Args:
+        replace: Called by the writer when the directory has another secret than this was made for.
+    """
+
+    def __init__(self, settings: Settings, counters: Counters, replace: Callable[[Opened], None]) -> None:
         self.settings, self.counters = settings, counters
         self.lock = threading.Lock()
         self.clock = settings.clock
         self.directory = Directory(settings.path, settings.system)
         self.directory.open()
+        self.replace = partial(replace, self)
         self.chain = Chain(self.directory.secret)
         self.files = Files(self.directory, self.chain, settings.system)
         self.catalog = Catalog(self.chain, settings.block_tokens)
@@ -88,6 +96,12 @@ class Opened:
         self.dropped(self.queue.drop())
         if self.writer.join(max(0.0, deadline - time.monotonic())):
             self.directory.close()
+
+    def give_up(self) -> None:
+        """Write nothing more, not even what waits. The writer ends by itself."""
+        self.queue.close()
+        self.dropped(self.queue.drop())
+        self.directory.close()
 
     # Index work
 

@@ -14,13 +14,13 @@ import numpy as np
 
 from mlx_cache.disk.codec import Codec
 from mlx_cache.disk.counters import Counters
-from mlx_cache.disk.directory import DiskUnusable
 from mlx_cache.disk.names import MAX_BLOCK
 from mlx_cache.disk.offering import Offering
 from mlx_cache.disk.offers import Offer
 from mlx_cache.disk.opened import Opened, Settings
 from mlx_cache.disk.reading import Reading
 from mlx_cache.disk.rests import Share, all_of_it
+from mlx_cache.disk.root import DiskUnusable
 from mlx_cache.disk.system import System
 from mlx_cache.disk.upkeep import Stored, Upkeep
 from mlx_cache.results import Fetched
@@ -50,6 +50,7 @@ class DiskTier:
 
     `max_bytes` bounds the files, `daily_bytes` what all workers on the directory write in a day (UTC),
     `bytes_per_second` the writer while nothing is flushed, `max_age` the seconds that a file may lie unused.
+    `changed` may be set: the writer calls it when nothing waits and `stats` tells other files or another state.
     """
 
     def __init__(
@@ -72,15 +73,21 @@ class DiskTier:
         self._settings = Settings(
             Path(directory), max_bytes, daily_bytes, max_age, bytes_per_second, queue_bytes, block_tokens,
             rescan_seconds, clock, system if system is not None else System(), self._ensure_codec,
+            self._has_changed,
         )  # fmt: skip
         self._codec = codec
+        self.changed: Callable[[], None] = lambda: None
         self._counters = Counters()
         self._opened: Opened | None = None
         self._offering: Offering | None = None
         self._off = "not opened"
+        self._label: Callable[[str], str] | None = None
         # What is protected, so that it is after the next `open` too.
         self._guard = threading.Lock()
         self._protected: dict[tuple[str, bytes], int] = {}
+
+    def _has_changed(self) -> None:
+        self.changed()
 
     def _ensure_codec(self) -> Codec:
         if self._codec is None:
@@ -100,20 +107,29 @@ class DiskTier:
         if self._opened is not None:
             return
         try:
-            opened = Opened(self._settings, self._counters)
+            opened = Opened(self._settings, self._counters, self._replace)
+            self._label = opened.chain.label
+            self._serve(opened, instead_of=None)
         except DiskUnusable as error:
             self._off = str(error)
             raise
-        self._offering = Offering(opened)
+
+    def _serve(self, opened: Opened, *, instead_of: Opened | None) -> None:
+        """Start it and have it in place of another, unless that is not the present one any more."""
+        opened.start()
         with self._guard:
-            for (namespace, tokens), count in self._protected.items():
-                opened.protect(namespace, np.frombuffer(tokens, np.int32), count)
-            self._opened = opened
-        try:
-            opened.start()
-        except DiskUnusable as error:
-            self._opened, self._offering, self._off = None, None, str(error)
-            raise
+            current = self._opened is instead_of
+            if current:
+                for (namespace, tokens), count in self._protected.items():
+                    opened.protect(namespace, np.frombuffer(tokens, np.int32), count)
+                self._opened, self._offering = opened, Offering(opened)
+        if not current:
+            opened.give_up()
+
+    def _replace(self, lost: Opened) -> None:
+        """The writer of `lost`: what lies in the directory now is another's, and is opened as at a start."""
+        self._serve(Opened(self._settings, self._counters, self._replace), instead_of=lost)
+        lost.give_up()
 
     @property
     def waiting_bytes(self) -> int:
@@ -123,7 +139,8 @@ class DiskTier:
 
     def close(self, timeout: float) -> None:
         """Write what waits, within the time, then stop. A disk that hangs is left behind with its thread."""
-        opened, self._opened, self._offering, self._off = self._opened, None, None, "closed"
+        with self._guard:
+            opened, self._opened, self._offering, self._off = self._opened, None, None, "closed"
         if opened is not None:
             opened.close(timeout)
 
@@ -249,10 +266,10 @@ class DiskTier:
 
     def label(self, text: str) -> str:
         """32 hexadecimal digits that stand for a text in this directory: a hash under its secret, the same for every
-        process. Only while the tier is open.
+        process, and for this one whatever becomes of the directory. Only while the tier is open.
         """
-        assert self._opened is not None
-        return self._opened.chain.label(text)
+        assert self._label is not None
+        return self._label(text)
 
     def entries(self) -> Iterator[Stored]:
         """Every file, for a command line."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mlx_cache.disk.catalog import Entry
 from mlx_cache.disk.format import PAGE, Header
+from mlx_cache.disk.root import AnotherSecret, DiskUnusable
 from mlx_cache.disk.write_queue import Item
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Writer:
         self._scanned_at = self._clock()
         self._written_since_scan = 0
         self._told: set[str] = set()
+        self._figures = ("", -1, -1)
+        self._lost = False  # the directory cannot be had; `reason` says why
         self.reason = ""
         self.keep_since = math.inf
         self._thread = threading.Thread(target=self._run, name="kv-disk-writer", daemon=True)
@@ -81,6 +84,7 @@ class Writer:
                     break
                 else:
                     self.housekeep()
+                    self._tell()
             except OSError as error:
                 self._refuse(error)
             except Exception as error:  # noqa: BLE001 - a file less, whatever it was; the thread must live on
@@ -96,6 +100,13 @@ class Writer:
         except OSError:
             pass
 
+    def _tell(self) -> None:
+        """Say that the figures are others now: whoever shows them does not ask all the time."""
+        figures = (self.reason, len(self._catalog), self._catalog.nbytes)
+        if figures != self._figures:
+            self._figures = figures
+            self._settings.changed()
+
     def _unexpected(self, error: Exception) -> None:
         self._opened.dropped(1)
         if type(error).__name__ not in self._told:
@@ -109,7 +120,7 @@ class Writer:
             known = self._catalog.get(item.name) is not None
         if known:
             return
-        if not self.accepts():
+        if not self._has_directory() or not self.accepts():
             self._opened.dropped(1)
             return
         size = item.nbytes + PAGE
@@ -124,7 +135,14 @@ class Writer:
             return
         started = time.monotonic()
         table, body = self._settings.codec().pack(item.layout, item.segments, item.state)
-        written = self._opened.files.write(Header(item.name, item.start, item.tokens, table, body.nbytes, 0), body)
+        header = Header(item.name, item.start, item.tokens, table, body.nbytes, 0)
+        try:
+            written = self._opened.files.write(header, body)
+        except FileNotFoundError:
+            # Somebody removes the directory at this very moment.
+            if not self._has_directory():
+                raise
+            written = self._opened.files.write(header, body)
         self._added(item, written)
         if self._settings.bytes_per_second:
             self._queue.pause(written / self._settings.bytes_per_second - (time.monotonic() - started))
@@ -166,8 +184,37 @@ class Writer:
 
     # What is done in between
 
+    def _has_directory(self) -> bool:
+        """Whether the directory is there, made anew if somebody has taken it away."""
+        try:
+            renewed = self._renewed()
+        except DiskUnusable as error:
+            # Asked for again at once and not ever less often: it is no disk that refuses.
+            self._lost = True
+            self._say(str(error), math.inf)
+            return False
+        if renewed is None:
+            return False
+        if renewed:
+            logger.warning("disk tier: the directory was taken away, and is made anew")
+        if renewed or self._lost:
+            self._lost, self._backoff, self.reason = False, _FIRST_BACKOFF, ""
+            self.scan()
+        return True
+
+    def _renewed(self) -> bool | None:
+        """What `Directory.renew` says; None where another tier has taken this one's place."""
+        try:
+            return self._directory.renew()
+        except AnotherSecret:
+            self._opened.replace()
+            logger.warning("disk tier: the directory is another one now")
+            return None
+
     def housekeep(self) -> None:
-        """Learn of other workers' files, say which were used, remove what is too old. Raises OSError."""
+        """Have a directory, learn of others' files, say which were used, remove what is too old. Raises OSError."""
+        if not self._has_directory():
+            return
         if self._scan_is_due():
             self.scan()
         self._stamp()

@@ -106,7 +106,7 @@ def survey(path: Path) -> Finding:
     try:
         info, alone, crowd = with_engine(model_config(path, engine=options), lambda engine: _cold(engine, prompts))
     except WorkerError as error:
-        return Finding(module=path.name, refusal=error.message.removeprefix(f"{path}: "))
+        return Finding(module=path.name, refusal=re.sub(rf"^{re.escape(str(path))}.*?: ", "", error.message))
     guessed = model_config(path, engine=options, drafters=ALL_DRAFTERS)
     speculation_reason, drafts = with_engine(guessed, _speculation)
     cached = model_config(path, engine=options, cache=CacheConfig(max_bytes=1 << 28))

@@ -1,11 +1,14 @@
 """The prompt cache's directory under the real worker: kills while it writes, spoilt files, a full disk, a rival."""
 
 import concurrent.futures
+import contextlib
 import random
+import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -135,3 +138,87 @@ def test_two_workers_on_one_directory_answer_exactly(tmp_path: Path, expected: B
             assert [task.result(120) for task in asking] == [bits for bits in expected for _ in "12"]
         for worker in (one, other):
             Golden.of(worker, directory).check(worker)
+
+
+def emptied(directory: Path) -> None:
+    for path in directory.iterdir():
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def removed(directory: Path) -> None:
+    # The worker may make it anew while it is being removed.
+    while directory.exists():
+        shutil.rmtree(directory, ignore_errors=True)
+        if not any(directory.rglob("*-*")):
+            return
+
+
+def replaced(directory: Path) -> None:
+    directory.rename(directory.with_name("moved"))
+    directory.mkdir(mode=0o700, exist_ok=True)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("take_away", [emptied, removed, replaced])
+def test_a_directory_that_is_taken_away_under_two_workers_is_made_anew(
+    tmp_path: Path, expected: Bits, take_away: Callable[[Path], None]
+) -> None:
+    directory = tmp_path / "kv"
+    with over(directory) as one, over(directory) as two:
+        for worker in (one, two):
+            worker.must_load()
+        check_all(one, expected, directory)
+        secret = (directory / "secret").read_bytes()
+        take_away(directory)
+        left = set((tmp_path / "moved").rglob("*"))
+        for worker in (one, two):
+            wait_until(lambda worker=worker: told(worker)["state"] == "on", "it is on")
+            check_all(worker, expected, directory)
+        if take_away is emptied:
+            # Another worker's files are learnt of within a minute.
+            wait_until(
+                lambda: told(one)["files"] == told(two)["files"] == len(kept(directory)), "both tell of all", 120
+            )
+            size = sum(file.stat().st_size for file in kept(directory))
+            assert told(one)["bytes"] == told(two)["bytes"] == size
+        before = told(two)["hits"]
+        assert [answered(two, request) for request in ASKED] == expected
+        assert told(two)["hits"] > before
+        assert (directory / "secret").read_bytes() == secret
+        modes = {path.stat().st_mode & 0o777 for path in (directory, *directory.rglob("*")) if path.is_dir()}
+        assert modes == {0o700}
+        assert {path.stat().st_mode & 0o777 for path in directory.rglob("*") if path.is_file()} == {0o600}
+        assert set((tmp_path / "moved").rglob("*")) <= left
+
+
+def test_a_link_in_its_place_is_not_followed_and_the_cache_comes_back(tmp_path: Path, expected: Bits) -> None:
+    directory, elsewhere = tmp_path / "kv", tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    with over(directory) as worker:
+        worker.must_load()
+        check_all(worker, expected, directory)
+        (tmp_path / "link").symlink_to(elsewhere)
+        directory.rename(tmp_path / "moved")
+        while not directory.is_symlink():
+            shutil.rmtree(directory, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                (tmp_path / "link").rename(directory)
+        wait_until(lambda: "is a link" in str(told(worker)["state"]), "it says why")
+        named = pb.CreatePrefixRequest(name="rules", prompt=STORY * 9)
+        worker.prompt_cache.Create(named, timeout=60)
+        assert [answered(worker, request) for request in ASKED] == expected
+        assert list(elsewhere.iterdir()) == []
+        directory.unlink()
+        wait_until(lambda: told(worker)["state"] == "on", "it is used again")
+        check_all(worker, expected, directory)
+        assert kept(directory)
+
+
+def told(worker: Worker) -> dict[str, Any]:
+    info = worker.info.Get(pb.InfoRequest(), timeout=60)
+    figures = {name: info.cache[f"disk.{name}"] for name in ("files", "bytes", "hits")}
+    return figures | {"state": info.details["prompt_cache_disk"]}
+
+
+def kept(directory: Path) -> list[Path]:
+    return [path for path in (directory / "v1").rglob("*-*") if path.is_file() and ".tmp" not in path.name]

@@ -24,4 +24,4 @@ def test_an_error_of_a_kind_has_the_code_of_its_kind() -> None:
 def test_details_are_one_line_of_at_most_a_kibibyte() -> None:
     assert one_line("a\n b\r\n\tc") == "a b c"
     assert len(one_line("é" * 5000).encode()) <= MAX_DETAILS_BYTES
-    assert one_line("\ud800x") == "?x"
+    assert one_line("\ud800x\u202e\0") == r"\ud800x\u202e\x00"

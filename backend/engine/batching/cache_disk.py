@@ -32,7 +32,7 @@ class CacheDisk:
     Args:
         disk: The open directory, or why there is none; empty where none was asked for.
         namespace: Names the KV of a model in this process and in later ones: no load generation is in it.
-        notify: Called on another thread when a read is over.
+        notify: Called on another thread when a read is over, or there are other files.
         clock: Monotonic seconds.
 
     Attributes:
@@ -51,6 +51,7 @@ class CacheDisk:
         # One thread, so that what is written and removed under one name keeps its order.
         self._upkeep = DiskThreads(1)
         if isinstance(disk, OpenDisk):
+            disk.tier.changed = notify
             self._reads.begin()
             self._upkeep.begin()
         self._unwritten: dict[str, KeptConversation] = {}

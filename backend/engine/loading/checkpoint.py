@@ -1,7 +1,8 @@
 """A model directory's files, looked at before anything is loaded from them, so that a failure names its file."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from safetensors import safe_open
 
 from backend.core.errors import ModelLoadFailed
 from backend.engine.loading.failures import guarded
+from backend.engine.loading.plausible import Shapes, check_eos_ids, check_numbers
+from backend.engine.loading.sizes import check_size
 
 WEIGHTS_PATTERN = "model*.safetensors"  # what mlx-lm reads
 
@@ -21,7 +24,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ModelLoadFailed(f"{path}: no such file")
-    value = guarded(str(path), lambda: json.loads(path.read_text(encoding="utf-8")))
+    value = _parsed(path)
     if not isinstance(value, dict):
         raise ModelLoadFailed(f"{path}: is not a JSON object")
     return value
@@ -33,22 +36,30 @@ def read_json_list(path: Path) -> list[dict[str, Any]]:
     Raises:
         ModelLoadFailed: The file is not UTF-8, not JSON or not such a list; names it.
     """
-    value = guarded(str(path), lambda: json.loads(path.read_text(encoding="utf-8")))
+    value = _parsed(path)
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise ModelLoadFailed(f"{path}: is not a list of JSON objects")
     return value
+
+
+def _parsed(path: Path) -> Any:
+    guarded(str(path), lambda: check_size(path))
+    return guarded(str(path), lambda: json.loads(path.read_text(encoding="utf-8")))
 
 
 def check_config(directory: Path, *, trust_remote_code: bool) -> None:
     """Refuse a directory whose config.json cannot name a model, or names code that may not run.
 
     Raises:
-        ModelLoadFailed: Naming config.json.
+        ModelLoadFailed: Naming config.json, or generation_config.json.
     """
     file = directory / "config.json"
     config = read_json(file)
     if not isinstance(config.get("model_type"), str):
         raise ModelLoadFailed(f"{file}: has no model_type")
+    _check_architectures(file, config.get("architectures"))
+    check_eos_ids(file, config.get("eos_token_id"))
+    _check_generation(directory / "generation_config.json")
     code = config.get("model_file")
     if code is None:
         return
@@ -57,6 +68,47 @@ def check_config(directory: Path, *, trust_remote_code: bool) -> None:
     # Trust covers the files of this directory, wherever their bytes are kept, and no others.
     if not isinstance(code, str) or Path(code).name != code or not (directory / code).is_file():
         raise ModelLoadFailed(f"{file}: model_file {code!r} is not a file of the model's directory")
+
+
+def _check_architectures(file: Path, named: object) -> None:
+    listed = named if isinstance(named, list) else [named]
+    if named is not None and not all(isinstance(one, str) for one in listed):
+        raise ModelLoadFailed(f"{file}: architectures is not a list of names")
+
+
+def _check_generation(file: Path) -> None:
+    if not file.is_file():
+        return
+    guarded(str(file), lambda: check_size(file))
+    told = guarded(str(file), lambda: _json_or_none(file))
+    if told is not None and not isinstance(told, dict):
+        raise ModelLoadFailed(f"{file}: is not a JSON object")
+    check_eos_ids(file, (told or {}).get("eos_token_id"))
+
+
+def _json_or_none(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return None  # mlx-lm goes on without it, too
+
+
+def check_numbers_of(directory: Path, files: Iterable[Path]) -> None:
+    """Refuse numbers of config.json that the weights' headers cannot bear out.
+
+    Raises:
+        ModelLoadFailed: Naming config.json and the number, or a weight file.
+    """
+    shapes, config = Shapes(), directory / "config.json"
+    for file in files:
+        guarded(str(file), partial(_add_shapes, file, shapes))
+    check_numbers(config, read_json(config), shapes)
+
+
+def _add_shapes(file: Path, shapes: Shapes) -> None:
+    with safe_open(file, framework="numpy") as opened:
+        for name in opened.keys():  # noqa: SIM118  it is no mapping
+            shapes.add(name, opened.get_slice(name).get_shape())
 
 
 def check_weights(directory: Path) -> list[Path]:

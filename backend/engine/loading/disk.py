@@ -28,13 +28,31 @@ class OpenDisk:
         self.tier.close(CLOSE_SECONDS)
 
 
+def _place(named: str, model_path: str) -> Path:
+    """Where the directory is. Raises ValueError, and says why, where a relative one is not below `model_path`."""
+    if Path(named).is_absolute():
+        return Path(named)
+    if not model_path:
+        raise ValueError(f"{named}: is relative, and there is no ModelPath for it to be below")
+    place = Path(model_path).absolute() / named
+    # Links on the way count by where they lead; the directory itself is no link, or not used.
+    real = place.parent.resolve() / place.name
+    if ".." in Path(named).parts or not real.is_relative_to(Path(model_path).resolve()) or place == Path(model_path):
+        raise ValueError(f"{named}: is not below ModelPath")
+    return place
+
+
 def open_disk(cache: CacheConfig, model_path: str) -> OpenDisk | str:
     """Open the directory that a load names; what keeps it from being used, in one line, if anything does.
 
     Args:
         model_path: What a relative directory is below.
     """
-    directory = Path(model_path or ".", cache.directory).absolute()
+    try:
+        directory = _place(cache.directory, model_path)
+    except ValueError as error:
+        log.warning(logline("prompt_cache_disk_off", reason=str(error)))
+        return str(error)
     tier = DiskTier(directory, max_bytes=cache.disk_bytes, daily_bytes=cache.disk_daily_bytes)
     try:
         tier.open()

@@ -4,6 +4,7 @@ All of it comes before the present model is dropped, on a thread that can be lef
 or a tokenizer that does not come to an end costs that one load.
 """
 
+import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed
+from backend.core.freed_memory import give_back
 from backend.engine.loading import checkpoint
 from backend.engine.loading.draft_model import check_same_tokens, config_of_draft, of_draft_model
 from backend.engine.loading.failures import check_cancelled, guarded
@@ -19,6 +21,7 @@ from backend.engine.loading.locate import Local, fetch_extra, locate_model, reso
 from backend.engine.loading.permitted import PermittedFiles
 from backend.engine.loading.progress import Progress
 from backend.engine.loading.sentence import SentenceConfig, read_sentence_config
+from backend.engine.loading.sizes import TEMPLATE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,8 +57,15 @@ def open_files(
     Raises:
         ModelLoadFailed: One line that names the file or field.
     """
-    # Names and links are a client's and a stranger's: what the system says to one is as foreign as what parsers say.
-    return guarded("files", lambda: _open_files(config, progress, cancelled))
+    try:
+        # Names and links are a client's and a stranger's: the system's words are as foreign as a parser's.
+        return guarded("files", lambda: _open_files(config, progress, cancelled))
+    except ModelLoadFailed as error:
+        message = error.message
+    # Out here: the exception's frames hold what was read until then.
+    gc.collect()
+    give_back()
+    raise ModelLoadFailed(message)
 
 
 def _open_files(config: ModelConfig, progress: Progress | None, cancelled: Callable[[], bool]) -> ModelFiles:
@@ -63,7 +73,7 @@ def _open_files(config: ModelConfig, progress: Progress | None, cancelled: Calla
     permitted = PermittedFiles.below((directory, *config.file_roots))
     guarded(str(directory), lambda: permitted.check_directory(directory))
     checkpoint.check_config(directory, trust_remote_code=config.trust_remote_code)
-    checkpoint.check_weights(directory)
+    checkpoint.check_numbers_of(directory, checkpoint.check_weights(directory))
     check_cancelled(cancelled)
     look = partial(_extra, config, directory, permitted, progress, cancelled)
     adapter = look("LoraAdapter", config.adapter)
@@ -138,7 +148,7 @@ def _template_of(config: ModelConfig, model: Path, permitted: PermittedFiles) ->
     places = [Path(root) / name for root in (model, *config.file_roots)]
     # A name may be too long for the file system, or lead through a directory that is closed to us.
     path = guarded("chat_template_file", lambda: next((place for place in places if place.exists()), places[0]))
-    permitted.check_regular("chat_template_file", path)
+    permitted.check_regular("chat_template_file", path, most=TEMPLATE_BYTES)
     return guarded(f"chat_template_file: {path}", lambda: path.read_text(encoding="utf-8"))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from backend.config import ModelConfig
 from backend.engine.loading.checkpoint import WEIGHTS_PATTERN
 from backend.engine.loading.kv_options import kv_format, stored_format
+from backend.engine.loading.sizes import check_size
 
 _SMALL_FILES = (
     "config.json",
@@ -51,6 +52,7 @@ def _add_small_files(digest: "hashlib._Hash", directory: Path, names: Iterable[s
     for name in names:
         file = directory / name
         if file.is_file():
+            check_size(file)
             _add(digest, name, file.read_bytes())
 
 

@@ -123,13 +123,13 @@ def _load(
     directory, adapter, tokenizer = files.directory, files.adapter, files.tokenizer
     check_cancelled(cancelled)
     model, settings = guarded(
-        str(directory),
+        _made_of(directory),
         lambda: load_checkpoint(directory, lazy=True, trust_remote_code=config.trust_remote_code),
     )
     if adapter is not None:
         guarded(str(adapter), lambda: load_adapters(model, str(adapter)).eval())
     if sharding is not None:
-        guarded(str(directory), lambda: sharding.divide(model, settings))
+        guarded(_made_of(directory), lambda: sharding.divide(model, settings))
     wanted = config.dtype or preferred_dtype(_parameters(model))
     if wanted:
         _cast(model, DTYPES[wanted])
@@ -234,6 +234,11 @@ def _set_float32(model: Any) -> None:
     mx.eval(model.parameters())
 
 
+def _made_of(directory: Path) -> str:
+    """What is at fault where Python's own words name no file."""
+    return f"{directory / 'config.json'}, with the weights beside it"
+
+
 def _check_options(config: ModelConfig, sharding: Sharding | None) -> None:
     if sharding is None and config.engine.ranks != "auto":
         raise ModelLoadFailed("ranks: this worker is one process; mlx-worker ranks starts several")
@@ -315,7 +320,7 @@ def _probed(
     except ProbeFailed as error:
         reason = str(error)
     if main_dtype(_parameters(model)) == "float32":
-        raise ModelLoadFailed(f"{directory}: the model does not run: {reason}")
+        raise ModelLoadFailed(f"{_made_of(directory)}: the model does not run: {reason}")
     # Every kernel of every device has float32: experts on a CPU have nothing else, float16 may overflow.
     log.warning(logline("dtype_adapted", was=main_dtype(_parameters(model)), now="float32", reason=reason))
     _set_float32(model)
@@ -323,7 +328,7 @@ def _probed(
         return tried()
     except ProbeFailed as error:
         reason = str(error)
-    raise ModelLoadFailed(f"{directory}: the model does not run: {reason}")
+    raise ModelLoadFailed(f"{_made_of(directory)}: the model does not run: {reason}")
 
 
 def _stored_format(config: ModelConfig, model: Any, new_cache: Callable[[], list[Any]]) -> KVFormat | None:

@@ -1,7 +1,8 @@
 """The rule for which files a load may open.
 
 A template or a tokenizer that is read can be read back by clients (ModelMetadata renders it), and a pipe that is
-opened may never answer. So only regular files are opened; and those whose text can come out lie in the model's own
+opened may never answer; one of gigabytes takes as much memory, and more. So only regular files of a usual size are
+opened; and those whose text can come out lie in the model's own
 directory, in the host's models directory, or where the worker's operator allows.
 
 A tokenizer's class chooses the names of its files (`spiece.model`, `bpe.codes`, `merges.txt`), so every file at the
@@ -16,6 +17,7 @@ from pathlib import Path
 from backend.core.errors import ModelLoadFailed
 from backend.engine.loading.checkpoint import read_json
 from backend.engine.loading.failures import guarded
+from backend.engine.loading.sizes import check_size
 
 _WEIGHTS = ".safetensors"
 # transformers reads every `.jinja` in it as a template that has the file's name.
@@ -58,10 +60,14 @@ class PermittedFiles:
                 "the worker's --allow-files names further directories"
             )
 
-    def check_regular(self, field: str, path: Path) -> None:
-        """As `check`, and that it is a regular file, not a pipe or a device that may never answer."""
+    def check_regular(self, field: str, path: Path, *, most: int | None = None) -> None:
+        """As `check`, and that it is a regular file, not a pipe or a device that may never answer, of a usual size.
+
+        Args:
+            most: Bytes; None for those of its name's kind.
+        """
         self.check(field, path)
-        _check_regular(path)
+        _check_regular(path, most)
 
     def check_directory(self, directory: Path) -> None:
         """Every file of `directory` that a load may open. Weights may be links to anywhere.
@@ -96,13 +102,14 @@ def _below(path: Path, roots: Sequence[Path]) -> bool:
     return any(path.is_relative_to(root) for root in roots)
 
 
-def _check_regular(path: Path) -> None:
+def _check_regular(path: Path, most: int | None = None) -> None:
     try:
         mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise ModelLoadFailed(f"{path}: is not a regular file")
+        check_size(path, most)
     except OSError as error:
         raise ModelLoadFailed(f"{path}: {error.strerror}") from None
-    if not stat.S_ISREG(mode):
-        raise ModelLoadFailed(f"{path}: is not a regular file")
 
 
 def _check_tokenizer_files(settings: Path) -> None:

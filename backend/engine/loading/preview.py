@@ -57,7 +57,7 @@ def preview(config: ModelConfig) -> Preview:
     files = open_files(config)
     directory = files.directory
     # Lazy: no array is evaluated, so none is read.
-    model, settings = guarded(str(directory), lambda: load_checkpoint(directory, lazy=True))
+    model, settings = guarded(str(directory / "config.json"), lambda: load_checkpoint(directory, lazy=True))
     arrays = cast("list[mx.array]", [array for _, array in tree_flatten(model.parameters())])
     plain = sum(array.nbytes for array in arrays)
     wanted = config.dtype or preferred_dtype(arrays)

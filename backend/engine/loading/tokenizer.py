@@ -34,7 +34,8 @@ def load_tokenizer(
     Raises:
         ModelLoadFailed: Naming the tokenizer's file.
     """
-    if not any((directory / name).is_file() for name in _FILES):
+    file = next((directory / name for name in _FILES if (directory / name).is_file()), None)
+    if file is None:
         raise ModelLoadFailed(f"{directory}: has no tokenizer ({', '.join(_FILES[:3])})")
     extra: dict[str, Any] = {"local_files_only": True}
     if trust_remote_code:
@@ -43,7 +44,7 @@ def load_tokenizer(
         # Given at construction, so that mlx-lm infers tool markers from the template in use.
         extra["chat_template"] = template
     try:
-        return guarded(f"{directory}: tokenizer", lambda: _load(directory, extra, _eos_token_ids(settings)))
+        return guarded(f"{file}: tokenizer", lambda: _load(directory, extra, _eos_token_ids(settings)))
     except ModelLoadFailed:
         # Not before: a large vocabulary takes a tenth of a second, with the interpreter lock held.
         _check_json(directory)

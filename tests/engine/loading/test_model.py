@@ -201,9 +201,12 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config is a list": (_write("config.json", "[]"), r"config\.json: is not a JSON object"),
     "config is not UTF-8": (_write("config.json", b'{"model_type": "\xff"}'), r"config\.json: .*utf-8"),
     "no model_type": (_edit(model_type=...), r"config\.json: has no model_type"),
-    "unknown model_type": (_edit(model_type="perceptron"), "model: Model type perceptron not supported"),
-    "an entry is missing": (_edit(hidden_size=...), "model: .*hidden_size"),
-    "an entry is of another type": (_edit(hidden_size="64"), "model: "),
+    "unknown model_type": (
+        _edit(model_type="perceptron"),
+        "config.json, with the weights beside it: Model type perceptron not supported",
+    ),
+    "an entry is missing": (_edit(hidden_size=...), "config.json, with the weights beside it: .*hidden_size"),
+    "an entry is of another type": (_edit(hidden_size="64"), "config.json, with the weights beside it: "),
     "no weights": (lambda path: (path / "model.safetensors").unlink(), r"model: has no model\*\.safetensors$"),
     "weights of another format": (
         lambda path: (path / "model.safetensors").rename(path / "weights.gguf"),
@@ -215,12 +218,15 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"model-00002-of-00002\.safetensors: no such file, but model\.safetensors\.index\.json lists it",
     ),
     "an index without a map": (_write("model.safetensors.index.json", "{}"), r"index\.json: has no weight_map"),
-    "a tensor is missing": (_weights(lambda w: w.pop(NORM)), f"model: .*{NORM}"),
+    "a tensor is missing": (_weights(lambda w: w.pop(NORM)), f"config.json, with the weights beside it: .*{NORM}"),
     "a tensor too many": (_weights(lambda w: w.update(extra=mx.zeros(3))), "model: .*extra"),
-    "a tensor of another shape": (_weights(lambda w: w.update({NORM: mx.zeros(65)})), f"model: .*{NORM}"),
+    "a tensor of another shape": (
+        _weights(lambda w: w.update({NORM: mx.zeros(65)})),
+        f"config.json, with the weights beside it: .*{NORM}",
+    ),
     "weights are not numbers": (
         _weights(lambda w: w.update({NORM: mx.full(64, float("nan"))})),
-        "model: the model does not run: the logits are not numbers",
+        "config.json, with the weights beside it: the model does not run: the logits are not numbers",
     ),
     "no tokenizer": (
         lambda path: [(path / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")],
