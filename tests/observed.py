@@ -2,8 +2,11 @@
 
 import os
 import re
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -22,6 +25,31 @@ def is_running(pid: int) -> bool:
 def resident_bytes(pid: int) -> int:
     """Bytes in memory now."""
     return psutil.Process(pid).memory_info().rss
+
+
+@dataclass
+class Growth:
+    """Bytes that a process has grown by at most."""
+
+    most: int = 0
+
+
+@contextmanager
+def growth(pid: int) -> Generator[Growth]:
+    """Look at a process's memory again and again meanwhile."""
+    grown, over, before = Growth(), threading.Event(), resident_bytes(pid)
+
+    def look() -> None:
+        while not over.wait(0.005):
+            grown.most = max(grown.most, resident_bytes(pid) - before)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield grown
+    finally:
+        over.set()
+        looking.join(60)
 
 
 def threads(pid: int) -> Counter[str]:

@@ -4,13 +4,15 @@ Its scope is the session: that of the package ends with each file of another one
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from backend.pb import backend_pb2 as pb
 from tests import chosen
-from tests.e2e.oracle import Golden
+from tests.e2e.faulty import Faulty
+from tests.e2e.oracle import Golden, as_good_as_new
 from tests.e2e.worker import Worker
 from tests.models import write_model
 
@@ -65,10 +67,36 @@ def _look(standing_worker: tuple[Worker, Golden], tests: list[str]) -> None:
 
 
 @pytest.fixture(scope="session")
-def another_worker() -> Iterator[Worker]:
+def standing_faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Faulty, Golden]]:
+    """A worker that fails on demand, and what it was like at first."""
+    folder = tmp_path_factory.mktemp("orders")
+    faulty = Faulty(folder)
+    with faulty.worker as worker:
+        worker.must_load()
+        yield faulty, Golden.of(worker)
+
+
+@pytest.fixture
+def faulty(standing_faulty: tuple[Faulty, Golden]) -> Iterator[Faulty]:
+    """A worker that outlives its faults, checked afterwards."""
+    yield standing_faulty[0]
+    standing_faulty[1].check(standing_faulty[0].worker)
+
+
+@pytest.fixture(scope="session")
+def another_standing() -> Iterator[tuple[Worker, Golden | None]]:
+    """A worker, and with `--thorough` what it was like at first."""
+    with Worker() as worker, as_good_as_new(worker) if chosen.thorough else nullcontext() as golden:
+        yield worker, golden
+
+
+@pytest.fixture(scope="module")
+def another_worker(another_standing: tuple[Worker, Golden | None]) -> Iterator[Worker]:
     """One for modules whose tests load what they need, and leave it there."""
-    with Worker() as worker:
-        yield worker
+    worker, golden = another_standing
+    yield worker
+    if golden is not None:
+        golden.check(worker)
 
 
 @pytest.fixture(scope="session")

@@ -118,6 +118,15 @@ class Golden:
         wait_until(lambda: not half_written(self.folder), "nothing half written", patience)
 
 
+@contextmanager
+def as_good_as_new(worker: Worker, folder: Path | None = None) -> Generator[Golden]:
+    """Look at the worker before what happens inside, whatever is loaded for it, and check it afterwards."""
+    worker.must_load()
+    golden = Golden.of(worker, folder)
+    yield golden
+    golden.check(worker)
+
+
 def check_log(worker: Worker) -> None:
     """No traceback anywhere, and every line is one event of ours."""
     foreign = [line for line in worker.log.lines if not line.startswith(("time=", "mlx-worker: "))]

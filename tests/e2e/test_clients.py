@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import pytest
 from backend.pb import backend_pb2 as pb
 from backend.pb import backend_pb2_grpc as rpc
 from tests.e2e.asking import Answer, finish, prompt, read, running, stream
+from tests.e2e.http2 import answer_to_call, connect, whole_call
 from tests.e2e.worker import CHANNEL_OPTIONS, TINY_CHAT, Worker, wait_until
+from tests.observed import growth
 from tests.tiers import slow
 
 STORY = "Once upon a time"
@@ -35,7 +38,7 @@ def left(worker: Worker, before: float, clients: int, in_flight: int = 0) -> Non
 
 
 def test_a_client_that_leaves_in_prefill(worker: Worker) -> None:
-    """The prompt goes no further than the chunk that was running."""
+    """The prompt is not read to its end, and what was read is of use; test_faults.py has the chunk that was running."""
     worker.must_load(TINY_CHAT, "prefill_chunk:64")
     with running(worker.stub, prompt(LONG, 4), begun=False):
         worker.wait_for_queue(lambda queue: queue["prefilled_tokens"] > 0)
@@ -92,7 +95,7 @@ def test_a_deadline_ends_the_work(worker: Worker, stage: str) -> None:
     if stage == "waiting":
         worker.must_load(TINY_CHAT, "max_rows:1")
     with running(worker.stub, *([ENDLESS] if stage == "waiting" else [])):
-        before = generated(worker)
+        before, read = generated(worker), worker.queue()["prefilled_tokens"]
         for seconds in (0.4, 3.0):
             late = stream(worker.stub, ENDLESS, seconds=seconds)
             assert late.code is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -101,16 +104,26 @@ def test_a_deadline_ends_the_work(worker: Worker, stage: str) -> None:
         assert bool(late.replies) == (stage == "running")
         others = 1 if stage == "waiting" else 0
         worker.wait_for_queue(lambda queue: queue["in_flight"] == others)
-        assert stage == "waiting" or generated(worker) < before + ENDLESS.Tokens
+        if stage == "waiting":
+            assert worker.queue()["prefilled_tokens"] == read
+        else:
+            assert generated(worker) < before + ENDLESS.Tokens
 
 
 def test_a_deadline_that_has_passed_is_refused(worker: Worker) -> None:
-    """Nothing is computed for it."""
-    before = worker.queue()["requests"]
-    late = stream(worker.stub, ENDLESS, seconds=1e-6)
-    assert late.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    worker.wait_for_queue(lambda queue: queue["in_flight"] == 0)
-    assert worker.queue()["requests"] <= before + 1
+    """It never becomes a request. By hand: a gRPC client would not send it. gRPC's server ends some such by itself, in
+    other words, and some have a moment left as they come."""
+    data = ENDLESS.SerializeToString()
+
+    def is_refused_by_us() -> bool:
+        before = worker.queue()
+        told = answer_to_call(worker.address, "/backend.Backend/Predict", data, {"grpc-timeout": "1n"})
+        assert b"grpc-status\x014" in told
+        worker.rest()
+        figures = ("requests", "prefilled_tokens", "generated_tokens")
+        return b"deadline exceeded" in told and all(worker.queue()[name] == before[name] for name in figures)
+
+    wait_until(is_refused_by_us, "one whose time was over")
 
 
 @pytest.mark.slow
@@ -173,7 +186,10 @@ def percentile(values: list[float], share: float) -> float:
 def test_a_slow_reader_holds_up_nobody_and_is_let_go(
     worker: Worker, random_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Memory is bounded, the engine never waits, patience has an end. Tokens of 1 kB fill any window."""
+    """Memory is bounded, the engine never waits, patience has an end. Tokens of 1 kB fill any window.
+
+    gRPC's own client reads on for whoever does not; so others stop at the window that each has at first.
+    """
     folder = Path(shutil.copytree(random_model(context=16_384), tmp_path / "wordy"))
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     last = max(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
@@ -189,6 +205,14 @@ def test_a_slow_reader_holds_up_nobody_and_is_let_go(
         end = finish(slow)
     assert end.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "unread" in end.details
+    endless = whole_call("/backend.Backend/PredictStream", wordy.SerializeToString())
+    failed = worker.queue()["failed"]
+    with growth(worker.pid) as grown, ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(connect(worker.address)).sendall(endless)
+        worker.wait_for_queue(lambda queue: queue["failed"] + queue["cancelled"] >= failed + 8)
+        worker.rest()
+    assert grown.most < 32 << 20  # their answers have 128 MB
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """Parts that fail inside the worker: what it costs whom, and that the process ends where it must."""
 
+import json
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shutil import copytree
 
 import grpc
 import pytest
@@ -12,50 +14,21 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import finish, prompt, running, stream
-from tests.e2e.faulty_worker import STOP_STRING
+from tests.e2e.faulty import Faulty
+from tests.e2e.faulty_worker import PANIC_TEXT, PANICS, STOP_STRING
+from tests.e2e.http2 import status_of_call
 from tests.e2e.oracle import Golden
-from tests.e2e.worker import TINY_CHAT, Worker, wait_until
+from tests.e2e.worker import TINY_CHAT, Worker
+from tests.models import write_deeper, write_model
 from tests.tiers import slow
 
 STORY = "Once upon a time"
 INTERNAL = grpc.StatusCode.INTERNAL
 ENDLESS = prompt(STORY, 4000, IgnoreEOS=True)
 ENGINE_DEAD = 4
-
-
-class Faulty:
-    """A worker that fails on demand."""
-
-    def __init__(self, folder: Path) -> None:
-        self._orders = folder / "orders"
-        # What is planted counts calls of the model, and takes one over several tokens for a prompt's.
-        command = ("-m", "tests.e2e.faulty_worker", str(self._orders))
-        self.worker = Worker("--speculation", "off", command=command)
-
-    def order(self, kind: str, count: int = 1) -> None:
-        """Have the next fault happen."""
-        draft = self._orders.with_suffix(".draft")
-        draft.write_text(f"{kind} {count}")
-        draft.rename(self._orders)
-
-    def obeyed(self) -> None:
-        """Wait until the order has been read."""
-        wait_until(lambda: not self._orders.exists(), "order read")
-
-
-@pytest.fixture(scope="module")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Faulty, Golden]]:
-    faulty = Faulty(tmp_path_factory.mktemp("orders"))
-    with faulty.worker as worker:
-        worker.must_load()
-        yield faulty, Golden.of(worker)
-
-
-@pytest.fixture
-def faulty(standing: tuple[Faulty, Golden]) -> Iterator[Faulty]:
-    """A worker that outlives its faults, checked afterwards."""
-    yield standing[0]
-    standing[1].check(standing[0].worker)
+CHUNK = 64
+STREAM = "/backend.Backend/PredictStream"
+LATE = {"grpc-timeout": "4S"}
 
 
 @pytest.fixture
@@ -123,6 +96,119 @@ def test_a_fault_in_prefill_is_its_own_requests(faulty: Faulty) -> None:
         failed = stream(stub, prompt("word " * 1500, 3))
         assert failed.code is INTERNAL
         assert finish(call).last.logprobs == expected
+
+
+@pytest.mark.parametrize("end", ["leaves", slow("is late")])
+@pytest.mark.parametrize("stage", [slow("prefill"), "decode"])
+def test_a_request_whose_client_leaves_or_is_late_ends_with_the_step_that_runs(
+    faulty: Faulty, stage: str, end: str
+) -> None:
+    """That step is held until all but the engine know of the end; not one follows it."""
+    worker = faulty.worker
+    if stage == "prefill":
+        worker.must_load(TINY_CHAT, f"prefill_chunk:{CHUNK}")
+    before, lines = worker.queue(), len(worker.log.lines)
+    faulty.order("hold_prefill" if stage == "prefill" else "hold", 2)
+    request = prompt("word " * 1500, 3) if stage == "prefill" else ENDLESS
+    with ThreadPoolExecutor(1) as pool:
+        call = worker.stub.PredictStream(request, timeout=60) if end == "leaves" else None
+        # By hand, for it stays: a gRPC client leaves as its deadline passes.
+        data = request.SerializeToString()
+        late = pool.submit(status_of_call, worker.address, STREAM, data, LATE) if call is None else None
+        with faulty.held():
+            if call is not None:
+                call.cancel()
+                worker.log.wait_for("request_ended .*end=CANCELLED", after=lines)
+            if late is not None:
+                assert late.result(60) == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+    worker.rest()
+    after = worker.queue()
+    if stage == "prefill":
+        assert after["prefilled_tokens"] - before["prefilled_tokens"] <= 2 * CHUNK
+        assert after["decode_steps"] == before["decode_steps"]
+    else:
+        assert after["decode_steps"] - before["decode_steps"] <= 2
+
+
+def test_a_batch_that_cannot_let_a_row_go_ends_those_that_stay(faulty: Faulty) -> None:
+    worker = faulty.worker
+    staying = [prompt(f"{STORY} {index}", 4000, IgnoreEOS=True) for index in range(2)]
+    with running(worker.stub, *staying) as calls, running(worker.stub, ENDLESS) as (leaving,):
+        worker.wait_for_queue(lambda queue: queue["decoding"] == 3)
+        faulty.order("leave")
+        leaving.cancel()
+        assert {finish(call).code for call in calls} == {INTERNAL}
+
+
+def test_a_prompt_cache_that_fails_costs_hits_and_no_request(faulty: Faulty) -> None:
+    """At each of its calls, for a while: answers are those of before."""
+    worker = faulty.worker
+    requests = [prompt(f"{index} {STORY} " * 20, 5, Logprobs=1) for index in range(3)]
+    expected = [stream(worker.stub, request) for request in requests]
+    worker.rest()
+    hits = [stream(worker.stub, request).trailing["x-prompt-cache-tokens"] for request in requests]
+    assert all(int(hit) > 100 for hit in hits)
+    lines = len(worker.log.lines)
+    faulty.order("cache", 100_000)
+    for request, answer in zip(requests * 2, expected * 2, strict=True):
+        again = stream(worker.stub, request)
+        assert again.last.logprobs == answer.last.logprobs
+        assert again.trailing["x-prompt-cache-tokens"] == "0"
+    worker.log.wait_for("prompt_cache_failed what=insert", after=lines)
+    faulty.order("none")
+    assert [stream(worker.stub, request).last.logprobs for request in requests] == [
+        answer.last.logprobs for answer in expected
+    ]
+
+
+@pytest.fixture
+def panics(faulty: Faulty) -> Iterator[Faulty]:
+    """What a library in Rust prints as it fails is on standard error, and no fault of the log."""
+    lines = faulty.worker.log.lines
+    yield faulty
+    faulty.worker.log.wait_for("panicked at")
+    panic = next(index for index, line in enumerate(lines) if "panicked at" in line)
+    faulty.worker.log.wait_for("^time=.*( load_failed | end=INTERNAL )", after=panic)
+    lines[:] = [line for line in lines if line.startswith(("time=", "mlx-worker: "))]
+
+
+@pytest.mark.slow
+def test_a_tokenizer_that_panics_at_a_request_costs_that_request(
+    panics: Faulty, standing_faulty: tuple[Faulty, Golden]
+) -> None:
+    with standing_faulty[1].beside(panics.worker):
+        failed = stream(panics.worker.stub, prompt(f"{STORY} {PANIC_TEXT}", 3))
+    failed.refused(INTERNAL)
+
+
+@pytest.mark.slow
+def test_a_tokenizer_that_panics_as_it_is_loaded_fails_the_load(panics: Faulty, tmp_path: Path) -> None:
+    """A file, with nothing planted: what the library raises is no `Exception`."""
+    broken = Path(copytree(TINY_CHAT, tmp_path / "broken"))
+    told = json.loads((broken / "tokenizer.json").read_text())
+    (broken / "tokenizer.json").write_text(json.dumps(told | {"normalizer": json.loads(PANICS)["normalizer"]}))
+    result = panics.worker.load(broken)
+    assert not result.success
+    assert "tokenizer" in result.message and "\n" not in result.message
+
+
+@pytest.mark.slow
+def test_a_draft_model_that_fails_guesses_no_more_and_no_answer_is_another(faulty: Faulty, tmp_path: Path) -> None:
+    worker = faulty.worker
+    write_deeper(tmp_path / "large", write_model(tmp_path / "small", layers=1), layers=20)
+    requests = [
+        prompt(f"{index} cats sat", 60, IgnoreEOS=True, Temperature=0.9, Seed=index, Logprobs=1) for index in range(3)
+    ]
+    worker.must_load("large", "speculation:off", ModelPath=str(tmp_path), DraftModel="small")
+    expected = [stream(worker.stub, request).last.logprobs for request in requests]
+    worker.must_load("large", "speculation:draft", ModelPath=str(tmp_path), DraftModel="small")
+    lines = len(worker.log.lines)
+    faulty.order("draft", 5)
+    with running(worker.stub, *requests, begun=False) as calls:
+        assert [finish(call).last.logprobs for call in calls] == expected
+    worker.log.wait_for("draft_model_stopped", after=lines)
+    details = worker.info.Get(pb.InfoRequest(), timeout=60).details
+    assert details["speculation"] == "off: draft stopped: its model failed (PlantedError)"
 
 
 def test_a_dead_engine_ends_every_waiter_and_the_process(doomed: Faulty) -> None:

@@ -22,6 +22,7 @@ from backend.engine.handle import EngineHandle
 from backend.output.formats import formats
 from tests.e2e.asking import chat, stream
 from tests.e2e.forced import check_so_far, check_whole, joined, tool, write_model_of
+from tests.e2e.oracle import as_good_as_new
 from tests.e2e.worker import Worker
 from tests.engine.harness import Answer, model_config, read, request, with_engine
 from tests.grammar.schemas import linked_parameters, random_parameters
@@ -148,7 +149,7 @@ def test_forced_calls_of_many_clients_fit_their_schemas(name: str, tmp_path: Pat
         )
         for number in range(16)
     ]
-    with Worker() as worker, ThreadPoolExecutor(len(requests)) as clients:
+    with Worker() as worker, as_good_as_new(worker), ThreadPoolExecutor(len(requests)) as clients:
         worker.must_load(folder, f"tool_parser:{name}", "reasoning_parser:none")
         answers = list(clients.map(lambda wanted: stream(worker.stub, wanted), requests))
     found: Counter[str] = Counter()

@@ -11,6 +11,7 @@ import pytest
 
 from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import Answer, predict, prompt, running, stream
+from tests.e2e.oracle import as_good_as_new
 from tests.e2e.worker import Worker, wait_until
 
 Model = Callable[..., Path]
@@ -23,7 +24,8 @@ STORY = prompt("Once upon a time there was a model that nobody asked.", 12, Logp
 def process(random_model: Model) -> Iterator[Worker]:
     """A worker that was told to let every model sleep; it is stopped while one does."""
     with Worker("--model-idle", "300ms") as worker:
-        yield worker
+        with as_good_as_new(worker):
+            yield worker
         worker.must_load(random_model())
         fall_asleep(worker)
 

@@ -115,7 +115,7 @@ ROW_30: list[tuple[str, Spoil, str]] = [
     ("deep config", written("config.json", b"[" * 100_000), "config.json"),
     ("config is a list", written("config.json", b"[1]"), "config.json"),
     ("unknown type", config_with(model_type="no_such_model"), "no_such_model"),
-    ("other shapes", config_with(hidden_size=64), ""),
+    ("other shapes", config_with(hidden_size=64), "model.embed_tokens.weight"),
     ("other names", renamed_tensor, "nonsense"),
     ("broken tokenizer", written("tokenizer.json", b"{}"), "tokenizer"),
 ]
@@ -138,9 +138,9 @@ ROW_31: list[tuple[str, Spoil, str]] = [
 def test_a_model_directory_with_something_missing_or_wrong(
     worker: Worker, copy: Path, spoil: Spoil, words: str
 ) -> None:
-    """Names the file; nothing half-loaded."""
+    """Names the file, its field or the tensor; nothing half-loaded."""
     spoil(copy)
-    refused(worker, copy, words)
+    refused(worker, copy, str(copy), words)
     assert worker.info.Get(pb.InfoRequest(), timeout=60).model in ("", str(TINY_CHAT))
 
 

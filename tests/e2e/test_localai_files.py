@@ -13,6 +13,7 @@ from backend.pb import backend_pb2 as pb
 from backend.translate.options import OPTIONS, LoadDefaults, load_request
 from tests.e2e import localai
 from tests.e2e.chatting import CAPITAL, TOOLS, WEATHER_QUESTION, Turn, ask
+from tests.e2e.oracle import as_good_as_new
 from tests.e2e.worker import ROOT, TINY_CHAT, Worker
 from tests.grammar.host_grammars import JSON_OBJECT
 
@@ -31,7 +32,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Worker, Pat
             place.parent.mkdir(exist_ok=True)
             if not place.exists():
                 place.symlink_to(TINY_CHAT)
-    with Worker() as worker:
+    with Worker() as worker, as_good_as_new(worker):
         yield worker, models
 
 

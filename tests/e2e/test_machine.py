@@ -136,12 +136,14 @@ def test_without_new_threads_the_prompt_cache_is_in_memory(tmp_path: Path) -> No
     options = (f"prompt_cache_dir:{tmp_path}/kv", "prompt_cache_bytes:1MiB")
     with unsteady.worker as worker:
         worker.must_load(TINY_CHAT, *options)
+        golden = Golden.of(worker, tmp_path)
         unsteady.order("threads none")
         for index in range(5):
             answer = stream(worker.stub, prompt(f"{index % 3} {STORY} " * 40, 3), seconds=60)
             assert answer.code is OK, answer.details
         unsteady.order("threads any")
         assert stream(worker.stub, prompt(STORY, 3)).code is OK
+        golden.check(worker)
 
 
 # Descriptors and files

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from backend.pb import backend_pb2 as pb
 from backend.pb.backend_pb2_grpc import BackendStub
 from tests.e2e.asking import finish, prompt, running, stream
+from tests.e2e.oracle import as_good_as_new
 from tests.e2e.worker import ROOT, TINY_CHAT, Worker, wait_until
 from tests.observed import is_running
 from tests.tiers import slow
@@ -69,7 +70,7 @@ def test_every_exit_is_clean_whatever_runs() -> None:
 @pytest.mark.slow
 def test_a_watchdog_of_no_seconds_is_off() -> None:
     """It is looked at every second: the answer takes longer."""
-    with Worker("--grace", "0") as worker:
+    with Worker("--grace", "0") as worker, as_good_as_new(worker):
         worker.must_load(TINY_CHAT, "watchdog_s:0")
         with running(worker.stub, ENDLESS):
             time.sleep(2.5)
@@ -146,8 +147,7 @@ def test_a_unix_socket_serves_and_a_stale_one_is_taken(tmp_path: Path) -> None:
         first.signal(signal.SIGKILL)
         first.wait(60)
     assert (tmp_path / "private").stat().st_mode & 0o777 == 0o700
-    with Worker(address=address) as third:
-        third.must_load()
+    with Worker(address=address) as third, as_good_as_new(third):
         assert stream(third.stub, prompt(STORY, 3)).last.tokens == 3
 
 

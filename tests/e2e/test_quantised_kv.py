@@ -8,6 +8,7 @@ import pytest
 
 from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import Answer, predict, prompt, stream
+from tests.e2e.oracle import as_good_as_new
 from tests.e2e.worker import TINY_CHAT, Worker
 
 STORY = "Once upon a time there was a boat on the river, and the people of the village went to see it. "
@@ -17,7 +18,7 @@ OPTIONS = ("kv_bits:4", "kv_group_size:32", "prefill_chunk:16")
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[Worker]:
-    with Worker("--kv-bits", "8") as worker:
+    with Worker("--kv-bits", "8", "--kv-group-size", "32") as worker, as_good_as_new(worker):
         yield worker
 
 

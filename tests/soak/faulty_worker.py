@@ -8,19 +8,19 @@ from typing import Any
 
 from backend.__main__ import main
 from backend.process.settings import Settings
-from tests.e2e.faulty_worker import FaultyModel, PlantedError
+from tests.e2e.faulty_worker import FaultyLoad, PlantedError
 
 
-class FaultyCalls(FaultyModel):
+class FaultyCalls(FaultyLoad):
     """Plants in the loaded model's own calls. Engine thread only."""
 
-    def load(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """`load_model`, with a model of a class derived from its own."""
         loaded = self._load(*args, **kwargs)
-        sound, faults = type(loaded.model), self
+        sound, faults = type(loaded.model), self.orders
 
         def call(model: Any, tokens: Any, *others: Any, **options: Any) -> Any:
-            kind = faults._due(is_decode=tokens.shape[1] == 1)
+            kind = faults.due(*(("raise", "nan") if tokens.shape[1] == 1 else ("prefill",)))
             if kind in ("raise", "prefill"):
                 raise PlantedError("planted in the forward pass")
             logits = sound.__call__(model, tokens, *others, **options)
@@ -37,7 +37,7 @@ def engine_of(settings: Settings) -> Any:
     from backend.engine.handle import EngineHandle
     from backend.engine.loading import load_model
 
-    return EngineHandle(blas=settings.blas, load=FaultyCalls(Path(sys.argv[1]), load_model).load)
+    return EngineHandle(blas=settings.blas, load=FaultyCalls(Path(sys.argv[1]), load_model))
 
 
 if __name__ == "__main__":
