@@ -7,6 +7,7 @@ learns what the prompt cache has, there is nothing of it here either.
 from collections.abc import Mapping
 
 import backend
+from backend.config import Drafter
 from backend.core.histogram import Histogram
 from backend.core.reports import EngineFigures
 from backend.engine.picture import Counters, EnginePicture
@@ -64,8 +65,8 @@ def engine_figures(
         numbers |= _rows(picture, in_flight) | (_cache_now(picture) if picture.tells else {})
     counts: dict[str, Mapping[str, int]] = {
         "request_success": totals.finished,
-        "spec_decode_num_draft_tokens": totals.drafted_tokens,
-        "spec_decode_num_accepted_tokens": totals.accepted_tokens,
+        "spec_decode_num_draft_tokens": _by_drafter(totals.drafted_tokens),
+        "spec_decode_num_accepted_tokens": _by_drafter(totals.accepted_tokens),
     }
     if picture.tells:
         counts["prefix_cache_lookups"] = totals.cache_reasons
@@ -76,6 +77,11 @@ def engine_figures(
         counts=counts,
         histograms=_histograms(totals),
     )
+
+
+def _by_drafter(counts: Mapping[str, int]) -> dict[str, int]:
+    """With those that have guessed nothing yet: a counter that is only there later has no rate when it begins."""
+    return {drafter.value: counts.get(drafter.value, 0) for drafter in Drafter}
 
 
 def _words(model: RequestPreparer) -> dict[str, str]:

@@ -229,15 +229,17 @@ def test_any_history_keeps_every_invariant() -> None:
     run_state_machine_as_test(Machine, settings=MANY)
 
 
-def _drop_last_token(self: FakePayload, layout: Layout, restorable: Any, room: int) -> list[Any]:
-    caches = FakePayload._restore(self, layout, restorable, room)  # type: ignore[attr-defined]
+def _drop_last_token(
+    self: FakePayload, layout: Layout, restorable: Any, room: int, *, as_stored: bool = False
+) -> list[Any]:
+    caches = FakePayload._restore(self, layout, restorable, room, as_stored=as_stored)  # type: ignore[attr-defined]
     for entries in caches[0].groups[:1]:
         entries.pop()
     return caches
 
 
-def _share(self: FakePayload, layout: Layout, restorable: Any, room: int) -> list[Any]:
-    caches = FakePayload._restore(self, layout, restorable, room)  # type: ignore[attr-defined]
+def _share(self: FakePayload, layout: Layout, restorable: Any, room: int, *, as_stored: bool = False) -> list[Any]:
+    caches = FakePayload._restore(self, layout, restorable, room, as_stored=as_stored)  # type: ignore[attr-defined]
     for g, pieces in enumerate(restorable.pieces):
         if len(pieces) == 1 and len(pieces[0].block.data) == pieces[0].end - pieces[0].start:
             caches[0].groups[g] = pieces[0].block.data
@@ -262,7 +264,7 @@ BUGS: dict[str, tuple[Any, str, Any]] = {
     "the namespace is ignored": (Index, "best", _any_namespace),
     "a fetch does not count as use": (Index, "_use", lambda *_: None),
     "the last token may match too": (
-        Index, "find", lambda self, key, tokens, limit: Index._find(self, key, tokens, limit + 1),
+        Index, "find", lambda self, key, tokens, limit, **k: Index._find(self, key, tokens, limit + 1, **k),
     ),
     "a pin does not hold": (Index, "_hold_pin", _only_say_held),
     "a split counts nothing": (Index, "_count_cuts", lambda *_: None),

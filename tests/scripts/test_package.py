@@ -20,7 +20,8 @@ from backend import __version__
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = runpy.run_path(str(ROOT / "scripts" / "package.py"))
-PATIENCE = 60.0
+# A set-up installs packages, with another one beside it.
+PATIENCE = 240.0
 IMPORTS = 'IMPORTS = ("grpc", "llguidance", "mlx_lm")'
 
 
