@@ -49,7 +49,7 @@ def test_an_internal_error_that_nobody_planted_is_told_apart() -> None:
 @pytest.mark.timeout(300)
 def test_traffic_of_all_kinds_is_answered_as_it_is_alone(tmp_path: Path) -> None:
     told, right = soak.run(OPTIONS, tmp_path)
-    assert right, told
+    assert right, (told["first wrong"], told)
     assert told["answers hit by one"] and told["requests refused in one"] and told["tokens served"]
     assert told["answers checked"] and told["prompt tokens from the cache"] and told["guessed tokens that were right"]
 
