@@ -180,8 +180,8 @@ def plant_in_output() -> None:
     sound = requests.OutputStream
 
     class FaultyOutput(sound):  # type: ignore[valid-type,misc]
-        def __init__(self, decoder: Any, stops: tuple[str, ...], parser: Any) -> None:
-            super().__init__(decoder, stops, parser)
+        def __init__(self, decoder: Any, stops: tuple[str, ...], parser: Any, **options: Any) -> None:
+            super().__init__(decoder, stops, parser, **options)
             planted = [stop for stop in stops if stop.startswith(STOP_STRING)]
             self._left = int(planted[0].removeprefix(STOP_STRING)) if planted else 0
 

@@ -58,19 +58,17 @@ def resident(worker: Worker) -> int:
     return total
 
 
-@pytest.mark.parametrize(
-    "request_of",
-    [
-        lambda: held_to(doubling()),
-        lambda: chat("Hello!", 20, Tools=_strict(doubling()), ToolChoice='"required"'),
-    ],
-    ids=["json_schema", "strict_tool"],
-)
-def test_a_schema_that_doubles_is_refused_soon_and_its_memory_is_back(worker: Worker, request_of) -> None:
+def test_a_schema_that_doubles_is_refused_soon_and_its_memory_is_back(worker: Worker) -> None:
     stream(worker.stub, prompt("Once", 2, Grammar='root ::= "yes"'))
     before = resident(worker)
-    refused_as_dear(worker, request_of(), "memory")
+    refused_as_dear(worker, held_to(doubling()), "memory")
     wait_until(lambda: resident(worker) < before + (48 << 20), "memory is back")
+
+
+def test_a_tools_schema_that_doubles_is_never_compiled(worker: Worker) -> None:
+    answer = predict(worker.stub, chat("Hello!", 20, Tools=_strict(doubling()), ToolChoice='"required"'))
+    answer.refused(grpc.StatusCode.INVALID_ARGUMENT, "through too many others")
+    assert answer.details.startswith("Tools: function 'dear': $ref")
 
 
 def _strict(schema: str) -> str:

@@ -149,6 +149,7 @@ class _Unread:
     """Stands for an answer's text, which nobody reads."""
 
     stopped = False
+    called = False
     has_tool_calls = False
 
     def push(self, _token: int) -> Piece:
