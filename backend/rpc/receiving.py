@@ -11,7 +11,8 @@ from typing import Any, Final
 import grpc
 
 from backend.core.cancelling import is_being_cancelled
-from backend.core.errors import InvalidRequest, Overloaded
+from backend.core.errors import DeadlineExceeded, InvalidRequest, Overloaded
+from backend.translate.requests import deadline_of
 
 # Of one connection: as many whole messages are read in some milliseconds, and others wait for no more than that.
 READ_TOGETHER: Final = 32
@@ -32,6 +33,7 @@ class Receiver:
 
         Raises:
             InvalidRequest: The client has ended the call's messages without one.
+            DeadlineExceeded: The call's time is up.
             Overloaded: It has not come to its end, and others wait.
         """
         peer = context.peer()
@@ -46,6 +48,9 @@ class Receiver:
         if isinstance(data, Exception):
             raise data
         if not isinstance(data, bytes):
+            left = deadline_of(context.time_remaining(), now=0.0)
+            if left is not None and left <= 0:  # its end is that of the call's time
+                raise DeadlineExceeded
             raise InvalidRequest("request", "the call ended without a message")
         return data
 
@@ -78,6 +83,8 @@ class _Connection:
         message = asyncio.shield(reading)
         latest = loop.call_later(LONGEST_S, self._end, message)
         self._reading[message] = loop.time()
+        if self._waiting and self._look is None:
+            self._look_again()
         try:
             return await message
         except asyncio.CancelledError:

@@ -40,8 +40,6 @@ class Follower:
 
     def run(self) -> Never:
         """Follow rank 0."""
-        # Blocked in all threads: one that waits for it is told even while another computes.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         try:
             commands, watch = self._connect("commands"), self._connect("watch")
         except LinkLost as error:
@@ -125,6 +123,10 @@ def follow(world: World, blas: str, leave: Callable[[bool, str], Never]) -> Neve
     """Import what computes, then follow rank 0; it ends by `leave`."""
     from backend.engine.thread import warm_up
 
+    # Blocked in all threads, those of libraries too: one that waits for it is told even while another computes.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         warm_up(blas)
     except FOREIGN as error:

@@ -20,9 +20,10 @@ from backend.output.calls.forcing import argument_shapes
 from backend.output.calls.json_text import NotACall
 from backend.output.calls.literals import read_literal, skip_blank
 
-# Letters of any script, marks on them, and hyphens: Python has none of those in names, but functions do.
-_NAME = r"[^\W\d](?:[\w-]|[^\x00-\x7f\s])*"
-_DOTTED = r"[^\W\d](?:[\w.-]|[^\x00-\x7f\s])*"
+# Letters of any script, marks on them, and hyphens: Python has none of those in names, but functions do. The parts have
+# no character in common: a name that does not end rightly would be tried in every way.
+_NAME = r"[^\W\d](?:[A-Za-z0-9_-]|[^\x00-\x7f\s])*"
+_DOTTED = r"[^\W\d](?:[A-Za-z0-9_.-]|[^\x00-\x7f\s])*"
 _FUNCTION, _ARGUMENT = re.compile(_DOTTED), re.compile(rf"(?=.{{1,256}}\Z){_NAME}", re.DOTALL)
 
 
