@@ -94,7 +94,9 @@ def test_a_deadline_ends_the_work(worker: Worker, stage: str) -> None:
     """DEADLINE_EXCEEDED, and no step after it."""
     if stage == "waiting":
         worker.must_load(TINY_CHAT, "max_rows:1")
-    with running(worker.stub, *([ENDLESS] if stage == "waiting" else [])):
+    others = 1 if stage == "waiting" else 0
+    with running(worker.stub, *[ENDLESS] * others):
+        worker.wait_for_queue(lambda queue: queue["decoding"] == others)
         before, read = generated(worker), worker.queue()["prefilled_tokens"]
         for seconds in (0.4, 3.0):
             late = stream(worker.stub, ENDLESS, seconds=seconds)
@@ -102,7 +104,6 @@ def test_a_deadline_ends_the_work(worker: Worker, stage: str) -> None:
             if late.replies or stage == "waiting":
                 break  # else the machine was too busy to begin with it
         assert bool(late.replies) == (stage == "running")
-        others = 1 if stage == "waiting" else 0
         worker.wait_for_queue(lambda queue: queue["in_flight"] == others)
         if stage == "waiting":
             assert worker.queue()["prefilled_tokens"] == read
