@@ -22,6 +22,8 @@ from backend.output.sections import NOTHING, Section
 
 # Sections that turned out to be text, each of which is read again; an answer with more is not looked at for calls.
 _MAX_GIVEN_BACK = 1024
+# Characters of them in all, likewise.
+_MAX_READ_AGAIN = 1 << 20
 # Characters of a start marker that are not taken for text where an answer is cut.
 _TELLING = 4
 
@@ -103,7 +105,7 @@ class MarkerParser:
         self._lead = ""  # stands in front of the buffer, and is text if that is no call
         if self._text.section == "content":
             self._begin_content()
-        self._given_back = 0
+        self._given_back = self._read_again = 0
         self._sender = CallSender(new_id or (layout.calls.new_id if layout.calls else str))
         self._deltas: tuple[ToolCallDelta, ...] = ()
 
@@ -127,7 +129,8 @@ class MarkerParser:
         return self._collect()
 
     def _markers(self) -> MarkerSet:
-        return self._layout.markers(self._text.section, calls=self._given_back < _MAX_GIVEN_BACK)
+        calls = self._given_back < _MAX_GIVEN_BACK and self._read_again < _MAX_READ_AGAIN
+        return self._layout.markers(self._text.section, calls=calls)
 
     def _send(self, text: str) -> Piece:
         """The fast way for text without markers."""
@@ -232,6 +235,7 @@ class MarkerParser:
 
     def _give_back(self) -> None:
         self._given_back += 1
+        self._read_again += len(self._buffer)
         self._reader = None
         self._text.show(self._lead)
         self._lead = ""

@@ -1,6 +1,7 @@
 """Arguments between tags whose end tag a model has left out."""
 
 import json
+import time
 
 import pytest
 
@@ -92,3 +93,21 @@ def test_where_a_grammar_holds_the_call_only_the_end_tag_ends_a_value(name: str,
     piece = parser.feed(head + following + end) + parser.finish()
     ((_, arguments),) = calls_in(piece)
     assert list(json.loads(arguments)) == ["city"]
+
+
+@pytest.mark.parametrize("name", sorted(WAYS))
+def test_what_is_no_tag_costs_nothing_however_often_it_is_read_again(name: str):
+    """Heads without ends, each of which is given back: a step for each `<` behind each took half a second."""
+    text = WAYS[name][0] * 100 + "\n<" * 5000
+    begun = time.process_time()
+    whole = run(format_named(name), [text], tools=TOOLS)
+    assert time.process_time() - begun < 0.12
+    assert (whole.content, whole.tool_calls) == (text, ())
+
+
+def test_what_is_read_again_is_bounded_in_all():
+    """A call at the end is found only where what is read again before it is not too much."""
+    head, call = WAYS["qwen3_coder"][0] + " ", "\n<tool_call>\n<function=now>\n</function>\n</tool_call>"
+    for heads, found in ((20, 1), (400, 0)):
+        whole = run(format_named("qwen3_coder"), [head * heads + "\n<" * 5000 + call], tools=TOOLS)
+        assert len(calls_in(whole)) == found
