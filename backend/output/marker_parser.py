@@ -76,6 +76,7 @@ class MarkerParser:
         in_parts: Send a call as it is read, as soon as its arguments have begun. What has been sent of one that breaks
             off stays, and text goes on where it broke: what was sent of it is read again for calls, and not shown.
         only_call: The answer is held to a call: any beginning of a start marker is one.
+        one_call: The answer ends with its first whole call: what follows is dropped.
         late_reasoning: Reasoning may open after content, as in mlx-lm; else its marker is text there.
     """
 
@@ -88,9 +89,11 @@ class MarkerParser:
         late_reasoning: bool = True,
         in_parts: bool = False,
         only_call: bool = False,
+        one_call: bool = False,
         new_id: Callable[[], str] | None = None,
     ) -> None:
         self._in_parts = in_parts
+        self._one_call = one_call
         self._telling = 1 if only_call else _TELLING
         self._parts: list[CallPart] = []  # of the call that is being read
         self._sent = False  # they have been
@@ -113,7 +116,13 @@ class MarkerParser:
     def has_tool_calls(self) -> bool:
         return self._sender.complete > 0
 
+    @property
+    def _over(self) -> bool:
+        return self._one_call and self.has_tool_calls
+
     def feed(self, text: str) -> Piece:
+        if self._over:
+            return NOTHING
         if not self._buffer and not self._reader and self._markers().absent(text):
             return self._send(text)
         self._buffer += text
@@ -150,6 +159,9 @@ class MarkerParser:
 
     def _advance(self, *, final: bool) -> bool:
         """Do the next thing that the buffer allows; False if there is none."""
+        if self._over:
+            self._drop()
+            return False
         if self._reader:
             return self._read_calls(self._reader, final=final)
         start, marker = self._markers().find(self._buffer, final=final and not self._cut)
@@ -252,7 +264,7 @@ class MarkerParser:
             self._text.pass_over(len(self._lead) + read.end)
         self._lead = ""
         self._buffer = self._buffer[read.end :]
-        for call in read.calls:
+        for call in read.calls[:1] if self._one_call else read.calls:
             self._deltas += self._sender.deltas(call)
         if read.calls:
             self._text.switch("content")
