@@ -23,7 +23,7 @@ from backend.output.sections import NOTHING, Section
 # Sections that turned out to be text, each of which is read again; an answer with more is not looked at for calls.
 _MAX_GIVEN_BACK = 1024
 # Characters of them in all, likewise.
-_MAX_READ_AGAIN = 1 << 20
+_MAX_READ_AGAIN = 1 << 23
 # Characters of a start marker that are not taken for text where an answer is cut.
 _TELLING = 4
 

@@ -90,7 +90,8 @@ class Document:
         found: Json = {}
         left = [] if not isinstance(options, list) else options[_MAX_PARTS:]
         own = {key: value for key, value in schema.items() if key not in ("$ref", "allOf")}
-        for part in [*(self._flattened(part, inner) for part in parts), own]:
+        flat = {id(part): part for part in (self._flattened(part, inner) for part in parts)}
+        for part in [*flat.values(), own]:
             both = merged(found, part)
             if both is None:
                 left.append(part)
