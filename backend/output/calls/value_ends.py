@@ -88,7 +88,7 @@ class ValueEnd:
             return None
         if opening := left_out.opening.match(body, at, at + LONGEST_TAG):
             return "here" if opening["key"] in self._keys else None
-        if closing := left_out.closing.match(body, at):
+        if closing := left_out.closing.match(body, at, at + LONGEST_TAG):
             return self._ends_call(body[closing.end() : closing.end() + LONGEST_TAG], left_out.starts, final=final)
         begun = left_out.opening_begun, left_out.closing_begun
         short = len(body) - at < LONGEST_TAG

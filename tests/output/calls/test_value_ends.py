@@ -111,3 +111,21 @@ def test_what_is_read_again_is_bounded_in_all():
     for heads, found in ((20, 1), (400, 0)):
         whole = run(format_named("qwen3_coder"), [head * heads + "\n<" * 5000 + call], tools=TOOLS)
         assert len(calls_in(whole)) == found
+
+
+CALL = "<tool_call>\n<function=now>\n</function>\n</tool_call>"
+STEP = "<\uff5ctool_calls_begin\uff5c><\uff5ctool_call_begin\uff5c>function<\uff5ctool_sep\uff5c>"
+STEP += '<steptml:invoke name="get_weather"><steptml:parameter name="city">Rome</steptml:parameter></steptml:invoke>'
+FAR_APART = [
+    ("qwen3_coder", WAYS["qwen3_coder"][0] + "\n</function>", "</tool_call>" + CALL),
+    ("qwen3_coder", WAYS["qwen3_coder"][0] + "\n</function></tool_call>", CALL),
+    ("step3", STEP, "<\uff5ctool_call_end\uff5c><\uff5ctool_calls_end\uff5c>"),
+]
+
+
+@pytest.mark.parametrize(("name", "head", "end"), FAR_APART)
+@pytest.mark.parametrize("blanks", [900, 990, 1001, 1002, 1012, 1013, 1014, 1100])
+def test_end_tags_far_apart_are_the_same_however_the_answer_is_cut(name: str, head: str, end: str, blanks: int):
+    text = head + " " * blanks + end
+    whole = run(format_named(name), [text], tools=TOOLS, in_parts=True)
+    assert run(format_named(name), list(text), tools=TOOLS, in_parts=True) == whole
