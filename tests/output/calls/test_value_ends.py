@@ -114,8 +114,10 @@ def test_what_is_read_again_is_bounded_in_all():
 
 
 CALL = "<tool_call>\n<function=now>\n</function>\n</tool_call>"
-STEP = "<\uff5ctool_calls_begin\uff5c><\uff5ctool_call_begin\uff5c>function<\uff5ctool_sep\uff5c>"
-STEP += '<steptml:invoke name="get_weather"><steptml:parameter name="city">Rome</steptml:parameter></steptml:invoke>'
+STEP = (
+    "<\uff5ctool_calls_begin\uff5c><\uff5ctool_call_begin\uff5c>function<\uff5ctool_sep\uff5c>"
+    '<steptml:invoke name="get_weather"><steptml:parameter name="city">Rome</steptml:parameter></steptml:invoke>'
+)
 FAR_APART = [
     ("qwen3_coder", WAYS["qwen3_coder"][0] + "\n</function>", "</tool_call>" + CALL),
     ("qwen3_coder", WAYS["qwen3_coder"][0] + "\n</function></tool_call>", CALL),
