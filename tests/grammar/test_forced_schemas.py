@@ -242,7 +242,9 @@ def test_a_short_schema_does_not_become_an_endless_grammar(definition: dict[str,
 
 @pytest.mark.parametrize("part", ["[", "(", "[^", "\\\\", "[a\\\\"])
 def test_patterns_are_read_in_little_time(part: str) -> None:
-    properties = {f"a{number}": {"type": "string", "pattern": (part * 4096)[:4096]} for number in range(10)}
+    properties: dict[str, Any] = {
+        f"a{number}": {"type": "string", "pattern": (part * 4096)[:4096]} for number in range(10)
+    }
     begun = time.process_time()
     assert format_named("qwen3_coder").forced_calls([tool(of(**properties))])
     assert time.process_time() - begun < 0.5
