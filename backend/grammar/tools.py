@@ -23,6 +23,7 @@ from backend.core.call_shape import (
 from backend.core.errors import InvalidRequest
 from backend.core.request import Grammar, ToolChoice
 from backend.grammar.dialects import json_rule, slashed
+from backend.grammar.emptiness import matches_nothing
 
 # `str.strip` removes the last four control characters too, besides Unicode's white space.
 _EDGES = {"line breaks": r"[^\n]", "blanks": r"[^\s\x1c-\x1f]"}
@@ -241,14 +242,7 @@ def _common(one: str, other: str) -> str:
 
 
 def _may_be_empty(free: FreeText) -> bool:
-    return any(_matches_nothing(limits) for limits in free.limits)
-
-
-def _matches_nothing(limits: TextLimits) -> bool:
-    try:
-        return not limits.least and re.fullmatch(limits.pattern, "") is not None
-    except re.error:  # written in Rust's syntax only
-        return False
+    return any(not limits.least and matches_nothing(limits.pattern) for limits in free.limits)
 
 
 def _conditions(free: FreeText) -> list[str]:

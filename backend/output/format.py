@@ -123,6 +123,7 @@ class OutputFormat:
         forced: bool = False,
         strict: bool = False,
         calls_in_parts: bool = False,
+        one_call: bool = False,
         new_id: Callable[[], str] | None = None,
     ) -> SectionParser:
         """A parser for one answer.
@@ -136,6 +137,7 @@ class OutputFormat:
             forced: A grammar holds the answer to a call, in a form that a model without a format of its own has too.
             strict: A grammar holds calls, if there are any.
             calls_in_parts: Calls are sent as they are read, not whole (see `MarkerParser`).
+            one_call: The answer ends with its first whole call: what follows is dropped.
             new_id: Makes call ids, in place of random ones.
         """
         layout = self._layouts[bool(parse_tools)]
@@ -150,6 +152,7 @@ class OutputFormat:
             late_reasoning=late_reasoning,
             in_parts=calls_in_parts,
             only_call=forced,
+            one_call=one_call,
             new_id=new_id,
         )
 

@@ -22,6 +22,8 @@ from backend.output.sections import NOTHING, Section
 
 # Sections that turned out to be text, each of which is read again; an answer with more is not looked at for calls.
 _MAX_GIVEN_BACK = 1024
+# Characters of them in all, likewise.
+_MAX_READ_AGAIN = 1 << 23
 # Characters of a start marker that are not taken for text where an answer is cut.
 _TELLING = 4
 
@@ -74,6 +76,7 @@ class MarkerParser:
         in_parts: Send a call as it is read, as soon as its arguments have begun. What has been sent of one that breaks
             off stays, and text goes on where it broke: what was sent of it is read again for calls, and not shown.
         only_call: The answer is held to a call: any beginning of a start marker is one.
+        one_call: The answer ends with its first whole call: what follows is dropped.
         late_reasoning: Reasoning may open after content, as in mlx-lm; else its marker is text there.
     """
 
@@ -86,9 +89,11 @@ class MarkerParser:
         late_reasoning: bool = True,
         in_parts: bool = False,
         only_call: bool = False,
+        one_call: bool = False,
         new_id: Callable[[], str] | None = None,
     ) -> None:
         self._in_parts = in_parts
+        self._one_call = one_call
         self._telling = 1 if only_call else _TELLING
         self._parts: list[CallPart] = []  # of the call that is being read
         self._sent = False  # they have been
@@ -103,7 +108,7 @@ class MarkerParser:
         self._lead = ""  # stands in front of the buffer, and is text if that is no call
         if self._text.section == "content":
             self._begin_content()
-        self._given_back = 0
+        self._given_back = self._read_again = 0
         self._sender = CallSender(new_id or (layout.calls.new_id if layout.calls else str))
         self._deltas: tuple[ToolCallDelta, ...] = ()
 
@@ -111,7 +116,13 @@ class MarkerParser:
     def has_tool_calls(self) -> bool:
         return self._sender.complete > 0
 
+    @property
+    def _over(self) -> bool:
+        return self._one_call and self.has_tool_calls
+
     def feed(self, text: str) -> Piece:
+        if self._over:
+            return NOTHING
         if not self._buffer and not self._reader and self._markers().absent(text):
             return self._send(text)
         self._buffer += text
@@ -127,7 +138,8 @@ class MarkerParser:
         return self._collect()
 
     def _markers(self) -> MarkerSet:
-        return self._layout.markers(self._text.section, calls=self._given_back < _MAX_GIVEN_BACK)
+        calls = self._given_back < _MAX_GIVEN_BACK and self._read_again < _MAX_READ_AGAIN
+        return self._layout.markers(self._text.section, calls=calls)
 
     def _send(self, text: str) -> Piece:
         """The fast way for text without markers."""
@@ -147,6 +159,9 @@ class MarkerParser:
 
     def _advance(self, *, final: bool) -> bool:
         """Do the next thing that the buffer allows; False if there is none."""
+        if self._over:
+            self._drop()
+            return False
         if self._reader:
             return self._read_calls(self._reader, final=final)
         start, marker = self._markers().find(self._buffer, final=final and not self._cut)
@@ -232,6 +247,7 @@ class MarkerParser:
 
     def _give_back(self) -> None:
         self._given_back += 1
+        self._read_again += len(self._buffer)
         self._reader = None
         self._text.show(self._lead)
         self._lead = ""
@@ -248,7 +264,7 @@ class MarkerParser:
             self._text.pass_over(len(self._lead) + read.end)
         self._lead = ""
         self._buffer = self._buffer[read.end :]
-        for call in read.calls:
+        for call in read.calls[:1] if self._one_call else read.calls:
             self._deltas += self._sender.deltas(call)
         if read.calls:
             self._text.switch("content")

@@ -158,6 +158,7 @@ REFUSED_OF_TEXTS = [
     ({"type": "string", "enum": ["a", "b"], "not": {"const": "a"}}, "values are not held to 'not' beside them"),
     ({"allOf": [{"type": "string", "pattern": "^a"}, {"pattern": "b$"}]}, "a text is not held to 'allOf'"),
     ({"oneOf": [{"type": "string", "pattern": "^a$"}, {"type": "string", "pattern": "^b$"}]}, "of its 'oneOf'"),
+    ({"type": "string", "pattern": "a" * 4097}, "its pattern has more than 4096 characters"),
     ({"oneOf": [{"const": "a"}, {"enum": ["a", "b"]}]}, "of its 'oneOf'"),
     ({"oneOf": [{"const": "a"}, {"type": "string", "maxLength": 3}]}, "of its 'oneOf'"),
     ({"pattern": "^a", "anyOf": [{"type": "string", "pattern": "b$"}]}, "its 'anyOf' and what stands beside it"),
@@ -237,3 +238,13 @@ def test_a_short_schema_does_not_become_an_endless_grammar(definition: dict[str,
     with pytest.raises(NotForceable, match="written out for each of them"):
         format_named("qwen3_coder").forced_calls([tool(parameters)])
     assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize("part", ["[", "(", "[^", "\\\\", "[a\\\\"])
+def test_patterns_are_read_in_little_time(part: str) -> None:
+    properties: dict[str, Any] = {
+        f"a{number}": {"type": "string", "pattern": (part * 4096)[:4096]} for number in range(10)
+    }
+    begun = time.process_time()
+    assert format_named("qwen3_coder").forced_calls([tool(of(**properties))])
+    assert time.process_time() - begun < 0.5

@@ -34,9 +34,14 @@ def parser_of(
     opens_reasoning: bool = False,
     tools: Sequence[dict[str, Any]] = (),
     in_parts: bool = False,
+    one_call: bool = False,
 ) -> SectionParser:
     return output_format.parser(
-        opens_reasoning=opens_reasoning, tools=tools, calls_in_parts=in_parts, new_id=numbered_ids()
+        opens_reasoning=opens_reasoning,
+        tools=tools,
+        calls_in_parts=in_parts,
+        one_call=one_call,
+        new_id=numbered_ids(),
     )
 
 

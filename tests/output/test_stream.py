@@ -8,6 +8,7 @@ from backend.core.events import Piece
 from backend.output import OutputFormat, OutputStream, PlainParser
 from backend.output.formats import formats
 from tests.output.cutting import TextTokens, calls_in, cuts, run
+from tests.output.golden import TOOLS, format_named
 
 THINKING = OutputFormat("<think>", "</think>", formats()["json_tools"])
 ANSWER = (
@@ -119,3 +120,29 @@ def test_a_call_that_breaks_off_after_its_beginning_was_sent_goes_on_as_text_whe
     parser = THINKING.parser(opens_reasoning=False, calls_in_parts=True)
     parser.feed(text)
     assert not parser.has_tool_calls
+
+
+NOW = "<tool_call>\n<function=now>\n</function>\n</tool_call>"
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_of_calls_that_are_found_together_at_the_end_the_only_one_that_may_come_is_the_first(in_parts: bool):
+    broken = "<tool_call>\n<function=get_weather>\n<parameter=city>\nx "
+    whole = run(format_named("qwen3_coder"), list(broken + NOW + NOW), tools=TOOLS, in_parts=in_parts)
+    assert [name for name, _ in calls_in(whole)].count("now") == 2
+    for parts in ([broken + NOW + NOW], list(broken + NOW + NOW)):
+        one = run(format_named("qwen3_coder"), parts, tools=TOOLS, in_parts=in_parts, one_call=True)
+        assert [name for name, _ in calls_in(one)].count("now") == 1
+
+
+def test_nothing_comes_behind_the_only_call():
+    first = run(THINKING, [ANSWER[: ANSWER.index("</tool_call>")]])
+    for parts in cuts(ANSWER, pairs_below=0):
+        assert run(THINKING, parts, one_call=True) == first
+    pythonic = run(
+        format_named("pythonic"),
+        ["<|tool_call_start|>[now(), now(), now()]<|tool_call_end|>"],
+        tools=TOOLS,
+        one_call=True,
+    )
+    assert calls_in(pythonic) == [("now", "{}")]

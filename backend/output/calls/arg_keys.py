@@ -4,6 +4,8 @@ import re
 
 from backend.output.calls.tags import Tags, begun
 
+_WORDS = r"[^\s<>]+(?:\s+[^\s<>]+)*"
+
 
 def arg_key_tags(prefix: str = "", *, separator: str = "", held: bool = False) -> Tags:
     """`<arg_key>` and `<arg_value>`, with a prefix.
@@ -18,7 +20,7 @@ def arg_key_tags(prefix: str = "", *, separator: str = "", held: bool = False) -
     return Tags(
         head=re.compile(rf"(?P<name>{name})" + (rf"\s*{separator}" if separator else goes_on)),
         head_begun=re.compile(rf"(?:{name}\s*{begun(separator) if separator else f'(?:{begun(key)}|{begun(end)})'})?"),
-        opening=re.compile(rf"{key}\s*(?P<key>[^<>]+?)\s*{key_end}(?:\\n|\s)*{value}"),
+        opening=re.compile(rf"{key}\s*(?P<key>{_WORDS})\s*{key_end}(?:\\n|\s)*{value}"),
         opening_begun=re.compile(begun(key, "[^<>]*" + begun(key_end, r"(?:\\n|\s)*\\?" + begun(value)))),
         value_end=f"</{prefix}arg_value>",
         close=(end,),

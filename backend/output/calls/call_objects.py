@@ -11,7 +11,7 @@ from backend.output.calls.json_extent import JsonExtent
 from backend.output.calls.json_text import NotACall, is_utf8, load_json
 from backend.output.calls.literals import skip_blank
 
-_KEY = re.compile(r'\s*,?\s*("(?:[^"\\]|\\.)*")\s*:\s*(?=\S)', re.DOTALL)
+_KEY = re.compile(r'\s*(?:,\s*)?("(?:[^"\\]|\\.)*")\s*:\s*(?=\S)', re.DOTALL)
 _ARGUMENTS = ("arguments", "parameters")
 
 

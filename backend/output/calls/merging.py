@@ -60,9 +60,11 @@ def merged(first: Json, second: Json) -> Json | None:
 
 def equal(one: Any, other: Any) -> bool:
     """Whether two JSON values are the same: 1 is 1.0, but not true."""
+    if one is other:
+        return True
     match one, other:
         case (bool(), _) | (_, bool()):
-            return one is other
+            return False
         case dict(), dict():
             return one.keys() == other.keys() and all(equal(value, other[key]) for key, value in one.items())
         case list(), list():

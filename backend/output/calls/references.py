@@ -37,7 +37,9 @@ class Document:
     def __init__(self, root: Any) -> None:
         self.root: Json = root if isinstance(root, Mapping) else {}
         self._flat: dict[int, tuple[Any, Json]] = {}  # with the schema, whose id is taken while it lives
-        self._types: dict[int, tuple[Any, frozenset[str]]] = {}
+        self._types: dict[int, tuple[Any, frozenset[str]]] = {}  # of schemas that lead nowhere into themselves
+        self._asked: dict[int, tuple[Any, frozenset[str]]] = {}
+        self._unfinished = 0  # types that were taken as far as they were known
 
     def target(self, reference: Any) -> Any:
         """The schema that a `$ref` leads to.
@@ -88,7 +90,8 @@ class Document:
         found: Json = {}
         left = [] if not isinstance(options, list) else options[_MAX_PARTS:]
         own = {key: value for key, value in schema.items() if key not in ("$ref", "allOf")}
-        for part in [*(self._flattened(part, inner) for part in parts), own]:
+        flat = {id(part): part for part in (self._flattened(part, inner) for part in parts)}
+        for part in [*flat.values(), own]:
             both = merged(found, part)
             if both is None:
                 left.append(part)
@@ -125,25 +128,35 @@ class Document:
 
         Empty if it does not say. What leads nowhere says nothing.
         """
-        return self._types_within(schema, 0)
+        if id(schema) not in self._asked:
+            self._asked[id(schema)] = schema, self._types_within(schema, 0, {})
+        return self._asked[id(schema)][1]
 
-    def _types_within(self, schema: Any, depth: int) -> frozenset[str]:
-        if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
+    def _types_within(self, schema: Any, depth: int, found: dict[int, frozenset[str]]) -> frozenset[str]:
+        """`found` has what is known in this search. What a loop leads to depends on where the search began."""
+        if not isinstance(schema, Mapping):
             return frozenset()
-        if id(schema) not in self._types:
-            self._types[id(schema)] = schema, frozenset()  # where it leads to itself meanwhile
-            with suppress(NotForceable):
-                self._types[id(schema)] = schema, self._types_of(self.flat(schema), depth + 1)
-        return self._types[id(schema)][1]
+        if id(schema) in self._types:
+            return self._types[id(schema)][1]
+        if id(schema) in found or depth > _MAX_DEPTH:
+            self._unfinished += 1
+            return found.get(id(schema), frozenset())
+        before = self._unfinished
+        found[id(schema)] = frozenset()
+        with suppress(NotForceable):
+            found[id(schema)] = self._types_of(self.flat(schema), depth + 1, found)
+        if self._unfinished == before:
+            self._types[id(schema)] = schema, found[id(schema)]
+        return found[id(schema)]
 
-    def _types_of(self, flat: Json, depth: int) -> frozenset[str]:
+    def _types_of(self, flat: Json, depth: int, found: dict[int, frozenset[str]]) -> frozenset[str]:
         def each(keyword: str) -> list[frozenset[str]]:
             options = flat.get(keyword)
-            return [self._types_within(option, depth) for option in options] if isinstance(options, list) else []
+            return [self._types_within(option, depth, found) for option in options] if isinstance(options, list) else []
 
-        found = [type_names(flat.get("type")) or frozenset(map(json_type, listed(flat) or []))]
-        found += [frozenset[str]().union(*each("anyOf")), frozenset[str]().union(*each("oneOf")), *each("allOf")]
-        said = [types for types in found if types]
+        own = type_names(flat.get("type")) or frozenset(map(json_type, listed(flat) or []))
+        unions = [frozenset[str]().union(*each(keyword)) for keyword in ("anyOf", "oneOf")]
+        said = [types for types in (own, *unions, *each("allOf")) if types]
         if said:
             return reduce(lambda one, other: common_types(one, other) or one, said)
         return frozenset(about(flat))

@@ -38,7 +38,8 @@ class TagReader:
                     return Read(0, part=CallPart(self._name or "", members), open=True)
                 if members is None:
                     return wait(final=final)
-            if closed := self._tags.closed.match(body, self._at):
+            begin = skip_blank(body, self._at)
+            if closed := self._tags.closed.match(body, begin, begin + LONGEST_TAG):
                 return self._close(closed.end())
             if not self._open(body):
                 return wait(final=final)

@@ -8,7 +8,7 @@ from backend.output.calls.value_ends import ValueEnd
 
 
 class TextParts:
-    """Follows a text up to its end, in text that grows. The work is linear.
+    """Follows a text up to its end, in text that grows. What has been sent is not looked at again.
 
     Args:
         begin: Where it begins.

@@ -70,7 +70,9 @@ class Tags:
         closing = re.compile(r"\s*".join(map(re.escape, ends)) + r"\s*")
         closing_begun = re.compile(_chain(ends))
         own_line = self.write_tail == "\n"
-        return LeftOut(self.opening, self.opening_begun, closing, closing_begun, self.starts, own_line)
+        opens = self.write_opening.partition("{key}")[0]
+        sought = _beginnings([self.value_end, *self.starts, opens, ends[0]])
+        return LeftOut(self.opening, self.opening_begun, closing, closing_begun, self.starts, own_line, sought)
 
     @cached_property
     def close_begun(self) -> re.Pattern[str]:
@@ -95,3 +97,9 @@ def _chain(literals: list[str]) -> str:
     if not literals:
         return ""
     return begun(literals[0], r"\s*" + _chain(literals[1:]))
+
+
+def _beginnings(literals: list[str]) -> re.Pattern[str]:
+    """Where one of the texts begins, or may begin in the last characters."""
+    whole = [re.escape(literal) for literal in literals]
+    return re.compile("|".join([*whole, *(rf"{re.escape(each[0])}{begun(each[1:])}\Z" for each in literals)]))

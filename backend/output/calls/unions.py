@@ -10,6 +10,7 @@ from backend.output.calls.parameters import CARRIED
 from backend.output.calls.references import Document, about, json_type, listed
 
 _MAX_OPTIONS = 256
+_LONGEST_PATTERN = 4096
 # What free text is not held to, and a list of values is not compared with.
 _BESIDE_TEXT = ("not", "if", "allOf", "anyOf", "oneOf", "$dynamicRef", "$recursiveRef")
 _BESIDE_VALUES = (
@@ -160,7 +161,8 @@ def text_limits(own: Json) -> TextLimits:
     """`minLength`, `maxLength` and `pattern` of a string, of a flat schema.
 
     Raises:
-        NotForceable: It has a keyword that free text is not held to, or its pattern anchors elsewhere than at its ends.
+        NotForceable: It has a keyword that free text is not held to, or its pattern is too long or anchors elsewhere
+            than at its ends.
     """
     for keyword in _BESIDE_TEXT:
         if keyword in own:
@@ -180,10 +182,12 @@ def exactly(text: str) -> TextLimits:
 
 def _whole(pattern: str) -> str:
     """A pattern that is searched for, as one that matches all of a text."""
+    if len(pattern) > _LONGEST_PATTERN:
+        raise NotForceable(f"its pattern has more than {_LONGEST_PATTERN} characters")
     begins, ends = pattern.startswith("^"), re.search(r"(?<!\\)(?:\\\\)*\$$", pattern) is not None
     inner = pattern[1 if begins else 0 : len(pattern) - 1 if ends else len(pattern)]
     # What is escaped, in a class or in a group is not where an anchor's reach ends.
-    bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "", inner, flags=re.DOTALL)
+    bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*(?:\]|\\?\Z)", "", inner, flags=re.DOTALL)
     anchors = re.search(r"\\[bBAzZ]", re.sub(r"\\\\", "", inner)) or re.search(r"[\^$]|\(\?[=!<]", bare)
     while (shorter := re.sub(r"\([^()]*\)", "", bare)) != bare:
         bare = shorter

@@ -18,6 +18,7 @@ class LeftOut:
         opening_begun, closing_begun: What may become one, as a pattern of all text that is there.
         starts: Texts that open a call. A value that has one speaks of calls: only its end tag ends it.
         own_line: Both stand behind a line break, as the format writes it.
+        sought: Where any of this or the value's end tag begins, or may begin in the last characters.
     """
 
     opening: re.Pattern[str]
@@ -26,10 +27,13 @@ class LeftOut:
     closing_begun: re.Pattern[str]
     starts: tuple[str, ...]
     own_line: bool
+    sought: re.Pattern[str]
 
 
 class ValueEnd:
-    """Follows one value up to its end, in text that grows. The work is linear.
+    """Follows one value up to its end, in text that grows.
+
+    Of each character one search decides whether a tag begins there; what begins one is read up to `LONGEST_TAG` again.
 
     Args:
         tag: Its end tag.
@@ -51,24 +55,30 @@ class ValueEnd:
 
     def find(self, body: str, *, final: bool) -> int | None:
         """Read on; where reading goes on behind the value, or None if its end is not there."""
-        at = body.find(self._tag[0], self.at)
-        while at >= 0 and self.after is None:
-            if body.startswith(self._tag, at):
-                self.at, self.after = at, at + len(self._tag)
-                return self.after
-            ends = _begins(body, at, self._tag) or self._ends_without(body, at, final=final)
+        at = self.at
+        while self.after is None and (left_out := self._left_out) is not None:
+            match = left_out.sought.search(body, at)
+            at = match.start() if match else len(body)
+            if match is None or body.startswith(self._tag, at):
+                break
+            ends = _begins(body, at, self._tag) or self._ends_without(left_out, body, at, final=final)
             if ends is not None:
                 self.at, self.after = at, at if ends == "here" else None
                 return self.after
-            at = body.find(self._tag[0], at + 1)
-        self.at = len(body) if self.after is None else self.at
-        return self.after
+            at += 1
+        return self.after or self._find_tag(body, at)
 
-    def _ends_without(self, body: str, at: int, *, final: bool) -> str | None:
+    def _find_tag(self, body: str, at: int) -> int | None:
+        found = body.find(self._tag, at)
+        if found >= 0:
+            self.at, self.after = found, found + len(self._tag)
+            return self.after
+        last = max(at, len(body) - len(self._tag) + 1)
+        self.at = next((begin for begin in range(last, len(body)) if _begins(body, begin, self._tag)), len(body))
+        return None
+
+    def _ends_without(self, left_out: LeftOut, body: str, at: int, *, final: bool) -> str | None:
         """`here` or `may`; None if the value goes on."""
-        left_out = self._left_out
-        if left_out is None:
-            return None
         if body.startswith(left_out.starts, at):
             self._left_out = None
             return None
@@ -78,8 +88,8 @@ class ValueEnd:
             return None
         if opening := left_out.opening.match(body, at, at + LONGEST_TAG):
             return "here" if opening["key"] in self._keys else None
-        if closing := left_out.closing.match(body, at):
-            return self._ends_call(body[closing.end() :], left_out.starts, final=final)
+        if closing := left_out.closing.match(body, at, at + LONGEST_TAG):
+            return self._ends_call(body[closing.end() : closing.end() + LONGEST_TAG], left_out.starts, final=final)
         begun = left_out.opening_begun, left_out.closing_begun
         short = len(body) - at < LONGEST_TAG
         return "may" if short and any(pattern.fullmatch(body, at) for pattern in begun) else None

@@ -11,8 +11,9 @@ from backend.output.calls.tag_calls import TagReader
 from backend.output.calls.tag_values import tagged_shape
 from backend.output.calls.tags import Tags, begun
 
-# Quotes may be single or missing.
-_NAME = r"\s*(?P<quote>[\"']?)(?P<{}>(?(quote)[^<>\"'\n]|[^\s<>\"']){{1,256}})(?P=quote)\s*>"
+# Quotes may be single or missing; a name without them begins and ends in no blank.
+_WORDS = r"(?=[^\s<>\"'])(?![^<>\"'\n]{{257}})[^\s<>\"']+(?: +[^\s<>\"']+)*"
+_NAME = r"\s*(?P<quote>[\"'])?(?P<{}>(?(quote)[^<>\"'\n]{{1,256}}|" + _WORDS + r"))(?(quote)(?P=quote))\s*>"
 _NAME_BEGUN = r"\s*[\"']?[^\"'<>\n]{0,256}[\"']?\s*>?"
 TAGS = Tags(
     head=re.compile(_NAME.format("name")),

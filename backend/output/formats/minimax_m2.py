@@ -12,8 +12,9 @@ from backend.output.calls.tag_calls import TagReader
 from backend.output.calls.tag_values import tagged_shape
 from backend.output.calls.tags import Tags, begun
 
-# Quotes may be single or missing.
-_NAME = r"\s*(?P<quote>[\"']?)(?P<{}>(?(quote)[^<>\"']|[^\s<>\"'])+)(?P=quote)\s*>"
+# Quotes may be single or missing; a name without them begins and ends in no blank.
+_WORDS = r"[^\s<>\"']+(?: +[^\s<>\"']+)*"
+_NAME = rf"\s*(?P<quote>[\"'])?(?P<{{}}>(?(quote)[^<>\"']+|{_WORDS}))(?(quote)(?P=quote))\s*>"
 _NAME_BEGUN = r"\s*[\"']?[^<>\"']*[\"']?\s*>?"
 TAGS = Tags(
     head=re.compile(_NAME.format("name")),

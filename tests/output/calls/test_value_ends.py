@@ -1,6 +1,7 @@
 """Arguments between tags whose end tag a model has left out."""
 
 import json
+import time
 
 import pytest
 
@@ -92,3 +93,41 @@ def test_where_a_grammar_holds_the_call_only_the_end_tag_ends_a_value(name: str,
     piece = parser.feed(head + following + end) + parser.finish()
     ((_, arguments),) = calls_in(piece)
     assert list(json.loads(arguments)) == ["city"]
+
+
+@pytest.mark.parametrize("name", sorted(WAYS))
+def test_what_is_no_tag_costs_nothing_however_often_it_is_read_again(name: str):
+    """Heads without ends, each of which is given back: a step for each `<` behind each took half a second."""
+    text = WAYS[name][0] * 100 + "\n<" * 5000
+    begun = time.process_time()
+    whole = run(format_named(name), [text], tools=TOOLS)
+    assert time.process_time() - begun < 0.12
+    assert (whole.content, whole.tool_calls) == (text, ())
+
+
+def test_what_is_read_again_is_bounded_in_all():
+    """A call at the end is found only where what is read again before it is not too much."""
+    head, call = WAYS["qwen3_coder"][0] + " ", "\n<tool_call>\n<function=now>\n</function>\n</tool_call>"
+    for heads, found in ((20, 1), (400, 0)):
+        whole = run(format_named("qwen3_coder"), [head * heads + "\n<" * 5000 + call], tools=TOOLS)
+        assert len(calls_in(whole)) == found
+
+
+CALL = "<tool_call>\n<function=now>\n</function>\n</tool_call>"
+STEP = (
+    "<\uff5ctool_calls_begin\uff5c><\uff5ctool_call_begin\uff5c>function<\uff5ctool_sep\uff5c>"
+    '<steptml:invoke name="get_weather"><steptml:parameter name="city">Rome</steptml:parameter></steptml:invoke>'
+)
+FAR_APART = [
+    ("qwen3_coder", WAYS["qwen3_coder"][0] + "\n</function>", "</tool_call>" + CALL),
+    ("qwen3_coder", WAYS["qwen3_coder"][0] + "\n</function></tool_call>", CALL),
+    ("step3", STEP, "<\uff5ctool_call_end\uff5c><\uff5ctool_calls_end\uff5c>"),
+]
+
+
+@pytest.mark.parametrize(("name", "head", "end"), FAR_APART)
+@pytest.mark.parametrize("blanks", [900, 990, 1001, 1002, 1012, 1013, 1014, 1100])
+def test_end_tags_far_apart_are_the_same_however_the_answer_is_cut(name: str, head: str, end: str, blanks: int):
+    text = head + " " * blanks + end
+    whole = run(format_named(name), [text], tools=TOOLS, in_parts=True)
+    assert run(format_named(name), list(text), tools=TOOLS, in_parts=True) == whole
