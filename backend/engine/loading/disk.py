@@ -62,7 +62,7 @@ def open_disk(cache: CacheConfig, model_path: str) -> OpenDisk | str:
         return str(error)
     stats = tier.stats()
     log.info(logline("prompt_cache_disk", directory=directory, files=stats["files"], bytes=stats["bytes"]))
-    opened = OpenDisk(tier, NameFiles(directory), ConversationFiles(directory, tier.label))
+    opened = OpenDisk(tier, NameFiles(tier.place), ConversationFiles(tier.place, tier.label))
     opened.names.read()
     try:
         opened.conversations.read()
