@@ -55,6 +55,7 @@ WIDTHS = (
 _NESTED = ("text_config", "llm_config", "language_config", "ffn_config", "attn_config")
 _NUMBERED = re.compile(r"(.*?\.|)(\d+)(?:\.|$)")
 MOST_EOS_IDS = 4096
+_BITS_TOLD = 128
 
 
 @dataclass(slots=True)
@@ -94,9 +95,18 @@ def check_numbers(file: Path, config: Mapping[str, Any], shapes: Shapes) -> None
             told = scope.get(name)
             if isinstance(told, list):
                 told = len(told)
-            # Of layers that are taken off the others, a negative number adds.
-            if isinstance(told, int | float) and abs(told) > _SLACK * most:
-                raise ModelLoadFailed(f"{file}: {name} is {told:.15g}, and the weights have {most} {what} at most")
+            # Of layers that are taken off the others, a negative number adds. What is no number at all is no less.
+            if isinstance(told, int | float) and not abs(told) <= _SLACK * most:
+                raise ModelLoadFailed(
+                    f"{file}: {name} is {_in_words(told)}, and the weights have {most} {what} at most"
+                )
+
+
+def _in_words(told: float) -> str:
+    # As a float, JSON's longest integers overflow; Python writes none of more than some thousand digits in decimal.
+    if isinstance(told, float):
+        return f"{told:.15g}"
+    return str(told) if told.bit_length() < _BITS_TOLD else f"a number of {told.bit_length()} bits"
 
 
 def check_eos_ids(file: Path, ids: object) -> None:

@@ -1,6 +1,7 @@
 """The numbers of a configuration beside the names and shapes of its weights."""
 
 import ast
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -75,7 +76,9 @@ def test_numbers_of_parts_lists_and_what_is_taken_off_are_looked_at_too() -> Non
 
 
 @pytest.mark.parametrize("name", [*LAYERS, *WIDTHS])
-@pytest.mark.parametrize("number", [10**6, 2**70, 1e300, float("inf")])
+@pytest.mark.parametrize(
+    "number", [10**6, 2**70, 1 << 1400, -(1 << 20_000), 1e300, math.inf, math.nan], ids=list("abcdefg")
+)
 def test_a_number_of_many_times_what_there_is_is_refused(name: str, number: float) -> None:
     for config in ({name: number}, {"text_config": {name: number}}):
         with pytest.raises(ModelLoadFailed, match=f"^/m/config.json: {name} is "):
