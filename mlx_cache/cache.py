@@ -110,7 +110,7 @@ class PromptCache:
         """
         asked = as_tokens(tokens)
         if template is not None and self.match_disk_at_most(model_key, asked) > self.match_length(model_key, asked):
-            fetched = self._fetch_through(model_key, asked, template, room)
+            fetched = self._fetch_through(model_key, asked, template, room, counted=counted)
             if fetched is not None:
                 return fetched
         with self._lock:
@@ -221,13 +221,16 @@ class PromptCache:
             offers = self._below.everything(self._index)
         return self._below.disk.flush(timeout, offers)
 
-    def _fetch_through(self, key: Hashable, tokens: Tokens, template: Sequence[Any], room: int) -> Fetched | None:
+    def _fetch_through(
+        self, key: Hashable, tokens: Tokens, template: Sequence[Any], room: int, *, counted: bool
+    ) -> Fetched | None:
         least = self.match_length(key, tokens) + 1
         fetched = self.fetch_from_disk(key, tokens, template, room, least=least)
         if fetched.caches is None:
             return None
-        with self._lock:
-            self._counters.fetched(len(tokens), fetched.length, fetched.reason)
+        if counted:
+            with self._lock:
+                self._counters.fetched(len(tokens), fetched.length, fetched.reason)
         self.insert(key, tokens[: fetched.length], fetched.caches)
         return fetched
 

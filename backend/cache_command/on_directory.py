@@ -35,8 +35,8 @@ class CacheDirectory:
 
     def __init__(self, path: Path, tier: DiskTier) -> None:
         self._path, self._tier = path, tier
-        self._name_files = NameFiles(path)
-        self._conversation_files = ConversationFiles(path, tier.label)
+        self._name_files = NameFiles(tier.place)
+        self._conversation_files = ConversationFiles(tier.place, tier.label)
 
     def run(self, options: Options) -> Answer:
         """Carry a verb out.

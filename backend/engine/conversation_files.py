@@ -4,13 +4,13 @@ call but `key` and `known` may wait for the disk."""
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.engine.small_files import SmallFiles, as_text, as_tokens, digest, seconds_of, text_of
+from mlx_cache.disk import Place
 
 FOLDER = "conversations"
 MAX_BYTES = 64 << 20
@@ -43,8 +43,8 @@ class ConversationFiles:
             a key.
     """
 
-    def __init__(self, directory: Path, label: Callable[[str], str]) -> None:
-        self._files = SmallFiles(directory, FOLDER, max_bytes=MAX_BYTES)
+    def __init__(self, place: Place, label: Callable[[str], str]) -> None:
+        self._files = SmallFiles(place, FOLDER, max_bytes=MAX_BYTES)
         self._label = label
         self._known: list[tuple[str, KeptConversation]] = []
 

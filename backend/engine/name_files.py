@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.engine.small_files import SmallFiles, as_text, as_tokens, digest, seconds_of, text_of
+from mlx_cache.disk import Place
 
 FOLDER = "names"
 MAX_BYTES = 16 << 20
@@ -32,8 +32,8 @@ def disk_namespace(namespace: str, tenant: str) -> str:
 class NameFiles:
     """Files below `DIRECTORY/names`, by a hash of namespace, tenant and name: no text of a client is part of a path."""
 
-    def __init__(self, directory: Path) -> None:
-        self._files = SmallFiles(directory, FOLDER, max_bytes=MAX_BYTES)
+    def __init__(self, place: Place) -> None:
+        self._files = SmallFiles(place, FOLDER, max_bytes=MAX_BYTES)
         self._known: list[tuple[str, KeptName]] = []
 
     def read(self) -> None:

@@ -12,7 +12,6 @@ import stat
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from backend.core.logline import logline
 from backend.core.utf8 import is_unicode
+from mlx_cache.disk import Place
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ class SmallFiles:
         max_bytes: Of a file that is read, at most.
     """
 
-    def __init__(self, directory: Path, folder: str, *, max_bytes: int) -> None:
-        self._directory = directory
+    def __init__(self, place: Place, folder: str, *, max_bytes: int) -> None:
+        self._place = place
         self._folder = folder
         self._max_bytes = max_bytes
 
@@ -111,10 +111,7 @@ class SmallFiles:
     @contextmanager
     def _opened(self, *, make: bool = False) -> Generator[int]:
         """A descriptor of the folder."""
-        if make:
-            with suppress(FileExistsError):
-                self._directory.mkdir(mode=0o700)
-        above = os.open(self._directory, _FOLDER)
+        above = self._place.open(make=make)
         try:
             _check_ours(above)
             if make:

@@ -9,11 +9,11 @@ import os
 import time
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from mlx_cache.disk.names import VERSION_FOLDER, Name, is_namespace, parse
-from mlx_cache.disk.root import TEMPORARY, Root, open_or_make
+from mlx_cache.disk.place import Place, open_or_make
+from mlx_cache.disk.root import TEMPORARY, Root
 from mlx_cache.disk.system import System
 
 _TICK_NS = 2_000_000_000
@@ -31,9 +31,9 @@ class Found(NamedTuple):
 class Directory:
     """A cache directory, once `open` has succeeded. Any thread; blocks as long as the disk does."""
 
-    def __init__(self, path: Path, system: System) -> None:
+    def __init__(self, place: Place, system: System) -> None:
         self._system = system
-        self._root = Root(path, system)
+        self._root = Root(place, system)
         # By namespace and folder: the files that are known, and the time of the folder's last change when listed.
         self._known: dict[tuple[str, str], dict[str, Name]] = {}
         self._changed: dict[tuple[str, str], int] = {}

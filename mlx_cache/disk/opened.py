@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from mlx_cache.disk.catalog import Catalog, Entry, Plan
@@ -19,6 +18,7 @@ from mlx_cache.disk.daily import DailyBytes
 from mlx_cache.disk.directory import Directory
 from mlx_cache.disk.files import Files
 from mlx_cache.disk.names import Chain, Kind
+from mlx_cache.disk.place import Place
 from mlx_cache.disk.root import DiskUnusable
 from mlx_cache.disk.system import System
 from mlx_cache.disk.write_queue import WriteQueue
@@ -37,7 +37,7 @@ _QUARANTINED = 32
 class Settings:
     """See DiskTier."""
 
-    path: Path
+    place: Place
     max_bytes: int
     daily_bytes: int | None
     max_age: float | None
@@ -62,7 +62,7 @@ class Opened:
         self.settings, self.counters = settings, counters
         self.lock = threading.Lock()
         self.clock = settings.clock
-        self.directory = Directory(settings.path, settings.system)
+        self.directory = Directory(settings.place, settings.system)
         self.directory.open()
         self.replace = partial(replace, self)
         self.chain = Chain(self.directory.secret)
@@ -76,7 +76,7 @@ class Opened:
             self.writer.scan()
         except OSError as error:
             self.directory.close()
-            raise DiskUnusable(f"{settings.path!s:.200}: {error.strerror or error}") from None
+            raise DiskUnusable(f"{settings.place.path!s:.200}: {error.strerror or error}") from None
         with suppress(OSError):
             self.daily.allows(0)
 
@@ -86,7 +86,7 @@ class Opened:
             self.writer.start()
         except RuntimeError as error:  # the system starts no more threads
             self.directory.close()
-            raise DiskUnusable(f"{self.settings.path!s:.200}: {error}") from None
+            raise DiskUnusable(f"{self.settings.place.path!s:.200}: {error}") from None
 
     def close(self, timeout: float) -> None:
         """See DiskTier."""

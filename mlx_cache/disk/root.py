@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlx_cache.disk.names import SECRET_BYTES, VERSION_FOLDER
+from mlx_cache.disk.place import Place, open_or_make
 from mlx_cache.disk.system import System
 
 QUARANTINE = "quarantine"
@@ -31,8 +32,9 @@ class AnotherSecret(Exception):
 class Root:
     """A cache directory, once `open` has succeeded. Any thread, `open` and `renew` one at a time."""
 
-    def __init__(self, path: Path, system: System) -> None:
-        self._path = path
+    def __init__(self, place: Place, system: System) -> None:
+        self._place = place
+        self._path = place.path
         self._system = system
         self._guard = threading.Lock()
         self._now = _Descriptor(system)
@@ -92,11 +94,7 @@ class Root:
 
     def _reach(self) -> None:
         """Hold what lies under the path, made first where nothing does."""
-        if not os.path.lexists(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileExistsError):
-                os.mkdir(self._path, 0o700)
-        fd = self._system.open_root(str(self._path))
+        fd = self._place.open(make=True)
         try:
             self._verify(fd, str(self._path))
             if not self._is_held(fd):
@@ -205,16 +203,6 @@ class _Descriptor:
         if self._retired and not self.users and self.fd >= 0:
             self._system.close(self.fd)
             self.fd = -1
-
-
-def open_or_make(system: System, parent: int, name: str) -> tuple[int, bool]:
-    """A descriptor of a folder in a folder, and whether there was none until now."""
-    try:
-        return system.open_folder(parent, name), False
-    except FileNotFoundError:
-        with suppress(FileExistsError):
-            system.make_folder(parent, name)
-        return system.open_folder(parent, name), True
 
 
 def temporary_name() -> str:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Whoever may pass through a folder need not be allowed to list it, where the system knows the difference.
+_ABOVE = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # What says that a file system cannot reserve room.
 _CANNOT = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -19,9 +21,9 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 class System:
     """Thin: each method is one call. Paths are single components below an open folder; links are never followed."""
 
-    def open_root(self, path: str) -> int:
-        """The cache directory itself."""
-        return os.open(path, _FOLDER)
+    def open_above(self, path: str) -> int:
+        """The folder that the cache directory is in: to find that there, and nothing else."""
+        return os.open(path, _ABOVE)
 
     def open_folder(self, parent: int, name: str) -> int:
         """A folder in a folder."""

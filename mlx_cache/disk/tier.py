@@ -18,6 +18,7 @@ from mlx_cache.disk.names import MAX_BLOCK
 from mlx_cache.disk.offering import Offering
 from mlx_cache.disk.offers import Offer
 from mlx_cache.disk.opened import Opened, Settings
+from mlx_cache.disk.place import Place
 from mlx_cache.disk.reading import Reading
 from mlx_cache.disk.rests import Share, all_of_it
 from mlx_cache.disk.root import DiskUnusable
@@ -70,9 +71,11 @@ class DiskTier:
     ) -> None:
         if not 0 < block_tokens <= MAX_BLOCK:
             raise ValueError(f"block_tokens must be in [1, {MAX_BLOCK}], is {block_tokens}")
+        system = system if system is not None else System()
+        self.place = Place(Path(directory), system)
         self._settings = Settings(
-            Path(directory), max_bytes, daily_bytes, max_age, bytes_per_second, queue_bytes, block_tokens,
-            rescan_seconds, clock, system if system is not None else System(), self._ensure_codec,
+            self.place, max_bytes, daily_bytes, max_age, bytes_per_second, queue_bytes, block_tokens,
+            rescan_seconds, clock, system, self._ensure_codec,
             self._has_changed,
         )  # fmt: skip
         self._codec = codec

@@ -15,6 +15,7 @@ import pytest
 from backend.cache_command.command import cache
 from backend.engine.conversation_files import ConversationFiles, KeptConversation
 from backend.engine.name_files import KeptName, NameFiles, disk_namespace
+from mlx_cache.disk import Place
 from tests.mlx_cache.disk.test_tier import TEXT, stored
 
 ROOT = Path(__file__).parents[2]
@@ -33,11 +34,11 @@ def directory(tmp_path: Path) -> Path:
     path = tmp_path / "kv"
     stored(path, TEXT, space=disk_namespace("model", ""))
     stored(path, TEXT[:8], space=disk_namespace("model", "7e4a47"))
-    names = NameFiles(path)
+    names = NameFiles(Place(path))
     for tenant, n in (("", 22), ("7e4a47", 8)):
         tokens = np.array(TEXT[:n], np.int32)
         names.write("model", KeptName(tenant, "rules", tokens, 1e9))
-        ConversationFiles(path, str).write("model", KeptConversation(tenant, f"{n:032}", (tokens,), 1e9))
+        ConversationFiles(Place(path), str).write("model", KeptConversation(tenant, f"{n:032}", (tokens,), 1e9))
     return path
 
 
@@ -161,7 +162,7 @@ def test_clear_takes_one_models_and_all_models_when_that_is_said(
     ours = {folder[:8] for folder in namespaces(capsys, directory)}
     assert len(ours) == 1
     stored(directory, TEXT[:4], space=disk_namespace("other", ""))
-    NameFiles(directory).write("other", KeptName("", "rules", np.array(TEXT[:4], np.int32), 1e9))
+    NameFiles(Place(directory)).write("other", KeptName("", "rules", np.array(TEXT[:4], np.int32), 1e9))
     (directory / "names" / "broken.json").write_text("5")
     refused = told(capsys, "clear", "--yes", "--dir", directory, code=1)[1]
     assert "2 models" in refused and "--all-models" in refused and ours.pop() in refused

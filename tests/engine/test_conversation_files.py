@@ -10,6 +10,7 @@ import pytest
 from backend.engine import conversation_files
 from backend.engine.conversation_files import ConversationFiles, KeptConversation
 from backend.engine.small_files import digest
+from mlx_cache.disk import Place
 
 
 def upside_down(text: str) -> str:
@@ -23,7 +24,7 @@ def kept(files: ConversationFiles, name: str, last: float, tenant: str = "") -> 
 
 @pytest.fixture
 def files(tmp_path: Path) -> ConversationFiles:
-    return ConversationFiles(tmp_path, upside_down)
+    return ConversationFiles(Place(tmp_path), upside_down)
 
 
 def known(files: ConversationFiles, namespace: str) -> list[float]:
@@ -64,7 +65,7 @@ def test_clearing_takes_what_is_meant_whoever_wrote_it(
 ) -> None:
     for tenant, last in (("t", 1.0), ("u", 2.0)):
         files.write("model", kept(files, "a", last, tenant))
-    ConversationFiles(tmp_path, upside_down).clear(which)
+    ConversationFiles(Place(tmp_path), upside_down).clear(which)
     assert known(files, "model") == left
 
 

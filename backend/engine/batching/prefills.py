@@ -296,7 +296,7 @@ class Prefills:
 
     def _leader_for(self, row: Row) -> Row | None:
         """The running prefill that has the longest part of this prompt, if that is worth more than the cache's."""
-        if not self.prefix.keeps or (self.prefix.lossy and row.preemptions):
+        if not self.prefix.keeps or (self.prefix.lossy and row.looked_up):
             return None
         tenant = row.request.tenant
         running = [
@@ -337,7 +337,7 @@ class Prefills:
             self._guarded(row, partial(self._go_on_with, reused=reused))
 
     def _go_on_with(self, row: Row, reused: Reused) -> None:
-        row.caches = self.prefix.took(row.feed, reused, row.request.tenant, now=self.clock(), again=row.preemptions > 0)
+        row.caches = self.prefix.took(row.feed, reused, row.request.tenant, now=self.clock(), again=row.looked_up)
         row.covered = row.restored = reused.length
         self._note_reuse(row, reused)
         self._publish(row)
@@ -361,7 +361,7 @@ class Prefills:
         # What only makes a prefix is no hit of one.
         counted = not request.prefill_only or row.submit.work is not None
         reused = self.prefix.fetch(
-            self._restorable(row), request.tenant, now=self.clock(), counted=counted, again=row.preemptions > 0
+            self._restorable(row), request.tenant, now=self.clock(), counted=counted, again=row.looked_up
         )
         row.caches = reused.caches or self.new_cache()
         row.covered = row.restored = reused.length
@@ -369,12 +369,12 @@ class Prefills:
 
     def _restorable(self, row: Row) -> NDArray[np.int32]:
         """What may be restored: of codes, a row that comes back goes on with those that it began with."""
-        return row.feed[: row.restored + 1] if self.prefix.lossy and row.preemptions else row.feed
+        return row.feed[: row.restored + 1] if self.prefix.lossy and row.looked_up else row.feed
 
     @staticmethod
     def _note_reuse(row: Row, reused: Reused) -> None:
-        if not row.preemptions:
-            row.cached_tokens, row.cache_reason = reused.length, reused.reason
+        if not row.looked_up:
+            row.cached_tokens, row.cache_reason, row.looked_up = reused.length, reused.reason, True
 
 
 def _remaining(row: Row) -> float:

@@ -46,6 +46,8 @@ class Row:
         preemptions: Times that it went back to the queue; of those, `displaced` for a higher priority.
         first_token_at, last_token_at: When tokens of the answer became known; 0 while there is none.
         restored: Those of them that the prompt cache had.
+        looked_up: The prompt cache has been asked for its prompt: to ask again, once it is back from the queue, is no
+            further lookup. One that had to go while it waited for a leader or a disk has not.
         drafts: What the row guesses of its own answer, where it does.
         drafted, accepted: Tokens that were guessed and looked at, and those of them that were drawn; None of the first
             where nothing guesses, or nobody is to know.
@@ -58,6 +60,7 @@ class Row:
     caches: list[Any] | None = None
     covered: int = 0
     restored: int = 0
+    looked_up: bool = False
     cached_tokens: int = 0
     reported_covered: int = 0
     cache_reason: str = ""

@@ -34,10 +34,11 @@ def _place(named: str, model_path: str) -> Path:
         return Path(named)
     if not model_path:
         raise ValueError(f"{named}: is relative, and there is no ModelPath for it to be below")
+    root = Path(model_path).resolve()
     place = Path(model_path).absolute() / named
     # Links on the way count by where they lead; the directory itself is no link, or not used.
     real = place.parent.resolve() / place.name
-    if ".." in Path(named).parts or not real.is_relative_to(Path(model_path).resolve()) or place == Path(model_path):
+    if ".." in Path(named).parts or not real.is_relative_to(root) or place.resolve() == root:
         raise ValueError(f"{named}: is not below ModelPath")
     return place
 
@@ -61,7 +62,7 @@ def open_disk(cache: CacheConfig, model_path: str) -> OpenDisk | str:
         return str(error)
     stats = tier.stats()
     log.info(logline("prompt_cache_disk", directory=directory, files=stats["files"], bytes=stats["bytes"]))
-    opened = OpenDisk(tier, NameFiles(directory), ConversationFiles(directory, tier.label))
+    opened = OpenDisk(tier, NameFiles(tier.place), ConversationFiles(tier.place, tier.label))
     opened.names.read()
     try:
         opened.conversations.read()

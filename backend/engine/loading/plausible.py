@@ -14,7 +14,21 @@ from backend.core.errors import ModelLoadFailed
 
 # Some configurations count two for each layer, and some widths are of parts that a checkpoint has left out.
 _SLACK = 8
-LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "num_kv_reuse_layers", "num_nextn_predict_layers")
+LAYERS = (
+    "num_hidden_layers",
+    "num_layers",
+    "n_layers",
+    "n_layer",
+    "num_transformer_layers",
+    "num_kv_reuse_layers",
+    "num_kv_shared_layers",
+    "num_nextn_predict_layers",
+    # No layers, and no shape says how many: each multiplies what is made for a layer, or for a token before it.
+    "num_loops",
+    "loop_loss_weights",
+    "emb_split_num",
+    "emb_neighbor_num",
+)
 WIDTHS = (
     "vocab_size",
     "hidden_size",
@@ -34,10 +48,14 @@ WIDTHS = (
     "n_shared_experts",
     "num_experts_per_tok",
     "o_groups",
+    "altup_num_inputs",
+    "ffn_hidden_size",
+    "kv_n_heads",
 )
-_NESTED = ("text_config", "llm_config", "language_config")
+_NESTED = ("text_config", "llm_config", "language_config", "ffn_config", "attn_config")
 _NUMBERED = re.compile(r"(.*?\.|)(\d+)(?:\.|$)")
 MOST_EOS_IDS = 4096
+_BITS_TOLD = 128
 
 
 @dataclass(slots=True)
@@ -75,8 +93,20 @@ def check_numbers(file: Path, config: Mapping[str, Any], shapes: Shapes) -> None
         for name in (*LAYERS, *WIDTHS):
             what, most = ("layers", layers) if name in LAYERS else ("values in a dimension", shapes.largest)
             told = scope.get(name)
-            if isinstance(told, int | float) and told > _SLACK * most:
-                raise ModelLoadFailed(f"{file}: {name} is {told:.15g}, and the weights have {most} {what} at most")
+            if isinstance(told, list):
+                told = len(told)
+            # Of layers that are taken off the others, a negative number adds. What is no number at all is no less.
+            if isinstance(told, int | float) and not abs(told) <= _SLACK * most:
+                raise ModelLoadFailed(
+                    f"{file}: {name} is {_in_words(told)}, and the weights have {most} {what} at most"
+                )
+
+
+def _in_words(told: float) -> str:
+    # As a float, JSON's longest integers overflow; Python writes none of more than some thousand digits in decimal.
+    if isinstance(told, float):
+        return f"{told:.15g}"
+    return str(told) if told.bit_length() < _BITS_TOLD else f"a number of {told.bit_length()} bits"
 
 
 def check_eos_ids(file: Path, ids: object) -> None:

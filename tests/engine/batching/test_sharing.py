@@ -7,6 +7,7 @@ import pytest
 
 from backend.config import CacheConfig, EngineConfig, ModelConfig
 from backend.core.request import GenerationRequest
+from backend.engine.batching.session import Session
 from backend.engine.handle import EngineHandle
 from tests.engine.harness import model_config, read, request, with_engine
 from tests.models import write_model
@@ -74,5 +75,27 @@ def test_read_only_requests_store_nothing(path: Path) -> None:
         wanted: GenerationRequest = request(SHARED, n=3, cache_read_only=True)
         await read(handle, wanted)
         assert handle.info().cache["inserts"] == 0
+
+    with_engine(config(path), body)
+
+
+def test_one_that_had_to_go_while_it_waited_for_its_leader_is_looked_up_and_counted_once_back(path: Path) -> None:
+    async def body(handle: EngineHandle) -> None:
+        relieve, gone = Session._relieve, 0
+
+        def squeezed(own: Session) -> None:
+            nonlocal gone
+            for row in [row for row in own.prefills.rows if row.leader is not None and not row.preemptions]:
+                gone += 1
+                own._preempt(row)
+            relieve(own)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Session, "_relieve", squeezed)
+            both = [asyncio.create_task(read(handle, request(SHARED, n=3, name=name))) for name in ("leads", "follows")]
+            ends = [(await one).end for one in both]
+        assert gone == 1
+        assert max(end.usage.cached_tokens for end in ends if end is not None) >= len(SHARED) // 2
+        assert handle.info().cache["fetches"] == 2 and handle.info().cache["hits"] == 1
 
     with_engine(config(path), body)

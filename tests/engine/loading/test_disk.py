@@ -26,6 +26,17 @@ def test_a_relative_directory_is_below_the_models_or_not_used(
     assert {path.name for path in tmp_path.rglob("*")} == {"models", "elsewhere", "out"}
 
 
+@pytest.mark.parametrize("told", ["models", "models/.", "models/../models", "models/kv/.."])
+def test_the_models_own_directory_is_none_below_it_however_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    (tmp_path / "models" / "kv").mkdir(parents=True, mode=0o700)
+    monkeypatch.chdir(tmp_path)
+    for model_path in (told, str(tmp_path / told)):
+        assert isinstance(open_disk(CacheConfig(directory="."), model_path), str)
+        assert not (tmp_path / "models" / "secret").exists()
+
+
 @pytest.mark.parametrize("named", ["kv", "./kv", "a/kv"])
 def test_one_below_them_is_made_there(tmp_path: Path, named: str) -> None:
     opened = open_disk(CacheConfig(directory=named), str(tmp_path))

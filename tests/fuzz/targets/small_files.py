@@ -12,6 +12,7 @@ from backend.engine.name_files import KeptName, NameFiles
 from backend.engine.small_files import _check as check_of
 from backend.engine.small_files import digest
 from backend.translate.prefixes import named_prefix
+from mlx_cache.disk import Place
 from tests.fuzz.structures import change_json
 from tests.fuzz.target import Target
 
@@ -26,8 +27,8 @@ def small_files() -> Target:
 
 
 def _seeds(root: Path) -> list[bytes]:
-    NameFiles(root).write("m", KeptName("t", "n", _TOKENS, 1.5))
-    ConversationFiles(root, digest).write("m", KeptConversation("t", digest("k"), (_TOKENS, _TOKENS), 2.5))
+    NameFiles(Place(root)).write("m", KeptName("t", "n", _TOKENS, 1.5))
+    ConversationFiles(Place(root), digest).write("m", KeptConversation("t", digest("k"), (_TOKENS, _TOKENS), 2.5))
     files = sorted(root.glob("*/*.json"))
     bodies = [file.read_bytes() for file in files]
     for file in files:
@@ -45,7 +46,7 @@ def _read(root: Path, data: bytes) -> None:
         pass
     for folder in ("names", "conversations"):
         (root / folder / "x.json").write_bytes(data)
-    names, conversations = NameFiles(root), ConversationFiles(root, digest)
+    names, conversations = NameFiles(Place(root)), ConversationFiles(Place(root), digest)
     for files in (names, conversations):
         files.read()
         files.known("m")

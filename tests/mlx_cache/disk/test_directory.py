@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlx_cache import DiskTier, DiskUnusable
+from mlx_cache.disk import Place
 from mlx_cache.disk.directory import Directory
 from mlx_cache.disk.system import System
 from tests.mlx_cache.disk.parts import files, over, put, template, temporaries, tier
@@ -113,7 +114,7 @@ def test_workers_that_start_together_agree_on_a_secret(tmp_path: Path) -> None:
 
     def work() -> None:
         for number in range(20):
-            directory = Directory(tmp_path / f"kv-{number}", System())
+            directory = Directory(Place(tmp_path / f"kv-{number}", System()), System())
             start.wait(60)
             directory.open()
             directory.sweep_root()

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_cache.disk import DiskTier
+from mlx_cache.disk import DiskTier, Place
+from mlx_cache.disk.system import System
 from tests.mlx_cache.disk.parts import Clock, files, over, put, template, tier
 from tests.mlx_cache.oracle import check_content
 
@@ -223,3 +224,83 @@ def test_the_bytes_of_the_day_are_not_forgotten_with_the_directory(tmp_path: Pat
     assert cache.flush(60)
     disk.close(10)
     assert int((kv / "written").read_text().split()[1]) >= 2 * before
+
+
+def behind_a_link(folder: Path) -> None:
+    (folder.parent / "elsewhere").mkdir()
+    (folder.parent / "link").symlink_to(folder.parent / "elsewhere")
+    folder.rename(folder.with_name("was"))
+    (folder.parent / "link").rename(folder)
+
+
+def gone(folder: Path) -> None:
+    folder.rename(folder.with_name("was"))
+
+
+def another(folder: Path) -> None:
+    gone(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize("away", [behind_a_link, gone, another])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_nothing_is_made_where_the_folder_that_it_was_in_is_not(
+    away: Callable[[Path], None], depth: int, tmp_path: Path
+) -> None:
+    kv = tmp_path / "a" / "b" / "kv"
+    disk = quick(kv)
+    cache = over(disk)
+    put(cache, FIRST)
+    assert cache.flush(60)
+    folder = kv.parents[depth - 1]
+    away(folder)
+    wait_until(lambda: "the folder that it was in is" in told(disk)[0], "the reason is told")
+    put(cache, SECOND)
+    cache.flush(60)
+    with pytest.raises(OSError, match="the folder that it was in is"):
+        disk.place.open(make=True)
+    assert not kv.exists()
+    assert not any(tmp_path.glob("elsewhere/*")) and not any(tmp_path.glob("a/elsewhere/*"))
+    folder.unlink() if folder.is_symlink() else removed(folder)
+    folder.with_name("was").rename(folder)
+    wait_until(lambda: told(disk)[0] == "on", "it is used again where it was")
+    put(cache, SECOND)
+    assert cache.flush(60)
+    assert kept(disk, FIRST) == len(FIRST) and kept(disk, SECOND) == len(SECOND)
+    disk.close(10)
+
+
+class Volumes(System):
+    """What is opened under this name is of another device than all else, while it is there."""
+
+    there = True
+
+    def __init__(self, name: str) -> None:
+        self._volume, self._fds = name, set[int]()
+
+    def open_folder(self, parent: int, name: str) -> int:
+        fd = super().open_folder(parent, name)
+        if self.there and name == self._volume:
+            self._fds.add(fd)
+        return fd
+
+    def close(self, fd: int) -> None:
+        self._fds.discard(fd)
+        super().close(fd)
+
+    def stat(self, fd: int) -> os.stat_result:
+        about = super().stat(fd)
+        return os.stat_result((*about[:2], about.st_dev + 1, *about[3:])) if fd in self._fds else about
+
+
+def test_nothing_is_made_where_a_volume_was_that_was_the_directory_itself(tmp_path: Path) -> None:
+    volumes = Volumes("kv")
+    place = Place(tmp_path / "kv", volumes)
+    volumes.close(place.open(make=True))
+    volumes.there = False
+    with pytest.raises(OSError, match="it is on another volume now"):
+        place.open(make=True)
+    (tmp_path / "kv").rmdir()
+    with pytest.raises(FileNotFoundError):
+        place.open(make=True)
+    assert not (tmp_path / "kv").exists()

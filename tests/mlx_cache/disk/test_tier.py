@@ -55,6 +55,16 @@ def test_a_fetch_with_a_template_reads_through_and_keeps_it_in_memory(tmp_path: 
     disk.close(10)
 
 
+def test_a_fetch_that_nobody_asked_for_is_in_no_figure_of_fetches_from_the_disk_either(tmp_path: Path) -> None:
+    stored(tmp_path / "kv", TEXT)
+    disk = tier(tmp_path / "kv")
+    cache = over(disk)
+    assert cache.fetch("m", [*TEXT, 99], template=template(), counted=False).length == 22
+    stats = cache.stats()
+    assert (stats["fetches"], stats["hits"], stats["tokens_asked"], stats["tokens_matched"]) == (0, 0, 0, 0)
+    disk.close(10)
+
+
 @pytest.mark.parametrize(("agree", "found"), [(22, 22), (21, 20), (20, 20), (13, 12), (4, 4), (3, 0)])
 def test_what_can_be_cut_serves_up_to_where_tokens_part_in_a_block(agree: int, found: int, tmp_path: Path) -> None:
     stored(tmp_path / "kv", TEXT)
