@@ -5,14 +5,17 @@ last byte of many messages makes it hold all the others, 12 MiB for each of a th
 """
 
 import asyncio
+import logging
 from collections import OrderedDict
 from typing import Any, Final
 
 import grpc
 
 from backend.core.cancelling import is_being_cancelled
-from backend.core.errors import DeadlineExceeded, InvalidRequest, Overloaded
+from backend.core.errors import DeadlineExceeded, InvalidRequest, Overloaded, RequestCancelled
 from backend.translate.requests import deadline_of
+
+log = logging.getLogger(__name__)
 
 # Of one connection: as many whole messages are read in some milliseconds, and others wait for no more than that.
 READ_TOGETHER: Final = 32
@@ -34,6 +37,7 @@ class Receiver:
         Raises:
             InvalidRequest: The client has ended the call's messages without one.
             DeadlineExceeded: The call's time is up.
+            RequestCancelled: It is gone.
             Overloaded: It has not come to its end, and others wait.
         """
         peer = context.peer()
@@ -46,7 +50,9 @@ class Receiver:
             if connection.idle:
                 self._connections.pop(peer, None)
         if isinstance(data, Exception):
-            raise data
+            # gRPC's own, of a call that is gone.
+            log.debug("reading", exc_info=data)
+            raise RequestCancelled
         if not isinstance(data, bytes):
             left = deadline_of(context.time_remaining(), now=0.0)
             if left is not None and left <= 0:  # its end is that of the call's time
@@ -64,7 +70,7 @@ class _Connection:
         self._waiting = 0
         self._reading: OrderedDict[asyncio.Future[object], float] = OrderedDict()  # and since when, the oldest first
         self._ending: set[asyncio.Future[object]] = set()
-        self._look: asyncio.TimerHandle | None = None
+        self._look: asyncio.Handle | None = None
 
     @property
     def idle(self) -> bool:
@@ -84,7 +90,8 @@ class _Connection:
         latest = loop.call_later(LONGEST_S, self._end, message)
         self._reading[message] = loop.time()
         if self._waiting and self._look is None:
-            self._look_again()
+            # Later: who has just been given a place counts as waiting until it runs.
+            self._look = loop.call_soon(self._look_again)
         try:
             return await message
         except asyncio.CancelledError:

@@ -123,7 +123,7 @@ def test_totals_are_those_that_the_clients_counted(counted: tuple[list[Answer], 
     for name, key in (("draft", "x-drafted-tokens"), ("accepted", "x-accepted-tokens")):
         by_drafter = told.by(f"spec_decode_num_{name}_tokens_total", "drafter")
         assert sum(by_drafter.values()) == sum(int(answer.trailing[key]) for answer in good)
-        assert by_drafter.keys() <= {"ngram", "cache", "grammar"}
+        assert {drafter for drafter, count in by_drafter.items() if count} <= {"ngram", "cache", "grammar"}
     assert told.by("request_success_total", "finished_reason") == Counter(answer.reason for answer in good)
     for name in ("requests_failed_total", "requests_cancelled_total", "num_requests_in_flight", "num_requests_running"):
         assert told[name] == 0
