@@ -70,7 +70,7 @@ class _Connection:
         self._waiting = 0
         self._reading: OrderedDict[asyncio.Future[object], float] = OrderedDict()  # and since when, the oldest first
         self._ending: set[asyncio.Future[object]] = set()
-        self._look: asyncio.Handle | None = None
+        self._look: asyncio.TimerHandle | None = None
 
     @property
     def idle(self) -> bool:
@@ -90,8 +90,7 @@ class _Connection:
         latest = loop.call_later(LONGEST_S, self._end, message)
         self._reading[message] = loop.time()
         if self._waiting and self._look is None:
-            # Later: who has just been given a place counts as waiting until it runs.
-            self._look = loop.call_soon(self._look_again)
+            self._look_again()
         try:
             return await message
         except asyncio.CancelledError:
@@ -101,8 +100,12 @@ class _Connection:
         finally:
             latest.cancel()
             self._reading.pop(message, None)
-            self._ending.discard(message)
             self._places.release()
+            self._ending.discard(message)
+            if self._waiting:
+                # Who gets the place counts as waiting until it runs; nobody else is to go for it meanwhile.
+                self._ending.add(message)
+                loop.call_soon(self._ending.discard, message)
 
     def _look_again(self) -> None:
         """End what has been read for too long, as many as wait for their places, and come back for the next."""

@@ -39,6 +39,8 @@ def test_calls_that_wait_take_the_places_of_what_does_not_come(worker: Worker) -
     with half_sent(worker.address, PREDICT, READ_TOGETHER + waiting, 1 << 20) as connection:
         assert connection.wait_for_ends(waiting, 60)
         assert time.monotonic() - began >= PATIENCE_S
+        # The others may go on: nobody waits any more.
+        assert not connection.wait_for_ends(waiting + 1, PATIENCE_S / 5)
 
 
 def test_a_call_without_a_message_is_told_so(worker: Worker) -> None:
