@@ -89,8 +89,6 @@ class _Connection:
         message = asyncio.shield(reading)
         latest = loop.call_later(LONGEST_S, self._end, message)
         self._reading[message] = loop.time()
-        if self._waiting and self._look is None:
-            self._look_again()
         try:
             return await message
         except asyncio.CancelledError:
@@ -105,7 +103,13 @@ class _Connection:
             if self._waiting:
                 # Who gets the place counts as waiting until it runs; nobody else is to go for it meanwhile.
                 self._ending.add(message)
-                loop.call_soon(self._ending.discard, message)
+                loop.call_soon(self._has_been_taken, message)
+
+    def _has_been_taken(self, message: asyncio.Future[object]) -> None:
+        """Somebody has the place of this message; the next that waits goes for another's."""
+        self._ending.discard(message)
+        if self._look is None:
+            self._look_again()
 
     def _look_again(self) -> None:
         """End what has been read for too long, as many as wait for their places, and come back for the next."""
