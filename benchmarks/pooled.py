@@ -8,24 +8,28 @@ so that other load hits both alike. What the machine allows is beside it: passes
 over as many tokens as a text of each kind has, and over a full batch, in tokens a second. Where the two are near each
 other, no batch can help; padding would come on top.
 
-Then the same beside streams, with the longest gap between two pieces of a stream, against that of the streams by
-themselves. The documents share a query; what they prefill is counted by the worker and held against the tokens that are
-distinct.
+Then streams beside texts, documents and candidates without end: the gaps between two pieces of a stream, against a
+decode step of the streams by themselves and two prefill chunks, a chunk being what a text of that many tokens takes by
+itself; and whether they said what they say alone. The documents share a query; what they prefill is counted by the
+worker and held against the tokens that are distinct.
 """
 
 import argparse
 import asyncio
 import json
 import random
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from backend.pb import backend_pb2 as pb
 from benchmarks.report import Report, arguments, parse
-from benchmarks.serving import ROOT, Timeline, Worker, model, worker
+from benchmarks.serving import ROOT, Worker, model, worker
 
 MIXED = (4, 512)
 CLASSES = ((8, 32), (64, 128), (256, 512))
@@ -68,11 +72,6 @@ async def together(server: Worker, wanted: list[str], clients: int) -> float:
     started = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
     return time.perf_counter() - started
-
-
-def longest_gap(line: Timeline) -> float:
-    """Seconds between two pieces of a stream."""
-    return max((b - a for a, b in zip(line.arrivals, line.arrivals[1:], strict=False)), default=0.0)
 
 
 async def rates(server: Worker, options: argparse.Namespace) -> list[list[object]]:
@@ -125,26 +124,54 @@ def pass_rates(path: Path, rounds: int) -> list[list[object]]:
     return rows
 
 
+async def without_end(work: Callable[[], Awaitable[Any]]) -> None:
+    """The same work again and again, until it is cancelled."""
+    while True:
+        await work()
+
+
+async def chunk_seconds(server: Worker) -> float:
+    """What a text of a whole prefill chunk takes by itself; the median of some."""
+    taken: list[float] = []
+    for index in range(7):
+        started = time.perf_counter()
+        await embed(server, f"{index} chunk ".ljust(BATCH_TOKENS, "x"))
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
+
+
 async def beside_streams(server: Worker, options: argparse.Namespace) -> list[list[object]]:
-    """Streams by themselves, and beside texts without end."""
-    wanted = texts(options.texts, 2)
+    """Streams by themselves, and beside each kind of such requests without end; and whether they said the same."""
+    wanted, found = texts(options.texts, 2), texts(options.documents, 3)
+    scored = pb.ScoreRequest(prompt="Which of these follows? ".ljust(400, "x"), candidates=found[:8])
+    work: dict[str, Callable[[], Awaitable[object]] | None] = {
+        "alone": None,
+        f"texts of {options.clients} clients": lambda: together(server, wanted, options.clients),
+        f"{options.documents} documents": lambda: server.stub.Rerank(pb.RerankRequest(query="Old?", documents=found)),
+        "8 candidates": lambda: server.stub.Score(scored),
+    }
     asked = [
-        pb.PredictOptions(Prompt=f"stream {seed}", Tokens=options.tokens, IgnoreEOS=True, Seed=seed)
+        pb.PredictOptions(Prompt=f"stream {seed}", Tokens=options.tokens, IgnoreEOS=True, Seed=seed, Temperature=0.8)
         for seed in range(options.streams)
     ]
-    rows: list[list[object]] = []
-    for name in ("streams alone", "streams beside texts"):
-        embedding = None
-        if name != "streams alone":
-            embedding = asyncio.create_task(together(server, wanted * 20, options.clients))
+    chunk, step, expected, rows = 1e3 * await chunk_seconds(server), 0.0, list[str](), list[list[object]]()
+    for name, kind in work.items():
+        beside = asyncio.create_task(without_end(kind)) if kind else None
         started = time.perf_counter()
         lines = await asyncio.gather(*map(server.stream, asked))
         seconds = time.perf_counter() - started
-        if embedding is not None:
-            embedding.cancel()
-            await asyncio.wait([embedding])
+        if beside is not None:
+            beside.cancel()
+            await asyncio.wait([beside])
+        gaps = [1e3 * (b - a) for line in lines for a, b in pairwise(line.arrivals)]
+        answers = [line.text for line in lines]
+        step, expected = step or statistics.median(gaps), expected or answers
         rate = sum(line.tokens for line in lines) / seconds
-        rows.append([name, rate, 1e3 * max(map(longest_gap, lines))])
+        p99 = statistics.quantiles(gaps, n=100)[-1]
+        bound = step + 2 * chunk
+        rows.append(
+            [name, rate, statistics.median(gaps), p99, max(gaps), bound, max(gaps) / bound, answers == expected]
+        )
     return rows
 
 
@@ -190,7 +217,8 @@ async def measure(options: argparse.Namespace) -> None:
             headings = ["tokens", "texts", "mean", "one at a time /s", "together /s", "ratio"]
             report.table(headings, await rates(server, options))
         if options.only in (None, "streams"):
-            headings = [f"{options.streams} streams", "tokens/s", "longest gap ms"]
+            gaps = ["gap p50 ms", "p99", "longest", "a step and two chunks", "longest / that", "same answers"]
+            headings = [f"{options.streams} streams beside", "tokens/s", *gaps]
             report.table(headings, await beside_streams(server, options))
         if options.only in (None, "documents"):
             headings = ["documents", "tokens in all", "distinct", "prefilled", "prefilled / distinct", "s"]

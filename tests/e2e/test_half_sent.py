@@ -33,6 +33,7 @@ def test_messages_without_an_end_take_bounded_memory_and_no_others_time(worker: 
     wait_until(lambda: observed.resident_bytes(worker.pid) < before + LEFT_BYTES, "the memory goes back")
 
 
+@pytest.mark.slow
 def test_calls_that_wait_take_the_places_of_what_does_not_come(worker: Worker) -> None:
     waiting = 8
     began = time.monotonic()

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
 from backend.pb import backend_pb2 as pb
@@ -50,9 +51,27 @@ def filled(field: FieldDescriptor, value: str) -> dict[str, object]:
     return {field.name: [value] if field.is_repeated else value}
 
 
-def test_no_field_makes_the_worker_connect_anywhere(worker: Worker) -> None:
-    """Only the hub is asked, for what looks like one of its repositories; the operator says where that is."""
+def never_called(address: str, called: list[object]) -> None:
+    """Whoever had called would be here."""
+    assert not called
+    socket.create_connection(("127.0.0.1", int(address.split(":")[2].split("/")[0]))).close()
+    wait_until(lambda: bool(called), "the one call")
+
+
+def test_no_field_of_a_request_makes_the_worker_connect_anywhere(worker: Worker) -> None:
     worker.must_load()
+    with listener() as (address, called):
+        for field in texts(pb.PredictOptions):
+            asked: dict[str, Any] = {"Prompt": "Once", "Tokens": 2, **filled(field, address)}
+            predict(worker.stub, pb.PredictOptions(**asked))
+        schema = json.dumps({"$ref": address})
+        predict(worker.stub, prompt("Once", 2, Metadata={"json_schema": schema}))
+        never_called(address, called)
+
+
+@pytest.mark.slow
+def test_no_field_of_a_load_makes_the_worker_connect_anywhere(worker: Worker) -> None:
+    """Only the hub is asked, for what looks like one of its repositories; the operator says where that is."""
     with listener() as (address, called):
         worker.load(address)
         for field in texts(pb.ModelOptions):
@@ -60,16 +79,7 @@ def test_no_field_makes_the_worker_connect_anywhere(worker: Worker) -> None:
                 worker.load(TINY_CHAT, **filled(field, address))
         worker.load(TINY_CHAT, f"tokenizer:{address}", f"chat_template_file:{address}", f"revision:{address}")
         worker.load(TINY_CHAT, Proxy=pb.ProxyOptions(upstream_url=address, api_key_file="/etc/passwd"))
-        worker.must_load()
-        for field in texts(pb.PredictOptions):
-            asked: dict[str, Any] = {"Prompt": "Once", "Tokens": 2, **filled(field, address)}
-            predict(worker.stub, pb.PredictOptions(**asked))
-        schema = json.dumps({"$ref": address})
-        predict(worker.stub, prompt("Once", 2, Metadata={"json_schema": schema}))
-        assert not called
-        # Whoever had called would be here.
-        socket.create_connection(("127.0.0.1", int(address.split(":")[2].split("/")[0]))).close()
-        wait_until(lambda: bool(called), "the one call")
+        never_called(address, called)
 
 
 REFUSED = {

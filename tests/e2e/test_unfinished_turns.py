@@ -11,6 +11,7 @@ from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import chat, predict, stream
 from tests.e2e.chatting import CAPITAL, THINKING, TOOLS, WEATHER_QUESTION, Turn, ask, runnable
 from tests.e2e.worker import TINY_CHAT, Worker
+from tests.tiers import slow
 
 ARGUMENTS = '{"location": "Paris \U0001f600", "unit": "C"}'
 TOLD = "So. "
@@ -68,7 +69,10 @@ WRITTEN = (
 )
 
 
-@pytest.fixture(scope="module", params=WRITTEN, ids=lambda written: written.name)
+FORMATS = [WRITTEN[0], *(slow(written, name=written.name) for written in WRITTEN[1:])]
+
+
+@pytest.fixture(scope="module", params=FORMATS, ids=lambda written: written.name)
 def written(request: pytest.FixtureRequest, another_worker: Worker) -> Written:
     """The format that `another_worker` reads."""
     another_worker.must_load(TINY_CHAT, f"tool_parser:{request.param.name}")
