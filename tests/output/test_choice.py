@@ -118,8 +118,10 @@ def test_llama_4_is_forced_as_its_template_says():
         ("<|python_start|>", "[f("),
         ('<|python_start|>{"name": function name, "parameters": dictionary of', '{"name": "f", "parameters": '),
     ):
-        (call,) = OutputFormat.choose(FakeTokenizer(template)).forced_calls(tools)
-        assert "".join(part.text for part in call.shape if isinstance(part, Fixed)).startswith(begin)
+        chosen = OutputFormat.choose(FakeTokenizer(template))
+        (call,), (section,) = chosen.forced_calls(tools), chosen.call_sections
+        own = "".join(part.text for part in call.shape if isinstance(part, Fixed))
+        assert (section.begin + own).startswith(begin)
 
 
 @pytest.mark.parametrize(

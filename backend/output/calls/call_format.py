@@ -151,6 +151,7 @@ class CallFormat(ABC):
         ignored: Markers that carry nothing.
         writable: Function names that can be written.
         lead: What may stand before `call_start` where an answer must be a call.
+        sections: How calls are written, the form that is asked for first: the others are what the reader takes as well.
     """
 
     name: str = ""
@@ -159,6 +160,7 @@ class CallFormat(ABC):
     think: tuple[str, str] | None = None
     ignored: tuple[str, ...] = ()
     lead: str = ""
+    sections: tuple[CallSection, ...] = (CallSection(),)
     writable: re.Pattern[str] = re.compile(r"[^\n]{1,256}")
 
     @abstractmethod
@@ -174,11 +176,6 @@ class CallFormat(ABC):
     def call_end(self) -> str:
         """Text that ends a call section; empty if nothing does."""
         return self.markers[-1] if len(self.markers) > 1 else ""
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        """How calls are written, the form that is asked for first: the others are what the reader takes as well."""
-        return (CallSection(trigger=self.call_start),)
 
     def first_reader(self, tools: ToolSchemas) -> CallReader | None:
         """A reader for the very beginning of an answer, where something must stand."""
@@ -197,7 +194,7 @@ class CallFormat(ABC):
         return self
 
     def frame(self, name: str) -> tuple[str, str] | None:
-        """Literal text before and after the JSON arguments of a call of `name`, or None if they are not JSON.
+        """A call's own text before and after its JSON arguments, or None if they are not JSON.
 
         `NUMBER` may stand once in the first.
         """
@@ -205,6 +202,8 @@ class CallFormat(ABC):
 
     def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
         """How a call of `name` is written, with arguments that fit a JSON schema: all that it admits is read as such.
+
+        What `sections` have around calls is no part of it.
 
         Args:
             parameters: None for any arguments.

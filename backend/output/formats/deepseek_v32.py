@@ -27,26 +27,28 @@ _PARAMETER = f'<{DSML}parameter name="'
 _NAME_BEGUN = r"[^\"<>]*(?:\"\s*>?)?"
 _TYPE_BEGUN = r"[^\"<>]*(?:\"\s*(?:" + begun('string="', r"[a-z]*(?:\"\s*)?") + r")?)?"
 
+TAGS = Tags(
+    head=re.compile(r'(?P<name>[^"<>]+)"\s*>'),
+    head_begun=re.compile(_NAME_BEGUN),
+    opening=re.compile(rf'{_PARAMETER}(?P<key>[^"<>]+)"\s*(?:string="(?P<string>true|false)"\s*)?>'),
+    opening_begun=re.compile(begun(_PARAMETER, _TYPE_BEGUN)),
+    value_end=f"</{DSML}parameter>",
+    close=(_INVOKE_END,),
+    trim=str,
+    write_head=f'{_INVOKE}{{name}}">\n',
+    write_opening=f'{_PARAMETER}{{key}}" string=',
+    write_text='"true">',
+    write_json='"false">',
+    write_after="\n",
+    write_close=_INVOKE_END,
+    writable=re.compile(r'[^\s"<>][^"<>]{0,255}'),
+    writable_key=re.compile(r'[^\s"<>][^"<>]{0,255}'),
+)
 
-def dsml_tags(section: str) -> Tags:
-    """The tags of a call in a section of this name."""
-    return Tags(
-        head=re.compile(r'(?P<name>[^"<>]+)"\s*>'),
-        head_begun=re.compile(_NAME_BEGUN),
-        opening=re.compile(rf'{_PARAMETER}(?P<key>[^"<>]+)"\s*(?:string="(?P<string>true|false)"\s*)?>'),
-        opening_begun=re.compile(begun(_PARAMETER, _TYPE_BEGUN)),
-        value_end=f"</{DSML}parameter>",
-        close=(_INVOKE_END,),
-        trim=str,
-        write_head=f'<{DSML}{section}>\n{_INVOKE}{{name}}">\n',
-        write_opening=f'{_PARAMETER}{{key}}" string=',
-        write_text='"true">',
-        write_json='"false">',
-        write_after="\n",
-        write_close=f"{_INVOKE_END}\n</{DSML}{section}>",
-        writable=re.compile(r'[^\s"<>][^"<>]{0,255}'),
-        writable_key=re.compile(r'[^\s"<>][^"<>]{0,255}'),
-    )
+
+def end_of(start: str) -> str:
+    """What ends a section that `start` opened."""
+    return start.replace("<", "</")
 
 
 class DeepSeekV32(CallFormat):
@@ -60,30 +62,24 @@ class DeepSeekV32(CallFormat):
     markers = (DSML, *(f"<{slash}{DSML}{name}>" for name in ("function_calls", "tool_calls") for slash in ("", "/")))
 
     def __init__(self, section: str = "function_calls") -> None:
-        self._tags = dsml_tags(section)
         self.starts = tuple(sorted((self.markers[1], self.markers[3]), key=lambda start: section not in start))
+        self.sections = tuple(
+            CallSection(trigger=start, begin=f"{start}\n", end=f"\n{end_of(start)}", between="\n")
+            for start in self.starts
+        )
 
     @property
     def call_end(self) -> str:
-        return self.starts[0].replace("<", "</")
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        ends = [start.replace("<", "</") for start in self.starts]
-        return tuple(
-            CallSection(trigger=start, begin=f"{start}\n", end=f"\n{end}", between="\n")
-            for start, end in zip(self.starts, ends, strict=True)
-        )
+        return end_of(self.starts[0])
 
     def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
-        end = start.replace("<", "</")
-        return BlockReader(_INVOKE, _INVOKE_END, end, lambda at: TagReader(self._tags, tools, at))
+        return BlockReader(_INVOKE, _INVOKE_END, end_of(start), lambda at: TagReader(TAGS, tools, at))
 
     def fitted(self, template: str) -> "DeepSeekV32":
         return DeepSeekV32("function_calls" if "function_calls" in template else "tool_calls")
 
     def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
-        return tagged_shape(self._tags, name, parameters)
+        return tagged_shape(TAGS, name, parameters)
 
 
 FORMAT = DeepSeekV32()

@@ -137,12 +137,9 @@ class BraceFormat(CallFormat):
         self.name = name
         self.starts = (start,)
         self.markers = (start, quote, end)
+        self.sections = (CallSection(trigger=start, again=""),)
         self._quote = quote
         self._syntax = call_syntax(quote)
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        return (CallSection(trigger=self.call_start, again=""),)
 
     def reader(self, start: str, tools: ToolSchemas) -> CallListReader:
         return CallListReader(lambda at: ArgumentListReader(self._syntax, at), self.markers[-1], bracketed=False)

@@ -51,13 +51,10 @@ class ArgKeyFormat(CallFormat):
     def __init__(self, name: str, prefix: str = "", *, held: bool = False) -> None:
         self.name, self._prefix = name, prefix
         self.starts = (f"<{prefix}tool_call>",)
+        self.sections = (CallSection(trigger=self.call_start, again="\n"),)
         self.markers = (*self.starts, *(f"<{end}{prefix}arg_{kind}>" for kind in ("key", "value") for end in ("", "/")))
         self.markers += (f"</{prefix}tool_call>",)
         self._tags = arg_key_tags(prefix, held=held)
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        return (CallSection(trigger=self.call_start, again="\n"),)
 
     def reader(self, start: str, tools: ToolSchemas) -> ArgKeyReader:
         return ArgKeyReader(self._tags, tools)

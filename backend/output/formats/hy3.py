@@ -1,7 +1,6 @@
 """Hy3: `<tool_calls><tool_call>NAME<tool_sep><arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>...`."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from backend.core.call_shape import CallSection, Shape
@@ -14,8 +13,7 @@ from backend.output.calls.tag_values import tagged_shape
 
 SEPARATOR = "<tool_sep>"
 _SECTION, _CALL, _CALL_END, _END = "<tool_calls>", "<tool_call>", "</tool_call>", "</tool_calls>"
-_PLAIN = arg_key_tags(separator=SEPARATOR, held=True)
-TAGS = replace(_PLAIN, write_head=f"{_SECTION}\n{_PLAIN.write_head}", write_close=f"{_PLAIN.write_close}\n{_END}")
+TAGS = arg_key_tags(separator=SEPARATOR, held=True)
 
 
 class Hy3(CallFormat):
@@ -24,10 +22,7 @@ class Hy3(CallFormat):
     name = "hy3"
     starts = (_SECTION,)
     markers = (_SECTION, _CALL, SEPARATOR, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", _CALL_END, _END)
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        return (CallSection(trigger=_SECTION, begin=f"{_SECTION}\n", end=f"\n{_END}", between="\n"),)
+    sections = (CallSection(trigger=_SECTION, begin=f"{_SECTION}\n", end=f"\n{_END}", between="\n"),)
 
     def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
         return BlockReader(_CALL, _CALL_END, _END, lambda at: TagReader(TAGS, tools, at))

@@ -36,10 +36,7 @@ class MiniCpm5(CallFormat):
     name = "minicpm5"
     starts = ("<function name=",)
     markers = ("<function", "<param", "</param>", "</function>")
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        return (CallSection(trigger=self.call_start, again="\n"),)
+    sections = (CallSection(trigger="<function name=", again="\n"),)
 
     def reader(self, start: str, tools: ToolSchemas) -> TagReader:
         return TagReader(TAGS, tools)

@@ -12,6 +12,7 @@ from backend.output.calls.tag_calls import TagReader
 from backend.output.calls.tag_values import tagged_shape
 from backend.output.calls.tags import Tags, begun
 
+_SECTION, _END = "<minimax:tool_call>", "</minimax:tool_call>"
 # Quotes may be single or missing; a name without them begins and ends in no blank.
 _WORDS = r"[^\s<>\"']+(?: +[^\s<>\"']+)*"
 _NAME = rf"\s*(?P<quote>[\"'])?(?P<{{}}>(?(quote)[^<>\"']+|{_WORDS}))(?(quote)(?P=quote))\s*>"
@@ -23,10 +24,10 @@ TAGS = Tags(
     opening_begun=re.compile(begun("<parameter name=", _NAME_BEGUN)),
     value_end="</parameter>",
     close=("</invoke>",),
-    write_head='<minimax:tool_call>\n<invoke name="{name}">\n',
+    write_head='<invoke name="{name}">\n',
     write_opening='<parameter name="{key}">',
     write_after="\n",
-    write_close="</invoke>\n</minimax:tool_call>",
+    write_close="</invoke>",
 )
 
 
@@ -34,16 +35,12 @@ class MinimaxM2(CallFormat):
     """Values are text; their types come from the tool's schema."""
 
     name = "minimax_m2"
-    starts = ("<minimax:tool_call>",)
-    markers = ("<minimax:tool_call>", "</minimax:tool_call>")
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        begin, end = self.markers
-        return (CallSection(trigger=begin, begin=f"{begin}\n", end=f"\n{end}", between="\n"),)
+    starts = (_SECTION,)
+    markers = (_SECTION, _END)
+    sections = (CallSection(trigger=_SECTION, begin=f"{_SECTION}\n", end=f"\n{_END}", between="\n"),)
 
     def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
-        return BlockReader("<invoke name=", "</invoke>", self.markers[-1], lambda at: TagReader(TAGS, tools, at))
+        return BlockReader("<invoke name=", "</invoke>", _END, lambda at: TagReader(TAGS, tools, at))
 
     def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
         return tagged_shape(TAGS, name, parameters)

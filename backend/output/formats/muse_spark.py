@@ -19,6 +19,7 @@ from backend.output.calls.tag_calls import TagReader
 from backend.output.calls.tag_values import tagged_shape
 from backend.output.calls.tags import Tags, begun
 
+_SECTION, _END = "<atem:function_calls>", "</atem:function_calls>"
 _NAME = r"[^<>]*?\bname=\"(?P<{}>[^\"<>]+)\"[^<>]*>"
 _NAME_BEGUN = r"[^<>]*>?"
 _RECIPIENT = re.compile(r"(?:to=(?P<to>[\w.-]*))?\s*")
@@ -31,10 +32,10 @@ TAGS = Tags(
     close=("</atem:invoke>",),
     trim=str.strip,
     guess=True,
-    write_head='to={name}<|message|><atem:function_calls>\n<atem:invoke name="{name}">\n',
+    write_head=f'to={{name}}<|message|>{_SECTION}\n<atem:invoke name="{{name}}">\n',
     write_opening='<atem:parameter name="{key}">',
     write_after="\n",
-    write_close="</atem:invoke>\n</atem:function_calls>",
+    write_close=f"</atem:invoke>\n{_END}",
     writable=re.compile(r"[\w.-]{1,256}"),
 )
 
@@ -52,10 +53,11 @@ class MuseSpark(CallFormat):
     """Values are JSON, or else text."""
 
     name = "muse_spark"
-    markers = ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>", "<atem:function_calls>", "</atem:function_calls>")
+    markers = ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>", _SECTION, _END)
     think = ("to=self<|message|>", "<|eom|>")
     ignored = ("<|eom|>", "<|eot|>")
     lead = "<|start|>assistant "
+    sections = (CallSection(trigger=_SECTION, again="<|eom|><|start|>assistant "),)
 
     def __init__(self, *, calls: bool = True) -> None:
         self._calls = calls
@@ -63,17 +65,12 @@ class MuseSpark(CallFormat):
 
     @property
     def call_start(self) -> str:
-        return "<atem:function_calls>"
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        return (CallSection(trigger=self.call_start, again="<|eom|><|start|>assistant "),)
+        return _SECTION
 
     def reader(self, start: str, tools: ToolSchemas) -> CallReader:
         if start == "<|start|>":
             return HeaderReader("<|message|>", route)
-        end = "</atem:function_calls>"
-        return BlockReader("<atem:invoke", "</atem:invoke>", end, lambda at: TagReader(TAGS, tools, at))
+        return BlockReader("<atem:invoke", "</atem:invoke>", _END, lambda at: TagReader(TAGS, tools, at))
 
     def first_reader(self, tools: ToolSchemas) -> CallReader:
         return HeaderReader("<|message|>", route, marked=False)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import CallSection, Fixed, Shape
+from backend.core.call_shape import CallSection, Shape
 from backend.output.calls.argument_lists import ArgumentListReader, CallListReader
 from backend.output.calls.call_format import CallFormat, CallReader, Read
 from backend.output.calls.call_objects import CallObjectReader
@@ -39,16 +39,13 @@ class Pythonic(CallFormat):
     name = "pythonic"
     starts = (_START,)
     markers = (_START, _END)
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        return (CallSection(trigger=_START, begin=f"{_START}[", end=f"]{_END}", between=", "),)
+    sections = (CallSection(trigger=_START, begin=f"{_START}[", end=f"]{_END}", between=", "),)
 
     def reader(self, start: str, tools: ToolSchemas) -> PythonListReader:
         return PythonListReader()
 
     def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
-        return Fixed(f"{_START}["), *python_shape(name, parameters), Fixed(f"]{_END}")
+        return python_shape(name, parameters)
 
 
 FORMAT = Pythonic()

@@ -34,11 +34,11 @@ def function_tags(section: tuple[str, str], *, opened: bool = False, held: bool 
         close=("</function>",),
         starts=() if held else (section[0], "<function="),
         section_end=section[1],
-        write_head=f"{section[0]}\n<function={{name}}>\n",
+        write_head="<function={name}>\n",
         write_opening="<parameter={key}>\n",
         write_tail="\n",
         write_after="\n",
-        write_close=f"</function>\n{section[1]}",
+        write_close="</function>",
     )
 
 
@@ -77,16 +77,12 @@ class FunctionTags(CallFormat):
         self.name, self._section = name, section
         self.starts = (section[0], self._FUNCTION)
         self.markers = (section[0], self._FUNCTION, section[1])
+        self.sections = (
+            CallSection(trigger=section[0], begin=f"{section[0]}\n", end=f"\n{section[1]}", again="\n"),
+            CallSection(trigger=self._FUNCTION),
+        )
         self._tags = function_tags(section, held=held)
         self._opened = function_tags(section, opened=True, held=held)
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        start, function, end = self.markers
-        return (
-            CallSection(trigger=start, begin=f"{start}\n", end=f"\n{end}", again="\n"),
-            CallSection(trigger=function),
-        )
 
     def reader(self, start: str, tools: ToolSchemas) -> CallReader:
         return SectionReader(self._opened if start == self._FUNCTION else self._tags, tools, self.call_end)

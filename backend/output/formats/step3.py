@@ -23,10 +23,10 @@ TAGS = Tags(
     opening_begun=re.compile(begun(_PARAMETER, _NAME_BEGUN)),
     value_end="</steptml:parameter>",
     close=("</steptml:invoke>", _CALL_END),
-    write_head=f'{_SECTION}\n{_CALL}function{_SEPARATOR}{_INVOKE}{{name}}">\n',
+    write_head=f'{_CALL}function{_SEPARATOR}{_INVOKE}{{name}}">\n',
     write_opening=f'{_PARAMETER}{{key}}">',
     write_after="\n",
-    write_close=f"</steptml:invoke>{_CALL_END}\n{_END}",
+    write_close=f"</steptml:invoke>{_CALL_END}",
 )
 
 
@@ -36,10 +36,7 @@ class Step3(CallFormat):
     name = "step3"
     starts = (_SECTION,)
     markers = (_SECTION, _CALL, _SEPARATOR, _CALL_END, _END)
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        return (CallSection(trigger=_SECTION, begin=f"{_SECTION}\n", end=f"\n{_END}", between="\n"),)
+    sections = (CallSection(trigger=_SECTION, begin=f"{_SECTION}\n", end=f"\n{_END}", between="\n"),)
 
     def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
         return BlockReader(_CALL, _CALL_END, _END, lambda at: TagReader(TAGS, tools, at))
