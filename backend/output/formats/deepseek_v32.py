@@ -10,15 +10,9 @@ with DeepSeek's own bars around DSML and no space. V4 calls the section `tool_ca
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from backend.core.call_shape import CallSection, Shape
-from backend.output.calls.call_format import CallFormat
-from backend.output.calls.readers import BlockReader
-from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader
-from backend.output.calls.tag_values import tagged_shape
+from backend.core.call_shape import CallSection
+from backend.output.calls.tag_formats import TagBlockFormat
 from backend.output.calls.tags import Tags, begun
 from backend.output.choice import DSML
 
@@ -46,12 +40,7 @@ TAGS = Tags(
 )
 
 
-def end_of(start: str) -> str:
-    """What ends a section that `start` opened."""
-    return start.replace("<", "</")
-
-
-class DeepSeekV32(CallFormat):
+class DeepSeekV32(TagBlockFormat):
     """Texts as they are, all else JSON.
 
     Args:
@@ -60,26 +49,25 @@ class DeepSeekV32(CallFormat):
 
     name = "deepseek_v32"
     markers = (DSML, *(f"<{slash}{DSML}{name}>" for name in ("function_calls", "tool_calls") for slash in ("", "/")))
+    tags = TAGS
+    block = (_INVOKE, _INVOKE_END)
 
     def __init__(self, section: str = "function_calls") -> None:
         self.starts = tuple(sorted((self.markers[1], self.markers[3]), key=lambda start: section not in start))
         self.sections = tuple(
-            CallSection(trigger=start, begin=f"{start}\n", end=f"\n{end_of(start)}", between="\n")
+            CallSection(trigger=start, begin=f"{start}\n", end=f"\n{self.section_end(start)}", between="\n")
             for start in self.starts
         )
 
     @property
     def call_end(self) -> str:
-        return end_of(self.starts[0])
+        return self.section_end(self.starts[0])
 
-    def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
-        return BlockReader(_INVOKE, _INVOKE_END, end_of(start), lambda at: TagReader(TAGS, tools, at))
+    def section_end(self, start: str) -> str:
+        return start.replace("<", "</")
 
     def fitted(self, template: str) -> "DeepSeekV32":
         return DeepSeekV32("function_calls" if "function_calls" in template else "tool_calls")
-
-    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
-        return tagged_shape(TAGS, name, parameters)
 
 
 FORMAT = DeepSeekV32()

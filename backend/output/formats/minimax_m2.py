@@ -1,15 +1,9 @@
 """MiniMax M2: `<minimax:tool_call><invoke name="..."><parameter name="...">VALUE</parameter></invoke>...`."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from backend.core.call_shape import CallSection, Shape
-from backend.output.calls.call_format import CallFormat
-from backend.output.calls.readers import BlockReader
-from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader
-from backend.output.calls.tag_values import tagged_shape
+from backend.core.call_shape import CallSection
+from backend.output.calls.tag_formats import TagBlockFormat
 from backend.output.calls.tags import Tags, begun
 
 _SECTION, _END = "<minimax:tool_call>", "</minimax:tool_call>"
@@ -31,19 +25,15 @@ TAGS = Tags(
 )
 
 
-class MinimaxM2(CallFormat):
+class MinimaxM2(TagBlockFormat):
     """Values are text; their types come from the tool's schema."""
 
     name = "minimax_m2"
     starts = (_SECTION,)
     markers = (_SECTION, _END)
     sections = (CallSection(trigger=_SECTION, begin=f"{_SECTION}\n", end=f"\n{_END}", between="\n"),)
-
-    def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
-        return BlockReader("<invoke name=", "</invoke>", _END, lambda at: TagReader(TAGS, tools, at))
-
-    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
-        return tagged_shape(TAGS, name, parameters)
+    tags = TAGS
+    block = ("<invoke name=", "</invoke>")
 
 
 FORMAT = MinimaxM2()
