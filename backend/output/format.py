@@ -83,6 +83,11 @@ class OutputFormat:
         return cls(*think, calls, ignored, calls_off=_plain(tool_parser) == "none")
 
     @property
+    def reads_calls(self) -> bool:
+        """Whether calls of the model's own accord are found."""
+        return self.calls is not None and not self.calls_off
+
+    @property
     def format_type(self) -> str:
         """Name of the tool-call format; empty if there is none."""
         return self.calls.name if self.calls else ""
@@ -171,7 +176,7 @@ class OutputFormat:
             NotForceable: No grammar can hold calls to a tool's schema in this format; says which tool and why.
         """
         schemas, calls = ToolSchemas(tools), self.calls or formats()[_UNKNOWN]
-        if self.calls is None and self.calls_off:
+        if self.calls_off:
             raise NotForceable("calls are turned off for this model")
         found: list[ForcedCall] = []
         for name in schemas.names:

@@ -210,7 +210,7 @@ def test_gpt_oss_without_tool_parsing_still_has_channels():
     parser = chosen.parser(opens_reasoning=False)
     piece = parser.feed("<|channel|>commentary to=functions.f<|message|>{}<|call|>") + parser.finish()
     assert (piece.content, piece.tool_calls) == ("{}", ())
-    with pytest.raises(NotForceable, match="'f': calls are not looked for"):
+    with pytest.raises(NotForceable, match="turned off"):
         chosen.forced_calls([{"function": {"name": "f"}}])
 
 

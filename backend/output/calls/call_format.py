@@ -193,12 +193,12 @@ class CallFormat(ABC):
         """This format in the dialect that a chat template writes."""
         return self
 
-    def frame(self, name: str) -> tuple[str, str] | None:
-        """A call's own text before and after its JSON arguments, or None if they are not JSON.
+    def frame(self, name: str) -> tuple[str, str]:
+        """A call's own text before and after its JSON arguments; a format has this or a `shape` of its own.
 
         `NUMBER` may stand once in the first.
         """
-        return None
+        raise NotImplementedError
 
     def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
         """How a call of `name` is written, with arguments that fit a JSON schema: all that it admits is read as such.
@@ -211,14 +211,12 @@ class CallFormat(ABC):
         Raises:
             NotForceable: The format cannot hold arguments to this schema.
         """
-        frame = self.frame(name)
-        if frame is None:
-            raise NotForceable("calls are not looked for in this model's answers")
         if self.writable.fullmatch(name) is None:
             raise NotForceable("its name cannot be written")
-        head, number, rest = frame[0].rpartition(NUMBER)
+        before, after = self.frame(name)
+        head, number, rest = before.rpartition(NUMBER)
         begin = (Fixed(head), FreeText(end=rest, limits=(_NUMBER,))) if number else (Fixed(rest),)
-        return *begin, JsonValue(ANY_OBJECT if parameters is None else parameters), Fixed(frame[1])
+        return *begin, JsonValue(ANY_OBJECT if parameters is None else parameters), Fixed(after)
 
     def held(self) -> "CallFormat":
         """This format where a grammar holds the calls: all markup is as the format writes it."""

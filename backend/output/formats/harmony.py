@@ -104,9 +104,7 @@ class Harmony(CallFormat):
     def without_calls(self) -> CallFormat:
         return Harmony(calls=False)
 
-    def frame(self, name: str) -> tuple[str, str] | None:
-        if not self._calls:
-            return None
+    def frame(self, name: str) -> tuple[str, str]:
         return f"{_CALL}functions.{name} <|constrain|>json<|message|>", "<|call|>"
 
 

@@ -8,15 +8,12 @@ One answer holds several messages; the prompt ends in the first one's `<|start|>
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from backend.core.call_shape import CallSection, Shape
+from backend.core.call_shape import CallSection
 from backend.output.calls.call_format import CallFormat, CallReader, Read
-from backend.output.calls.readers import BlockReader, HeaderReader
+from backend.output.calls.readers import HeaderReader
 from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader
-from backend.output.calls.tag_values import tagged_shape
+from backend.output.calls.tag_formats import TagBlockFormat
 from backend.output.calls.tags import Tags, begun
 
 _SECTION, _END = "<atem:function_calls>", "</atem:function_calls>"
@@ -49,7 +46,7 @@ def route(header: str) -> Read | None:
     return Read(0, section="reasoning" if match["to"] == "self" else "content")
 
 
-class MuseSpark(CallFormat):
+class MuseSpark(TagBlockFormat):
     """Values are JSON, or else text."""
 
     name = "muse_spark"
@@ -58,9 +55,10 @@ class MuseSpark(CallFormat):
     ignored = ("<|eom|>", "<|eot|>")
     lead = "<|start|>assistant "
     sections = (CallSection(trigger=_SECTION, again="<|eom|><|start|>assistant "),)
+    tags = TAGS
+    block = ("<atem:invoke", "</atem:invoke>")
 
     def __init__(self, *, calls: bool = True) -> None:
-        self._calls = calls
         self.starts = ("<|start|>", self.call_start) if calls else ("<|start|>",)
 
     @property
@@ -70,13 +68,10 @@ class MuseSpark(CallFormat):
     def reader(self, start: str, tools: ToolSchemas) -> CallReader:
         if start == "<|start|>":
             return HeaderReader("<|message|>", route)
-        return BlockReader("<atem:invoke", "</atem:invoke>", _END, lambda at: TagReader(TAGS, tools, at))
+        return super().reader(start, tools)
 
     def first_reader(self, tools: ToolSchemas) -> CallReader:
         return HeaderReader("<|message|>", route, marked=False)
-
-    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
-        return tagged_shape(TAGS, name, parameters) if self._calls else super().shape(name, parameters)
 
     def without_calls(self) -> CallFormat:
         return MuseSpark(calls=False)
