@@ -11,7 +11,8 @@ import pytest
 
 from backend.core.call_shape import CallSection
 from backend.core.request import ToolChoice
-from backend.grammar.compiler import CompiledGrammar, GrammarCompiler
+from backend.grammar.compiled import CompiledGrammar
+from backend.grammar.compiler import GrammarCompiler
 from backend.grammar.tools import tool_grammar
 from backend.grammar.vocabulary import Vocabulary
 from backend.output import NotForceable, OutputFormat
