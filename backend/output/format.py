@@ -60,8 +60,8 @@ class OutputFormat:
         """The format of a model, from its tokenizer (transformers', or mlx-lm's wrapper).
 
         Args:
-            tool_parser, reasoning_parser: Override it by name; `none` turns it off. Hosts pass on names of
-                other servers' parsers, so a name that is not known changes nothing.
+            tool_parser, reasoning_parser: Override it by name (see `parser_names`); `none` turns it off. A name that is
+                not known changes nothing, as one in the checkpoint does not.
         """
         template = template_text(tokenizer)
         vocab = Vocabulary(tokenizer)
