@@ -97,12 +97,12 @@ Shape = tuple[Part, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallSection:
-    """A section of an answer that holds calls. Shapes of calls have the beginning and the end of the first one.
+    """A section of an answer that holds calls. A call's shape says what is the call's own.
 
     Attributes:
         trigger: Text within `begin`, or where the call begins, that opens it in an answer which is free until there;
             empty if nothing does.
-        begin, end: What is not each call's own.
+        begin, end: Before its first call, and behind its last.
         between: Between two calls; None where it holds one.
         again: Between two sections; None where an answer has one.
     """
@@ -116,10 +116,10 @@ class CallSection:
 
 @dataclass(frozen=True, slots=True)
 class ForcedCall:
-    """A call of one function, begun by the text that opens a call.
+    """A call of one function, without what its section has around it.
 
     Attributes:
-        lead: What may stand before it where the answer must be a call.
+        lead: What may stand before its section where the answer must be a call.
     """
 
     function: str

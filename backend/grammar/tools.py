@@ -80,7 +80,7 @@ def tool_grammar(
     lark = _Lark(special or {}, several=several and choice.mode != "function")
     if choice.mode != "auto":
         return lark.required(calls, sections[0])
-    return lark.optional(calls, sections[0], [section for section in sections if section.trigger])
+    return lark.optional(calls, [section for section in sections if section.trigger])
 
 
 def strict_functions(tools: Sequence[Mapping[str, Any]]) -> frozenset[str]:
@@ -89,17 +89,6 @@ def strict_functions(tools: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     return frozenset(
         str(each["name"]) for each in functions if isinstance(each, Mapping) and each.get("strict") is True
     )
-
-
-def _between(shape: Shape, section: CallSection) -> Shape:
-    """What is a call's own, without the beginning and the end of its section."""
-    begin, rest = _split(shape)
-    assert begin.startswith(section.begin)
-    if section.end:
-        *rest, last = rest
-        assert isinstance(last, Fixed) and last.text.endswith(section.end)
-        rest = *rest, Fixed(last.text.removesuffix(section.end))
-    return Fixed(begin.removeprefix(section.begin)), *rest
 
 
 def _split(shape: Shape) -> tuple[str, Shape]:
@@ -120,7 +109,7 @@ class _Lark:
 
     def required(self, calls: Sequence[ForcedCall], section: CallSection) -> ToolGrammar:
         """Calls and nothing else, perhaps in several sections."""
-        call = self._any_of({call.function: _between(call.shape, section) for call in calls})
+        call = self._any_of(calls)
         whole = " ".join([*self._literal(section.begin), *self._calls(call, call, section)])
         if self._several and section.again is not None:
             more = " ".join([*self._literal(section.again), whole])
@@ -129,18 +118,15 @@ class _Lark:
         lead = self._literal(calls[0].lead)
         return self._grammar([f"({' '.join(lead)})? {whole}" if lead else whole])
 
-    def optional(
-        self, calls: Sequence[ForcedCall], written: CallSection, sections: Sequence[CallSection]
-    ) -> ToolGrammar | None:
+    def optional(self, calls: Sequence[ForcedCall], sections: Sequence[CallSection]) -> ToolGrammar | None:
         """A section behind the trigger of each; None where there is none. Where there are several, the number of the
         trigger comes first."""
-        bodies = {call.function: _between(call.shape, written) for call in calls}
-        call = self._any_of(bodies)
+        call = self._any_of(calls)
         wholes: list[str] = []
         for number, section in enumerate(sections):
             whole = [json.dumps(f"{number}")] if len(sections) > 1 else []
             _, within, rest = section.begin.partition(section.trigger)
-            first = call if within else self._any_of(bodies, behind=section.trigger)
+            first = call if within else self._any_of(calls, behind=section.trigger)
             wholes.append(" ".join([*whole, *self._literal(rest), *self._calls(first, call, section)]))
         return self._grammar(wholes, tuple(section.trigger for section in sections)) if sections else None
 
@@ -155,11 +141,12 @@ class _Lark:
         more = " ".join([*self._literal(between.removeprefix(common)), further, *both])
         return [first, *both, f"({more})*", *self._literal(end.removeprefix(common))]
 
-    def _any_of(self, shapes: Mapping[str, Shape], behind: str = "") -> str:
-        """A rule for a call of one of the functions, or for what follows a text in it."""
+    def _any_of(self, calls: Sequence[ForcedCall], behind: str = "") -> str:
+        """A rule for one of the calls, or for what follows a text in it."""
         names: list[str] = []
-        for self._function, shape in shapes.items():
-            begin, rest = _split(shape)
+        for call in calls:
+            self._function = call.function
+            begin, rest = _split(call.shape)
             if self._function not in self._tails:
                 self._tails[self._function] = self._tail(rest)
             own = self._literal(begin.partition(behind)[2] if behind else begin)

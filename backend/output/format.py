@@ -60,8 +60,8 @@ class OutputFormat:
         """The format of a model, from its tokenizer (transformers', or mlx-lm's wrapper).
 
         Args:
-            tool_parser, reasoning_parser: Override it by name; `none` turns it off. Hosts pass on names of
-                other servers' parsers, so a name that is not known changes nothing.
+            tool_parser, reasoning_parser: Override it by name (see `parser_names`); `none` turns it off. A name that is
+                not known changes nothing, as one in the checkpoint does not.
         """
         template = template_text(tokenizer)
         vocab = Vocabulary(tokenizer)
@@ -81,6 +81,11 @@ class OutputFormat:
             )
         ignored = (*(calls.ignored if calls else ()), *(XTML_IGNORED if is_xtml(vocab) else ()))
         return cls(*think, calls, ignored, calls_off=_plain(tool_parser) == "none")
+
+    @property
+    def reads_calls(self) -> bool:
+        """Whether calls of the model's own accord are found."""
+        return self.calls is not None and not self.calls_off
 
     @property
     def format_type(self) -> str:
@@ -171,7 +176,7 @@ class OutputFormat:
             NotForceable: No grammar can hold calls to a tool's schema in this format; says which tool and why.
         """
         schemas, calls = ToolSchemas(tools), self.calls or formats()[_UNKNOWN]
-        if self.calls is None and self.calls_off:
+        if self.calls_off:
             raise NotForceable("calls are turned off for this model")
         found: list[ForcedCall] = []
         for name in schemas.names:

@@ -117,11 +117,11 @@ class MarkerParser:
         return self._sender.complete > 0
 
     @property
-    def _over(self) -> bool:
+    def called(self) -> bool:
         return self._one_call and self.has_tool_calls
 
     def feed(self, text: str) -> Piece:
-        if self._over:
+        if self.called:
             return NOTHING
         if not self._buffer and not self._reader and self._markers().absent(text):
             return self._send(text)
@@ -159,7 +159,7 @@ class MarkerParser:
 
     def _advance(self, *, final: bool) -> bool:
         """Do the next thing that the buffer allows; False if there is none."""
-        if self._over:
+        if self.called:
             self._drop()
             return False
         if self._reader:

@@ -29,11 +29,17 @@ class SectionParser(Protocol):
         """Whether a whole call has been sent."""
         ...
 
+    @property
+    def called(self) -> bool:
+        """The one call that may come has been sent: the answer ends here, what follows is dropped."""
+        ...
+
 
 class PlainParser:
     """Everything is content, unchanged."""
 
     has_tool_calls = False
+    called = False
 
     def feed(self, text: str) -> Piece:
         return Piece(content=text) if text else NOTHING

@@ -12,11 +12,7 @@ class OutputStream:
     Stop strings are looked for in the decoded text as the model wrote it, markers included, before it is parsed.
     """
 
-    def __init__(
-        self, decoder: TokenDecoder, stops: tuple[str, ...], parser: SectionParser, *, one_call: bool = False
-    ) -> None:
-        """`one_call`: the answer ends with its first tool call."""
-        self._one_call = one_call
+    def __init__(self, decoder: TokenDecoder, stops: tuple[str, ...], parser: SectionParser) -> None:
         self._decoder = decoder
         self._stops = StopScanner(stops) if stops else None
         self._parser = parser
@@ -28,8 +24,8 @@ class OutputStream:
 
     @property
     def called(self) -> bool:
-        """The one tool call that may come is whole: the request ends here, and nothing is held that belongs to it."""
-        return self._one_call and self._parser.has_tool_calls
+        """The one tool call that may come is whole: the request ends here, later tokens add nothing."""
+        return self._parser.called
 
     @property
     def has_tool_calls(self) -> bool:

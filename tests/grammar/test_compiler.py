@@ -10,7 +10,8 @@ import pytest
 
 from backend.core.errors import InvalidRequest, Overloaded, WorkerUnavailable
 from backend.core.request import Grammar
-from backend.grammar.compiler import CompilerLimits, GrammarCompiler, MaskTime
+from backend.grammar.compiled import MaskTime
+from backend.grammar.compiler import CompilerLimits, GrammarCompiler
 from tests.grammar.dear import DEAR, doubling
 from tests.grammar.vocabularies import (
     ADDED,

@@ -11,7 +11,8 @@ import pytest
 
 from backend.core.call_shape import CallSection
 from backend.core.request import ToolChoice
-from backend.grammar.compiler import CompiledGrammar, GrammarCompiler
+from backend.grammar.compiled import CompiledGrammar
+from backend.grammar.compiler import GrammarCompiler
 from backend.grammar.tools import tool_grammar
 from backend.grammar.vocabulary import Vocabulary
 from backend.output import NotForceable, OutputFormat
@@ -302,10 +303,8 @@ def test_unions_and_patterns_of_a_text_are_held(
 ) -> None:
     definitions = {key: schema.pop(key) for key in ("$defs",) if key in (schema := dict(schema))}
     parameters = {"properties": {"k": schema}, "required": ["k"], **definitions}
-    calls = format_named(name).forced_calls([{"function": {"name": "f", "parameters": parameters}}])
-    found = tool_grammar(calls, ToolChoice(mode="required"))
-    assert found is not None
-    compiled = compiler.compile(found.grammar)
+    output_format, tools = format_named(name), [{"function": {"name": "f", "parameters": parameters}}]
+    compiled = compiler.compile(grammar_of(output_format, {}, "f", tools))
     tags = {"qwen3_coder": ("<tool_call>\n<function=f>\n<parameter=k>\n", "\n</parameter>\n</function>\n</tool_call>")}
     begin, end = tags.get(name, ('<function name="f"><param name="k">', "</param></function>"))
     for text in (*texts, *others):
@@ -316,10 +315,8 @@ def test_unions_and_patterns_of_a_text_are_held(
 def test_unions_of_strings_are_held_in_gemmas_quotes(compiler: GrammarCompiler) -> None:
     schema = {"anyOf": [{"type": "string", "pattern": "^a+$"}, {"const": "only"}, {"type": "string", "maxLength": 1}]}
     parameters = {"properties": {"k": schema}, "required": ["k"]}
-    calls = format_named("gemma4").forced_calls([{"function": {"name": "f", "parameters": parameters}}])
-    found = tool_grammar(calls, ToolChoice(mode="required"))
-    assert found is not None
-    compiled = compiler.compile(found.grammar)
+    tools = [{"function": {"name": "f", "parameters": parameters}}]
+    compiled = compiler.compile(grammar_of(format_named("gemma4"), {}, "f", tools))
     for text, right in (("aaa", True), ("only", True), ("b", True), ("bb", False), ("onl", False)):
         whole = f'<|tool_call>call:f{{k:<|"|>{text}<|"|>}}<tool_call|>'
         assert accepts(compiled.constraint(), whole) is right, text

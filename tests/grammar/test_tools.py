@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,11 +40,12 @@ def framed(name: str, schema: dict[str, Any], begin: str, end: str) -> ForcedCal
 
 
 def hermes(name: str, schema: dict[str, Any]) -> ForcedCall:
-    return framed(name, schema, f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": ', "}\n</tool_call>")
+    return framed(name, schema, f'{{"name": {json.dumps(name)}, "arguments": ', "}")
 
 
 FORMS = [hermes("get_weather", CITY), hermes("count", COUNT)]
-SECTION = CallSection(trigger="<tool_call>", begin="<tool_call>\n", end="\n</tool_call>", again="\n")
+ALONE = CallSection(trigger="<tool_call>", begin="<tool_call>\n", end="\n</tool_call>")
+SECTION = replace(ALONE, again="\n")
 REQUIRED = ToolChoice(mode="required")
 
 
@@ -52,7 +54,7 @@ def call(name: str, arguments: str) -> str:
 
 
 def test_required_takes_any_tool_with_arguments_that_fit(compiler: GrammarCompiler) -> None:
-    found = tool_grammar(FORMS, REQUIRED)
+    found = tool_grammar(FORMS, REQUIRED, sections=[ALONE])
     assert found is not None
     assert found.triggers == ()
     compiled = compiler.compile(found.grammar)
@@ -71,7 +73,7 @@ def test_a_schema_whose_x_guidance_is_no_object_is_the_tools_fault(guidance: obj
 
 
 def test_a_named_function_takes_only_that_one(compiler: GrammarCompiler) -> None:
-    found = tool_grammar(FORMS, ToolChoice(mode="function", function="count"))
+    found = tool_grammar(FORMS, ToolChoice(mode="function", function="count"), sections=[ALONE])
     assert found is not None
     compiled = compiler.compile(found.grammar)
     assert accepts(compiled.constraint(), call("count", '{"n":3}'))
@@ -79,7 +81,7 @@ def test_a_named_function_takes_only_that_one(compiler: GrammarCompiler) -> None
 
 
 def test_a_call_is_finished_at_its_end(compiler: GrammarCompiler) -> None:
-    found = tool_grammar(FORMS, REQUIRED)
+    found = tool_grammar(FORMS, REQUIRED, sections=[ALONE])
     assert found is not None
     constraint = compiler.compile(found.grammar).constraint()
     tokens = [token(b"<tool_call>"), *call("count", '{"n": 3}').encode()[len("<tool_call>") : -len("</tool_call>")]]
@@ -102,7 +104,7 @@ def test_required_calls_may_be_several_if_the_format_has_them(
     compiler: GrammarCompiler, section: CallSection, whole: str
 ) -> None:
     # They begin as the section's end does: a lexer that had taken a line break for its beginning could not go back.
-    forms = [framed(name, COUNT, f"{section.begin}<{name}>", f"</>{section.end}") for name in ("count", "other")]
+    forms = [framed(name, COUNT, f"<{name}>", "</>") for name in ("count", "other")]
     text = whole.replace("A", '<count>{"n": 3}</>').replace("B", '<other>{"n": 4}</>')
     for several in (True, False):
         found = tool_grammar(forms, REQUIRED, sections=[section], several=several)

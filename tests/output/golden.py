@@ -68,9 +68,10 @@ def format_named(name: str) -> OutputFormat:
 
 
 def shaped(output_format: OutputFormat, function: str, arguments: str) -> str:
-    """A forced call of a function with JSON arguments."""
-    (call,) = output_format.forced_calls(TOOLS, function)
-    return "".join(part.text if isinstance(part, Fixed) else arguments for part in call.shape)
+    """A forced call of a function with JSON arguments, in its section."""
+    (call,), section = output_format.forced_calls(TOOLS, function), output_format.call_sections[0]
+    own = "".join(part.text if isinstance(part, Fixed) else arguments for part in call.shape)
+    return section.begin + own + section.end
 
 
 def decoded(piece: Piece) -> list[tuple[str, dict[str, Any]]]:

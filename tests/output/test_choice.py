@@ -118,8 +118,10 @@ def test_llama_4_is_forced_as_its_template_says():
         ("<|python_start|>", "[f("),
         ('<|python_start|>{"name": function name, "parameters": dictionary of', '{"name": "f", "parameters": '),
     ):
-        (call,) = OutputFormat.choose(FakeTokenizer(template)).forced_calls(tools)
-        assert "".join(part.text for part in call.shape if isinstance(part, Fixed)).startswith(begin)
+        chosen = OutputFormat.choose(FakeTokenizer(template))
+        (call,), (section,) = chosen.forced_calls(tools), chosen.call_sections
+        own = "".join(part.text for part in call.shape if isinstance(part, Fixed))
+        assert (section.begin + own).startswith(begin)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_gpt_oss_without_tool_parsing_still_has_channels():
     parser = chosen.parser(opens_reasoning=False)
     piece = parser.feed("<|channel|>commentary to=functions.f<|message|>{}<|call|>") + parser.finish()
     assert (piece.content, piece.tool_calls) == ("{}", ())
-    with pytest.raises(NotForceable, match="'f': calls are not looked for"):
+    with pytest.raises(NotForceable, match="turned off"):
         chosen.forced_calls([{"function": {"name": "f"}}])
 
 

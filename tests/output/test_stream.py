@@ -135,6 +135,19 @@ def test_of_calls_that_are_found_together_at_the_end_the_only_one_that_may_come_
         assert [name for name, _ in calls_in(one)].count("now") == 1
 
 
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_the_answer_is_over_once_its_only_call_is_whole(in_parts: bool):
+    for one_call in (True, False):
+        parser = THINKING.parser(opens_reasoning=False, calls_in_parts=in_parts, one_call=one_call)
+        stream = OutputStream(TextTokens(list(ANSWER)), (), parser)
+        over: list[bool] = []
+        for token in range(len(ANSWER)):
+            stream.push(token)
+            over.append(stream.called)
+        assert over.count(False) == (ANSWER.index("}}") + 1 if one_call else len(ANSWER))
+        assert over == sorted(over)
+
+
 def test_nothing_comes_behind_the_only_call():
     first = run(THINKING, [ANSWER[: ANSWER.index("</tool_call>")]])
     for parts in cuts(ANSWER, pairs_below=0):

@@ -76,7 +76,7 @@ class GrammarChoice:
     def _for_tools(self, conversation: Conversation, prompt: EncodedPrompt) -> WantedGrammar | None:
         choice, tools = conversation.tool_choice, conversation.tools
         optional, strict = choice.mode == "auto", strict_functions(tools)
-        if choice.mode == "none" or (optional and (not strict or self.format.calls is None)):
+        if choice.mode == "none" or (optional and not (strict and self.format.reads_calls)):
             return None
         try:
             calls = self.format.forced_calls(tools, choice.function, held=strict if optional else None)

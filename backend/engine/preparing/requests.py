@@ -121,7 +121,6 @@ class RequestPreparer:
             raise InvalidRequest("Prompt", f"prompt is {n} tokens, context is {context}")
         room = context - n
         conversation = request.prompt if isinstance(request.prompt, Conversation) else None
-        one_call = bool(conversation and conversation.one_call)
         parser = self.format.parser(
             opens_reasoning=prompt.opens_reasoning,
             late_reasoning=request.grammar is None,
@@ -130,13 +129,13 @@ class RequestPreparer:
             forced=bool(conversation and request.grammar is None and conversation.tool_choice.mode in _FORCED),
             strict=bool(conversation and request.grammar is None and strict_functions(conversation.tools)),
             calls_in_parts=request.streamed,
-            one_call=one_call,
+            one_call=bool(conversation and conversation.one_call),
         )
         return Prepared(
             request=request,
             prompt=prompt,
             max_tokens=min(request.max_tokens or room, room),
-            output=OutputStream(self.table.decoder(), request.stop, parser, one_call=one_call),
+            output=OutputStream(self.table.decoder(), request.stop, parser),
             grammar=self.grammars.wanted(request, prompt),
         )
 

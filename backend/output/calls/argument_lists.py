@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.output.calls.call_format import PARSE_ERRORS, BrokenCall, Call, CallPart, CallReader, Read, function_name
@@ -219,7 +219,7 @@ class CallListReader:
             return read
         self._item = None
         self._calls += 1
-        return Read(read.end, read.calls, read.part, open=True)
+        return replace(read, open=True)
 
     def _first(self, body: str, *, final: bool) -> int | None:
         at = skip_blank(body, 0)

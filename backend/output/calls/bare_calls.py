@@ -1,4 +1,4 @@
-"""Calls that no marker opens: JSON objects or Python's notation where the content begins."""
+"""Calls as JSON objects or in Python's notation, whichever comes: behind a marker, or where nothing marks them."""
 
 from collections.abc import Container
 

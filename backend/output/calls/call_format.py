@@ -151,6 +151,7 @@ class CallFormat(ABC):
         ignored: Markers that carry nothing.
         writable: Function names that can be written.
         lead: What may stand before `call_start` where an answer must be a call.
+        sections: How calls are written, the form that is asked for first: the others are what the reader takes as well.
     """
 
     name: str = ""
@@ -159,6 +160,7 @@ class CallFormat(ABC):
     think: tuple[str, str] | None = None
     ignored: tuple[str, ...] = ()
     lead: str = ""
+    sections: tuple[CallSection, ...] = (CallSection(),)
     writable: re.Pattern[str] = re.compile(r"[^\n]{1,256}")
 
     @abstractmethod
@@ -174,11 +176,6 @@ class CallFormat(ABC):
     def call_end(self) -> str:
         """Text that ends a call section; empty if nothing does."""
         return self.markers[-1] if len(self.markers) > 1 else ""
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        """How calls are written, the form that is asked for first: the others are what the reader takes as well."""
-        return (CallSection(trigger=self.call_start),)
 
     def first_reader(self, tools: ToolSchemas) -> CallReader | None:
         """A reader for the very beginning of an answer, where something must stand."""
@@ -196,15 +193,17 @@ class CallFormat(ABC):
         """This format in the dialect that a chat template writes."""
         return self
 
-    def frame(self, name: str) -> tuple[str, str] | None:
-        """Literal text before and after the JSON arguments of a call of `name`, or None if they are not JSON.
+    def frame(self, name: str) -> tuple[str, str]:
+        """A call's own text before and after its JSON arguments; a format has this or a `shape` of its own.
 
         `NUMBER` may stand once in the first.
         """
-        return None
+        raise NotImplementedError
 
     def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
         """How a call of `name` is written, with arguments that fit a JSON schema: all that it admits is read as such.
+
+        What `sections` have around calls is no part of it.
 
         Args:
             parameters: None for any arguments.
@@ -212,14 +211,12 @@ class CallFormat(ABC):
         Raises:
             NotForceable: The format cannot hold arguments to this schema.
         """
-        frame = self.frame(name)
-        if frame is None:
-            raise NotForceable("calls are not looked for in this model's answers")
         if self.writable.fullmatch(name) is None:
             raise NotForceable("its name cannot be written")
-        head, number, rest = frame[0].rpartition(NUMBER)
+        before, after = self.frame(name)
+        head, number, rest = before.rpartition(NUMBER)
         begin = (Fixed(head), FreeText(end=rest, limits=(_NUMBER,))) if number else (Fixed(rest),)
-        return *begin, JsonValue(ANY_OBJECT if parameters is None else parameters), Fixed(frame[1])
+        return *begin, JsonValue(ANY_OBJECT if parameters is None else parameters), Fixed(after)
 
     def held(self) -> "CallFormat":
         """This format where a grammar holds the calls: all markup is as the format writes it."""

@@ -1,6 +1,8 @@
 """Python and JSON literals as models mix them. Own reader: `ast` warns, recurses and knows no `true`."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from backend.output.calls.json_text import finite
@@ -51,15 +53,48 @@ def read_literal(text: str, at: int, *, depth: int = 0) -> tuple[Any, int]:
     if char in "\"'":
         return _read_string(text, at)
     if char in "[(":
-        return _read_list(text, at + 1, "]" if char == "[" else ")", depth)
+        read = partial(read_literal, depth=depth + 1)
+        return read_elements(text, at + 1, "]" if char == "[" else ")", read)
     if char == "{":
-        return _read_dict(text, at + 1, depth)
+        members, end = read_elements(text, at + 1, "}", partial(_read_member, depth=depth + 1))
+        return dict(members), end
     if match := _NUMBER.match(text, at):
         return _number(match[0]), match.end()
     match = _NAME.match(text, at)
     if match is None or match[0] not in _NAMES:
         raise ValueError("no literal")
     return _NAMES[match[0]], match.end()
+
+
+def whole_literal(text: str) -> Any:
+    """The value that all of the text is.
+
+    Raises:
+        ValueError, IndexError: It is no literal, or there is more.
+    """
+    value, end = read_literal(text, 0)
+    if skip_blank(text, end) != len(text):
+        raise ValueError("more than a literal")
+    return value
+
+
+def read_elements(text: str, at: int, close: str, read: Callable[[str, int], tuple[Any, int]]) -> tuple[list[Any], int]:
+    """What `read` reads, again and again with commas between, up to `close`; and where that ends.
+
+    Raises:
+        ValueError, IndexError: Neither a comma nor `close` follows one, or as `read` does.
+    """
+    elements: list[Any] = []
+    at = skip_blank(text, at)
+    while text[at] != close:
+        element, at = read(text, at)
+        elements.append(element)
+        at = skip_blank(text, at)
+        if text[at] == ",":
+            at = skip_blank(text, at + 1)
+        elif text[at] != close:
+            raise ValueError(f"no comma or {close}")
+    return elements, at + 1
 
 
 def _number(text: str) -> int | float:
@@ -95,39 +130,10 @@ def _read_escape(text: str, at: int) -> tuple[str, int]:
     return _ESCAPES.get(char, "\\" + char), at + 1
 
 
-def _read_list(text: str, at: int, close: str, depth: int) -> tuple[list[Any], int]:
-    values: list[Any] = []
+def _read_member(text: str, at: int, *, depth: int) -> tuple[tuple[str, Any], int]:
+    key, at = read_literal(text, at, depth=depth)
     at = skip_blank(text, at)
-    while text[at] != close:
-        value, at = read_literal(text, at, depth=depth + 1)
-        values.append(value)
-        at = after_comma(text, at, close)
-    return values, at + 1
-
-
-def _read_dict(text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
-    values: dict[str, Any] = {}
-    at = skip_blank(text, at)
-    while text[at] != "}":
-        key, at = read_literal(text, at, depth=depth + 1)
-        at = skip_blank(text, at)
-        if text[at] != ":" or isinstance(key, list | dict):
-            raise ValueError("no key")
-        value, at = read_literal(text, at + 1, depth=depth + 1)
-        values[key if isinstance(key, str) else str(key)] = value
-        at = after_comma(text, at, "}")
-    return values, at + 1
-
-
-def after_comma(text: str, at: int, close: str) -> int:
-    """Where the next element begins, or where `close` stands.
-
-    Raises:
-        ValueError: Neither a comma nor `close` comes next.
-    """
-    at = skip_blank(text, at)
-    if text[at] == ",":
-        return skip_blank(text, at + 1)
-    if text[at] != close:
-        raise ValueError(f"no comma or {close}")
-    return at
+    if text[at] != ":" or isinstance(key, list | dict):
+        raise ValueError("no key")
+    value, at = read_literal(text, at + 1, depth=depth)
+    return (key if isinstance(key, str) else str(key), value), at

@@ -17,26 +17,13 @@ from backend.core.call_shape import (
 )
 from backend.output.calls.argument_lists import CallSyntax, Quote
 from backend.output.calls.forcing import argument_shapes
-from backend.output.calls.json_text import NotACall
-from backend.output.calls.literals import read_literal, skip_blank
+from backend.output.calls.literals import whole_literal
 
 # Letters of any script, marks on them, and hyphens: Python has none of those in names, but functions do. The parts have
 # no character in common: a name that does not end rightly would be tried in every way.
 _NAME = r"[^\W\d](?:[A-Za-z0-9_-]|[^\x00-\x7f\s])*"
 _DOTTED = r"[^\W\d](?:[A-Za-z0-9_.-]|[^\x00-\x7f\s])*"
 _FUNCTION, _ARGUMENT = re.compile(_DOTTED), re.compile(rf"(?=.{{1,256}}\Z){_NAME}", re.DOTALL)
-
-
-def literal(text: str) -> Any:
-    """The value that a text is, in Python's notation or JSON's.
-
-    Raises:
-        ValueError, IndexError: It is none.
-    """
-    value, end = read_literal(text, 0)
-    if skip_blank(text, end) != len(text):
-        raise NotACall("more than a literal")
-    return value
 
 
 SYNTAX = CallSyntax(
@@ -47,7 +34,7 @@ SYNTAX = CallSyntax(
     close=")",
     brackets="([{",
     quotes=(Quote('"""', '"""'), Quote("'''", "'''"), Quote('"', '"'), Quote("'", "'")),
-    value=literal,
+    value=whole_literal,
 )
 
 

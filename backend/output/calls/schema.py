@@ -6,7 +6,7 @@ from typing import Any
 
 from backend.core.call_shape import NotForceable
 from backend.output.calls.json_text import load_json
-from backend.output.calls.literals import read_literal
+from backend.output.calls.literals import whole_literal
 from backend.output.calls.references import Document
 
 
@@ -91,21 +91,10 @@ def one_line_less(text: str) -> str:
 
 def read_guess(text: str) -> Any:
     """JSON, or else a Python literal, or else the text itself."""
-    for read in (_read_json, _read_python):
+    for read in (load_json, whole_literal):
         try:
             value = read(text)
         except (ValueError, IndexError, RecursionError):
             continue
         return text if isinstance(value, float) and not math.isfinite(value) else value
     return text
-
-
-def _read_json(text: str) -> Any:
-    return load_json(text)
-
-
-def _read_python(text: str) -> Any:
-    value, end = read_literal(text, 0)
-    if text[end:].strip():
-        raise ValueError("more than a literal")
-    return value

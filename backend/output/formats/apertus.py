@@ -29,16 +29,13 @@ class Apertus(CallFormat):
     starts = (_START,)
     markers = (_START, _END)
     think = APERTUS_THINK
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        return (CallSection(trigger=_START, begin=f"{_START}[", end=f"]{_END}", between=", "),)
+    sections = (CallSection(trigger=_START, begin=f"{_START}[", end=f"]{_END}", between=", "),)
 
     def reader(self, start: str, tools: ToolSchemas) -> CallListReader:
         return CallListReader(lambda at: HeaderCallReader(header, ("}",), at=at), _END, bracketed=True)
 
     def frame(self, name: str) -> tuple[str, str]:
-        return f"{_START}[{{{json.dumps(name)}: ", f"}}]{_END}"
+        return f"{{{json.dumps(name)}: ", "}"
 
 
 FORMAT = Apertus()

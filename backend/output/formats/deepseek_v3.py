@@ -49,11 +49,8 @@ class DeepSeekV3(CallFormat):
 
     def __init__(self, *, fenced: bool = False) -> None:
         self._fenced = fenced
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        between = "\n" if self._fenced else ""
-        return (CallSection(trigger=_SECTION, begin=_SECTION, end=_END, between=between),)
+        between = "\n" if fenced else ""
+        self.sections = (CallSection(trigger=_SECTION, begin=_SECTION, end=_END, between=between),)
 
     def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
         return BlockReader(_CALL, _CALL_END, _END, lambda at: HeaderCallReader(header, _STOPS, at=at))
@@ -62,10 +59,9 @@ class DeepSeekV3(CallFormat):
         return DeepSeekV3(fenced="```json" in template)
 
     def frame(self, name: str) -> tuple[str, str]:
-        begin = f"{_SECTION}{_CALL}"
         if self._fenced:
-            return f"{begin}function{_SEPARATOR}{name}\n```json\n", f"\n```{_CALL_END}{_END}"
-        return f"{begin}{name}{_SEPARATOR}", f"{_CALL_END}{_END}"
+            return f"{_CALL}function{_SEPARATOR}{name}\n```json\n", f"\n```{_CALL_END}"
+        return f"{_CALL}{name}{_SEPARATOR}", _CALL_END
 
 
 FORMAT = DeepSeekV3()

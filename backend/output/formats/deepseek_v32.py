@@ -10,15 +10,9 @@ with DeepSeek's own bars around DSML and no space. V4 calls the section `tool_ca
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from backend.core.call_shape import CallSection, Shape
-from backend.output.calls.call_format import CallFormat
-from backend.output.calls.readers import BlockReader
-from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader
-from backend.output.calls.tag_values import tagged_shape
+from backend.core.call_shape import CallSection
+from backend.output.calls.tag_formats import TagBlockFormat
 from backend.output.calls.tags import Tags, begun
 from backend.output.choice import DSML
 
@@ -27,29 +21,26 @@ _PARAMETER = f'<{DSML}parameter name="'
 _NAME_BEGUN = r"[^\"<>]*(?:\"\s*>?)?"
 _TYPE_BEGUN = r"[^\"<>]*(?:\"\s*(?:" + begun('string="', r"[a-z]*(?:\"\s*)?") + r")?)?"
 
-
-def dsml_tags(section: str) -> Tags:
-    """The tags of a call in a section of this name."""
-    return Tags(
-        head=re.compile(r'(?P<name>[^"<>]+)"\s*>'),
-        head_begun=re.compile(_NAME_BEGUN),
-        opening=re.compile(rf'{_PARAMETER}(?P<key>[^"<>]+)"\s*(?:string="(?P<string>true|false)"\s*)?>'),
-        opening_begun=re.compile(begun(_PARAMETER, _TYPE_BEGUN)),
-        value_end=f"</{DSML}parameter>",
-        close=(_INVOKE_END,),
-        trim=str,
-        write_head=f'<{DSML}{section}>\n{_INVOKE}{{name}}">\n',
-        write_opening=f'{_PARAMETER}{{key}}" string=',
-        write_text='"true">',
-        write_json='"false">',
-        write_after="\n",
-        write_close=f"{_INVOKE_END}\n</{DSML}{section}>",
-        writable=re.compile(r'[^\s"<>][^"<>]{0,255}'),
-        writable_key=re.compile(r'[^\s"<>][^"<>]{0,255}'),
-    )
+TAGS = Tags(
+    head=re.compile(r'(?P<name>[^"<>]+)"\s*>'),
+    head_begun=re.compile(_NAME_BEGUN),
+    opening=re.compile(rf'{_PARAMETER}(?P<key>[^"<>]+)"\s*(?:string="(?P<string>true|false)"\s*)?>'),
+    opening_begun=re.compile(begun(_PARAMETER, _TYPE_BEGUN)),
+    value_end=f"</{DSML}parameter>",
+    close=(_INVOKE_END,),
+    trim=str,
+    write_head=f'{_INVOKE}{{name}}">\n',
+    write_opening=f'{_PARAMETER}{{key}}" string=',
+    write_text='"true">',
+    write_json='"false">',
+    write_after="\n",
+    write_close=_INVOKE_END,
+    writable=re.compile(r'[^\s"<>][^"<>]{0,255}'),
+    writable_key=re.compile(r'[^\s"<>][^"<>]{0,255}'),
+)
 
 
-class DeepSeekV32(CallFormat):
+class DeepSeekV32(TagBlockFormat):
     """Texts as they are, all else JSON.
 
     Args:
@@ -58,32 +49,25 @@ class DeepSeekV32(CallFormat):
 
     name = "deepseek_v32"
     markers = (DSML, *(f"<{slash}{DSML}{name}>" for name in ("function_calls", "tool_calls") for slash in ("", "/")))
+    tags = TAGS
+    block = (_INVOKE, _INVOKE_END)
 
     def __init__(self, section: str = "function_calls") -> None:
-        self._tags = dsml_tags(section)
         self.starts = tuple(sorted((self.markers[1], self.markers[3]), key=lambda start: section not in start))
+        self.sections = tuple(
+            CallSection(trigger=start, begin=f"{start}\n", end=f"\n{self.section_end(start)}", between="\n")
+            for start in self.starts
+        )
 
     @property
     def call_end(self) -> str:
-        return self.starts[0].replace("<", "</")
+        return self.section_end(self.starts[0])
 
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        ends = [start.replace("<", "</") for start in self.starts]
-        return tuple(
-            CallSection(trigger=start, begin=f"{start}\n", end=f"\n{end}", between="\n")
-            for start, end in zip(self.starts, ends, strict=True)
-        )
-
-    def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
-        end = start.replace("<", "</")
-        return BlockReader(_INVOKE, _INVOKE_END, end, lambda at: TagReader(self._tags, tools, at))
+    def section_end(self, start: str) -> str:
+        return start.replace("<", "</")
 
     def fitted(self, template: str) -> "DeepSeekV32":
         return DeepSeekV32("function_calls" if "function_calls" in template else "tool_calls")
-
-    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
-        return tagged_shape(self._tags, name, parameters)
 
 
 FORMAT = DeepSeekV32()

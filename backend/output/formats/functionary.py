@@ -23,10 +23,7 @@ class Functionary(CallFormat):
     writable = re.compile(r"[^\s<>=]{1,256}")
     starts = ("<function=",)
     markers = ("<function=", "</function>")
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        return (CallSection(trigger=self.call_start, again=""),)
+    sections = (CallSection(trigger="<function=", again=""),)
 
     def reader(self, start: str, tools: ToolSchemas) -> HeaderCallReader:
         return HeaderCallReader(header, ("</function>",))

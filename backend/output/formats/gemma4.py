@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from backend.core.call_shape import (
@@ -22,7 +23,7 @@ from backend.output.calls.argument_lists import ArgumentListReader, CallListRead
 from backend.output.calls.call_format import CallFormat
 from backend.output.calls.forcing import argument_shapes
 from backend.output.calls.json_text import NotACall
-from backend.output.calls.literals import after_comma, read_literal, skip_blank
+from backend.output.calls.literals import read_elements, read_literal, skip_blank
 from backend.output.calls.schema import ToolSchemas, read_guess
 from backend.output.calls.tags import begun
 from backend.output.calls.unions import Union, choices, exactly, text_limits
@@ -46,7 +47,7 @@ class BraceValues:
     def __init__(self, quote: str) -> None:
         self._quote = quote
 
-    def read(self, text: str, at: int, depth: int = 0) -> tuple[Any, int]:
+    def read(self, text: str, at: int, *, depth: int = 0) -> tuple[Any, int]:
         """The value at `at`, and where it ends.
 
         Raises:
@@ -58,9 +59,10 @@ class BraceValues:
         if text.startswith(self._quote, at):
             return self._quoted(text, at)
         if text[at] == "{":
-            return self._object(text, at + 1, depth)
+            members, end = read_elements(text, at + 1, "}", partial(self._member, depth=depth + 1))
+            return dict(members), end
         if text[at] == "[":
-            return self._array(text, at + 1, depth)
+            return read_elements(text, at + 1, "]", partial(self.read, depth=depth + 1))
         if text[at] == '"':
             return read_literal(text, at)
         match = _BARE.match(text, at)
@@ -74,14 +76,10 @@ class BraceValues:
             raise IndexError("a string without end")
         return text[begin:end], end + len(self._quote)
 
-    def _object(self, text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
-        values: dict[str, Any] = {}
-        at = skip_blank(text, at)
-        while text[at] != "}":
-            key, at = self._key(text, at)
-            values[key], at = self.read(text, at, depth + 1)
-            at = after_comma(text, at, "}")
-        return values, at + 1
+    def _member(self, text: str, at: int, *, depth: int) -> tuple[tuple[str, Any], int]:
+        key, at = self._key(text, at)
+        value, at = self.read(text, at, depth=depth)
+        return (key, value), at
 
     def _key(self, text: str, at: int) -> tuple[str, int]:
         if text.startswith((self._quote, '"'), at):
@@ -94,15 +92,6 @@ class BraceValues:
         if match is None:
             raise ValueError("no key")
         return match[1], match.end()
-
-    def _array(self, text: str, at: int, depth: int) -> tuple[list[Any], int]:
-        values: list[Any] = []
-        at = skip_blank(text, at)
-        while text[at] != "]":
-            value, at = self.read(text, at, depth + 1)
-            values.append(value)
-            at = after_comma(text, at, "]")
-        return values, at + 1
 
 
 def call_syntax(quote: str) -> CallSyntax:
@@ -137,12 +126,9 @@ class BraceFormat(CallFormat):
         self.name = name
         self.starts = (start,)
         self.markers = (start, quote, end)
+        self.sections = (CallSection(trigger=start, again=""),)
         self._quote = quote
         self._syntax = call_syntax(quote)
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        return (CallSection(trigger=self.call_start, again=""),)
 
     def reader(self, start: str, tools: ToolSchemas) -> CallListReader:
         return CallListReader(lambda at: ArgumentListReader(self._syntax, at), self.markers[-1], bracketed=False)

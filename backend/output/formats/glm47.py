@@ -1,10 +1,8 @@
 """GLM 4.5 to 4.7: `<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>`."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from backend.core.call_shape import CallSection, Shape
+from backend.core.call_shape import CallSection
 from backend.output.calls.arg_keys import arg_key_tags
 from backend.output.calls.call_format import CallFormat, CallReader, Read
 from backend.output.calls.call_objects import CallObjectReader
@@ -12,7 +10,7 @@ from backend.output.calls.json_calls import HeaderCallReader, wait
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.schema import ToolSchemas
 from backend.output.calls.tag_calls import TagReader
-from backend.output.calls.tag_values import tagged_shape
+from backend.output.calls.tag_formats import TagFormat
 from backend.output.calls.tags import Tags
 from backend.output.formats.hy3 import FORMAT as HY3
 from backend.output.formats.hy3 import SEPARATOR
@@ -45,28 +43,22 @@ class ArgKeyReader:
         return HeaderCallReader(lambda _, at: (name, "", at), self._tags.close, at=after)
 
 
-class ArgKeyFormat(CallFormat):
+class ArgKeyFormat(TagFormat):
     """The schema tells which values are strings; other values are JSON or Python literals."""
 
     def __init__(self, name: str, prefix: str = "", *, held: bool = False) -> None:
         self.name, self._prefix = name, prefix
         self.starts = (f"<{prefix}tool_call>",)
+        self.sections = (CallSection(trigger=self.call_start, again="\n"),)
         self.markers = (*self.starts, *(f"<{end}{prefix}arg_{kind}>" for kind in ("key", "value") for end in ("", "/")))
         self.markers += (f"</{prefix}tool_call>",)
-        self._tags = arg_key_tags(prefix, held=held)
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        return (CallSection(trigger=self.call_start, again="\n"),)
+        self.tags = arg_key_tags(prefix, held=held)
 
     def reader(self, start: str, tools: ToolSchemas) -> ArgKeyReader:
-        return ArgKeyReader(self._tags, tools)
+        return ArgKeyReader(self.tags, tools)
 
     def held(self) -> "ArgKeyFormat":
         return ArgKeyFormat(self.name, self._prefix, held=True)
-
-    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
-        return tagged_shape(self._tags, name, parameters)
 
 
 class Glm47(ArgKeyFormat):

@@ -12,6 +12,7 @@ The recipient may stand behind the role too, as in the chat template; the first 
 import re
 from functools import partial
 
+from backend.core.call_shape import CallSection
 from backend.output.calls.call_format import CallFormat, CallReader, Read
 from backend.output.calls.json_calls import HeaderCallReader
 from backend.output.calls.readers import HeaderReader, ToFunction
@@ -19,6 +20,7 @@ from backend.output.calls.schema import ToolSchemas
 from backend.output.calls.tags import begun
 from backend.output.sections import Section
 
+_CALL = "<|channel|>commentary to="
 _WORD = r"[\w.:/+-]+"
 # A role or a channel, a recipient, a type: more words are text that speaks of a marker. What is unfinished matches too.
 _WORDS = rf"(?:{_WORD}(?:=(?:{_WORD})?)?(?:\s+{_WORD}(?:=(?:{_WORD})?)?){{0,2}}\s*)?"
@@ -79,13 +81,14 @@ class Harmony(CallFormat):
     think = ("<|channel|>analysis<|message|>", "<|end|>")
     ignored = ("<|end|>", "<|return|>", "<|call|>")
     lead = "<|start|>assistant"
+    sections = (CallSection(trigger=_CALL),)
 
     def __init__(self, *, calls: bool = True) -> None:
         self._calls = calls
 
     @property
     def call_start(self) -> str:
-        return "<|channel|>commentary to="
+        return _CALL
 
     @property
     def call_end(self) -> str:
@@ -101,10 +104,8 @@ class Harmony(CallFormat):
     def without_calls(self) -> CallFormat:
         return Harmony(calls=False)
 
-    def frame(self, name: str) -> tuple[str, str] | None:
-        if not self._calls:
-            return None
-        return f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>", "<|call|>"
+    def frame(self, name: str) -> tuple[str, str]:
+        return f"{_CALL}functions.{name} <|constrain|>json<|message|>", "<|call|>"
 
 
 FORMAT = Harmony()

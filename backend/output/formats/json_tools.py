@@ -14,7 +14,7 @@ class JsonCalls(CallFormat):
     Args:
         starts: Markers that open the calls; the first is the one that is written.
         end: The marker that ends them; empty if nothing does.
-        write: What stands before and after a call object, markers included.
+        write: What stands before the first call object and behind the last, markers included.
         between: Between two call objects of a section; None where each has its own markers, and `again` between them.
         first: The call object's members before its name.
         arguments: What the arguments are called.
@@ -39,36 +39,29 @@ class JsonCalls(CallFormat):
     ) -> None:
         self.name, self.starts, self.ignored, self.think = name, starts, others, think
         self.markers = (*starts, *others, *([end] if end else []))
-        self._end, self._write, self._keys = end, write, keys
+        self.sections = tuple(
+            CallSection(
+                # A word may be only spoken of.
+                trigger=write[0].replace(starts[0], start) if start.isalpha() else start,
+                begin=write[0].replace(starts[0], start),
+                end=write[1],
+                between=between,
+                again=again,
+            )
+            for start in starts
+        )
+        self._end, self._keys = end, keys
         self._first, self._arguments = first, arguments
-        self._between, self._again = between, again
 
     @property
     def call_end(self) -> str:
         return self._end
 
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        begin, end = self._write
-        return tuple(
-            CallSection(
-                # A word may be only spoken of.
-                trigger=begin.replace(self.starts[0], start) if start.isalpha() else start,
-                begin=begin.replace(self.starts[0], start),
-                end=end,
-                between=self._between,
-                again=self._again,
-            )
-            for start in self.starts
-        )
-
     def reader(self, start: str, tools: ToolSchemas) -> CallObjectReader:
         return CallObjectReader(self._end, self._keys)
 
     def frame(self, name: str) -> tuple[str, str]:
-        begin, end = self._write
-        own = f'{self._first}"{self._keys.name}": {json.dumps(name)}, "{self._arguments}": '
-        return f"{begin}{{{own}", f"}}{end}"
+        return f'{{{self._first}"{self._keys.name}": {json.dumps(name)}, "{self._arguments}": ', "}"
 
 
 FORMAT = JsonCalls("json_tools", ("<tool_call>",), "</tool_call>", ("<tool_call>\n", "\n</tool_call>"), again="\n")

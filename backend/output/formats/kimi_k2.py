@@ -9,8 +9,10 @@ from backend.output.calls.readers import BlockReader
 from backend.output.calls.schema import ToolSchemas
 from backend.output.calls.tags import begun
 
-_HEADER = re.compile(r"\s*(?P<id>(?:functions\.)?(?P<name>[^\s:<]+):\d+)\s*<\|tool_call_argument_begin\|>")
-_BEGUN = re.compile(r"\s*(?:[^\s:<]+(?::(?:\d+\s*" + begun("<|tool_call_argument_begin|>") + ")?)?)?")
+_SECTION, _END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
+_CALL, _ARGUMENTS, _CALL_END = "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"
+_HEADER = re.compile(rf"\s*(?P<id>(?:functions\.)?(?P<name>[^\s:<]+):\d+)\s*{re.escape(_ARGUMENTS)}")
+_BEGUN = re.compile(rf"\s*(?:[^\s:<]+(?::(?:\d+\s*{begun(_ARGUMENTS)})?)?)?")
 
 
 def header(body: str, at: int) -> tuple[str, str, int] | None:
@@ -24,28 +26,15 @@ class KimiK2(CallFormat):
 
     name = "kimi_k2"
     writable = re.compile(r"[^\s:<]{1,256}")
-    starts = ("<|tool_calls_section_begin|>",)
-    markers = (
-        "<|tool_calls_section_begin|>",
-        "<|tool_call_begin|>",
-        "<|tool_call_argument_begin|>",
-        "<|tool_call_end|>",
-        "<|tool_calls_section_end|>",
-    )
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        return (CallSection(trigger=self.markers[0], begin=self.markers[0], end=self.markers[-1], between=""),)
+    starts = (_SECTION,)
+    markers = (_SECTION, _CALL, _ARGUMENTS, _CALL_END, _END)
+    sections = (CallSection(trigger=_SECTION, begin=_SECTION, end=_END, between=""),)
 
     def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
-        stop = "<|tool_call_end|>"
-        return BlockReader(
-            "<|tool_call_begin|>", stop, self.markers[-1], lambda at: HeaderCallReader(header, (stop,), at=at)
-        )
+        return BlockReader(_CALL, _CALL_END, _END, lambda at: HeaderCallReader(header, (_CALL_END,), at=at))
 
     def frame(self, name: str) -> tuple[str, str]:
-        begin = f"<|tool_calls_section_begin|><|tool_call_begin|>functions.{name}:{NUMBER}<|tool_call_argument_begin|>"
-        return begin, "<|tool_call_end|><|tool_calls_section_end|>"
+        return f"{_CALL}functions.{name}:{NUMBER}{_ARGUMENTS}", _CALL_END
 
 
 FORMAT = KimiK2()

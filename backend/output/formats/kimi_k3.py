@@ -17,6 +17,8 @@ from backend.output.calls.tag_calls import TagReader
 from backend.output.calls.tags import Tags, begun
 from backend.output.choice import XTML_TOKENS
 
+_SECTION, _END = "<|open|>tools<|sep|>", "<|close|>tools<|sep|>"
+_CALL_END, _JSON_END = "<|close|>call<|sep|>", "<|close|>json<|sep|>"
 _REST = r"[^<]*" + begun("<|sep|>")
 _OPEN, _SEP = r"<\|open\|>", r"<\|sep\|>"
 
@@ -35,8 +37,8 @@ TAGS = Tags(
     opening_begun=re.compile(begun("<|open|>", f"(?:{begun('argument', _REST)}|{begun('json', _REST)})")),
     value_end="<|close|>argument<|sep|>",
     json_opening=re.compile(rf"{_OPEN}json(?![\w])[^<]*{_SEP}"),
-    json_end="<|close|>json<|sep|>",
-    close=("<|close|>call<|sep|>",),
+    json_end=_JSON_END,
+    close=(_CALL_END,),
     trim=str,
     unescape=unescaped,
 )
@@ -47,25 +49,17 @@ class KimiK3(CallFormat):
 
     name = "kimi_k3"
     writable = re.compile(r"[^<]{1,256}")
-    starts = ("<|open|>tools<|sep|>",)
-    markers = (*XTML_TOKENS, "<|open|>tools<|sep|>", "<|close|>tools<|sep|>")
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        begin, end = self.markers[-2:]
-        return (CallSection(trigger=begin, begin=begin, end=end, between=""),)
+    starts = (_SECTION,)
+    markers = (*XTML_TOKENS, _SECTION, _END)
+    sections = (CallSection(trigger=_SECTION, begin=_SECTION, end=_END, between=""),)
 
     def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
-        end = "<|close|>call<|sep|>"
-        return BlockReader("<|open|>call", end, self.markers[-1], lambda at: TagReader(TAGS, tools, at))
+        return BlockReader("<|open|>call", _CALL_END, _END, lambda at: TagReader(TAGS, tools, at))
 
     def frame(self, name: str) -> tuple[str, str]:
         attribute = name.replace("&", "&amp;").replace('"', "&quot;")
-        begin = f'<|open|>tools<|sep|><|open|>call tool="{attribute}" index="{NUMBER}"<|sep|>'
-        return (
-            f'{begin}<|open|>json type="object"<|sep|>',
-            "<|close|>json<|sep|><|close|>call<|sep|><|close|>tools<|sep|>",
-        )
+        begin = f'<|open|>call tool="{attribute}" index="{NUMBER}"<|sep|>'
+        return f'{begin}<|open|>json type="object"<|sep|>', f"{_JSON_END}{_CALL_END}"
 
 
 FORMAT = KimiK3()

@@ -17,7 +17,7 @@ class BareJson(CallFormat):
     Args:
         marker: What may stand before them; empty if nothing does.
         end: What may follow them then.
-        write: What stands before and after one.
+        write: What stands before the first and behind the last.
         arguments: What the arguments are called.
         between: Between two objects.
     """
@@ -30,7 +30,8 @@ class BareJson(CallFormat):
         self.ignored = (end,) if end else ()
         self.markers = (*self.starts, *self.ignored)
         self._end = end
-        self._write, self._arguments, self._between = write, arguments, between
+        self.sections = (CallSection(begin=write[0], end=write[1], between=between),)
+        self._arguments = arguments
 
     @property
     def call_start(self) -> str:
@@ -40,11 +41,6 @@ class BareJson(CallFormat):
     def call_end(self) -> str:
         return ""
 
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        begin, end = self._write
-        return (CallSection(begin=begin, end=end, between=self._between),)
-
     def reader(self, start: str, tools: ToolSchemas) -> BareCallReader:
         return BareCallReader(None, self._end)
 
@@ -52,8 +48,7 @@ class BareJson(CallFormat):
         return BareCallReader(frozenset(tools.names))
 
     def frame(self, name: str) -> tuple[str, str]:
-        begin, end = self._write
-        return f'{begin}{{"name": {json.dumps(name)}, "{self._arguments}": ', f"}}{end}"
+        return f'{{"name": {json.dumps(name)}, "{self._arguments}": ', "}"
 
 
 FORMAT = BareJson("llama3_json", "<|python_tag|>", ("", ""), "parameters")

@@ -6,7 +6,7 @@ Its own template asks for JSON objects as Llama 3 writes them, which are read to
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import CallSection, Fixed, Shape
+from backend.core.call_shape import Shape
 from backend.output.calls.python_calls import python_shape
 from backend.output.formats.llama3_json import BareJson
 
@@ -19,20 +19,15 @@ class Llama4(BareJson):
     """
 
     def __init__(self, *, as_json: bool = False) -> None:
-        super().__init__("llama4", "<|python_start|>", ("", ""), "parameters", "<|python_end|>")
+        write, between = (("", ""), "; ") if as_json else (("[", "]"), ", ")
+        super().__init__("llama4", "<|python_start|>", write, "parameters", "<|python_end|>", between=between)
         self._as_json = as_json
 
     def fitted(self, template: str) -> "Llama4":
         return Llama4(as_json='"parameters": dictionary' in template)
 
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        return super().sections if self._as_json else (CallSection(begin="[", end="]", between=", "),)
-
     def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
-        if self._as_json:
-            return super().shape(name, parameters)
-        return Fixed("["), *python_shape(name, parameters), Fixed("]")
+        return super().shape(name, parameters) if self._as_json else python_shape(name, parameters)
 
 
 FORMAT = Llama4()

@@ -1,14 +1,9 @@
 """MiniCPM 5: `<function name="NAME"><param name="KEY">VALUE</param></function>`, CDATA around difficult values."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from backend.core.call_shape import CallSection, Shape
-from backend.output.calls.call_format import CallFormat
-from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader
-from backend.output.calls.tag_values import tagged_shape
+from backend.core.call_shape import CallSection
+from backend.output.calls.tag_formats import TagFormat
 from backend.output.calls.tags import Tags, begun
 
 # Quotes may be single or missing; a name without them begins and ends in no blank.
@@ -30,22 +25,14 @@ TAGS = Tags(
 )
 
 
-class MiniCpm5(CallFormat):
+class MiniCpm5(TagFormat):
     """Calls have no wrapper: several stand one after the other. Types come from the tool's schema."""
 
     name = "minicpm5"
     starts = ("<function name=",)
     markers = ("<function", "<param", "</param>", "</function>")
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        return (CallSection(trigger=self.call_start, again="\n"),)
-
-    def reader(self, start: str, tools: ToolSchemas) -> TagReader:
-        return TagReader(TAGS, tools)
-
-    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
-        return tagged_shape(TAGS, name, parameters)
+    sections = (CallSection(trigger="<function name=", again="\n"),)
+    tags = TAGS
 
 
 FORMAT = MiniCpm5()

@@ -1,17 +1,12 @@
 """MiniMax M2: `<minimax:tool_call><invoke name="..."><parameter name="...">VALUE</parameter></invoke>...`."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from backend.core.call_shape import CallSection, Shape
-from backend.output.calls.call_format import CallFormat
-from backend.output.calls.readers import BlockReader
-from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader
-from backend.output.calls.tag_values import tagged_shape
+from backend.core.call_shape import CallSection
+from backend.output.calls.tag_formats import TagBlockFormat
 from backend.output.calls.tags import Tags, begun
 
+_SECTION, _END = "<minimax:tool_call>", "</minimax:tool_call>"
 # Quotes may be single or missing; a name without them begins and ends in no blank.
 _WORDS = r"[^\s<>\"']+(?: +[^\s<>\"']+)*"
 _NAME = rf"\s*(?P<quote>[\"'])?(?P<{{}}>(?(quote)[^<>\"']+|{_WORDS}))(?(quote)(?P=quote))\s*>"
@@ -23,30 +18,22 @@ TAGS = Tags(
     opening_begun=re.compile(begun("<parameter name=", _NAME_BEGUN)),
     value_end="</parameter>",
     close=("</invoke>",),
-    write_head='<minimax:tool_call>\n<invoke name="{name}">\n',
+    write_head='<invoke name="{name}">\n',
     write_opening='<parameter name="{key}">',
     write_after="\n",
-    write_close="</invoke>\n</minimax:tool_call>",
+    write_close="</invoke>",
 )
 
 
-class MinimaxM2(CallFormat):
+class MinimaxM2(TagBlockFormat):
     """Values are text; their types come from the tool's schema."""
 
     name = "minimax_m2"
-    starts = ("<minimax:tool_call>",)
-    markers = ("<minimax:tool_call>", "</minimax:tool_call>")
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        begin, end = self.markers
-        return (CallSection(trigger=begin, begin=f"{begin}\n", end=f"\n{end}", between="\n"),)
-
-    def reader(self, start: str, tools: ToolSchemas) -> BlockReader:
-        return BlockReader("<invoke name=", "</invoke>", self.markers[-1], lambda at: TagReader(TAGS, tools, at))
-
-    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
-        return tagged_shape(TAGS, name, parameters)
+    starts = (_SECTION,)
+    markers = (_SECTION, _END)
+    sections = (CallSection(trigger=_SECTION, begin=f"{_SECTION}\n", end=f"\n{_END}", between="\n"),)
+    tags = TAGS
+    block = ("<invoke name=", "</invoke>")
 
 
 FORMAT = MinimaxM2()

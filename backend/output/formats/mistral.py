@@ -84,16 +84,12 @@ class Mistral(CallFormat):
 
     def __init__(self, *, headers: bool = False) -> None:
         self._headers = headers
+        listed = CallSection(trigger="[TOOL_CALLS]", begin="[TOOL_CALLS][", end="]", between=", ")
+        self.sections = (CallSection(trigger="[TOOL_CALLS]", again="") if headers else listed,)
 
     @property
     def call_end(self) -> str:
         return ""
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        if self._headers:
-            return (CallSection(trigger=self.call_start, again=""),)
-        return (CallSection(trigger=self.call_start, begin="[TOOL_CALLS][", end="]", between=", "),)
 
     def reader(self, start: str, tools: ToolSchemas) -> MistralReader:
         return MistralReader()
@@ -104,7 +100,7 @@ class Mistral(CallFormat):
     def frame(self, name: str) -> tuple[str, str]:
         if self._headers:
             return f"[TOOL_CALLS]{name}[ARGS]", ""
-        return f'[TOOL_CALLS][{{"name": {json.dumps(name)}, "arguments": ', "}]"
+        return f'{{"name": {json.dumps(name)}, "arguments": ', "}"
 
     def new_id(self) -> str:
         return "".join(secrets.choice(_ID_ALPHABET) for _ in range(9))

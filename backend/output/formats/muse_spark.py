@@ -8,17 +8,15 @@ One answer holds several messages; the prompt ends in the first one's `<|start|>
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from backend.core.call_shape import CallSection, Shape
+from backend.core.call_shape import CallSection
 from backend.output.calls.call_format import CallFormat, CallReader, Read
-from backend.output.calls.readers import BlockReader, HeaderReader
+from backend.output.calls.readers import HeaderReader
 from backend.output.calls.schema import ToolSchemas
-from backend.output.calls.tag_calls import TagReader
-from backend.output.calls.tag_values import tagged_shape
+from backend.output.calls.tag_formats import TagBlockFormat
 from backend.output.calls.tags import Tags, begun
 
+_SECTION, _END = "<atem:function_calls>", "</atem:function_calls>"
 _NAME = r"[^<>]*?\bname=\"(?P<{}>[^\"<>]+)\"[^<>]*>"
 _NAME_BEGUN = r"[^<>]*>?"
 _RECIPIENT = re.compile(r"(?:to=(?P<to>[\w.-]*))?\s*")
@@ -31,10 +29,10 @@ TAGS = Tags(
     close=("</atem:invoke>",),
     trim=str.strip,
     guess=True,
-    write_head='to={name}<|message|><atem:function_calls>\n<atem:invoke name="{name}">\n',
+    write_head=f'to={{name}}<|message|>{_SECTION}\n<atem:invoke name="{{name}}">\n',
     write_opening='<atem:parameter name="{key}">',
     write_after="\n",
-    write_close="</atem:invoke>\n</atem:function_calls>",
+    write_close=f"</atem:invoke>\n{_END}",
     writable=re.compile(r"[\w.-]{1,256}"),
 )
 
@@ -48,38 +46,32 @@ def route(header: str) -> Read | None:
     return Read(0, section="reasoning" if match["to"] == "self" else "content")
 
 
-class MuseSpark(CallFormat):
+class MuseSpark(TagBlockFormat):
     """Values are JSON, or else text."""
 
     name = "muse_spark"
-    markers = ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>", "<atem:function_calls>", "</atem:function_calls>")
+    markers = ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>", _SECTION, _END)
     think = ("to=self<|message|>", "<|eom|>")
     ignored = ("<|eom|>", "<|eot|>")
     lead = "<|start|>assistant "
+    sections = (CallSection(trigger=_SECTION, again="<|eom|><|start|>assistant "),)
+    tags = TAGS
+    block = ("<atem:invoke", "</atem:invoke>")
 
     def __init__(self, *, calls: bool = True) -> None:
-        self._calls = calls
         self.starts = ("<|start|>", self.call_start) if calls else ("<|start|>",)
 
     @property
     def call_start(self) -> str:
-        return "<atem:function_calls>"
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        return (CallSection(trigger=self.call_start, again="<|eom|><|start|>assistant "),)
+        return _SECTION
 
     def reader(self, start: str, tools: ToolSchemas) -> CallReader:
         if start == "<|start|>":
             return HeaderReader("<|message|>", route)
-        end = "</atem:function_calls>"
-        return BlockReader("<atem:invoke", "</atem:invoke>", end, lambda at: TagReader(TAGS, tools, at))
+        return super().reader(start, tools)
 
     def first_reader(self, tools: ToolSchemas) -> CallReader:
         return HeaderReader("<|message|>", route, marked=False)
-
-    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
-        return tagged_shape(TAGS, name, parameters) if self._calls else super().shape(name, parameters)
 
     def without_calls(self) -> CallFormat:
         return MuseSpark(calls=False)

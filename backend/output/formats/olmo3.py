@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.call_shape import CallSection, Fixed, Shape
+from backend.core.call_shape import CallSection, Shape
 from backend.output.calls.argument_lists import ArgumentListReader, CallListReader
 from backend.output.calls.call_format import CallFormat
 from backend.output.calls.python_calls import SYNTAX, python_shape
@@ -18,16 +18,13 @@ class Olmo3(CallFormat):
     name = "olmo3"
     starts = (_START,)
     markers = (_START, _END)
-
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        return (CallSection(trigger=_START, begin=f"{_START}\n", end=f"\n{_END}", between="\n"),)
+    sections = (CallSection(trigger=_START, begin=f"{_START}\n", end=f"\n{_END}", between="\n"),)
 
     def reader(self, start: str, tools: ToolSchemas) -> CallListReader:
         return CallListReader(lambda at: ArgumentListReader(SYNTAX, at), _END, bracketed=False)
 
     def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
-        return Fixed(f"{_START}\n"), *python_shape(name, parameters), Fixed(f"\n{_END}")
+        return python_shape(name, parameters)
 
 
 FORMAT = Olmo3()

@@ -1,16 +1,14 @@
 """Qwen 3 Coder, Qwen 3.5: `<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-from backend.core.call_shape import CallSection, Shape
-from backend.output.calls.call_format import CallFormat, CallReader, Read
+from backend.core.call_shape import CallSection
+from backend.output.calls.call_format import CallReader, Read
 from backend.output.calls.literals import skip_blank
 from backend.output.calls.schema import ToolSchemas
 from backend.output.calls.tag_calls import TagReader
-from backend.output.calls.tag_values import tagged_shape
+from backend.output.calls.tag_formats import TagFormat
 from backend.output.calls.tags import Tags, begun
 
 _REST = r"\s*[^\s<>]*\s*>?"
@@ -34,11 +32,11 @@ def function_tags(section: tuple[str, str], *, opened: bool = False, held: bool 
         close=("</function>",),
         starts=() if held else (section[0], "<function="),
         section_end=section[1],
-        write_head=f"{section[0]}\n<function={{name}}>\n",
+        write_head="<function={name}>\n",
         write_opening="<parameter={key}>\n",
         write_tail="\n",
         write_after="\n",
-        write_close=f"</function>\n{section[1]}",
+        write_close="</function>",
     )
 
 
@@ -65,7 +63,7 @@ class SectionReader:
         return Read(0)
 
 
-class FunctionTags(CallFormat):
+class FunctionTags(TagFormat):
     """Values are text; their types come from the tool's schema. Line breaks around a value are not part of it.
 
     Models leave the section's start marker out now and then, so the function's tag opens a call too.
@@ -77,25 +75,18 @@ class FunctionTags(CallFormat):
         self.name, self._section = name, section
         self.starts = (section[0], self._FUNCTION)
         self.markers = (section[0], self._FUNCTION, section[1])
-        self._tags = function_tags(section, held=held)
+        self.sections = (
+            CallSection(trigger=section[0], begin=f"{section[0]}\n", end=f"\n{section[1]}", again="\n"),
+            CallSection(trigger=self._FUNCTION),
+        )
+        self.tags = function_tags(section, held=held)
         self._opened = function_tags(section, opened=True, held=held)
 
-    @property
-    def sections(self) -> tuple[CallSection, ...]:
-        start, function, end = self.markers
-        return (
-            CallSection(trigger=start, begin=f"{start}\n", end=f"\n{end}", again="\n"),
-            CallSection(trigger=function),
-        )
-
     def reader(self, start: str, tools: ToolSchemas) -> CallReader:
-        return SectionReader(self._opened if start == self._FUNCTION else self._tags, tools, self.call_end)
+        return SectionReader(self._opened if start == self._FUNCTION else self.tags, tools, self.call_end)
 
     def held(self) -> "FunctionTags":
         return FunctionTags(self.name, self._section, held=True)
-
-    def shape(self, name: str, parameters: Mapping[str, Any] | None) -> Shape:
-        return tagged_shape(self._tags, name, parameters)
 
 
 FORMAT = FunctionTags("qwen3_coder", ("<tool_call>", "</tool_call>"))

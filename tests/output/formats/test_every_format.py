@@ -1,15 +1,19 @@
 """What holds for all tool-call formats together."""
 
 import pkgutil
+import re
 from pathlib import Path
 
 import mlx_lm.tool_parsers
 import pytest
 
 from backend.output.calls.call_format import CallSender
+from backend.output.choice import FORMAT_ALIASES
 from backend.output.formats import formats
 from tests.output.cutting import run
 from tests.output.golden import format_named
+
+PAGE = Path(__file__).parents[3] / "docs" / "formats.md"
 
 
 def test_every_parser_of_mlx_lm_has_a_format_here():
@@ -36,6 +40,16 @@ def test_a_format_is_called_what_its_file_is_called_and_lists_its_markers(name: 
     )
     for text in (*call_format.starts, call_format.call_start, call_format.call_end):
         assert any(marker.startswith(text) or marker in text for marker in (*call_format.markers, ""))
+
+
+def test_the_page_lists_every_format_with_the_names_it_answers_to():
+    rows: dict[str, set[str]] = {}
+    for line in PAGE.read_text().splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)]
+        if len(cells) == 7 and cells[1].strip("`") in formats():
+            rows[cells[1].strip("`")] = set(filter(None, cells[4].split(", ")))
+    names = {name: {alias for alias, meant in FORMAT_ALIASES.items() if meant == name} for name in formats()}
+    assert rows == names
 
 
 @pytest.mark.parametrize("name", sorted(formats()))
