@@ -245,7 +245,7 @@ def test_a_prompt_that_goes_back_to_the_queue_in_the_middle_of_a_chunk_begins_wi
             for row in [row for row in own.prefills.rows if row.chunk is not None and row.covered >= 64]:
                 if not row.preemptions:
                     gone += 1
-                    own._preempt(row)
+                    own.admission.preempt(row)
             relieve(own)
 
         with pytest.MonkeyPatch.context() as patch:
