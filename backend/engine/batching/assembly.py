@@ -21,6 +21,7 @@ from backend.engine.batching.drafting.drafting import Drafting
 from backend.engine.batching.group_cost import DeviceKind, padding_bounds
 from backend.engine.batching.memory import MemoryBudget, copied_share
 from backend.engine.batching.pace import Pace
+from backend.engine.batching.parts import Parts
 from backend.engine.batching.pooled.shapes import Shapes
 from backend.engine.batching.prefix_cache import PrefixCache, needs_snapshots
 from backend.engine.batching.session import Session
@@ -103,20 +104,13 @@ def make_session(
     def session(outbox: Outbox, tell: Callable[[], None], disk: OpenDisk | str = "") -> Session:
         prefix = asleep.prefix if asleep else _prefix_cache(config, loaded, budget, generation, disk, notify, clock)
         counters = asleep.counters if asleep else Counters()
-        return Session(
+        speculating = _speculating(config.engine, loaded, prefix, counters, drafting=new_drafting(prefix.drafts))
+        parts = Parts(
             loaded=loaded,
-            memory_facts={
-                "device_memory": f"{memory.total} bytes: {memory.source}",
-                "wired_limit": f"{limit} bytes" if limit else "",
-                **_kv_facts(loaded),
-                **draft_facts(loaded, kept=prefix.drafts is not None),
-                **(loaded.ranks.facts if loaded.ranks is not None else {}),
-            },
-            config=config,
-            generation=generation,
+            engine=config.engine,
             prefix=prefix,
             counters=counters,
-            speculating=_speculating(config.engine, loaded, prefix, counters, drafting=new_drafting(prefix.drafts)),
+            speculating=speculating,
             new_batch=new_batch,
             budget=budget,
             padding=padding_bounds(kind, step_bytes=loaded.step_bytes, layers=layers, budget=budget.total),
@@ -127,6 +121,29 @@ def make_session(
             clock=clock,
             shapes=Shapes.of(kind, chunk=chunk, context=loaded.context_length),
             scores=MOST_SCORE_BYTES // loaded.score_bytes if loaded.score_bytes else None,
+        )
+        return Session(
+            loaded=loaded,
+            config=config,
+            generation=generation,
+            prefix=prefix,
+            speculating=speculating,
+            budget=budget,
+            counters=counters,
+            clock=clock,
+            prefills=parts.prefills,
+            pooled=parts.pooled,
+            groups=parts.groups,
+            room=parts.room,
+            decoding=parts.decoding,
+            admission=parts.admission,
+            memory_facts={
+                "device_memory": f"{memory.total} bytes: {memory.source}",
+                "wired_limit": f"{limit} bytes" if limit else "",
+                **_kv_facts(loaded),
+                **draft_facts(loaded, kept=prefix.drafts is not None),
+                **(loaded.ranks.facts if loaded.ranks is not None else {}),
+            },
         )
 
     if warms:

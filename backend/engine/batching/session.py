@@ -3,7 +3,7 @@
 import gc
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import mlx.core as mx
@@ -13,25 +13,17 @@ from backend.core.errors import DeadlineExceeded, Overloaded, RequestCancelled, 
 from backend.core.freed_memory import give_back
 from backend.engine.batching.admission import Admission
 from backend.engine.batching.asleep import Asleep, without_weights
-from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.decoding import Decoding
-from backend.engine.batching.emitting import Emitter
-from backend.engine.batching.finishing import Finisher, internal_fault
-from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.memory import MemoryBudget
-from backend.engine.batching.pace import Pace
 from backend.engine.batching.pooled.lane import Pooled
-from backend.engine.batching.pooled.shapes import Shapes
-from backend.engine.batching.pooled.turns import Turns
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.room import Room
 from backend.engine.batching.row import Row
 from backend.engine.batching.speculating import Speculating
 from backend.engine.batching.standing import Standing
-from backend.engine.batching.storing import Storing
-from backend.engine.channel import AnswerStream, Outbox
+from backend.engine.channel import AnswerStream
 from backend.engine.inbox import Submit
 from backend.engine.loading import LoadedModel
 from backend.engine.picture import Counters, EnginePicture
@@ -47,12 +39,6 @@ class Session:
     owed an end, and after it only until what it leaves is stored; while it goes from one to the next it is in
     `decoding.moving`, so that whatever ends the thread finds it.
 
-    Args:
-        chunk: Tokens of a prefill chunk at most.
-        tell: Lets clients have what was posted, before work that they need not wait for.
-        shapes: Of passes over texts.
-        scores: Of a prefill chunk, the most query tokens times key tokens; None where nothing bounds them.
-
     Attributes:
         touched: A request has run since nothing of any was left.
         pooled_ran: The last step ran something pooled, so prompts are next.
@@ -63,135 +49,24 @@ class Session:
     generation: int
     prefix: PrefixCache
     speculating: Speculating
-    new_batch: Callable[[], DecodeBatch]
     budget: MemoryBudget
-    padding: PaddingBounds
-    outbox: Outbox
-    tell: Callable[[], None]
-    chunk: int
-    pace: Pace
+    counters: Counters
     clock: Callable[[], float]
-    shapes: Shapes
-    scores: int | None = None
-    memory_facts: Mapping[str, str] = field(default_factory=dict[str, str])
+    prefills: Prefills
+    pooled: Pooled
+    groups: DecodeGroups
+    room: Room
+    decoding: Decoding
+    admission: Admission
+    memory_facts: Mapping[str, str]
     restore_limits: Callable[[], None] = lambda: None
-    counters: Counters = field(default_factory=Counters)
     touched: bool = False
     pooled_ran: bool = False
-    prefills: Prefills = field(init=False)
-    pooled: Pooled = field(init=False)
-    groups: DecodeGroups = field(init=False)
-    room: Room = field(init=False)
-    decoding: Decoding = field(init=False)
-    admission: Admission = field(init=False)
-
-    def __post_init__(self) -> None:
-        finisher, kv = Finisher(self.outbox, self.counters, self.clock), self.loaded.kv
-
-        # What prompts and decoding rows ask of each other can only be said once both are there.
-        def settle() -> None:
-            self.decoding.settle()
-
-        def hand_out() -> None:
-            self.decoding.hand_out()
-
-        def distrust() -> None:
-            self.decoding.restart_in_flight()
-
-        def requeue(row: Row) -> None:
-            self.admission.requeue(row)
-
-        def spare() -> int:
-            return self.room.spare()
-
-        self.prefills = Prefills(
-            model=self.loaded.model,
-            new_cache=self.loaded.new_cache,
-            prefix=self.prefix,
-            chunk=self.chunk,
-            pace=self.pace,
-            counters=self.counters,
-            clock=self.clock,
-            on_error=lambda row, error: finisher.fail(row, internal_fault("prefill", row, error)),
-            settle=settle,
-            meanwhile=hand_out,
-            distrust=distrust,
-            report_s=self.config.engine.progress_s,
-            kv=kv,
-        )
-        is_codes = kv.is_codes if kv is not None else lambda _covered: False
-        self.groups = DecodeGroups(self.new_batch, self.budget, self.padding, spare=spare, is_codes=is_codes)
-        self.pooled = Pooled(
-            turns=Turns(
-                model=self.loaded.model,
-                backbone=self.loaded.backbone,
-                vocab_size=self.loaded.vocab_size,
-                chunk=self.chunk,
-                shapes=self.shapes,
-                scores=self.scores,
-            ),
-            chunk=self.chunk,
-            pace=self.pace,
-            counters=self.counters,
-            finisher=finisher,
-            clock=self.clock,
-            settle=settle,
-            meanwhile=hand_out,
-            tell=self.tell,
-        )
-        self.room = Room(
-            budget=self.budget,
-            prefix=self.prefix,
-            prefills=self.prefills,
-            groups=self.groups,
-            pooled=self.pooled,
-            drafting=self.speculating.nbytes,
-        )
-        self.decoding = Decoding(
-            groups=self.groups,
-            prefills=self.prefills,
-            storing=Storing(
-                prefix=self.prefix,
-                groups=self.groups,
-                room=self.room,
-                settle=settle,
-                tell=self.tell,
-                clock=self.clock,
-                leaves_drafts=self.speculating.leave,
-            ),
-            emitter=Emitter(lambda: self.loaded.eos_ids, finisher, self.outbox, self.counters),
-            finisher=finisher,
-            outbox=self.outbox,
-            counters=self.counters,
-            tell=self.tell,
-            requeue=requeue,
-            pooled=self.pooled,
-            speculating=self.speculating,
-            spare=spare,
-            clock=self.clock,
-            kv=kv,
-        )
-        self.admission = Admission(
-            prefix=self.prefix,
-            prefills=self.prefills,
-            pooled=self.pooled,
-            groups=self.groups,
-            room=self.room,
-            decoding=self.decoding,
-            finisher=finisher,
-            counters=self.counters,
-            clock=self.clock,
-            chunk=self.chunk,
-            scores=self.scores,
-            kv=kv,
-            most_rows=self.max_rows,
-            strict=self.strict,
-        )
 
     @property
     def strict(self) -> bool:
         """Whether a request leaves nothing behind."""
-        return self.config.engine.isolation == "strict"
+        return self.admission.strict
 
     @property
     def busy(self) -> bool:
@@ -201,7 +76,12 @@ class Session:
     @property
     def max_rows(self) -> int:
         """Rows that may run together."""
-        return self.config.engine.rows_together(batchable=self.loaded.batchable)
+        return self.admission.most_rows
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return self.decoding.emitter.eos_ids
 
     def submit(self, submit: Submit) -> None:
         """Take a request; it starts when there is room."""
@@ -210,7 +90,7 @@ class Session:
         sampling = RowSampling(
             submit.request.sampling,
             prompt=submit.prompt.tokens,
-            eos_ids=self.loaded.eos_ids,
+            eos_ids=self.eos_ids,
             top_logprobs=submit.request.logprobs,
             constraint=submit.constraint,
         )
@@ -298,7 +178,7 @@ class Session:
             self.prefix.close(FLUSH_SECONDS)
         figures = self.prefix.figures()
         del self.loaded, self.prefills, self.pooled, self.groups, self.room, self.decoding, self.admission
-        del self.prefix, self.speculating, self.new_batch
+        del self.prefix, self.speculating
         gc.collect()
         self.restore_limits()
         mx.clear_cache()

@@ -135,7 +135,7 @@ def test_what_has_been_drawn_goes_out_before_anybody_waits_for_a_prompt(
         if sys._getframe(2).f_code is Chunk.wait.__code__ and sessions and sessions[0].groups:
             waited += 1
             assert all(batch._drawn is None for batch in sessions[0].groups.batches)  # type: ignore[attr-defined]
-            assert not sessions[0].outbox
+            assert not sessions[0].decoding.outbox
         import mlx.core as mx
 
         mx.eval(*arrays)
