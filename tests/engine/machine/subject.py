@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine
 from numpy.typing import NDArray
 
 from backend.config import SamplerBackend
-from backend.engine.batching.assembly import SLICE_SECONDS, device_kind
+from backend.engine.batching.assembly import SLICE_SECONDS
+from backend.engine.batching.device_share import device_kind
 from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.pooled.lane import Pooled
