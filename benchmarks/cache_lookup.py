@@ -62,7 +62,7 @@ def filled(stored: list[Tokens]) -> PromptCache:
 def lookups(cache: PromptCache, long: Tokens, repeat: int) -> list[tuple[int, float, float]]:
     """(length, p50, p99) of milliseconds under the lock for prompts that agree with the longest sequence."""
     out = []
-    index = cache._index  # noqa: SLF001  what runs under the lock, and nothing else
+    index = cache._locked.index  # noqa: SLF001  what runs under the lock, and nothing else
     for length in LENGTHS:
         asked = long[:length].copy()
         samples = []

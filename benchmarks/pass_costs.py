@@ -32,7 +32,7 @@ def passes(session: Session, count: int, rounds: int, clock: Clock) -> list[list
     """
     texts = _texts(count, HELD + rounds * (1 + 2 * sum(1 + depth for depth in DEPTHS)) + 2 * max(DEPTHS))
     session.loaded.model.follow({index + 1: text.tolist() for index, text in enumerate(texts)})
-    batch = session.new_batch()
+    batch = session.groups.new_batch()
     batch.join(_rows(session, texts))
 
     def step() -> float:
@@ -87,7 +87,7 @@ def memory(session: Session, count: int) -> list[list[object]]:
     depths = [*DEPTHS, session.speculating.depths.options[-1]]
     texts = _texts(count, HELD + 4 * sum(depths) + 2 * max(depths))
     session.loaded.model.follow({index + 1: text.tolist() for index, text in enumerate(texts)})
-    batch = session.new_batch()
+    batch = session.groups.new_batch()
     batch.join(_rows(session, texts))
 
     def peak(run: Callable[[], object]) -> int:

@@ -1,30 +1,25 @@
-"""The cache that callers see: the lock, the copies outside it, and the call shapes of mlx-lm and LocalAI."""
+"""The cache that callers see, with the call shapes of mlx-lm and LocalAI as well."""
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Callable, Generator, Hashable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
 from mlx_cache.below import Below, Namespace, text_alone
-from mlx_cache.blocks import BLOCK_TOKENS, MAX_BLOCK_TOKENS, Block, InconsistentCache, Layout, Payload, UnsupportedLayer
+from mlx_cache.blocks import BLOCK_TOKENS, MAX_BLOCK_TOKENS, Payload
 from mlx_cache.competing import CompetingPolicy
-from mlx_cache.disk.offers import Offer
 from mlx_cache.disk.rests import Share, all_of_it
 from mlx_cache.disk.tier import DiskTier
 from mlx_cache.eviction import Eviction
 from mlx_cache.index import Index
-from mlx_cache.plans import InsertPlan
+from mlx_cache.inserts import Given, Inserts
+from mlx_cache.locked import LockedIndex
 from mlx_cache.policy import EvictionPolicy
 from mlx_cache.results import Fetched, Inserted
 from mlx_cache.stats import Counters, Reason, Refusal
 from mlx_cache.tree import Tokens, as_tokens
-
-logger = logging.getLogger(__name__)
 
 UNLIMITED = 1 << 62
 DEFAULT_MAX_BYTES = 4 << 30
@@ -32,7 +27,6 @@ DEFAULT_MAX_BYTES = 4 << 30
 MAX_BUFFERS = 49_900
 """A tenth of the number of live buffers at which Metal stops, whatever their size (about 499,000)."""
 
-_ATTEMPTS = 16
 _CACHE_TYPES = ("assistant", "user", "system")
 
 
@@ -73,21 +67,21 @@ class PromptCache:
         if not 0 < block_tokens <= MAX_BLOCK_TOKENS:
             raise ValueError(f"block_tokens must be in [1, {MAX_BLOCK_TOKENS}], is {block_tokens}")
         del can_trim_fn, trim_fn
-        self._lock = threading.Lock()
-        self._counters = Counters()
         self._payload = payload
-        self._index = Index(
-            Eviction(policy if policy is not None else CompetingPolicy(block_tokens=block_tokens), self._counters),
+        self._below: Below | None = None
+        if disk is not None:
+            self._below = Below(disk, disk_namespace if disk_namespace is not None else text_alone)
+        counters = Counters()
+        index = Index(
+            Eviction(policy if policy is not None else CompetingPolicy(block_tokens=block_tokens), counters),
             max_bytes=UNLIMITED if max_bytes is None else max(0, max_bytes),
             max_size=UNLIMITED if max_size is None else max(0, max_size),
             max_buffers=max_buffers,
             block_tokens=block_tokens,
         )
-        self._index.tells_of_others = tells_of_others
-        self._below: Below | None = None
-        if disk is not None:
-            self._below = Below(disk, disk_namespace if disk_namespace is not None else text_alone)
-            self._index.eviction.on_evict = self._below.evicting
+        index.tells_of_others = tells_of_others
+        self._locked = LockedIndex(index, counters, self._below)
+        self._inserts = Inserts(self._locked)
 
     # Looking up
 
@@ -113,11 +107,11 @@ class PromptCache:
             fetched = self._fetch_through(model_key, asked, template, room, counted=counted)
             if fetched is not None:
                 return fetched
-        with self._lock:
-            found = self._index.find(model_key, asked, max(0, len(asked) - 1), counted=counted)
+        with self._locked.looking() as index:
+            found = index.find(model_key, asked, max(0, len(asked) - 1), counted=counted)
             length = found.restorable.length
             if counted:
-                self._counters.fetched(len(asked), length, found.reason)
+                self._locked.counters.fetched(len(asked), length, found.reason)
         if found.layout is None or found.hold is None:
             return Fetched(None, 0, found.reason, found.agreed)
         try:
@@ -125,7 +119,7 @@ class PromptCache:
             if self._below is not None and counted:
                 self._below.hit(model_key, asked, found)
         finally:
-            with self._changing() as index:
+            with self._locked.changing() as index:
                 found.hold.release()
                 index.enforce()
         return Fetched(caches, length, found.reason, found.agreed)
@@ -140,8 +134,8 @@ class PromptCache:
     def match_length(self, model_key: Hashable, tokens: Sequence[int] | Tokens) -> int:
         """How many tokens a fetch would restore now. Changes nothing, not even what counts as recently used."""
         asked = as_tokens(tokens)
-        with self._lock:
-            return self._index.best(model_key, asked, max(0, len(asked) - 1))[3]
+        with self._locked.looking() as index:
+            return index.best(model_key, asked, max(0, len(asked) - 1))[3]
 
     def continuation(
         self, model_key: Hashable, tokens: Sequence[int] | Tokens, most: int = 4096, *, lead_in: int = 0
@@ -153,8 +147,8 @@ class PromptCache:
         counts as recently used; reads no file, and no key or value.
         """
         asked = as_tokens(tokens)
-        with self._lock:
-            agreed, parts = self._index.beyond(self._forms(model_key), asked, most)
+        with self._locked.looking() as index:
+            agreed, parts = index.beyond(self._forms(model_key), asked, most)
         if not agreed:
             return None
         behind = np.concatenate(parts)[:most]
@@ -217,8 +211,8 @@ class PromptCache:
         """Write all that is worth keeping, the most valuable first; False if the time was not enough."""
         if self._below is None:
             return True
-        with self._lock:
-            offers = self._below.everything(self._index)
+        with self._locked.looking() as index:
+            offers = self._below.everything(index)
         return self._below.disk.flush(timeout, offers)
 
     def _fetch_through(
@@ -229,8 +223,8 @@ class PromptCache:
         if fetched.caches is None:
             return None
         if counted:
-            with self._lock:
-                self._counters.fetched(len(tokens), fetched.length, fetched.reason)
+            with self._locked.looking():
+                self._locked.counters.fetched(len(tokens), fetched.length, fetched.reason)
         self.insert(key, tokens[: fetched.length], fetched.caches)
         return fetched
 
@@ -254,28 +248,17 @@ class PromptCache:
         what is stored already where the sequence ends: a pin of it then holds no byte of what lies behind.
         """
         key_tokens = as_tokens(tokens)
-        if self._index.max_size == 0 or self._index.max_bytes == 0:
-            return self._refuse(Refusal.OFF)
-        payload = self._ensure_payload()
-        try:
-            offset = payload.offset(prompt_cache)
-            length = len(key_tokens) if offset is None else offset
-            if length > len(key_tokens):
-                raise InconsistentCache(f"layers cover {length} tokens, the key has {len(key_tokens)}")
-            if length == 0:
-                return self._refuse(Refusal.EMPTY)
-            layout = payload.layout(prompt_cache)
-            available = payload.available(prompt_cache, layout)
-            state_nbytes = payload.state_nbytes(prompt_cache, layout) if layout.has_state and snapshot else 0
-        except UnsupportedLayer as error:
-            return self._unsupported(model_key, str(error))
-        except InconsistentCache as error:
-            logger.warning("prompt cache not stored: %s", error)
-            return self._refuse(Refusal.INCONSISTENT)
-        return self._store(
-            model_key, layout, key_tokens[:length], prompt_cache, cache_type,
-            snapshot=snapshot, apart=apart, available=available, state_nbytes=state_nbytes,
-        )  # fmt: skip
+        if self._locked.index.max_size == 0 or self._locked.index.max_bytes == 0:
+            return self._inserts.refuse(Refusal.OFF)
+        given = Given(
+            key=model_key,
+            tokens=key_tokens,
+            caches=prompt_cache,
+            snapshot=snapshot,
+            apart=apart,
+            cache_type=cache_type,
+        )
+        return self._inserts.insert(given, self._ensure_payload())
 
     def insert_cache(
         self,
@@ -288,76 +271,6 @@ class PromptCache:
         """As in mlx-lm and LocalAI. Unlike theirs, the given caches stay the caller's."""
         self.insert(model_key, tokens, prompt_cache, cache_type=cache_type)
 
-    def _store(
-        self,
-        key: Hashable,
-        layout: Layout,
-        tokens: Tokens,
-        caches: Sequence[Any],
-        cache_type: str,
-        *,
-        snapshot: bool,
-        apart: bool,
-        available: list[int],
-        state_nbytes: int,
-    ) -> Inserted:
-        payload = self._ensure_payload()
-        for _ in range(_ATTEMPTS):
-            with self._changing() as index:
-                plan = index.plan_insert(
-                    key, layout, tokens,
-                    snapshot=snapshot, apart=apart, state_nbytes=state_nbytes, available=available,
-                )  # fmt: skip
-            if plan is None:
-                return self._refuse(Refusal.NO_ROOM)
-            done = self._carry_out(plan, payload, caches, cache_type)
-            if not plan.tree.alive:
-                return self._refuse(Refusal.CLEARED)
-            if done:
-                return Inserted(plan.missing.length, plan.missing.length - plan.missing.at)
-        return self._refuse(Refusal.CONTENDED)
-
-    def _carry_out(self, plan: InsertPlan, payload: Payload, caches: Sequence[Any], cache_type: str) -> bool:
-        missing, layout, done = plan.missing, plan.tree.layout, False
-        try:
-            blocks = payload.copy_blocks(caches, layout, missing.ranges())
-            state = payload.copy_state(caches, layout) if missing.wants_state else None
-            parts = payload.cut(layout, missing.cuts) if missing.cuts else []
-            cuts: dict[Block, tuple[Block, Block]] = {
-                block: pair for (block, _), pair in zip(missing.cuts, parts, strict=True)
-            }
-        except BaseException:
-            with self._changing() as index:
-                index.finish_insert(plan)
-                index.enforce()
-            raise
-        with self._changing() as index:
-            # The room reserved becomes the bytes committed, in one step.
-            index.finish_insert(plan)
-            if plan.tree.alive:
-                done = index.commit_insert(plan, blocks, state, cuts, cache_type)
-            index.enforce()
-            if done and self._below is not None:
-                self._below.pins_changed(index)
-            if done:
-                self._counters.inserts += 1
-                self._counters.tokens_stored += missing.length - missing.at
-        return done
-
-    def _refuse(self, refusal: Refusal) -> Inserted:
-        with self._lock:
-            self._counters.refused(refusal)
-        return Inserted(0, 0, refusal)
-
-    def _unsupported(self, key: Hashable, name: str) -> Inserted:
-        with self._lock:
-            first = name not in self._counters.unsupported
-            self._counters.unsupported[name] = self._counters.unsupported.get(name, 0) + 1
-            self._index.unsupported[key] = name
-        if first:
-            logger.warning("prompts are not cached: layer cache class %s is not known", name)
-        return self._refuse(Refusal.UNSUPPORTED_LAYER)
-
     # Limits and names
 
     def pin(self, name: str, model_key: Hashable, tokens: Sequence[int] | Tokens) -> int:
@@ -365,26 +278,24 @@ class PromptCache:
 
         `clear` and `drop` remove pins with what they hold.
         """
-        with self._changing() as index:
+        with self._locked.changing() as index:
             length = index.pin(name, model_key, as_tokens(tokens).copy())
             index.enforce()
-            if self._below is not None:
-                self._below.pins_changed(index)
+            self._locked.pins_changed()
         return length
 
     def unpin(self, name: str) -> bool:
         """Let a named prefix go; False if there is none of that name."""
-        with self._changing() as index:
+        with self._locked.changing() as index:
             known = index.unpin(name)
             index.enforce()
-            if self._below is not None:
-                self._below.pins_changed(index)
+            self._locked.pins_changed()
         return known
 
     def pinned_length(self, name: str) -> int:
         """The tokens held under this name; 0 for none of that name."""
-        with self._lock:
-            pin = self._index.pins.get(name)
+        with self._locked.looking() as index:
+            pin = index.pins.get(name)
             return pin.length if pin is not None else 0
 
     def forget(self, model_key: Hashable, tokens: Sequence[int] | Tokens, *, keep: int = 0) -> None:
@@ -393,12 +304,12 @@ class PromptCache:
         A sequence that is a prefix of this one and of no other goes with it: say with `keep` what must stay.
         """
         asked = as_tokens(tokens)
-        with self._changing() as index:
+        with self._locked.changing() as index:
             index.forget(model_key, asked, keep)
 
     def trim_to(self, *, n_sequences: int | None = None, n_bytes: int | None = None) -> None:
         """Evict down to these limits once, as far as nothing is pinned or being read."""
-        with self._changing() as index:
+        with self._locked.changing() as index:
             index.trim(
                 n_bytes=UNLIMITED if n_bytes is None else max(0, n_bytes),
                 n_sequences=UNLIMITED if n_sequences is None else max(0, n_sequences),
@@ -406,13 +317,12 @@ class PromptCache:
 
     def clear(self, model_key: Hashable | None = None) -> None:
         """Remove everything, or everything under one model key, from memory; what is on the disk stays there."""
-        with self._changing() as index:
+        with self._locked.changing() as index:
             for key in list(index.spaces) if model_key is None else [model_key]:
                 index.drop(key)
             if model_key is None:
                 index.pins.clear()
-            if self._below is not None:
-                self._below.pins_changed(index)
+            self._locked.pins_changed()
 
     def drop(self, model_key: Hashable) -> None:
         """Remove one namespace: its model has been replaced."""
@@ -421,73 +331,55 @@ class PromptCache:
     # Figures
 
     def __len__(self) -> int:
-        with self._lock:
-            return self._index.n_sequences
+        with self._locked.looking() as index:
+            return index.n_sequences
 
     @property
     def nbytes(self) -> int:
         """Bytes of all stored arrays."""
-        with self._lock:
-            return self._index.eviction.nbytes
+        with self._locked.looking() as index:
+            return index.eviction.nbytes
 
     @property
     def max_bytes(self) -> int:
         """The byte budget; assigning a smaller one evicts."""
-        return self._index.max_bytes
+        return self._locked.index.max_bytes
 
     @max_bytes.setter
     def max_bytes(self, value: int) -> None:
-        with self._lock:
-            self._index.max_bytes = max(0, value)
+        with self._locked.looking() as index:
+            index.max_bytes = max(0, value)
         self.trim_to(n_bytes=value)
 
     @property
     def max_size(self) -> int:
         """The most sequences stored."""
-        return self._index.max_size
+        return self._locked.index.max_size
 
     def stats(self) -> dict[str, Any]:
         """Counts and bytes as plain types. `reasons` counts fetches by why they were as long as they were."""
-        with self._lock:
-            trees = list(self._index.trees())
-            return self._counters.as_dict() | {
-                "nbytes": self._index.eviction.nbytes,
-                "n_buffers": self._index.eviction.n_buffers,
-                "n_sequences": self._index.n_sequences,
-                "n_namespaces": len(self._index.spaces),
+        with self._locked.looking() as index:
+            trees = list(index.trees())
+            return self._locked.counters.as_dict() | {
+                "nbytes": index.eviction.nbytes,
+                "n_buffers": index.eviction.n_buffers,
+                "n_sequences": index.n_sequences,
+                "n_namespaces": len(index.spaces),
                 "n_nodes": sum(tree.n_nodes for tree in trees),
                 "n_tokens": sum(tree.n_tokens for tree in trees),
-                "pins": {name: pin.length for name, pin in self._index.pins.items()},
+                "pins": {name: pin.length for name, pin in index.pins.items()},
                 "disk": self._below.disk.stats() if self._below is not None else None,
             }
 
     def stats_by_type(self) -> dict[str, dict[str, int]]:
         """As in mlx-lm: sequences and bytes by the `cache_type` given on insert."""
         out = {name: {"n_sequences": 0, "n_bytes": 0} for name in _CACHE_TYPES}
-        with self._lock:
-            for node in (node for tree in self._index.trees() for node in tree.nodes()):
+        with self._locked.looking() as index:
+            for node in (node for tree in index.trees() for node in tree.nodes()):
                 entry = out.setdefault(node.cache_type, {"n_sequences": 0, "n_bytes": 0})
                 entry["n_sequences"] += node.is_leaf
                 entry["n_bytes"] += node.nbytes
         return out
-
-    @contextmanager
-    def _changing(self) -> Generator[Index]:
-        """The index, locked; what is evicted meanwhile is freed after the lock is released."""
-        trash: list[Any] = []
-        noted: list[tuple[str, Offer]] = []
-        with self._lock:
-            try:
-                yield self._index
-            finally:
-                trash, self._index.eviction.trash = self._index.eviction.trash, trash
-                if self._below is not None:
-                    noted = self._below.take_notes()
-        for namespace, offer in noted:
-            assert self._below is not None
-            self._below.disk.offer(namespace, offer)
-        # After the offers: what the disk has taken lives on in its queue.
-        trash.clear()
 
     def _ensure_payload(self) -> Payload:
         if self._payload is None:

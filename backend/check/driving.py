@@ -28,8 +28,8 @@ def random_tokens(session: Session, count: int, seed: int) -> NDArray[np.int32]:
     """Token ids that end no answer, `[count]`."""
     drawn = np.random.default_rng(seed).integers(1, session.loaded.vocab_size, count).astype(np.int32)
     # One that ends nothing and that every vocabulary has.
-    plain = next(token for token in range(session.loaded.vocab_size) if token not in session.loaded.eos_ids)
-    drawn[np.isin(drawn, list(session.loaded.eos_ids))] = plain
+    plain = next(token for token in range(session.loaded.vocab_size) if token not in session.eos_ids)
+    drawn[np.isin(drawn, list(session.eos_ids))] = plain
     return drawn
 
 
@@ -61,7 +61,7 @@ def merged(caches: Sequence[list[Any]]) -> list[Any]:
 
 def row(session: Session, tokens: NDArray[np.int32], caches: Sequence[Any], sampling: Sampling | None = None) -> Row:
     """A row that holds all of `tokens` but the last, which its first step feeds; it takes copies of the caches."""
-    drawn = RowSampling(sampling or Sampling(), prompt=tokens, eos_ids=session.loaded.eos_ids, top_logprobs=None)
+    drawn = RowSampling(sampling or Sampling(), prompt=tokens, eos_ids=session.eos_ids, top_logprobs=None)
     # Of a submitted request a batch knows the sampling alone.
     nowhere = Standing.of(0.0, 0)
     made = Row(cast(Submit, None), drawn, tokens, nowhere, caches=copied(caches), covered=len(tokens) - 1)
@@ -89,7 +89,7 @@ def twins(session: Session, originals: Sequence[Row]) -> list[Row]:
 
 def batch_of(session: Session, members: Sequence[Row]) -> DecodeBatch:
     """A decode batch of the engine's own kind that these rows have joined and that has run."""
-    batch = session.new_batch()
+    batch = session.groups.new_batch()
     batch.join(members)
     for _ in range(_WARM_STEPS):
         batch.step()

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -139,8 +139,8 @@ class Subject:
 
 def _end_at(ids: frozenset[int], session: "Session") -> frozenset[int]:
     """Let these tokens end answers; the ones that did."""
-    before = session.loaded.eos_ids
-    session.loaded = replace(session.loaded, eos_ids=ids)
+    emitter = session.decoding.emitter
+    before, emitter.eos_ids = emitter.eos_ids, ids
     return before
 
 

@@ -17,7 +17,7 @@ def look(blas: str) -> dict[str, object]:
         return {"blas_error": str(error)}
     import mlx.core as mx
 
-    from backend.engine.batching.assembly import KV_SHARE, device_kind
+    from backend.engine.batching.device_share import KV_SHARE, device_kind
     from backend.engine.loading.device_memory import device_memory
     from backend.engine.loading.model import device_name
 

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import secrets
-import stat
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -113,7 +112,6 @@ class SmallFiles:
         """A descriptor of the folder."""
         above = self._place.open(make=make)
         try:
-            _check_ours(above)
             if make:
                 with suppress(FileExistsError):
                     os.mkdir(self._folder, 0o700, dir_fd=above)
@@ -179,12 +177,6 @@ def as_tokens(text: str) -> NDArray[np.int32]:
 
 def _check(body: dict[str, Any]) -> str:
     return digest(json.dumps(body, sort_keys=True))
-
-
-def _check_ours(directory: int) -> None:
-    about = os.fstat(directory)
-    if about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError("the directory is not ours alone to write")
 
 
 def _sweep(folder: int) -> None:

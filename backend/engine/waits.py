@@ -4,7 +4,7 @@ MLX reports a failed step once, at the first wait, and forgets it. numpy swallow
 asks again, so an array that was not waited for reads as zeros or garbage where it should raise.
 
 Whoever waits first hears of a failure, whosever it was. So what others have on the device is settled before, each by
-its own owner (`Session._settle`), and an error at a wait is that of what is waited for.
+its own owner (`Decoding.settle`), and an error at a wait is that of what is waited for.
 """
 
 import logging

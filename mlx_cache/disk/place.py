@@ -1,9 +1,10 @@
-"""Where a cache directory lies, and that it is still there."""
+"""Where a cache directory lies, that it is still there, and ours alone to write."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +36,7 @@ class Place:
         """A descriptor of the directory; with `make` it is made where nothing is, and at first the way to it as well.
 
         Raises:
-            OSError: There is none, or not where it was.
+            OSError: There is none, or not where it was, or it is not ours alone to write.
         """
         known = self._known
         if make and known is None:
@@ -57,18 +58,19 @@ class Place:
             fd = open_or_make(self._system, above, self._name)[0] if may_make else self._open_in(above)
         finally:
             self._system.close(above)
-        return self._same_device(fd, folder, folder_is)
+        return self._checked(fd, folder, folder_is)
 
     def _open_in(self, above: int) -> int:
         return self._system.open_folder(above, self._name)
 
-    def _same_device(self, fd: int, folder: str, folder_is: tuple[int, int]) -> int:
+    def _checked(self, fd: int, folder: str, folder_is: tuple[int, int]) -> int:
         try:
-            device = self._system.stat(fd).st_dev
+            about = self._system.stat(fd)
             if self._known is None:
-                self._known = _Known(folder, folder_is, device)
-            elif device != self._known.device:
+                self._known = _Known(folder, folder_is, about.st_dev)
+            elif about.st_dev != self._known.device:
                 raise _stale("it is on another volume now")
+            check_ours(about)
         except OSError:
             self._system.close(fd)
             raise
@@ -83,6 +85,18 @@ def open_or_make(system: System, parent: int, name: str) -> tuple[int, bool]:
         with suppress(FileExistsError):
             system.make_folder(parent, name)
         return system.open_folder(parent, name), True
+
+
+def check_ours(about: os.stat_result) -> None:
+    """Refuse a folder that somebody else may put something into.
+
+    Raises:
+        PermissionError: It is another user's, or others can write it.
+    """
+    if about.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "belongs to another user")
+    if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(errno.EPERM, "can be written by others")
 
 
 def _stale(words: str) -> OSError:

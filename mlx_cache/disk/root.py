@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlx_cache.disk.names import SECRET_BYTES, VERSION_FOLDER
-from mlx_cache.disk.place import Place, open_or_make
+from mlx_cache.disk.place import Place, check_ours, open_or_make
 from mlx_cache.disk.system import System
 
 QUARANTINE = "quarantine"
@@ -96,7 +96,6 @@ class Root:
         """Hold what lies under the path, made first where nothing does."""
         fd = self._place.open(make=True)
         try:
-            self._verify(fd, str(self._path))
             if not self._is_held(fd):
                 fd = self._hold(fd)
         finally:
@@ -124,17 +123,12 @@ class Root:
     def _make(self, parent: int, name: str) -> bool:
         fd, made = open_or_make(self._system, parent, name)
         try:
-            self._verify(fd, f"{self._path}/{name}")
+            check_ours(self._system.stat(fd))
+        except PermissionError as error:
+            raise DiskUnusable(_why(self._path / name, error)) from None
         finally:
             self._system.close(fd)
         return made
-
-    def _verify(self, fd: int, what: str) -> None:
-        about = self._system.stat(fd)
-        if about.st_uid != os.geteuid():
-            raise DiskUnusable(f"{what} belongs to another user")
-        if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise DiskUnusable(f"{what} can be written by others")
 
     # The secret
 

@@ -43,6 +43,19 @@ def test_none_is_written_where_the_directorys_folder_is_a_link_now(tmp_path: Pat
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+def test_a_directory_that_others_can_write_is_neither_read_nor_written(tmp_path: Path) -> None:
+    files = NameFiles(Place(tmp_path))
+    files.write("one", kept("a", 1.0))
+    tmp_path.chmod(0o777)
+    files.read()
+    assert files.everything() == []
+    with pytest.raises(PermissionError, match="can be written by others"):
+        files.write("one", kept("b", 1.0))
+    tmp_path.chmod(0o700)
+    files.read()
+    assert [one.name for _, one in files.everything()] == ["a"]
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"5", b"[]", b"\xff", b"[" * 100_000, b'{"check": 1}'])
 def test_a_file_that_is_not_whole_is_left_out_and_named(tmp_path: Path, content: bytes) -> None:
     files = NameFiles(Place(tmp_path))

@@ -25,7 +25,7 @@ from backend.core.errors import (
 from backend.core.events import Finished
 from backend.core.pooled import EmbedAsk, PooledRequest, Relevances, RerankAsk, ScoreAsk, Scores, Vectors
 from backend.core.request import Grammar, Sampling
-from backend.engine.batching import assembly
+from backend.engine.batching import device_share
 from backend.engine.batching.chunk import Chunk
 from backend.engine.batching.decoding import Decoding
 from backend.engine.batching.memory import MemoryBudget
@@ -493,7 +493,7 @@ def test_long_tails_over_codes_run_in_pieces_that_bound_their_scores(
 
     monkeypatch.setattr(Pass, "__init__", noted)
     # Four heads in float32: 32 queries of 400 keys, and no 64.
-    monkeypatch.setattr(assembly, "MOST_SCORE_BYTES", 16 * 40 * 400)
+    monkeypatch.setattr(device_share, "MOST_SCORE_BYTES", 16 * 40 * 400)
 
     async def body(handle: EngineHandle) -> None:
         await handle.compute(score(PROMPT, ("a candidate of some length " * 8,)))

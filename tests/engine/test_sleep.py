@@ -277,7 +277,7 @@ def test_no_memory_stays_of_a_wake_up_that_failed_after_the_weights(
         await fall_asleep(handle, clock)
         asleep = active(handle)
         with monkeypatch.context() as patched:
-            patched.setattr(assembly, "_memory", no_room)
+            patched.setattr(assembly.DeviceShare, "of", no_room)
             failed = await read(handle, request(PROMPT))
         assert "too little is left" in str(failed.error)
         await naps()

@@ -14,7 +14,7 @@ from tests.mlx_cache.fake import FakeCache, entry
 
 def check_consistent(cache: PromptCache) -> None:
     """Every invariant of the index; valid while no call is running."""
-    index = cache._index
+    index = cache._locked.index
     nodes = [node for tree in index.trees() for node in tree.nodes()]
     assert index.reserved == 0
     assert index.eviction.nbytes == sum(node.nbytes for node in nodes)
@@ -69,7 +69,7 @@ def _check_node(node: Node) -> None:
 def longest_restorable(cache: PromptCache, key: str, tokens: Sequence[int]) -> int:
     """The longest prefix of all but the last token for which every entry a model needs is somewhere on the path."""
     best = 0
-    for tree in cache._index.spaces.get(key, {}).values():
+    for tree in cache._locked.index.spaces.get(key, {}).values():
         best = max([best, *(n for n in range(1, len(tokens)) if _can_restore(tree, tokens[:n]))])
     return best
 

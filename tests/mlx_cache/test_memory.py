@@ -186,5 +186,5 @@ def test_a_returned_cache_has_room_for_the_first_decode_steps() -> None:
 def test_a_block_knows_its_size() -> None:
     store = PromptCache()
     store.insert("m", list(range(100)), layers(100))
-    (block,) = next(iter(next(iter(store._index.trees())).nodes())).spans[0]
+    (block,) = next(iter(next(iter(store._locked.index.trees())).nodes())).spans[0]
     assert isinstance(block, Block) and block.nbytes == block.data.nbytes == 100 * TOKEN_BYTES

@@ -113,7 +113,9 @@ class Machine(RuleBasedStateMachine):
     def what_was_used_last_goes_last(self, first: list[int], second: list[int], more: int) -> None:
         self._insert("a/1", [0, *first], len(first) + 1)
         self._insert("a/1", [1, *second], len(second) + 1)
-        trees = {space: tree for space, by_layout in self.cache._index.spaces.items() for tree in by_layout.values()}
+        trees = {
+            space: tree for space, by_layout in self.cache._locked.index.spaces.items() for tree in by_layout.values()
+        }
         leaves = [(n.usage.priority, s, n) for s, tree in trees.items() for n in tree.nodes() if n.is_leaf]
         if len(leaves) < 2 or any(node.holds for _, _, node in leaves):
             return
@@ -158,7 +160,7 @@ class Machine(RuleBasedStateMachine):
         if done.refusal is None and done.length == len(beginning):
             self.seen[space].append(tuple(beginning))
             self.pin(name, space, beginning)
-            assert all(hold.node.end == hold.end for hold in self.cache._index.pins[name].holds)
+            assert all(hold.node.end == hold.end for hold in self.cache._locked.index.pins[name].holds)
 
     @rule(space=SPACE | st.none())
     def clear(self, space: str | None) -> None:
@@ -206,7 +208,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(space=SPACE, tokens=TOKENS)
     def overfilled(self, space: str, tokens: list[int]) -> None:
-        if self.layout.groups and self.cache._index.max_bytes and self.cache._index.max_size:
+        if self.layout.groups and self.cache._locked.index.max_bytes and self.cache._locked.index.max_size:
             caches = FakeCache.after(self.layout, space, [*tokens, *tokens])
             assert str(self.cache.insert(space, tokens, caches).refusal) == "inconsistent"
 

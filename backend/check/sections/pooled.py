@@ -130,8 +130,9 @@ def _counted(session: Session) -> tuple[int, int]:
     backbone = session.loaded.backbone
     assert isinstance(backbone, Backbone)
     tokens = [random_tokens(session, 40 + index, index) for index in range(_TOGETHER)]
+    turns = session.pooled.turns
     batch = TextBatch(
-        parts=[], tokens=tokens, pooling="last", backbone=backbone, shapes=session.shapes, chunk=session.chunk
+        parts=[], tokens=tokens, pooling="last", backbone=backbone, shapes=turns.shapes, chunk=turns.chunk
     )
     with counting() as counts:
         made = batch.begin()

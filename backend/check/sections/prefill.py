@@ -45,7 +45,7 @@ async def run(section: Section) -> None:
         if chunk > tokens:
             section.skip(f"chunk {chunk}", f"{tokens} tokens are what time and memory allow here")
     best = max(median(rates) for rates in direct.values())
-    chunk = await subject.on_engine(lambda session: session.chunk)
+    chunk = await subject.on_engine(lambda session: session.prefills.chunk)
     section.figure("engine", median(engine), "tok/s", f"chunks of {chunk}", rounds=engine)
     _ratio(section, "engine over the best chunk", median(engine), best)
     _ratio(section, "engine over mlx-lm's stream_generate", median(engine), median(theirs))

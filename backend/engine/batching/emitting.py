@@ -1,6 +1,5 @@
 """What a drawn token means for its row: text for the client, or the end."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -21,11 +20,15 @@ class Then(Enum):
     FAILED = auto()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Emitter:
-    """Engine thread only. One row's failure, in its draw or its parser, is its own."""
+    """Engine thread only. One row's failure, in its draw or its parser, is its own.
 
-    eos_ids: Callable[[], frozenset[int]]
+    Attributes:
+        eos_ids: Tokens that end an answer; a measurement may want others than the model's.
+    """
+
+    eos_ids: frozenset[int]
     finisher: Finisher
     outbox: Outbox
     counters: Counters
@@ -51,8 +54,7 @@ class Emitter:
     def _advance(self, row: Row, item: Emitted, now: float) -> tuple[FinishReason | None, Piece]:
         row.generated.append(item.token)
         output = row.submit.output
-        eos_ids = self.eos_ids()
-        if item.token in eos_ids:
+        if item.token in self.eos_ids:
             return FinishReason.STOP, output.finish()
         row.completion_tokens += 1
         self.counters.generated_tokens += 1
@@ -64,7 +66,7 @@ class Emitter:
             return FinishReason.STOP_STRING, piece + output.finish()
         if output.called:
             return FinishReason.STOP, piece
-        if not eos_ids and row.submit.constraint is not None and row.submit.constraint.finished:
+        if not self.eos_ids and row.submit.constraint is not None and row.submit.constraint.finished:
             # A model with an end token draws that next; this one would have nothing to draw.
             return FinishReason.STOP, piece + output.finish()
         if row.completion_tokens >= row.submit.max_tokens:

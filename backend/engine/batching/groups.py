@@ -44,7 +44,7 @@ class DecodeGroups:
         spare: Callable[[], int],
         is_codes: Callable[[int], bool] = lambda _covered: False,
     ) -> None:
-        self._new_batch = new_batch
+        self.new_batch = new_batch
         self._budget = budget
         self._bounds = bounds
         self._spare = spare
@@ -91,7 +91,7 @@ class DecodeGroups:
             if cheap and waste <= least and taken <= spare:
                 best, least, best_taken = index, waste, taken
         if best < 0:
-            self.batches.append(self._new_batch())
+            self.batches.append(self.new_batch())
             best = len(self.batches) - 1
         return best, best_taken
 
@@ -152,7 +152,7 @@ class DecodeGroups:
             return []
         except FOREIGN as error:  # its own shapes
             log.info(logline("joins_none", request_id=row.request.request_id, reason=type(error).__name__))
-        self.batches.append(self._new_batch())
+        self.batches.append(self.new_batch())
         self._loners.append(self.batches[-1])
         try:
             # A lone row's caches are not merged.

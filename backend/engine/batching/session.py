@@ -1,10 +1,9 @@
 """A loaded model and the requests it serves: admit, prefill, decode, end."""
 
 import gc
-import logging
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import mlx.core as mx
@@ -12,57 +11,36 @@ import mlx.core as mx
 from backend.config import FLUSH_SECONDS, ModelConfig
 from backend.core.errors import DeadlineExceeded, Overloaded, RequestCancelled, WorkerError
 from backend.core.freed_memory import give_back
-from backend.core.logline import logline
+from backend.engine.batching.admission import Admission
 from backend.engine.batching.asleep import Asleep, without_weights
-from backend.engine.batching.batch import DecodeBatch
 from backend.engine.batching.decoding import Decoding
-from backend.engine.batching.emitting import Emitter
-from backend.engine.batching.finishing import Finisher, internal_fault
-from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.groups import DecodeGroups
 from backend.engine.batching.memory import MemoryBudget
-from backend.engine.batching.pace import Pace
 from backend.engine.batching.pooled.lane import Pooled
-from backend.engine.batching.pooled.shapes import Shapes
-from backend.engine.batching.pooled.turns import Turns
 from backend.engine.batching.prefills import Prefills
 from backend.engine.batching.prefix_cache import PrefixCache
-from backend.engine.batching.queue import Queue
 from backend.engine.batching.room import Room
 from backend.engine.batching.row import Row
-from backend.engine.batching.scheduler import chunk_ends, snapshot_ends
 from backend.engine.batching.speculating import Speculating
 from backend.engine.batching.standing import Standing
-from backend.engine.batching.storing import Storing
-from backend.engine.channel import AnswerStream, Outbox
+from backend.engine.channel import AnswerStream
 from backend.engine.inbox import Submit
 from backend.engine.loading import LoadedModel
-from backend.engine.loading.failures import FOREIGN
 from backend.engine.picture import Counters, EnginePicture
 from backend.engine.sampling.row_sampling import RowSampling
 from backend.engine.waits import drain
-from backend.engine.work import Embed
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Session:
     """Engine thread only.
 
-    Invariant: a row is in exactly one of `waiting`, `prefills`, `pooled` and `groups` while its client is owed an end,
-    and after it only until what it leaves is stored; while it goes from one to the next it is in `decoding.moving`, so
-    that whatever ends the thread finds it.
-
-    Args:
-        chunk: Tokens of a prefill chunk at most.
-        tell: Lets clients have what was posted, before work that they need not wait for.
-        shapes: Of passes over texts.
-        scores: Of a prefill chunk, the most query tokens times key tokens; None where nothing bounds them.
+    Invariant: a row is in exactly one of `admission.waiting`, `prefills`, `pooled` and `groups` while its client is
+    owed an end, and after it only until what it leaves is stored; while it goes from one to the next it is in
+    `decoding.moving`, so that whatever ends the thread finds it.
 
     Attributes:
         touched: A request has run since nothing of any was left.
-        blocked: No waiting request can be admitted before one that runs ends.
         pooled_ran: The last step ran something pooled, so prompts are next.
     """
 
@@ -71,128 +49,39 @@ class Session:
     generation: int
     prefix: PrefixCache
     speculating: Speculating
-    new_batch: Callable[[], DecodeBatch]
     budget: MemoryBudget
-    padding: PaddingBounds
-    outbox: Outbox
-    tell: Callable[[], None]
-    chunk: int
-    pace: Pace
+    counters: Counters
     clock: Callable[[], float]
-    shapes: Shapes
-    scores: int | None = None
-    memory_facts: Mapping[str, str] = field(default_factory=dict[str, str])
+    prefills: Prefills
+    pooled: Pooled
+    groups: DecodeGroups
+    room: Room
+    decoding: Decoding
+    admission: Admission
+    memory_facts: Mapping[str, str]
     restore_limits: Callable[[], None] = lambda: None
-    waiting: Queue = field(default_factory=Queue)
-    counters: Counters = field(default_factory=Counters)
     touched: bool = False
-    blocked: bool = False
     pooled_ran: bool = False
-    prefills: Prefills = field(init=False)
-    pooled: Pooled = field(init=False)
-    groups: DecodeGroups = field(init=False)
-    room: Room = field(init=False)
-    decoding: Decoding = field(init=False)
-
-    def __post_init__(self) -> None:
-        finisher, kv = Finisher(self.outbox, self.counters, self.clock), self.loaded.kv
-
-        # What prompts and decoding rows ask of each other can only be said once both are there.
-        def settle() -> None:
-            self.decoding.settle()
-
-        def hand_out() -> None:
-            self.decoding.hand_out()
-
-        def distrust() -> None:
-            self.decoding.restart_in_flight()
-
-        def spare() -> int:
-            return self.room.spare()
-
-        self.prefills = Prefills(
-            model=self.loaded.model,
-            new_cache=self.loaded.new_cache,
-            prefix=self.prefix,
-            chunk=self.chunk,
-            pace=self.pace,
-            counters=self.counters,
-            clock=self.clock,
-            on_error=lambda row, error: finisher.fail(row, internal_fault("prefill", row, error)),
-            settle=settle,
-            meanwhile=hand_out,
-            distrust=distrust,
-            report_s=self.config.engine.progress_s,
-            kv=kv,
-        )
-        is_codes = kv.is_codes if kv is not None else lambda _covered: False
-        self.groups = DecodeGroups(self.new_batch, self.budget, self.padding, spare=spare, is_codes=is_codes)
-        self.pooled = Pooled(
-            turns=Turns(
-                model=self.loaded.model,
-                backbone=self.loaded.backbone,
-                vocab_size=self.loaded.vocab_size,
-                chunk=self.chunk,
-                shapes=self.shapes,
-                scores=self.scores,
-            ),
-            chunk=self.chunk,
-            pace=self.pace,
-            counters=self.counters,
-            finisher=finisher,
-            clock=self.clock,
-            settle=settle,
-            meanwhile=hand_out,
-            tell=self.tell,
-        )
-        self.room = Room(
-            budget=self.budget,
-            prefix=self.prefix,
-            prefills=self.prefills,
-            groups=self.groups,
-            pooled=self.pooled,
-            drafting=self.speculating.nbytes,
-        )
-        self.decoding = Decoding(
-            groups=self.groups,
-            prefills=self.prefills,
-            storing=Storing(
-                prefix=self.prefix,
-                groups=self.groups,
-                room=self.room,
-                settle=settle,
-                tell=self.tell,
-                clock=self.clock,
-                leaves_drafts=self.speculating.leave,
-            ),
-            emitter=Emitter(lambda: self.loaded.eos_ids, finisher, self.outbox, self.counters),
-            finisher=finisher,
-            outbox=self.outbox,
-            counters=self.counters,
-            tell=self.tell,
-            requeue=self._requeue,
-            pooled=self.pooled,
-            speculating=self.speculating,
-            spare=spare,
-            clock=self.clock,
-            kv=kv,
-        )
 
     @property
     def strict(self) -> bool:
         """Whether a request leaves nothing behind."""
-        return self.config.engine.isolation == "strict"
+        return self.admission.strict
 
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        runs = bool(self.groups) or self.prefills.busy or self.pooled.busy
-        return runs or (bool(self.waiting) and not (self.blocked and self.room.rows))
+        return bool(self.groups) or self.prefills.busy or self.pooled.busy or self.admission.busy
 
     @property
     def max_rows(self) -> int:
         """Rows that may run together."""
-        return self.config.engine.rows_together(batchable=self.loaded.batchable)
+        return self.admission.most_rows
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return self.decoding.emitter.eos_ids
 
     def submit(self, submit: Submit) -> None:
         """Take a request; it starts when there is room."""
@@ -201,15 +90,12 @@ class Session:
         sampling = RowSampling(
             submit.request.sampling,
             prompt=submit.prompt.tokens,
-            eos_ids=self.loaded.eos_ids,
+            eos_ids=self.eos_ids,
             top_logprobs=submit.request.logprobs,
             constraint=submit.constraint,
         )
         standing = Standing.of(self.clock(), submit.request.priority)
-        row = Row(submit, sampling, submit.prompt.tokens, standing)
-        row.feed = row.to_feed()
-        self.waiting.add(row)
-        self.blocked = False
+        self.admission.add(Row(submit, sampling, submit.prompt.tokens, standing))
 
     def cancel(self, streams: Collection[AnswerStream]) -> None:
         """End these streams' requests, wherever they are, and keep the KV that is proven."""
@@ -219,9 +105,9 @@ class Session:
 
     def abort(self, error: Callable[[], WorkerError]) -> None:
         """End every request. The ends come before anything that could fail; nothing is stored."""
-        for row in (*self.waiting, *self.decoding.moving, *self.room.rows):
+        for row in (*self.admission.waiting, *self.decoding.moving, *self.room.rows):
             self._fail(row, error())
-        self.waiting.clear()
+        self.admission.waiting.clear()
         self.prefills.abandon()
         self.pooled.abandon()
         self.decoding.abandon()
@@ -229,7 +115,7 @@ class Session:
     def step(self) -> None:
         """One round: end what is overdue, admit, prefill for a while, then one token for every row."""
         self.tidy()
-        self._admit()
+        self.touched |= self.admission.admit()
         running = len(self.room.rows)
         self._run_prompts()
         self.decoding.join()
@@ -237,7 +123,7 @@ class Session:
             self.decoding.step()
         self._relieve()
         if len(self.room.rows) < running:
-            self.blocked = False
+            self.admission.blocked = False
         self.tidy()
 
     def _run_prompts(self) -> None:
@@ -269,7 +155,7 @@ class Session:
     def next_due(self) -> float | None:
         """Seconds until `tidy` has something to do, or figures change, though no request comes; None for nothing."""
         now = self.clock()
-        deadlines = [row.request.deadline for row in (*self.waiting, *self.prefills.rows)]
+        deadlines = [row.request.deadline for row in (*self.admission.waiting, *self.prefills.rows)]
         dues = [self.prefix.next_due(now), self.prefills.next_due(), *(d - now for d in deadlines if d is not None)]
         return min((due for due in dues if due is not None), default=None)
 
@@ -291,8 +177,8 @@ class Session:
         if not keeps_cache:
             self.prefix.close(FLUSH_SECONDS)
         figures = self.prefix.figures()
-        del self.loaded, self.prefills, self.pooled, self.groups, self.room, self.decoding, self.prefix, self.new_batch
-        del self.speculating
+        del self.loaded, self.prefills, self.pooled, self.groups, self.room, self.decoding, self.admission
+        del self.prefix, self.speculating
         gc.collect()
         self.restore_limits()
         mx.clear_cache()
@@ -311,7 +197,7 @@ class Session:
             cached_kv=self.prefix.nbytes,
             cached_draft_kv=self.prefix.draft_nbytes,
             budget=self.budget.total,
-            waiting=len(self.waiting),
+            waiting=len(self.admission.waiting),
             prefilling=len(self.prefills.rows) + len(self.pooled.rows),
             decoding=sum(not row.stream.ended for row in self.groups.rows),
             storing=sum(row.stream.ended for row in self.room.rows),
@@ -323,54 +209,6 @@ class Session:
             tells=self.prefix.tells,
         )
 
-    def _admit(self) -> None:
-        # Where only a disk is waited for, there is nothing to do until it answers.
-        self.blocked = True
-        while self.waiting:
-            row = self.waiting.first
-            if not self.room.has_place(row, self.max_rows):
-                # Under strict nothing may be kept of a row that leaves.
-                if not self.strict and self.room.leaving_for(row, self.max_rows):
-                    self._displace_for(row)
-                    continue
-                if self.room.rows:
-                    return
-                self.waiting.remove(row)
-                self._fail(row, Overloaded(self.budget.refusal(row.expects)))
-                continue
-            self.decoding.moving = [self.waiting.take_first()]
-            self.touched = True
-            row.admitted_at = row.admitted_at or self.clock()
-            # Texts leave nothing in a cache and take nothing from one.
-            texts = isinstance(row.submit.work, Embed)
-            if not texts:
-                self._plan_prompt(row)
-            self.room.make_for(row)
-            try:
-                (self.pooled if texts else self.prefills).admit(row)
-            except FOREIGN as error:  # a model makes its caches itself
-                self._fail(row, internal_fault("admission", row, error))
-            self.decoding.moving = []
-
-    def _plan_prompt(self, row: Row) -> None:
-        """Where its chunks end, and what of it is kept."""
-        row.last_token = int(row.feed[-1])
-        row.epoch = self.prefix.epoch(row.request.tenant)
-        row.snapshot_ends = self._snapshot_ends(row)
-        starts = () if self.loaded.kv is None else (self.loaded.kv.start,)
-        row.chunk_ends = chunk_ends(len(row.feed), self.chunk, (*row.snapshot_ends, *starts), scores=self.scores)
-
-    def _displace_for(self, row: Row) -> None:
-        # First, for a row that comes to its end by what is drawn makes room without another's leaving.
-        self.decoding.hand_out()
-        for other in self.room.leaving_for(row, self.max_rows):
-            self._preempt(other, displaced_by=row)
-
-    def _snapshot_ends(self, row: Row) -> tuple[int, ...]:
-        if not self.prefix.snapshots or self.strict:
-            return ()
-        return snapshot_ends(len(row.feed), row.submit.prompt.boundaries)
-
     def _relieve(self) -> None:
         """Keep rows, copies and cache within the budget: the cache gives way, a draft model, the row that came last."""
         while not self.room.relieved() and (rows := self.room.rows):
@@ -380,60 +218,23 @@ class Session:
                 refusal = self.budget.refusal(rows[0].covered)
                 self._end_where(rows.__contains__, partial(Overloaded, refusal))
                 return
-            self._preempt(max(rows, key=lambda row: row.standing.place))
-
-    def _preempt(self, row: Row, *, displaced_by: Row | None = None) -> None:
-        # What is drawn goes out first: then a row's KV ends before its last token, where it can be taken up again.
-        self.decoding.hand_out()
-        self.decoding.settle()
-        pooled = row in self.pooled.rows
-        if not pooled and row not in self.prefills.rows and row not in self.groups.rows:
-            return  # it has ended, or its batch was lost
-        self.counters.preemptions += 1
-        if displaced_by is not None:
-            row.displaced += 1
-            self.counters.priority_preemptions += 1
-        if not pooled:  # its prompt is stored already, and what runs over it is not to be
-            # Kept where the copy fits beside the row itself; else it is prefilled again.
-            self.room.limit_cache(self.room.live())
-            self.decoding.storing.store(row)
-        self.decoding.moving = [*self.decoding.moving, row]
-        if pooled:
-            self.pooled.remove(row)
-        elif row in self.prefills.rows:
-            self.prefills.remove(row)
-        else:
-            self.decoding.leave([row])
-        self._requeue(row)
-        by = None if displaced_by is None else displaced_by.request.request_id
-        log.info(logline("preempted", request_id=row.request.request_id, tokens=len(row.feed), displaced_by=by))
-
-    def _requeue(self, row: Row) -> None:
-        """Back to its place in the queue, to begin with what the prompt cache has of its tokens."""
-        if not row.stream.ended:
-            row.preemptions += 1
-            row.caches, row.chunk, row.leader = None, None, None
-            row.feed = row.to_feed()
-            row.covered = 0
-            self.waiting.put_back(row)
-            self.blocked = False
-        self.decoding.moving = [other for other in self.decoding.moving if other is not row]
+            self.admission.preempt(max(rows, key=lambda row: row.standing.place))
 
     def _fail(self, row: Row, error: WorkerError) -> None:
         self.decoding.finisher.fail(row, error)
 
     def _end_where(self, which: Callable[[Row], bool], error: Callable[[], WorkerError]) -> None:
-        waiting = [row for row in self.waiting if which(row)]
+        waiting = [row for row in self.admission.waiting if which(row)]
         prefilling = [row for row in self.prefills.rows if which(row)]
         decoding = [row for row in self.groups.rows if which(row)]
         pooled = [row for row in self.pooled.rows if which(row)]
         for row in (*waiting, *prefilling, *pooled, *decoding):
             self._fail(row, error())
-            self.blocked = False
+            self.admission.blocked = False
         self.decoding.storing.rows = [*prefilling, *decoding]
         self.decoding.storing.store_all()
         for row in waiting:
-            self.waiting.remove(row)
+            self.admission.waiting.remove(row)
         for row in pooled:
             self.pooled.remove(row)
         for row in prefilling:

@@ -16,15 +16,23 @@ from backend.engine.loading.sizes import check_size
 WEIGHTS_PATTERN = "model*.safetensors"  # what mlx-lm reads
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
     """The object in a JSON file.
 
+    Args:
+        optional: A file that is missing, not JSON or null is an empty object: mlx-lm goes on without it, too.
+
     Raises:
-        ModelLoadFailed: The file is missing, not UTF-8, not JSON or not an object; names it.
+        ModelLoadFailed: The file is missing, larger than any of its kind, not UTF-8, not JSON or not an object; names
+            it.
     """
     if not path.is_file():
+        if optional:
+            return {}
         raise ModelLoadFailed(f"{path}: no such file")
-    value = _parsed(path)
+    value = _parsed(path, optional=optional)
+    if value is None and optional:
+        return {}
     if not isinstance(value, dict):
         raise ModelLoadFailed(f"{path}: is not a JSON object")
     return value
@@ -34,7 +42,7 @@ def read_json_list(path: Path) -> list[dict[str, Any]]:
     """The objects in a JSON file that is a list of them.
 
     Raises:
-        ModelLoadFailed: The file is not UTF-8, not JSON or not such a list; names it.
+        ModelLoadFailed: The file is larger than any of its kind, not UTF-8, not JSON or not such a list; names it.
     """
     value = _parsed(path)
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
@@ -42,9 +50,18 @@ def read_json_list(path: Path) -> list[dict[str, Any]]:
     return value
 
 
-def _parsed(path: Path) -> Any:
-    guarded(str(path), lambda: check_size(path))
-    return guarded(str(path), lambda: json.loads(path.read_text(encoding="utf-8")))
+def _parsed(path: Path, *, optional: bool = False) -> Any:
+    def parse() -> Any:
+        check_size(path)
+        text = path.read_text(encoding="utf-8")
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            if optional:
+                return None
+            raise
+
+    return guarded(str(path), parse)
 
 
 def check_config(directory: Path, *, trust_remote_code: bool) -> None:
@@ -59,7 +76,8 @@ def check_config(directory: Path, *, trust_remote_code: bool) -> None:
         raise ModelLoadFailed(f"{file}: has no model_type")
     _check_architectures(file, config.get("architectures"))
     check_eos_ids(file, config.get("eos_token_id"))
-    _check_generation(directory / "generation_config.json")
+    generation = directory / "generation_config.json"
+    check_eos_ids(generation, read_json(generation, optional=True).get("eos_token_id"))
     code = config.get("model_file")
     if code is None:
         return
@@ -74,23 +92,6 @@ def _check_architectures(file: Path, named: object) -> None:
     listed = named if isinstance(named, list) else [named]
     if named is not None and not all(isinstance(one, str) for one in listed):
         raise ModelLoadFailed(f"{file}: architectures is not a list of names")
-
-
-def _check_generation(file: Path) -> None:
-    if not file.is_file():
-        return
-    guarded(str(file), lambda: check_size(file))
-    told = guarded(str(file), lambda: _json_or_none(file))
-    if told is not None and not isinstance(told, dict):
-        raise ModelLoadFailed(f"{file}: is not a JSON object")
-    check_eos_ids(file, (told or {}).get("eos_token_id"))
-
-
-def _json_or_none(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        return None  # mlx-lm goes on without it, too
 
 
 def check_numbers_of(directory: Path, files: Iterable[Path]) -> None:

@@ -10,7 +10,7 @@ import mlx.core as mx
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed
 from backend.core.logline import logline
-from backend.engine.batching.assembly import kv_budget, limit_memory
+from backend.engine.batching.device_share import DeviceShare
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.loading.failures import FOREIGN, one_line
 from backend.engine.ranks.link import Link, Message
@@ -166,7 +166,7 @@ class Following:
                 raise OutOfStep("a load has failed here, and rank 0 goes on with it")
 
     def _report(self, config: ModelConfig, loaded: LoadedModel) -> Message:
-        budget = kv_budget(config.engine, loaded)
+        budget = DeviceShare.of(config.engine, loaded).budget
         return {
             "kinds": kinds_of(MlxPayload(loaded.kept_whole, evaluate=wait), loaded.new_cache(), loaded.model),
             "serial_reason": loaded.serial_reason,
@@ -181,5 +181,5 @@ class Following:
             loaded.new_cache,
             MlxPayload(loaded.kept_whole, evaluate=wait),
             self._begun,
-            limit_memory(config.engine, loaded),
+            DeviceShare.of(config.engine, loaded).limit(),
         )

@@ -87,7 +87,7 @@ def test_one_that_had_to_go_while_it_waited_for_its_leader_is_looked_up_and_coun
             nonlocal gone
             for row in [row for row in own.prefills.rows if row.leader is not None and not row.preemptions]:
                 gone += 1
-                own._preempt(row)
+                own.admission.preempt(row)
             relieve(own)
 
         with pytest.MonkeyPatch.context() as patch:

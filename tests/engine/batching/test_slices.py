@@ -135,7 +135,7 @@ def test_what_has_been_drawn_goes_out_before_anybody_waits_for_a_prompt(
         if sys._getframe(2).f_code is Chunk.wait.__code__ and sessions and sessions[0].groups:
             waited += 1
             assert all(batch._drawn is None for batch in sessions[0].groups.batches)  # type: ignore[attr-defined]
-            assert not sessions[0].outbox
+            assert not sessions[0].decoding.outbox
         import mlx.core as mx
 
         mx.eval(*arrays)
@@ -245,7 +245,7 @@ def test_a_prompt_that_goes_back_to_the_queue_in_the_middle_of_a_chunk_begins_wi
             for row in [row for row in own.prefills.rows if row.chunk is not None and row.covered >= 64]:
                 if not row.preemptions:
                     gone += 1
-                    own._preempt(row)
+                    own.admission.preempt(row)
             relieve(own)
 
         with pytest.MonkeyPatch.context() as patch:

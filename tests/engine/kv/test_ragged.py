@@ -9,7 +9,7 @@ import pytest
 from mlx_lm.models.base import create_attention_mask, scaled_dot_product_attention
 from mlx_lm.models.cache import CacheList, KVCache, QuantizedKVCache, RotatingKVCache
 
-from backend.engine.batching.assembly import SCORE_COPIES
+from backend.engine.batching.device_share import SCORE_COPIES
 from backend.engine.kv.merging import alone, merged
 from backend.engine.kv.ragged import RaggedKVCache, RaggedQuantizedKVCache
 from backend.engine.kv.row_caches import copied, nbytes, row_cache, separable

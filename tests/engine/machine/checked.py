@@ -78,7 +78,7 @@ class Checked(Asking):
         session = self.engine.session
         if session is None:
             return
-        rows = [*session.waiting, *session.room.rows]
+        rows = [*session.admission.waiting, *session.room.rows]
         assert len({id(row) for row in rows}) == len(rows)
         owed = {asked.name for asked in (*self.asked, *self.computed) if not asked.over and not asked.aborted}
         lost = owed - {row.request.request_id for row in rows} - self._on_their_way()

@@ -14,7 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine
 from numpy.typing import NDArray
 
 from backend.config import SamplerBackend
-from backend.engine.batching.assembly import SLICE_SECONDS, device_kind
+from backend.engine.batching.assembly import SLICE_SECONDS
+from backend.engine.batching.device_share import device_kind
+from backend.engine.batching.group_cost import PaddingBounds
 from backend.engine.batching.memory import MemoryBudget
 from backend.engine.batching.pooled.lane import Pooled
 from backend.engine.batching.row import Row
@@ -78,6 +80,7 @@ class Subject(RuleBasedStateMachine):
         self.computed: list[Computed] = []
         self.pooled: list[Row] = []
         self._watch_pooled()
+        self.padding: dict[int, PaddingBounds] = {}
         self.loads, self.names = 0, Names()
         self.kept_names: dict[tuple[int, object], dict[tuple[str, str], NDArray[np.int32]]] = {}
         self.cleared = False
@@ -129,8 +132,11 @@ class Subject(RuleBasedStateMachine):
 
     def _divide_work(self, load: Load) -> None:
         session = self.session
-        session.groups._bounds = replace(session.padding, group=0) if load.apart else session.padding
-        session.pace._slice_s = TICK_SECONDS if load.brief else SLICE_SECONDS[device_kind()]
+        if session.generation not in self.padding:
+            self.padding = {session.generation: session.groups._bounds}
+        padding = self.padding[session.generation]
+        session.groups._bounds = replace(padding, group=0) if load.apart else padding
+        session.prefills.pace._slice_s = TICK_SECONDS if load.brief else SLICE_SECONDS[device_kind()]
 
     def _guess(self, row: Row) -> Proposal | None:
         known = next((asked.right.tokens for asked in self.asked if asked.name == row.request.request_id), [])

@@ -273,7 +273,7 @@ def test_a_flush_writes_the_most_valuable_first_and_the_rest_does_not_push_it_ou
     hot, cold = [*range(100, 108)], [*range(200, 208)]
     put(cache, hot)
     put(cache, cold)
-    cache._index.find("m", np.asarray(hot, np.int32), 7).hold.release()  # type: ignore[union-attr]
+    cache._locked.index.find("m", np.asarray(hot, np.int32), 7).hold.release()  # type: ignore[union-attr]
     order: list[int] = []
     original = disk.offer
     disk.offer = lambda namespace, offer, **o: (order.append(int(offer.tokens()[0])), original(namespace, offer, **o))  # type: ignore[method-assign]
