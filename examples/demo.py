@@ -16,7 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
+try:
+    import grpc
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{sys.executable} has no package {error.name}: run make demo") from None
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -27,8 +30,8 @@ from backend.pb import backend_pb2_grpc as rpc  # noqa: E402
 PROMPTS = ("What is the capital of France?", "Tell me a short story.", "Count from 1 to 10.")
 TELL_SECONDS = 2.0
 STOP_SECONDS = 20.0
-# gRPC's own pauses between attempts grow to two minutes.
-CHANNEL_OPTIONS = (("grpc.max_reconnect_backoff_ms", 1000),)
+# gRPC's own pauses between attempts grow to two minutes; a proxy of the environment cannot reach this machine's port.
+CHANNEL_OPTIONS = (("grpc.max_reconnect_backoff_ms", 1000), ("grpc.enable_http_proxy", 0))
 
 
 class Worker:
@@ -41,7 +44,12 @@ class Worker:
         # run.sh would take .venv; who runs this with another Python means that one.
         environment = {"MLX_WORKER_PYTHON": sys.executable, **os.environ}
         command = [str(ROOT / "run.sh"), "--addr", self.address, "--log-level", "warning"]
-        self._process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace")
+        try:
+            self._process = subprocess.Popen(
+                command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace"
+            )
+        except OSError as error:
+            raise SystemExit(f"{command[0]}: {error.strerror}") from None
         self._log: deque[str] = deque(maxlen=1)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

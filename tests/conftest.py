@@ -1,4 +1,9 @@
-"""Options of a whole run."""
+"""Options of a whole run, and what tests of every kind ask for."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,6 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """In each test process."""
+    # A proxy of the environment cannot reach what listens on this machine; gRPC and the hub would ask it all the same.
+    os.environ["no_proxy"] = ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1", "localhost", "::1")))
     chosen.sampler = config.getoption("--sampler")
     chosen.every_cut = config.getoption("--every-cut")
     chosen.thorough = config.getoption("--thorough")
@@ -47,6 +54,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     named = [item for item in items if isinstance(item, pytest.Function) and _names_its_batch(item)]
     config.hook.pytest_deselected(items=named)
     items[:] = [item for item in items if item not in set(named)]
+
+
+@pytest.fixture
+def socket_folder() -> Iterator[Path]:
+    """For unix sockets: a path of theirs has 103 bytes on macOS at most, where `tmp_path` alone has more."""
+    with tempfile.TemporaryDirectory(prefix="mlx-", dir="/tmp") as folder:
+        yield Path(folder).resolve()
 
 
 def _names_its_batch(item: pytest.Function) -> bool:

@@ -224,8 +224,8 @@ def test_a_directory_open_to_others_is_refused_in_a_line(directory: Path, capsys
     assert "written by others" in told(capsys, "list", "--dir", directory, code=1)[1]
 
 
-def test_where_no_worker_listens_the_code_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, err = told(capsys, "list", "--addr", f"unix:{tmp_path}/none.sock", code=69)
+def test_where_no_worker_listens_the_code_says_so(socket_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = told(capsys, "list", "--addr", f"unix:{socket_folder}/none.sock", code=69)
     assert not out and "no answer from a worker" in err and len(err.splitlines()) == 1
 
 

@@ -120,8 +120,8 @@ def test_certificate_and_key_are_looked_at_together(tmp_path: Path) -> None:
     assert row.mark is Mark.BAD and row.advice.startswith("Give a certificate and the key")
 
 
-def test_a_unix_socket_is_looked_at_without_being_made(tmp_path: Path) -> None:
-    path = tmp_path / "s"
+def test_a_unix_socket_is_looked_at_without_being_made(socket_folder: Path) -> None:
+    path = socket_folder / "s"
     assert address_row(ServerConfig(address=f"unix:{path}")).mark is Mark.OK
     assert not path.exists()
     with socket.socket(socket.AF_UNIX) as taken:

@@ -4,6 +4,7 @@ FILE gets a line for each call that makes a file of the prompt cache, in their o
 `sync FD`, `rename NAME FD NEW`, where FD of a folder is the folder's path.
 """
 
+import fcntl
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,13 @@ from typing import Any
 
 from backend.__main__ import main
 from mlx_cache.disk.system import System
+
+
+def path_of(fd: int) -> str:
+    """Where an open file or folder is."""
+    if sys.platform == "darwin":
+        return os.fsdecode(fcntl.fcntl(fd, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
+    return os.readlink(f"/proc/self/fd/{fd}")
 
 
 def record(file: Path) -> None:
@@ -23,7 +31,7 @@ def record(file: Path) -> None:
         os.write(told, (" ".join(map(str, words)) + "\n").encode())
 
     def place(fd: int) -> object:
-        path = os.readlink(f"/proc/self/fd/{fd}")
+        path = path_of(fd)
         return path if Path(path).is_dir() else fd
 
     def told_write(self: System, fd: int, buffers: Sequence[Any]) -> int:

@@ -114,7 +114,7 @@ def test_each_tenant_has_its_own_and_clear_takes_that_alone(worker: Worker, tmp_
     assert not listed(run("list", "--json", *at, **token))
 
 
-def test_a_refusal_is_one_line_and_no_worker_has_a_code_of_its_own(worker: Worker, tmp_path: Path) -> None:
+def test_a_refusal_is_one_line_and_no_worker_has_a_code_of_its_own(worker: Worker, socket_folder: Path) -> None:
     at = ("--addr", worker.address)
     for wrong in ({}, {"MLX_WORKER_TOKEN": "x"}):
         refused = spawned("list", *at, **wrong)
@@ -122,7 +122,7 @@ def test_a_refusal_is_one_line_and_no_worker_has_a_code_of_its_own(worker: Worke
     assert worker.stub.Free(pb.HealthMessage(), metadata=worker.metadata, timeout=30).success
     unloaded = run("list", *at, MLX_WORKER_TOKEN="t")
     assert unloaded.code == 1 and "model not loaded" in unloaded.err
-    nobody = spawned("list", "--addr", f"unix:{tmp_path}/none.sock")
+    nobody = spawned("list", "--addr", f"unix:{socket_folder}/none.sock")
     assert nobody.code == 69 and len(nobody.err.splitlines()) == 1
 
 

@@ -201,12 +201,12 @@ def test_a_temporary_file_system_that_is_full_or_read_only_costs_no_load(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_twenty_lives_end_with_code_0_and_leave_nothing(tmp_path: Path) -> None:
+def test_twenty_lives_end_with_code_0_and_leave_nothing(tmp_path: Path, socket_folder: Path) -> None:
     """Start, load, serve, SIGTERM; a socket, a cache directory and processes of its own each time."""
     temporary, cache = tmp_path / "temporary", tmp_path / "kv"
     temporary.mkdir()
     for index in range(20):
-        address = f"unix:{tmp_path}/private/worker.sock"
+        address = f"unix:{socket_folder}/private/worker.sock"
         worker = Worker("--grace", "1s", address=address, environment={"TMPDIR": str(temporary)})
         with worker:
             worker.must_load(TINY_CHAT, f"prompt_cache_dir:{cache}")
@@ -222,6 +222,6 @@ def test_twenty_lives_end_with_code_0_and_leave_nothing(tmp_path: Path) -> None:
         assert not alive
         # MLX keeps there what it has compiled.
         assert {path.name for path in temporary.iterdir()} <= {"mlx"}
-        left = {path.name for path in (tmp_path / "private").iterdir()} - {"worker.sock.lock"}
+        left = {path.name for path in (socket_folder / "private").iterdir()} - {"worker.sock.lock"}
         assert not left, left
         assert not [path for path in cache.rglob("*") if ".tmp" in path.name]

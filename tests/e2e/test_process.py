@@ -132,9 +132,9 @@ def test_a_port_in_use() -> None:
 
 
 @pytest.mark.slow
-def test_a_unix_socket_serves_and_a_stale_one_is_taken(tmp_path: Path) -> None:
+def test_a_unix_socket_serves_and_a_stale_one_is_taken(socket_folder: Path) -> None:
     """A killed worker leaves its socket behind; a living one keeps it."""
-    address = f"unix:{tmp_path}/private/worker.sock"
+    address = f"unix:{socket_folder}/private/worker.sock"
     first = Worker(address=address)
     first.expected_code = -signal.SIGKILL
     with first:
@@ -146,7 +146,7 @@ def test_a_unix_socket_serves_and_a_stale_one_is_taken(tmp_path: Path) -> None:
         second.process.stderr.close()  # type: ignore[union-attr]
         first.signal(signal.SIGKILL)
         first.wait(60)
-    assert (tmp_path / "private").stat().st_mode & 0o777 == 0o700
+    assert (socket_folder / "private").stat().st_mode & 0o777 == 0o700
     with Worker(address=address) as third, as_good_as_new(third):
         assert stream(third.stub, prompt(STORY, 3)).last.tokens == 3
 
@@ -154,18 +154,18 @@ def test_a_unix_socket_serves_and_a_stale_one_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "what", ["a path that is too long", *map(slow, ("a regular file", "a directory that there cannot be"))]
 )
-def test_an_address_that_cannot_be_had_ends_it_before_ready(tmp_path: Path, what: str) -> None:
+def test_an_address_that_cannot_be_had_ends_it_before_ready(socket_folder: Path, what: str) -> None:
     """Exit code 3 and one line; what is there is left alone."""
-    (tmp_path / "file").write_text("mine")
+    (socket_folder / "file").write_text("mine")
     places = {"a path that is too long": "d" * 120, "a regular file": "file"}
-    worker = Worker(address=f"unix:{tmp_path}/{places.get(what, 'file/below/worker.sock')}")
+    worker = Worker(address=f"unix:{socket_folder}/{places.get(what, 'file/below/worker.sock')}")
     worker.spawn()
     assert worker.wait(60) == 3
     lines = worker.log.whole()
     worker.process.stderr.close()  # type: ignore[union-attr]
     assert lines[-1].startswith("mlx-worker: ")
     assert not any(" ready " in line or "Traceback" in line for line in lines)
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (socket_folder / "file").read_text() == "mine"
 
 
 def methods() -> list[tuple[str, bool]]:

@@ -16,10 +16,10 @@ PATIENCE = 60.0
 
 
 @contextmanager
-def demo(*arguments: str, python: Path | str = sys.executable) -> Iterator["subprocess.Popen[str]"]:
+def demo(*arguments: str, python: Path | str = sys.executable, **environment: str) -> Iterator["subprocess.Popen[str]"]:
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "examples" / "demo.py"), *arguments],
-        env={**os.environ, "MLX_WORKER_PYTHON": str(python)},
+        env={**os.environ, "MLX_WORKER_PYTHON": str(python), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -80,6 +80,20 @@ def test_a_worker_that_is_slow_to_open_its_port_is_waited_for(as_python: Callabl
         output, errors = process.communicate(timeout=PATIENCE)
         assert (process.returncode, errors) == (0, "")
         assert "Paris" in output and output.endswith("worker stopped\n")
+
+
+def test_a_python_without_the_packages_is_told_in_a_sentence() -> None:
+    command = [sys.executable, "-S", str(ROOT / "examples" / "demo.py")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert (run.returncode, len(run.stderr.splitlines())) == (1, 1)
+    assert "no package grpc: run make demo" in run.stderr
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_a_worker_of_this_machine(tmp_path: Path) -> None:
+    """gRPC would, and wait for ever: no model is there, so that the load's answer is all that is waited for."""
+    proxies = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "no_grpc_proxy": ""}
+    with demo("--model", str(tmp_path / "nothing"), **proxies) as process:
+        assert sentence(process).startswith("could not load: ")
 
 
 @pytest.mark.slow

@@ -167,14 +167,14 @@ def test_it_ends_when_its_parent_was_gone_before_python_had_started(tmp_path: Pa
     assert rest[-1] == "mlx-worker: the process that started this worker is gone"
 
 
-def test_files_are_ours_alone_and_no_core_is_dumped(tmp_path: Path) -> None:
-    with spawned(SCRIPTED, f"--addr=unix:{tmp_path}/s") as worker:
-        assert (tmp_path / "s").stat().st_mode & 0o077 == 0
+def test_files_are_ours_alone_and_no_core_is_dumped(socket_folder: Path) -> None:
+    with spawned(SCRIPTED, f"--addr=unix:{socket_folder}/s") as worker:
+        assert (socket_folder / "s").stat().st_mode & 0o077 == 0
         assert observed.core_limits(worker.pid) in ((0, 0), None)
 
 
-def test_a_killed_worker_leaves_a_socket_that_the_next_one_takes(tmp_path: Path) -> None:
-    address = f"--addr=unix:{tmp_path}/s"
+def test_a_killed_worker_leaves_a_socket_that_the_next_one_takes(socket_folder: Path) -> None:
+    address = f"--addr=unix:{socket_folder}/s"
     with spawned(SCRIPTED, address) as worker:
         with spawned(SCRIPTED, address, ready=False) as rival:
             code, last = rival.end()

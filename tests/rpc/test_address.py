@@ -61,44 +61,44 @@ def listen(path: Path) -> socket.socket:
     return server
 
 
-def test_the_socket_of_a_server_that_is_gone_is_removed(tmp_path: Path) -> None:
-    listen(tmp_path / "s").close()
-    assert (tmp_path / "s").exists()
-    claim = SocketClaim(tmp_path / "s")
+def test_the_socket_of_a_server_that_is_gone_is_removed(socket_folder: Path) -> None:
+    listen(socket_folder / "s").close()
+    assert (socket_folder / "s").exists()
+    claim = SocketClaim(socket_folder / "s")
     claim.take()
-    assert not (tmp_path / "s").exists()
+    assert not (socket_folder / "s").exists()
     claim.release()
 
 
-def test_the_socket_of_a_living_server_is_left_alone(tmp_path: Path) -> None:
-    with listen(tmp_path / "s"), pytest.raises(AddressError, match="in use"):
-        SocketClaim(tmp_path / "s").take()
-    assert (tmp_path / "s").exists()
+def test_the_socket_of_a_living_server_is_left_alone(socket_folder: Path) -> None:
+    with listen(socket_folder / "s"), pytest.raises(AddressError, match="in use"):
+        SocketClaim(socket_folder / "s").take()
+    assert (socket_folder / "s").exists()
 
 
-def test_two_workers_cannot_claim_one_socket(tmp_path: Path) -> None:
-    claim = SocketClaim(tmp_path / "s")
+def test_two_workers_cannot_claim_one_socket(socket_folder: Path) -> None:
+    claim = SocketClaim(socket_folder / "s")
     claim.take()
     with pytest.raises(AddressError, match="in use"):
-        SocketClaim(tmp_path / "s").take()
+        SocketClaim(socket_folder / "s").take()
     claim.release()
-    again = SocketClaim(tmp_path / "s")
+    again = SocketClaim(socket_folder / "s")
     again.take()
     again.release()
 
 
-def test_a_regular_file_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "s").write_text("precious")
+def test_a_regular_file_is_left_alone(socket_folder: Path) -> None:
+    (socket_folder / "s").write_text("precious")
     with pytest.raises(AddressError, match="not a socket"):
-        SocketClaim(tmp_path / "s").take()
-    assert (tmp_path / "s").read_text() == "precious"
+        SocketClaim(socket_folder / "s").take()
+    assert (socket_folder / "s").read_text() == "precious"
 
 
-def test_a_lock_file_that_is_a_link_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "s.lock").symlink_to(tmp_path / "elsewhere")
+def test_a_lock_file_that_is_a_link_is_refused(socket_folder: Path) -> None:
+    (socket_folder / "s.lock").symlink_to(socket_folder / "elsewhere")
     with pytest.raises(AddressError):
-        SocketClaim(tmp_path / "s").take()
-    assert not (tmp_path / "elsewhere").exists()
+        SocketClaim(socket_folder / "s").take()
+    assert not (socket_folder / "elsewhere").exists()
 
 
 def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
@@ -107,30 +107,30 @@ def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
         SocketClaim(tmp_path / ("x" * MAX_SOCKET_PATH)).take()
 
 
-def test_a_missing_directory_is_made_for_us_alone(tmp_path: Path) -> None:
-    claim = SocketClaim(tmp_path / "d" / "s")
+def test_a_missing_directory_is_made_for_us_alone(socket_folder: Path) -> None:
+    claim = SocketClaim(socket_folder / "d" / "s")
     claim.take()
-    assert (tmp_path / "d").stat().st_mode & 0o777 == 0o700
+    assert (socket_folder / "d").stat().st_mode & 0o777 == 0o700
     claim.release()
 
 
-def test_a_directory_that_others_can_write_is_refused(tmp_path: Path) -> None:
-    shared = tmp_path / "d"
+def test_a_directory_that_others_can_write_is_refused(socket_folder: Path) -> None:
+    shared = socket_folder / "d"
     shared.mkdir()
     shared.chmod(0o777)
     with pytest.raises(AddressError, match="writable by others"):
         SocketClaim(shared / "s").take()
 
 
-def test_a_directory_that_is_a_file_is_refused_with_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "f").write_text("")
+def test_a_directory_that_is_a_file_is_refused_with_the_reason(socket_folder: Path) -> None:
+    (socket_folder / "f").write_text("")
     with pytest.raises(AddressError, match="socket directory"):
-        SocketClaim(tmp_path / "f" / "s").take()
+        SocketClaim(socket_folder / "f" / "s").take()
 
 
-def test_a_refused_claim_leaves_no_descriptor_open(tmp_path: Path) -> None:
-    (tmp_path / "s").write_text("")
+def test_a_refused_claim_leaves_no_descriptor_open(socket_folder: Path) -> None:
+    (socket_folder / "s").write_text("")
     before = observed.descriptors(os.getpid()).total()
     with pytest.raises(AddressError):
-        SocketClaim(tmp_path / "s").take()
+        SocketClaim(socket_folder / "s").take()
     assert observed.descriptors(os.getpid()).total() == before

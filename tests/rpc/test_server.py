@@ -157,10 +157,10 @@ def test_a_certificate_without_its_key_is_told_what_is_missing(loop: asyncio.Run
     assert "--tls-certificate is missing" in refused(loop, "127.0.0.1:0", tls_key="/no/key")
 
 
-def test_a_unix_socket_serves(loop: asyncio.Runner, tmp_path: Path) -> None:
+def test_a_unix_socket_serves(loop: asyncio.Runner, socket_folder: Path) -> None:
     async def main() -> None:
-        async with running_worker(address=f"unix:{tmp_path}/s") as worker:
-            assert worker.address == f"unix:{tmp_path}/s"
+        async with running_worker(address=f"unix:{socket_folder}/s") as worker:
+            assert worker.address == f"unix:{socket_folder}/s"
             assert (await worker.backend.Predict(pb.PredictOptions(Prompt="hi"))).message == b"Hello"
 
     loop.run(main())
