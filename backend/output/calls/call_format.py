@@ -170,7 +170,7 @@ class CallFormat(ABC):
     @property
     def call_start(self) -> str:
         """Text that opens a call and nothing else; empty if nothing does."""
-        return self.starts[0]
+        return self.sections[0].trigger
 
     @property
     def call_end(self) -> str:

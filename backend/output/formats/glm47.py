@@ -49,7 +49,7 @@ class ArgKeyFormat(TagFormat):
     def __init__(self, name: str, prefix: str = "", *, held: bool = False) -> None:
         self.name, self._prefix = name, prefix
         self.starts = (f"<{prefix}tool_call>",)
-        self.sections = (CallSection(trigger=self.call_start, again="\n"),)
+        self.sections = (CallSection(trigger=self.starts[0], again="\n"),)
         self.markers = (*self.starts, *(f"<{end}{prefix}arg_{kind}>" for kind in ("key", "value") for end in ("", "/")))
         self.markers += (f"</{prefix}tool_call>",)
         self.tags = arg_key_tags(prefix, held=held)

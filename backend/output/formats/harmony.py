@@ -86,14 +86,6 @@ class Harmony(CallFormat):
     def __init__(self, *, calls: bool = True) -> None:
         self._calls = calls
 
-    @property
-    def call_start(self) -> str:
-        return _CALL
-
-    @property
-    def call_end(self) -> str:
-        return "<|call|>"
-
     def reader(self, start: str, tools: ToolSchemas) -> CallReader:
         routed = partial(route, start, self._calls)
         return HeaderReader("<|message|>", routed, call=arguments_of, marked=bool(start))

@@ -34,10 +34,6 @@ class BareJson(CallFormat):
         self._arguments = arguments
 
     @property
-    def call_start(self) -> str:
-        return ""
-
-    @property
     def call_end(self) -> str:
         return ""
 

@@ -59,11 +59,7 @@ class MuseSpark(TagBlockFormat):
     block = ("<atem:invoke", "</atem:invoke>")
 
     def __init__(self, *, calls: bool = True) -> None:
-        self.starts = ("<|start|>", self.call_start) if calls else ("<|start|>",)
-
-    @property
-    def call_start(self) -> str:
-        return _SECTION
+        self.starts = ("<|start|>", _SECTION) if calls else ("<|start|>",)
 
     def reader(self, start: str, tools: ToolSchemas) -> CallReader:
         if start == "<|start|>":
