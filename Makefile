@@ -149,7 +149,8 @@ lock: $(VENV)/bin/python  ## Compile requirements/ from pyproject.toml
 
 $(VENV)/bin/python:
 	@$(if $(SUPPORTED),,echo "no MLX for $(SYSTEM) in the pinned requirements: they are for Linux-x86_64 and Darwin-arm64" >&2; exit 1)
-	@python=$$(scripts/find-python) && echo "making $(VENV) with $$python" && "$$python" -m venv $(VENV)
+	@python=$$(scripts/find-python) && echo "making $(VENV) with $$python" && \
+		{ "$$python" -m venv $(VENV) || { rm -f $(VENV)/bin/python; exit 1; }; }
 
 $(VENV)/.installed: requirements/worker.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) -r $<

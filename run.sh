@@ -29,6 +29,9 @@ if [ -z "$python" ]; then
     echo "mlx-worker: no environment at $here/.venv: run make setup in $here, or name a Python in MLX_WORKER_PYTHON" >&2
     exit 2
   fi
+elif ! command -v "$python" >/dev/null; then
+  echo "mlx-worker: MLX_WORKER_PYTHON: $python is no program" >&2
+  exit 2
 fi
 
 if [ "${1:-}" = --setup-only ]; then

@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Never
 
 from backend.process.commands import SERVE, chosen
@@ -51,14 +51,16 @@ def main(
     # After what is set for the process: a check measures what a worker has.
     command, given = chosen(sys.argv[1:] if arguments is None else arguments)
     if command != SERVE:
-        code = _run_command(command, given)
+        with needed_packages():
+            code = _run_command(command, given)
         flush_standard_streams()
         leave(code)
     stop_at_once(lambda: leave(ExitCode.STOPPED))
     # Before grpc is imported: its own lines would come last on standard error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from backend.core.freed_memory import share_arenas
-    from backend.process.settings import parse_settings
+    with needed_packages():
+        from backend.core.freed_memory import share_arenas
+        from backend.process.settings import parse_settings
 
     share_arenas()
     settings = parse_settings(given, os.environ)
@@ -67,6 +69,8 @@ def main(
     world = _world()
     if world is not None and world.rank:
         _follow(world, settings.blas, log)
+    with needed_packages():
+        importlib.import_module("backend.process.worker")
     try:
         ending = asyncio.run(_run(settings, make_engine or engine_of, parent))
         code, sentence = ending.code, ending.sentence
@@ -139,6 +143,20 @@ def engine_of(settings: "Settings") -> "StartableEngine":
 
         return RankedHandle(world, blas=settings.blas)
     return EngineHandle(blas=settings.blas)
+
+
+@contextlib.contextmanager
+def needed_packages() -> Generator[None]:
+    """End in a sentence where this Python lacks a package, as one whose set-up was cut short does."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name in ("", "backend", "mlx_cache"):
+            raise
+        advice = "run make setup, or name another Python in MLX_WORKER_PYTHON"
+        sys.stderr.write(f"mlx-worker: {sys.executable} has no package {name}: {advice}\n")
+        leave(ExitCode.USAGE)
 
 
 def fill_standard_streams() -> None:

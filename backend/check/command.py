@@ -20,6 +20,7 @@ from backend.check.section import Allowance, Section
 from backend.check.shapes import SHAPES, write_checkpoint
 from backend.check.subject import Subject
 from backend.config import ModelConfig
+from backend.core.logline import logline
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.loading.failures import FOREIGN, one_line
 
@@ -121,7 +122,7 @@ async def _guarded(section: Section) -> bool:
 
 
 def _wrong(report: Report, section: str, error: BaseException) -> None:
-    log.debug("section %s", section, exc_info=error)
+    log.debug(logline("section", name=section), exc_info=error)
     note = f"{type(error).__name__}: {one_line(error)}"
     report.add(Row(section=section, name="failed", mark=Mark.WRONG, note=note))
 

@@ -61,7 +61,7 @@ class Job(Generic[T]):
                 self.result = self.work(self)
         except Exception as error:  # whatever a disk does, it costs a hit at most
             log.warning(logline("disk_work_failed", error=type(error).__name__))
-            log.debug("disk work", exc_info=error)
+            log.debug("disk_work", exc_info=error)
         finally:
             self._done.set()
             self.told()

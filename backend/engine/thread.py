@@ -17,6 +17,7 @@ from backend.engine.channel import AnswerStream, Outbox
 from backend.engine.inbox import Call, Cancel, Command, Inbox, Stop, Submit
 from backend.engine.loading.failures import FOREIGN, one_line
 from backend.engine.picture import Before, EnginePicture
+from backend.engine.reports import library_versions
 
 if TYPE_CHECKING:
     # Importing the session imports mlx_lm: seconds that the open port must not wait for.
@@ -270,6 +271,8 @@ def warm_up(blas: str) -> str:
     """
     from backend.engine.loading.blas import load_blas
 
+    # What Info tells of them is read here, from the disk, and not on the event loop when somebody asks.
+    library_versions()
     running = load_blas(blas)
     importlib.import_module("backend.engine.batching.assembly")
     # A full collection looks at every object, 40 ms with the interpreter lock held. Nearly all are the libraries'.

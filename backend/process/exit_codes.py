@@ -8,7 +8,7 @@ class ExitCode(IntEnum):
 
     STOPPED = 0  # SIGTERM, SIGINT or SIGHUP, drained
     FAULT = 1  # our own failure outside the engine
-    USAGE = 2  # an argument or an environment variable is wrong
+    USAGE = 2  # an argument or an environment variable is wrong, or the Python that was named lacks a package
     ADDRESS = 3  # the address, or the metrics' port, cannot be had, or is not safe to listen on
     ENGINE_DEAD = 4  # the engine thread died or hangs
     PARENT_GONE = 5  # the process that started this one is gone

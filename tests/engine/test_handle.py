@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from backend.core.errors import ModelNotLoaded
+from backend.engine import reports
 from backend.engine.batching.session import Session
 from backend.engine.handle import EngineHandle
 from tests.engine.harness import model_config, read, request, with_engine
@@ -30,6 +31,24 @@ def test_without_a_model_there_is_no_session() -> None:
             await engine.with_session(lambda session: session)
 
     with_engine(None, body)
+
+
+def test_versions_of_libraries_are_not_looked_up_by_who_asks_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are on the disk, and the event loop asks."""
+    readers: list[str] = []
+    version = reports.version
+    monkeypatch.setattr(
+        reports, "version", lambda name: readers.append(threading.current_thread().name) or version(name)
+    )
+    reports.library_versions.cache_clear()
+
+    async def body(engine: EngineHandle) -> None:
+        assert engine.info().details["mlx-lm"]
+        assert set(readers) == {"engine"}
+
+    with_engine(model_config(write_model(tmp_path / "model")), body)
 
 
 def _count(session: Session, count: int) -> None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.process.spawned import PATIENCE, ROOT
 
 SCRIPT = ROOT / "run.sh"
@@ -55,6 +57,31 @@ def test_without_an_environment_it_ends_at_once_and_says_what_to_run(tmp_path: P
     run = subprocess.run([str(tmp_path / "run.sh")], env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert run.returncode != 0
     assert len(run.stderr.splitlines()) == 1 and f"run make setup in {tmp_path}" in run.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--addr", "127.0.0.1:0"], ["chat"]])
+def test_an_environment_without_its_packages_is_told_in_a_sentence(tmp_path: Path, arguments: list[str]) -> None:
+    """As one is whose set-up was cut short."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    code, told = ending(arguments, MLX_WORKER_PYTHON=str(python))
+    assert code == 2 and "has no package" in told and "run make setup" in told
+
+
+def test_a_python_that_is_named_and_not_there_is_told(tmp_path: Path) -> None:
+    assert ending([], MLX_WORKER_PYTHON=f"{tmp_path}/none") == (
+        2,
+        f"mlx-worker: MLX_WORKER_PYTHON: {tmp_path}/none is no program",
+    )
+
+
+def ending(arguments: list[str], **environment: str) -> tuple[int, str]:
+    """The exit code, and the one line that is said."""
+    env = {**os.environ, **environment}
+    run = subprocess.run([str(SCRIPT), *arguments], env=env, capture_output=True, text=True, timeout=PATIENCE)
+    (line,) = run.stderr.splitlines()
+    return run.returncode, line
 
 
 def test_it_ends_in_exec_so_that_signals_reach_the_worker(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from backend.core.errors import ModelLoadFailed
+from backend.core.logline import logline
 from backend.core.panics import is_panic
 
 log = logging.getLogger(__name__)
@@ -39,12 +40,12 @@ def guarded(subject: str, call: Callable[[], T]) -> T:
         raise
     # Parsers, architectures and a checkpoint's own code may raise anything, and LoadModel owes an answer.
     except FOREIGN as error:
-        log.debug("load failed: %s", subject, exc_info=True)
+        log.debug(logline("load_failed", subject=subject), exc_info=True)
         reason = one_line(error)
     except BaseException as error:
         if not is_panic(error):
             raise
-        log.debug("load failed: %s", subject, exc_info=True)
+        log.debug(logline("load_failed", subject=subject), exc_info=True)
         reason = f"a library that reads it has failed in itself: {one_line(error)}"
     # Raised outside of the handler: a chained traceback would keep the half-loaded weights alive.
     raise ModelLoadFailed(f"{subject}: {reason}")

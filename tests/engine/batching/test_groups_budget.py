@@ -155,6 +155,17 @@ def test_one_long_row_and_many_that_are_nearly_as_long_stay_within_a_budget_that
     assert len(rows.groups.batches) == 2
 
 
+def test_padding_that_is_cheaper_than_a_group_is_not_taken_where_nothing_is_spare() -> None:
+    rows = Rows()
+    for tokens in (12_000, 11_600, 7_500, 6_400):
+        rows.admit(tokens)
+    assert len(rows.prefilling) == 4 and rows.spare() < COST.per_token * 100 < TOTAL // 32
+    for _ in range(4):
+        rows.join(1)
+        assert rows.projected() <= TOTAL
+    assert len(rows.groups.batches) == 4
+
+
 def test_groups_are_one_again_when_the_longest_row_has_left_and_not_before() -> None:
     rows = Rows()
     bound = TOTAL // 32 // COST.per_token

@@ -10,9 +10,10 @@ METAL = {"max_recommended_working_set_size": 24 * GIB, "memory_size": 32 * GIB, 
 CUDA = {"total_memory": 16 * GIB, "free_memory": 10 * GIB, "device_name": "NVIDIA L4"}
 
 
-def test_a_cpu_has_the_memory_of_its_machine_or_container() -> None:
+def test_a_cpu_has_the_memory_of_its_machine_or_container(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device_memory({}, is_cpu=True, active=0).total == machine_memory()
-    assert device_memory(CUDA, is_cpu=True, active=0).total == machine_memory()
+    monkeypatch.setattr("backend.engine.loading.device_memory.machine_memory", lambda: 5 * GIB)
+    assert device_memory(CUDA, is_cpu=True, active=0).total == 5 * GIB
 
 
 def test_metal_has_its_recommended_working_set() -> None:

@@ -279,7 +279,7 @@ class ModelDrafter:
             self.kept.forget()
         self.fault = f"stopped: its model failed ({type(error).__name__})"
         log.error(logline("draft_model_stopped", path=self.loaded.path, error=type(error).__name__))
-        log.debug("draft model", exc_info=error)
+        log.debug("draft_model", exc_info=error)
         mx.clear_cache()
         # An exception inside a compiled function can leave this thread's random state broken.
         mx.random.seed(secrets.randbits(32))
