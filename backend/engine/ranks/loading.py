@@ -69,7 +69,7 @@ def wait_with(leader: Leader) -> None:
 
 
 class LeadingLoad:
-    """Rank 0's part in one load; see `backend.engine.loading.model.Sharding`. Engine thread only.
+    """Rank 0's part in one load; see `backend.engine.loading.sharding.Sharding`. Engine thread only.
 
     Attributes:
         way: How the model is divided, once it is.
