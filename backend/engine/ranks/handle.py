@@ -23,7 +23,7 @@ class RankedHandle(EngineHandle):
     def start(self) -> None:
         """As EngineHandle; the other ranks may come from here on."""
         try:
-            self._leader.start()
+            self._leader.arrivals.open()
         except OSError as error:
             host, port = self._leader.world.control
             self._lost(f"no rank can come to {host}:{port}: {error}")
