@@ -14,7 +14,7 @@ from backend.engine.ranks.world import BACKEND, CONTROL, LAUNCHER, SIZE, TOKEN
 from backend.metrics.catalogue import METRICS
 from backend.process.exit_codes import ExitCode
 from backend.process.parent_watch import STARTED_BY
-from backend.process.settings import SETTINGS
+from backend.process.setting_table import SETTINGS
 from backend.translate.options import OPTIONS
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.process.settings import text_of, token_of
+from backend.process.setting_table import text_of
+from backend.process.settings import token_of
 from backend.rpc.address import Address
 
 

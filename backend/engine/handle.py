@@ -1,16 +1,12 @@
 """The engine as the event loop sees it: load, free, submit, and what it reports."""
 
-import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from backend.config import FLUSH_SECONDS, ModelConfig
 from backend.core.errors import DeadlineExceeded, ModelNotLoaded, Overloaded, RequestCancelled, WorkerUnavailable
 from backend.core.events import Failed, Finished
-from backend.core.logline import logline
 from backend.core.pooled import PooledRequest
 from backend.core.reports import (
     CacheReport,
@@ -23,26 +19,21 @@ from backend.core.reports import (
     WorkerInfo,
 )
 from backend.core.request import Conversation, GenerationRequest
-from backend.core.silence import Silence
 from backend.engine import reports
-from backend.engine.channel import AnswerStream, Outbox
+from backend.engine.channel import AnswerStream
+from backend.engine.crossing import Crossing
 from backend.engine.figures import engine_figures
-from backend.engine.inbox import Call, Cancel, Inbox, Stop, Submit
+from backend.engine.inbox import Cancel, Inbox, Submit
+from backend.engine.life import EngineLife
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.loads import Loads
 from backend.engine.preparing.pooled import size_of
 from backend.engine.preparing.requests import Prepared, RequestPreparer
-from backend.engine.thread import EngineThread, warm_up
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 # A thread that computes ends with the process; one that waits has nothing to lose.
 CLOSE_SECONDS = 0.3
-# Between two looks of the watchdog.
-LOOK_SECONDS = 1.0
-END_POLL_SECONDS = 0.01
 
 
 class EngineHandle:
@@ -56,102 +47,46 @@ class EngineHandle:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`load` has the signature of `backend.engine.loading.load_model`; `blas` is what `load_blas` takes."""
-        self._loop = asyncio.get_running_loop()
         self._clock = clock
         self._inbox = Inbox()
-        self._thread = EngineThread(
-            self._inbox, Outbox(self._wake), clock, lambda cause: self._wake(partial(self._died, cause))
-        )
-        self._loads = Loads(self._thread, self._on_engine, load, idle_since=self._idle_since, clock=clock)
-        self._death: asyncio.Future[str] = self._loop.create_future()
+        self._crossing = Crossing(self._inbox)
+        self._life = EngineLife(self._inbox, self._crossing.wake, clock)
+        self._thread = self._life.thread
+        self._loads = Loads(self._thread, self._crossing.run, load, idle_since=self._idle_since, clock=clock)
         self._started_at = clock()
-        self._blas_option, self._blas = blas, ""
-        self._warm = False
+        self._blas = blas
         self._in_flight = 0
         self._last_end = clock()
-        self._alive = True
-        self._left_behind = False
-        self._awaited: set[asyncio.Future[Any]] = set()
-
-    def _wake(self, callback: Callable[[], None]) -> None:
-        # A loop that is already closed has no reader left to tell.
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(callback)
-
-    def _died(self, cause: BaseException) -> None:
-        self._alive = False
-        if not self._death.done():
-            self._death.set_result(f"the engine cannot go on: {cause!r}"[:500])
 
     # Life
 
     @property
     def alive(self) -> bool:
         """Whether the engine thread works; False is final."""
-        return self._alive
+        return self._life.alive
 
     @property
     def ending(self) -> str:
         """Why the engine is dead, in one line; empty while it is not."""
-        return self._death.result() if self._death.done() else ""
+        return self._life.ending
 
     def start(self) -> None:
         """Start the engine thread; it imports mlx_lm there, while the port already answers."""
-        self._thread.start()
-        self._inbox.put(Call(partial(warm_up, self._blas_option), self._warmed_up))
-
-    def _warmed_up(self, blas: Any, error: Exception | None) -> None:
-        # Without its libraries the engine will never serve; better to say so than to fail every load.
-        if error is not None:
-            self._wake(partial(self._died, error))
-        else:
-            self._blas = blas
-        self._warm = True
+        self._life.start(self._blas)
 
     async def died(self) -> str:
         """Wait until the engine thread has died of an error, or hangs; why, in one line."""
-        silence = Silence(self._clock, LOOK_SECONDS)
-        while not self._death.done():
-            await asyncio.wait([self._death], timeout=LOOK_SECONDS)
-            self._watch(silence.since(self._thread.heartbeat))
-        return self._death.result()
-
-    def _watch(self, silent_s: float) -> None:
-        limit = self._loads.patience_s
-        if limit is not None and silent_s > limit and not self._death.done():
-            self._alive = False
-            doing = "a load" if self._loads.loading else "one step"
-            self._death.set_result(f"the engine has been in {doing} for {limit:g} s")
+        return await self._life.died(self._loads)
 
     async def close(self, *, within_s: float = CLOSE_SECONDS) -> None:
         """End everything that runs with `WorkerUnavailable`; a thread that does not end soon is left behind."""
-        self._alive = False
+        self._life.retire()
         self._loads.cancel(WorkerUnavailable("the worker is shutting down"))
-        self._inbox.put(Stop())
         current = self._loads.current
         keeps = current is not None and current.config.cache.directory
-        seconds = within_s + (FLUSH_SECONDS if keeps else 0)
-        if not await self._engine_ends(seconds):
-            if self._warm:
-                log.error(logline("engine_did_not_stop", seconds=seconds))
-            else:
-                log.info(logline("engine_left", text="it was importing its libraries"))
-            self._leave_engine_behind()
+        if not await self._life.end(within_s + (FLUSH_SECONDS if keeps else 0)):
+            self._crossing.leave_behind()
         await self._loads.close()
-
-    async def _engine_ends(self, within_s: float) -> bool:
-        # Not by a thread that joins it: where the system starts no more threads, a worker must end all the same.
-        until = self._loop.time() + within_s
-        while not (ended := self._thread.join(0)) and self._loop.time() < until:  # noqa: ASYNC110 (no event)
-            await asyncio.sleep(END_POLL_SECONDS)
-        return ended
-
-    def _leave_engine_behind(self) -> None:
-        """Tell whoever waits for the engine thread: it may never answer, and the loop must be able to end."""
-        self._left_behind = True
-        for future in self._awaited:
-            if not future.done():
-                future.set_exception(WorkerUnavailable("the engine is not running"))
 
     # Models
 
@@ -172,7 +107,7 @@ class EngineHandle:
         return self._loads.current.config.identity if self._loads.current else None
 
     def _require(self) -> RequestPreparer:
-        if not self._alive:
+        if not self._life.alive:
             raise WorkerUnavailable("the engine is not running")
         if self._loads.current is None:
             raise ModelNotLoaded
@@ -309,7 +244,7 @@ class EngineHandle:
                 raise ModelNotLoaded
             return work(held)
 
-        return await self._on_engine(with_held)
+        return await self._crossing.run(with_held)
 
     # Reports
 
@@ -331,7 +266,7 @@ class EngineHandle:
         return engine_figures(
             self._loads.current,
             self._thread.picture,
-            alive=self._alive,
+            alive=self._life.alive,
             asleep=self._loads.asleep_since is not None,
             in_flight=self._in_flight,
         )
@@ -342,14 +277,14 @@ class EngineHandle:
         return reports.info(
             self._loads.current,
             self._thread.picture,
-            blas=self._blas,
+            blas=self._life.blas,
             uptime_s=uptime,
             in_flight=self._in_flight,
             asleep_since=self._loads.asleep_since,
         )
 
     def _state(self) -> EngineState:
-        if not self._alive:
+        if not self._life.alive:
             return "error"
         if self._loads.loading:
             return "busy"
@@ -357,7 +292,7 @@ class EngineHandle:
             return "uninitialized"
         return "busy" if self._in_flight else "ready"
 
-    # Crossing
+    # Measurements
 
     async def with_session(self, work: Callable[[Any], T]) -> T:
         """What `work` makes of the engine thread's session, there and between two steps: for measurements.
@@ -366,27 +301,7 @@ class EngineHandle:
         """
         self._require()
         await self._loads.awake()
-        return await self._on_engine(lambda: work(self._thread.session))
-
-    async def _on_engine(self, work: Callable[[], Any]) -> Any:
-        future: asyncio.Future[Any] = self._loop.create_future()
-
-        def settle(result: Any, error: Exception | None) -> None:
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        call = Call(work, lambda result, error: self._wake(partial(settle, result, error)))
-        if self._left_behind or not self._inbox.put(call):
-            raise WorkerUnavailable("the engine is not running")
-        self._awaited.add(future)
-        try:
-            return await future
-        finally:
-            self._awaited.discard(future)
+        return await self._crossing.run(lambda: work(self._thread.session))
 
 
 async def _end_of(stream: AnswerStream) -> Finished:

@@ -358,7 +358,7 @@ def test_a_batch_goes_on_without_the_text_whose_client_has_left(
     async def body(handle: EngineHandle) -> None:
         expected = [vectors(await handle.compute(embed(text))) for text in TEXTS]
         asked = [asyncio.create_task(handle.compute(embed(text))) for text in TEXTS]
-        passes.after = lambda: handle._loop.call_soon_threadsafe(asked[3].cancel) and None  # type: ignore[func-returns-value]
+        passes.after = lambda: handle._crossing.wake(asked[3].cancel)
         await asyncio.wait(asked)
         assert asked[3].cancelled() or vectors(asked[3].result()) is not None
         for index, task in enumerate(asked):

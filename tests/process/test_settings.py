@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from backend.config import CacheConfig, EngineConfig, MetricsConfig, ServerConfig
-from backend.process.settings import SETTINGS, Settings, parse_settings
+from backend.process.setting_table import SETTINGS
+from backend.process.settings import Settings, parse_settings
 
 
 def settings(*arguments: str, **environment: str) -> Settings:

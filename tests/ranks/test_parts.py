@@ -11,7 +11,8 @@ import pytest
 
 from backend.config import EngineConfig, ModelConfig
 from backend.core.errors import ModelLoadFailed
-from backend.engine.ranks.leader import Leader, RankLost, versions
+from backend.engine.ranks.arrivals import versions
+from backend.engine.ranks.leader import Leader, RankLost
 from backend.engine.ranks.link import MOST_BYTES, Link, LinkLost
 from backend.engine.ranks.options import refuse_what_does_not_hold, told, understood
 from backend.engine.ranks.sharding import way_of
@@ -76,7 +77,7 @@ def test_rank_0_lets_in_each_rank_once_and_nobody_else() -> None:
     port, lost = free_ports(1)[0], threading.Event()
     world = World(rank=0, size=2, backend="ring", control=("127.0.0.1", port), token="right")
     leader = Leader(world, lambda _reason: lost.set())
-    leader.start()
+    leader.arrivals.open()
     assert hello(port, token="wrong") == {"refused": "wrong token"}
     assert hello(port, rank=2) == {"refused": "no rank of this worker"}
     assert hello(port, rank=[]) == {"refused": "no rank of this worker"}
@@ -86,9 +87,9 @@ def test_rank_0_lets_in_each_rank_once_and_nobody_else() -> None:
     assert "rank 1 runs older, rank 0 runs" in str(refusal["refused"])
     assert hello(port) == {"welcome": True}
     assert hello(port) == {"refused": "rank 1 is there already"}
-    assert leader.missing() == [1]
+    assert leader.arrivals.missing() == [1]
     assert hello(port, kind="watch") == {"welcome": True}
-    assert leader.wait_for_all(lambda: False) == []
+    assert leader.arrivals.wait_for_all(lambda: False) == []
     # From here on it is watched: its end is that of all.
     KEPT[-1].close()
     assert lost.wait(60)

@@ -15,7 +15,7 @@ from backend.engine.loading.locate import locate_model
 from backend.engine.loading.progress import Progress
 
 if TYPE_CHECKING:
-    from backend.engine.loading.model import Sharding
+    from backend.engine.loading.sharding import Sharding
 
 __all__ = ["KVCost", "LoadedModel", "ModelFiles", "Progress", "load_model", "locate_model", "open_files"]
 

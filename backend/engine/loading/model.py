@@ -3,18 +3,15 @@
 import gc
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import load_adapters
-from mlx_lm.utils import load_model as load_checkpoint
 
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed
@@ -24,7 +21,7 @@ from backend.engine.kv.merging import alone
 from backend.engine.loading.backbone import find_backbone, same_backbone
 from backend.engine.loading.context import served_context
 from backend.engine.loading.draft_model import config_of_draft, of_draft_model
-from backend.engine.loading.dtype import main_dtype, preferred_dtype
+from backend.engine.loading.dtype import main_dtype
 from backend.engine.loading.failures import check_cancelled, guarded
 from backend.engine.loading.files import ModelFiles
 from backend.engine.loading.fingerprint import namespace
@@ -41,39 +38,19 @@ from backend.engine.loading.probe import (
     probe_with_codes,
     reach_of,
 )
-from backend.engine.loading.progress import Progress, ProgressLog
+from backend.engine.loading.progress import Progress
 from backend.engine.loading.score_bytes import score_bytes
+from backend.engine.loading.sharding import Sharding
 from backend.engine.loading.step_bytes import step_bytes
 from backend.engine.loading.vocabulary import check_vocabulary
+from backend.engine.loading.weights import DTYPES, made_of, parameters, read_model, set_float32, weight_bytes
 from backend.engine.quantized.conversion import new_row
 from backend.engine.quantized.kv_format import KVFormat
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 # mlx-lm's rotating cache keeps the first 4 tokens; below this there is no room to rotate in.
 LEAST_MAX_KV_SIZE = 16
-_EVAL_BYTES = 256 << 20
-
-
-class Sharding(Protocol):
-    """What several ranks that load one model do together. Each asks and answers in the same order."""
-
-    def divide(self, model: Any, settings: Mapping[str, Any]) -> None:
-        """Leave this rank's shard of a model whose weights are not read yet."""
-        ...
-
-    def ready(self, kinds: Sequence[str]) -> None:
-        """Wait until all ranks have their weights; raises ModelLoadFailed where one has not.
-
-        Args:
-            kinds: The classes of this rank's layer caches. On unlike ones the trial would take unlike passes.
-        """
-        ...
-
-    def cancelled(self) -> bool:
-        """Whether the load ends here, on all ranks; asked before each pass."""
-        ...
 
 
 def load(
@@ -101,6 +78,20 @@ def load(
     raise ModelLoadFailed(message)
 
 
+@dataclass(frozen=True, slots=True)
+class _RowCaches:
+    """What a row keeps of its tokens: `plain()` gives fresh caches of numbers; codes are held as `kv` says."""
+
+    plain: Callable[[], list[Any]]
+    kv: KVFormat | None
+
+    @property
+    def new(self) -> Callable[[], list[Any]]:
+        """Gives a row's fresh caches."""
+        plain, kv = self.plain, self.kv
+        return plain if kv is None else lambda: new_row(plain, kv)
+
+
 def _choose_kernels() -> None:
     keep_kernels(mx.device_info(), os.environ)
     if mx.default_device() == mx.cpu and (reason := why_no_cpu_kernels(os.environ)):
@@ -120,39 +111,45 @@ def _load(
 ) -> LoadedModel:
     _check_options(config, sharding)
     _choose_kernels()
-    directory, adapter, tokenizer = files.directory, files.adapter, files.tokenizer
-    check_cancelled(cancelled)
-    model, settings = guarded(
-        _made_of(directory),
-        lambda: load_checkpoint(directory, lazy=True, trust_remote_code=config.trust_remote_code),
-    )
-    if adapter is not None:
-        guarded(str(adapter), lambda: load_adapters(model, str(adapter)).eval())
+    model, settings = read_model(config, files, progress=progress, cancelled=cancelled, sharding=sharding)
+    caches = _RowCaches(_cache_maker(model, config.max_kv_size), kv_format(config))
     if sharding is not None:
-        guarded(_made_of(directory), lambda: sharding.divide(model, settings))
-    wanted = config.dtype or preferred_dtype(_parameters(model))
-    if wanted:
-        _cast(model, DTYPES[wanted])
-    reading = ProgressLog("weights", directory.name, progress, every_s=config.engine.progress_s)
-    _evaluate(model, directory, reading, cancelled)
-    plain_cache, kv = _cache_maker(model, config.max_kv_size), kv_format(config)
-    if sharding is not None:
-        sharding.ready(sorted({type(leaf).__name__ for leaf in leaves(plain_cache())}))
-    new_cache = plain_cache if kv is None else lambda: new_row(plain_cache, kv)
+        sharding.ready(sorted({type(leaf).__name__ for leaf in leaves(caches.plain())}))
     if known is not None:
-        return _again(known, model, new_cache)
-    speculates = bool(config.engine.drafters)
-    asked = cancelled if sharding is None else sharding.cancelled
-    result = _probed(_asking(model, asked), model, plain_cache, kv, settings, directory, speculates=speculates)
-    stored_kv = _stored_format(config, model, plain_cache)
+        return _again(known, model, caches.new)
+    forward = _asking(model, cancelled if sharding is None else sharding.cancelled)
+    result = _probed(forward, model, caches, settings, files.directory, speculates=bool(config.engine.drafters))
+    stored = _stored_format(config, model, caches.plain)
     check_vocabulary(files, model, result.vocab_size)
     check_cancelled(cancelled)
-    dtype = main_dtype(_parameters(model))
-    facts = f"{dtype} mlx={version('mlx')} mlx_lm={version('mlx-lm')}"
+    backbone = find_backbone(model, cancelled=cancelled) if sharding is None else NOT_OVER_RANKS
+    loaded = _described(config, files, model, settings, caches, stored, result, backbone)
+    _log_loaded(loaded)
+    return loaded
+
+
+def _described(
+    config: ModelConfig,
+    files: ModelFiles,
+    model: Any,
+    settings: Mapping[str, Any],
+    caches: _RowCaches,
+    stored: KVFormat | None,
+    result: ProbeResult,
+    backbone: Backbone | str,
+) -> LoadedModel:
+    """All that is known of a model that runs."""
+    directory, tokenizer, dtype = files.directory, files.tokenizer, main_dtype(parameters(model))
     namespace_now = partial(
-        namespace, config, directory, tokenizer=files.tokenizer_directory, adapter=adapter, facts=facts
+        namespace,
+        config,
+        directory,
+        tokenizer=files.tokenizer_directory,
+        adapter=files.adapter,
+        facts=f"{dtype} mlx={version('mlx')} mlx_lm={version('mlx-lm')}",
     )
-    loaded = LoadedModel(
+    serial_reason = _serial_reason(model, config, result)
+    return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         config=settings,
@@ -162,25 +159,23 @@ def _load(
         eos_ids=frozenset(int(t) for t in tokenizer.eos_token_ids if 0 <= int(t) < result.vocab_size),
         namespace=guarded(str(directory), namespace_now),
         namespace_now=namespace_now,
-        weight_bytes=_weight_bytes(model),
+        weight_bytes=weight_bytes(model),
         step_bytes=step_bytes(model, settings),
         dtype=dtype,
-        batchable=not _serial_reason(model, config, result),
-        serial_reason=_serial_reason(model, config, result),
+        batchable=not serial_reason,
+        serial_reason=serial_reason,
         speculation_reason=result.speculation_reason,
         kv_cost=result.kv_cost,
         uncached_reason=result.uncached_reason,
         kept_whole=result.kept_whole,
         device=device_name(),
-        new_cache=new_cache,
-        kv=kv,
-        stored_kv=stored_kv,
-        score_bytes=score_bytes(settings, getattr(mx, dtype).size) if kv is not None else 0,
-        backbone=find_backbone(model, cancelled=cancelled) if sharding is None else NOT_OVER_RANKS,
+        new_cache=caches.new,
+        kv=caches.kv,
+        stored_kv=stored,
+        score_bytes=score_bytes(settings, getattr(mx, dtype).size) if caches.kv is not None else 0,
+        backbone=backbone,
         sentence=files.sentence,
     )
-    _log_loaded(loaded)
-    return loaded
 
 
 def _with_draft(
@@ -218,25 +213,15 @@ def _again(known: LoadedModel, model: Any, new_cache: Callable[[], list[Any]]) -
     Raises:
         ModelLoadFailed: They are not those that it is known of.
     """
-    if main_dtype(_parameters(model)) != known.dtype:
+    if main_dtype(parameters(model)) != known.dtype:
         # Its trial had shown that it runs in no other.
-        _set_float32(model)
-    if guarded(str(known.path), known.namespace_now) != known.namespace or _weight_bytes(model) != known.weight_bytes:
+        set_float32(model)
+    if guarded(str(known.path), known.namespace_now) != known.namespace or weight_bytes(model) != known.weight_bytes:
         raise ModelLoadFailed(f"{known.path}: its files have changed while they were read")
     backbone = known.backbone
     if isinstance(backbone, Backbone):
         backbone = same_backbone(backbone, model)
     return replace(known, model=model, new_cache=new_cache, backbone=backbone)
-
-
-def _set_float32(model: Any) -> None:
-    model.set_dtype(mx.float32)
-    mx.eval(model.parameters())
-
-
-def _made_of(directory: Path) -> str:
-    """What is at fault where Python's own words name no file."""
-    return f"{directory / 'config.json'}, with the weights beside it"
 
 
 def _check_options(config: ModelConfig, sharding: Sharding | None) -> None:
@@ -247,35 +232,6 @@ def _check_options(config: ModelConfig, sharding: Sharding | None) -> None:
     if config.max_kv_size is not None and config.max_kv_size < LEAST_MAX_KV_SIZE:
         raise ModelLoadFailed(f"max_kv_size: must be at least {LEAST_MAX_KV_SIZE}, is {config.max_kv_size}")
     check_kv_options(config)
-
-
-def _cast(model: Any, dtype: mx.Dtype) -> None:
-    # Some architectures keep a few parameters (routers, state-space decays) in float32.
-    wanted: Callable[[str], bool] = getattr(model, "cast_predicate", lambda _: True)
-
-    def recast(path: str, value: mx.array) -> mx.array:
-        return value.astype(dtype) if wanted(path) and mx.issubdtype(value.dtype, mx.floating) else value
-
-    model.update(tree_map_with_path(recast, model.parameters()))
-
-
-def _evaluate(model: Any, directory: Path, progress: ProgressLog, cancelled: Callable[[], bool]) -> None:
-    """Read all weights now: a lazy array would read whatever the file holds later."""
-    arrays = _parameters(model)
-    total = sum(array.nbytes for array in arrays)
-    done = pending = 0
-    group: list[mx.array] = []
-    for array in arrays:
-        group.append(array)
-        pending += array.nbytes
-        if pending >= _EVAL_BYTES:
-            guarded(str(directory), lambda group=group: mx.eval(group))
-            done, pending, group = done + pending, 0, []
-            progress.report(done, total)
-            check_cancelled(cancelled)
-    guarded(str(directory), lambda: mx.eval(model.parameters()))
-    progress.report(total, total)
-    progress.finish()
 
 
 def _cache_maker(model: Any, max_kv_size: int | None) -> Callable[[], list[Any]]:
@@ -299,19 +255,20 @@ def _asking(model: Any, cancelled: Callable[[], bool]) -> Callable[..., mx.array
 def _probed(
     forward: Callable[..., mx.array],
     model: Any,
-    new_cache: Callable[[], list[Any]],
-    kv: KVFormat | None,
+    caches: _RowCaches,
     settings: Mapping[str, Any],
     directory: Path,
     *,
     speculates: bool,
 ) -> ProbeResult:
     def tried() -> ProbeResult:
-        reach, weights = reach_of(settings), _weight_bytes(model)
-        if kv is None:
-            return probe(forward, new_cache, reach=reach, weight_bytes=weights, speculates=speculates)
+        reach, weights = reach_of(settings), weight_bytes(model)
+        if caches.kv is None:
+            return probe(forward, caches.plain, reach=reach, weight_bytes=weights, speculates=speculates)
         try:
-            return probe_with_codes(forward, new_cache, kv, reach=reach, weight_bytes=weights, speculates=speculates)
+            return probe_with_codes(
+                forward, caches.plain, caches.kv, reach=reach, weight_bytes=weights, speculates=speculates
+            )
         except CodesRefused as error:
             raise ModelLoadFailed(f"kv_bits: {directory.name} cannot hold quantised keys and values: {error}") from None
 
@@ -319,16 +276,16 @@ def _probed(
         return tried()
     except ProbeFailed as error:
         reason = str(error)
-    if main_dtype(_parameters(model)) == "float32":
-        raise ModelLoadFailed(f"{_made_of(directory)}: the model does not run: {reason}")
+    if main_dtype(parameters(model)) == "float32":
+        raise ModelLoadFailed(f"{made_of(directory)}: the model does not run: {reason}")
     # Every kernel of every device has float32: experts on a CPU have nothing else, float16 may overflow.
-    log.warning(logline("dtype_adapted", was=main_dtype(_parameters(model)), now="float32", reason=reason))
-    _set_float32(model)
+    log.warning(logline("dtype_adapted", was=main_dtype(parameters(model)), now="float32", reason=reason))
+    set_float32(model)
     try:
         return tried()
     except ProbeFailed as error:
         reason = str(error)
-    raise ModelLoadFailed(f"{_made_of(directory)}: the model does not run: {reason}")
+    raise ModelLoadFailed(f"{made_of(directory)}: the model does not run: {reason}")
 
 
 def _stored_format(config: ModelConfig, model: Any, new_cache: Callable[[], list[Any]]) -> KVFormat | None:
@@ -343,14 +300,6 @@ def _serial_reason(model: Any, config: ModelConfig, result: ProbeResult) -> str:
     if config.max_kv_size is not None and not hasattr(model, "make_cache"):
         return "max_kv_size: a merge of rotating caches loses the first tokens that they keep"
     return result.serial_reason
-
-
-def _parameters(model: Any) -> list[mx.array]:
-    return cast("list[mx.array]", [array for _, array in tree_flatten(model.parameters())])
-
-
-def _weight_bytes(model: Any) -> int:
-    return sum(array.nbytes for array in _parameters(model))
 
 
 def device_name() -> str:

@@ -12,8 +12,9 @@ from typing import Never
 
 from backend.core.logline import logline
 from backend.engine.loading.failures import FOREIGN, one_line
-from backend.engine.ranks.leader import BEAT_SECONDS, JOIN_SECONDS, SILENT_SECONDS, versions
+from backend.engine.ranks.arrivals import JOIN_SECONDS, versions
 from backend.engine.ranks.link import Link, LinkLost
+from backend.engine.ranks.peer import BEAT_SECONDS, SILENT_SECONDS
 from backend.engine.ranks.world import World
 
 log = logging.getLogger(__name__)

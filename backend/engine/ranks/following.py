@@ -34,7 +34,7 @@ class OutOfStep(Exception):
 
 
 class FollowingLoad:
-    """This rank's part in one load; see `backend.engine.loading.model.Sharding`."""
+    """This rank's part in one load; see `backend.engine.loading.sharding.Sharding`."""
 
     def __init__(self, following: "Following", group: Any, asked: str) -> None:
         self._following = following

@@ -16,14 +16,14 @@ class RankedHandle(EngineHandle):
     """Event loop only."""
 
     def __init__(self, world: World, *, blas: str = "auto") -> None:
-        self._leader = Leader(world, lambda reason: self._wake(partial(self._lost, reason)))
+        self._leader = Leader(world, lambda reason: self._crossing.wake(partial(self._lost, reason)))
         self._loader: Any = None
         super().__init__(blas=blas, load=self._load_on_ranks)
 
     def start(self) -> None:
         """As EngineHandle; the other ranks may come from here on."""
         try:
-            self._leader.start()
+            self._leader.arrivals.open()
         except OSError as error:
             host, port = self._leader.world.control
             self._lost(f"no rank can come to {host}:{port}: {error}")
@@ -42,7 +42,5 @@ class RankedHandle(EngineHandle):
         return self._loader.load(*arguments, **options)
 
     def _lost(self, reason: str) -> None:
-        self._alive = False
+        self._life.lose(reason)
         self._loads.cancel(WorkerUnavailable(reason))
-        if not self._death.done():
-            self._death.set_result(reason)

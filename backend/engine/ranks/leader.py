@@ -1,39 +1,30 @@
-"""Rank 0's side of the other ranks: they come, do what it does, say that they are alive, and end with it."""
+"""Rank 0's side of the other ranks: they do what it does, say that they are alive, and end with it."""
 
 import contextlib
-import hmac
 import logging
 import os
-import socket
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
-from backend import __version__
 from backend.core.logline import logline
+from backend.engine.ranks.arrivals import Arrivals
 from backend.engine.ranks.link import Link, LinkLost, Message
+from backend.engine.ranks.peer import BEAT_SECONDS, SILENT_SECONDS, Peer
 from backend.engine.ranks.state import digest
 from backend.engine.ranks.world import World
 
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 0.5
-SILENT_SECONDS = 5.0
-"""A rank that says nothing for so long is lost: it was stopped, or the network between is."""
 BEHIND_SECONDS = 7.0
-"""As is one that has not even begun, for so long, what rank 0 is past."""
-HELLO_SECONDS = 5.0
+"""A rank that has not even begun, for so long, what rank 0 is past, is lost, as one is that says nothing."""
 ALONE_SECONDS = 60.0
-"""As are all when rank 0 is for so long in what the others are done with; of a pipeline it has the last layers."""
+"""All are lost when rank 0 is for so long in what the others are done with; of a pipeline it has the last layers."""
 CHECK_EVERY = 256
 """Commands between two comparisons of what the ranks hold."""
-JOIN_SECONDS = 60.0
-"""From a load on, for ranks that have not come yet."""
 
 
 class RankLost(BaseException):
@@ -41,24 +32,6 @@ class RankLost(BaseException):
 
     Not an Exception: nothing that goes on after an error can go on after this one.
     """
-
-
-def versions() -> str:
-    """What must be equal on all ranks."""
-    return f"{__version__} mlx={version('mlx')} mlx_lm={version('mlx-lm')}"
-
-
-@dataclass(slots=True)
-class _Peer:
-    """One of the other ranks. `progress` counts up as it begins and ends commands."""
-
-    rank: int
-    commands: Link | None = None
-    watch: Link | None = None
-    heard_at: float = 0.0
-    progress: int = 0
-    level_at: float = 0.0
-    moved_at: float = 0.0
 
 
 class Leader:
@@ -74,8 +47,8 @@ class Leader:
     def __init__(self, world: World, on_lost: Callable[[str], None]) -> None:
         self.world = world
         self._on_lost = on_lost
-        self._peers = {rank: _Peer(rank) for rank in range(1, world.size)}
-        self._came = threading.Condition()
+        self._peers = {rank: Peer(rank) for rank in range(1, world.size)}
+        self.arrivals = Arrivals(world, self._peers, self._begin_to_watch)
         self._turn = threading.Lock()  # of what is sent to all
         self._sent = 0
         self._compared = 0
@@ -84,84 +57,15 @@ class Leader:
         self._objects: dict[int, weakref.ref[Any]] = {}
         self._forgotten: deque[int] = deque()
         self._lost = ""
+        self._losing = threading.Lock()
         self._ended = threading.Event()
-        self._server: socket.socket | None = None
 
     # Life
-
-    def start(self) -> None:
-        """Listen for the other ranks.
-
-        Raises:
-            OSError: The address cannot be had.
-        """
-        host, port = self.world.control
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._server = socket.create_server((host, port), family=family, backlog=2 * self.world.size)
-        threading.Thread(target=self._accept, args=(self._server,), name="ranks-accept", daemon=True).start()
-
-    def _accept(self, server: socket.socket) -> None:
-        while not self._ended.is_set() and self.missing():
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return  # closed
-            link = Link(connection)
-            try:
-                self._greet(link)
-            except LinkLost as error:
-                link.close()
-                log.warning(logline("rank_refused", reason=error))
-        server.close()
-
-    def _greet(self, link: Link) -> None:
-        hello = link.receive(HELLO_SECONDS) or {}
-        refusal = self._refusal(hello)
-        if refusal:
-            link.send({"refused": refusal})
-            raise LinkLost(refusal)
-        link.send({"welcome": True})
-        peer = self._peers[hello["rank"]]
-        with self._came:
-            if hello["kind"] == "commands":
-                peer.commands = link
-            else:
-                peer.watch, peer.heard_at, peer.level_at = link, time.monotonic(), time.monotonic()
-                threading.Thread(target=self._watch, args=(peer, link), name="ranks-watch", daemon=True).start()
-            self._came.notify_all()
-        if not self.missing():
-            log.info(logline("ranks_joined", size=self.world.size, backend=self.world.backend))
-
-    def _refusal(self, hello: Message) -> str:
-        if not hmac.compare_digest(str(hello.get("token", "")).encode(), self.world.token.encode()):
-            return "wrong token"
-        if hello.get("rank") not in list(self._peers) or hello.get("kind") not in ("commands", "watch"):
-            return "no rank of this worker"
-        peer = self._peers[hello["rank"]]
-        if (peer.commands if hello["kind"] == "commands" else peer.watch) is not None:
-            return f"rank {peer.rank} is there already"
-        if hello.get("versions") != versions():
-            return f"rank {peer.rank} runs {hello.get('versions')}, rank 0 runs {versions()}"
-        return ""
-
-    def missing(self) -> list[int]:
-        """Ranks that have not come yet."""
-        return [peer.rank for peer in self._peers.values() if peer.commands is None or peer.watch is None]
-
-    def wait_for_all(self, cancelled: Callable[[], bool]) -> list[int]:
-        """Wait until all ranks are there, or it takes too long, or nobody wants it; those that are missing then."""
-        until = time.monotonic() + JOIN_SECONDS
-        with self._came:
-            while (missing := self.missing()) and time.monotonic() < until and not cancelled():
-                self._came.wait(BEAT_SECONDS)
-        return missing
 
     def end(self, reason: str) -> None:
         """Have the other ranks end as this one does. Any thread."""
         self._ended.set()
-        if self._server is not None:
-            with contextlib.suppress(OSError):
-                self._server.close()
+        self.arrivals.close()
         for peer in self._peers.values():
             if peer.watch is not None:
                 with contextlib.suppress(LinkLost):
@@ -174,7 +78,7 @@ class Leader:
 
     def lose(self, reason: str) -> None:
         """The ranks cannot go on. Any thread."""
-        with self._came:
+        with self._losing:
             if self._lost or self._ended.is_set():
                 return
             self._lost = reason
@@ -192,7 +96,10 @@ class Leader:
 
     # Watching
 
-    def _watch(self, peer: _Peer, link: Link) -> None:
+    def _begin_to_watch(self, peer: Peer, link: Link) -> None:
+        threading.Thread(target=self._watch, args=(peer, link), name="ranks-watch", daemon=True).start()
+
+    def _watch(self, peer: Peer, link: Link) -> None:
         try:
             while not self._ended.is_set():
                 link.send({"progress": self._progress})
@@ -206,7 +113,7 @@ class Leader:
         except LinkLost as error:
             self.lose(f"rank {peer.rank} is gone: {error}")
 
-    def _hear(self, peer: _Peer, said: Message) -> None:
+    def _hear(self, peer: Peer, said: Message) -> None:
         peer.heard_at = time.monotonic()
         if "fault" in said:
             self.lose(f"rank {peer.rank}: {said['fault']}")
@@ -214,7 +121,7 @@ class Leader:
         if progress != peer.progress:
             peer.progress, peer.moved_at = progress, time.monotonic()
 
-    def _check_alive(self, peer: _Peer) -> None:
+    def _check_alive(self, peer: Peer) -> None:
         now = time.monotonic()
         if now - peer.heard_at > SILENT_SECONDS:
             self.lose(f"rank {peer.rank} has said nothing for {now - peer.heard_at:.1f} s")

@@ -13,7 +13,8 @@ from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed
 from backend.engine import waits
 from backend.engine.loading import LoadedModel, ModelFiles, Progress, load_model
-from backend.engine.ranks.leader import JOIN_SECONDS, Leader
+from backend.engine.ranks.arrivals import JOIN_SECONDS
+from backend.engine.ranks.leader import Leader
 from backend.engine.ranks.link import Message
 from backend.engine.ranks.options import refuse_what_does_not_hold, told
 from backend.engine.ranks.over import kinds_of, mirrored
@@ -69,7 +70,7 @@ def wait_with(leader: Leader) -> None:
 
 
 class LeadingLoad:
-    """Rank 0's part in one load; see `backend.engine.loading.model.Sharding`. Engine thread only.
+    """Rank 0's part in one load; see `backend.engine.loading.sharding.Sharding`. Engine thread only.
 
     Attributes:
         way: How the model is divided, once it is.
@@ -228,7 +229,7 @@ class RankLoader:
         leader = self._leader
         if self._group is not None:
             return
-        missing = leader.wait_for_all(cancelled)
+        missing = leader.arrivals.wait_for_all(cancelled)
         if missing:
             names = ", ".join(f"rank {rank}" for rank in missing)
             raise ModelLoadFailed(f"{names}: not there within {JOIN_SECONDS:g} s")

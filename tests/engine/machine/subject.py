@@ -125,7 +125,7 @@ class Subject(RuleBasedStateMachine):
         def planned(speculating: Speculating, rows: list[Row], *, spare: Any) -> Plan | None:
             if self.load.guesses != "knows" or not speculating.kinds:
                 return plan(speculating, rows, spare=spare)
-            guesses = [self._guess(row) for row in rows]
+            guesses = [self._guess(row, speculating.start) for row in rows]
             return guesses if any(guesses) else None
 
         self.patched.setattr(Speculating, "plan", planned)
@@ -138,11 +138,13 @@ class Subject(RuleBasedStateMachine):
         session.groups._bounds = replace(padding, group=0) if load.apart else padding
         session.prefills.pace._slice_s = TICK_SECONDS if load.brief else SLICE_SECONDS[device_kind()]
 
-    def _guess(self, row: Row) -> Proposal | None:
+    def _guess(self, row: Row, start: int) -> Proposal | None:
         known = next((asked.right.tokens for asked in self.asked if asked.name == row.request.request_id), [])
         n = len(row.generated) + len(row.sampling.drawn_ahead)
         coming = [token.id for token in known[n : n + self.rng.randrange(7)]]
         tokens = [token if self.rng.random() < 0.8 else token ^ 1 for token in coming[: row.request.max_draft]]
+        # As a drafter of the worker's: no pass goes across the length from which on rows hold codes.
+        tokens = tokens[: start - row.covered - 1] if row.covered < start else tokens
         return Proposal(tuple(tokens), Drafter.TEXT, (1.0,) * len(tokens)) if tokens else None
 
     def hold_nothing_for_those_that_run(self) -> None:
