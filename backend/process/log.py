@@ -117,7 +117,7 @@ class Log:
 
     def last_words(self, sentence: str) -> None:
         """Write the line that a host shows when the process is gone: one clear sentence, the last on standard error."""
-        self._writer.write(self._form.last_words(" ".join(sentence.split())), always=True)
+        self._writer.finish(self._form.last_words(" ".join(sentence.split())))
 
     def close(self) -> None:
         """Give a reader that reads the rest; one that does not must not hold up the end of the process."""

@@ -29,17 +29,28 @@ class LogWriter:
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0  # of what is being written too
         self._dropped = 0
+        self._finished = False
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
-    def write(self, line: str, *, always: bool = False) -> None:
-        """Queue a line, without its newline; `always` is for one that must not be dropped."""
+    def write(self, line: str) -> None:
+        """Queue a line, without its newline."""
         data = f"{line}\n".encode(errors="backslashreplace")
         with self._changed:
-            if self._waiting_bytes + len(data) > self._most_bytes and not always:
+            if self._finished:
+                return
+            if self._waiting_bytes + len(data) > self._most_bytes:
                 self._dropped += 1
                 return
             self._tell_dropped()
             self._put(data)
+
+    def finish(self, line: str) -> None:
+        """Queue the last line, which is never dropped; what comes later is thrown away, another last line too."""
+        with self._changed:
+            if not self._finished:
+                self._tell_dropped()
+                self._put(f"{line}\n".encode(errors="backslashreplace"))
+                self._finished = True
 
     def drain(self, seconds: float) -> bool:
         """Wait until everything is written, `seconds` at most; whether it is."""

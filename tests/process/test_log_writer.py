@@ -74,12 +74,19 @@ def test_a_line_after_a_gap_comes_after_the_count(pipe: tuple[int, int]) -> None
     assert lines[-2].endswith(" dropped")
 
 
-def test_what_must_not_be_dropped_is_not(pipe: tuple[int, int]) -> None:
+def test_the_last_line_is_never_dropped_and_none_comes_after_it(pipe: tuple[int, int]) -> None:
+    """Other threads go on until the process is gone."""
     writer = writer_to(pipe[1])
     for _ in range(1000):
         writer.write(LINE)
-    writer.write("last words", always=True)
+    writer.finish("last words")
+    for _ in range(1000):
+        writer.write(LINE)
+    writer.finish("others")
     assert read_lines(pipe[0], "last words")[-1] == "last words"
+    assert writer.drain(60)
+    os.close(pipe[1])
+    assert os.read(pipe[0], 1 << 16) == b""
 
 
 def test_a_reader_that_is_gone_costs_the_lines_and_nothing_else(pipe: tuple[int, int]) -> None:
