@@ -37,7 +37,7 @@ def stopped(worker: Worker, *, with_children: bool) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("seconds", "with_children"),
-    [(3.0, False), pytest.param(10.0, True, marks=pytest.mark.slow), pytest.param(10.0, False, marks=pytest.mark.slow)],
+    [(2.0, False), pytest.param(10.0, True, marks=pytest.mark.slow), pytest.param(10.0, False, marks=pytest.mark.slow)],
 )
 def test_a_worker_that_was_stopped_goes_on(
     worker: Worker, standing_worker: tuple[Worker, Golden], seconds: float, with_children: bool
