@@ -218,7 +218,7 @@ class EngineMachine(Checked):
         """All that is in memory; a disk below has it yet, and gives it to who asks once more."""
         self.ran["evict"] += 1
         store = self.session.prefix._store
-        if self.load.disk:
+        if self.load.lasting_name is not None:
             store.cache.flush(60)
             self.engine.rest_disk()
         store.clear(None)
