@@ -1,4 +1,4 @@
-"""What the histories expect of an engine is what it promises: short ones, each of which was taken for a fault of its."""
+"""What histories expect of an engine is what it promises: short ones, each of which was taken for a fault of its."""
 
 import threading
 from collections.abc import Iterator

@@ -133,7 +133,7 @@ class Load:
 
     @property
     def lasting_name(self) -> tuple[object, ...] | None:
-        """Tells apart what in the directory serves such loads from what serves others; None where nothing is kept there.
+        """What tells apart what the directory has for such loads from what it has for others; None for nothing.
 
         Who is strict prefills in other chunks; without a prompt cache there is no directory.
         """
