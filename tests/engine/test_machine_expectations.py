@@ -52,6 +52,17 @@ def test_what_is_cleared_in_one_form_is_expected_in_the_other(machine: EngineMac
     assert machine.session.counters.cached_tokens > 0
 
 
+def test_a_fault_of_the_prompt_cache_may_cost_a_hit_of_what_has_a_name(machine: EngineMachine) -> None:
+    machine.begin(Load(), 0)
+    machine.name("rules", NAMED[0], "")
+    machine.planting.arm("cache", 1)
+    machine.ask(WISH, None)
+    machine.rounds(9)
+    assert machine.asked[0].least and machine.asked[0].end is not None
+    machine.all_is_well()
+    assert not machine.session.counters.cached_tokens
+
+
 def test_numbers_that_are_long_in_the_making_are_waited_for(
     machine: EngineMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,4 +117,4 @@ class Asking(Subject):
         assert not self.names.sure or there == ((tenant, name) in self.names.held)
         self.names.held.pop((tenant, name), None)
         self._kept_names.pop((tenant, name), None)
-        self.hold_nothing_for_those_that_run()
+        self.hold_nothing_for_those_that_came()

@@ -56,6 +56,7 @@ class Checked(Asking):
         self.check_at_rest()
 
     def check_answers(self) -> None:
+        self._take_failures()
         now, planting = self.engine.clock.now, self.planting
         for asked in self.asked:
             assert asked.ends <= 1 and (not asked.exact or asked.right.text.startswith(asked.text)), asked

@@ -150,9 +150,9 @@ class Subject(RuleBasedStateMachine):
         tokens = tokens[: start - row.covered - 1] if row.covered < start else tokens
         return Proposal(tuple(tokens), Drafter.TEXT, (1.0,) * len(tokens)) if tokens else None
 
-    def hold_nothing_for_those_that_run(self) -> None:
-        """What was held for them when they came may have gone since."""
-        for asked in (asked for asked in self.asked if not asked.over):
+    def hold_nothing_for_those_that_came(self) -> None:
+        """What was held for them may have gone since."""
+        for asked in (asked for asked in self.asked if not asked.checked):
             asked.least = 0
 
     def _take_failures(self) -> None:
@@ -160,7 +160,7 @@ class Subject(RuleBasedStateMachine):
         happened = self.planting.happened
         if any(happened[kind] for kind in ("cache", "disk read", "disk write")):
             self.names.sure = False
-            self.hold_nothing_for_those_that_run()
+            self.hold_nothing_for_those_that_came()
 
     @property
     def _kept_names(self) -> dict[tuple[str, str], NDArray[np.int32]]:
