@@ -3,9 +3,11 @@
 import random
 import sys
 import tempfile
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 from numpy.typing import NDArray
 
 from backend.config import SamplerBackend
+from backend.engine.batching import cache_disk
 from backend.engine.batching.assembly import SLICE_SECONDS
 from backend.engine.batching.device_share import device_kind
 from backend.engine.batching.group_cost import PaddingBounds
@@ -75,6 +78,9 @@ class Subject(RuleBasedStateMachine):
         self.engine = SteppedEngine(load=self._load_model)
         self.planting = Planting(self.patched, lambda: self.engine.session)
         self.patched.setattr(DiskThreads, "start", at_once)
+        # What files say of when they were written goes by the same clock.
+        since = time.time() - self.engine.clock.now
+        self.patched.setattr(cache_disk, "time", SimpleNamespace(time=lambda: since + self.engine.clock.now))
         self.squeezed = False
         self._patch_budget()
         self._patch_guesses()
