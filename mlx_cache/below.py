@@ -65,11 +65,11 @@ class Below:
 
     # Upkeep
 
-    def forget(self, key: Hashable, tokens: Sequence[int] | Tokens) -> None:
-        """Remove the files of a sequence, up to where another needs them."""
+    def forget(self, key: Hashable, tokens: Sequence[int] | Tokens, keep: int) -> None:
+        """Remove the files of a sequence, up to where another needs them, or `keep`."""
         namespace = self._namespace(key)
         if namespace is not None:
-            self.disk.forget(namespace, tokens)
+            self.disk.forget(namespace, tokens, keep=keep)
 
     def clear(self, key: Hashable | None) -> None:
         """Remove the files of one key's namespace, or all."""

@@ -187,10 +187,10 @@ class PromptCache:
             return Fetched(None, 0, Reason.EMPTY, 0)
         return self._below.read(model_key, tokens, template, room, cancelled, least, share)
 
-    def forget_on_disk(self, model_key: Hashable, tokens: Sequence[int] | Tokens) -> None:
-        """Remove a sequence's files, from its end to where another goes on. It may take its time."""
+    def forget_on_disk(self, model_key: Hashable, tokens: Sequence[int] | Tokens, *, keep: int = 0) -> None:
+        """Remove a sequence's files; see `DiskTier.forget`. It may take its time."""
         if self._below is not None:
-            self._below.forget(model_key, tokens)
+            self._below.forget(model_key, tokens, keep)
 
     def hold_on_disk(self, model_key: Hashable, tokens: Sequence[int] | Tokens, *, hold: bool) -> None:
         """Keep a sequence's files, those to come too, or let them go again. Index work."""

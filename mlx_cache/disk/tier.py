@@ -243,10 +243,13 @@ class DiskTier:
 
     # Upkeep
 
-    def forget(self, namespace: str, tokens: Sequence[int] | Tokens) -> None:
-        """Remove the files of a sequence from its end up to where another sequence needs them."""
+    def forget(self, namespace: str, tokens: Sequence[int] | Tokens, *, keep: int = 0) -> None:
+        """Remove a sequence's files, those of states on its way too, from its end to `keep` or where another goes on.
+
+        Of states that stand alone nothing says who else needs them: say with `keep` what must stay.
+        """
         if self._opened is not None:
-            Upkeep(self._opened).forget(namespace, as_tokens(tokens))
+            Upkeep(self._opened).forget(namespace, as_tokens(tokens), keep)
 
     def clear(self, namespace: str | None = None) -> None:
         """Remove the files of one namespace, or all, with what waits to be written."""

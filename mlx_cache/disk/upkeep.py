@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from mlx_cache.disk.catalog import Entry
 from mlx_cache.disk.format import BadFile
-from mlx_cache.disk.names import Kind
 from mlx_cache.disk.opened import Opened
 from mlx_cache.tree import Tokens
 
@@ -36,7 +35,7 @@ class Upkeep:
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
 
-    def forget(self, namespace: str, tokens: Tokens) -> None:
+    def forget(self, namespace: str, tokens: Tokens, keep: int) -> None:
         """See DiskTier."""
         opened, gone = self._opened, list[Entry]()
         # What waits to be written would come to be after the rest has gone.
@@ -44,9 +43,9 @@ class Upkeep:
         folder = opened.chain.namespace(namespace)
         with opened.lock:
             for end, entry in reversed(opened.catalog.chain(folder, tokens)):
-                # Nothing says who else needs a state that stands alone: only the one asked for goes.
-                if entry.name.kind is Kind.ALONE and end != len(tokens):
-                    continue
+                # Nothing on the disk says who else needs a state that stands alone: the caller has.
+                if end <= keep:
+                    break
                 if opened.catalog.is_leaf(entry) and entry.name.key not in opened.catalog.protected:
                     opened.catalog.remove(entry)
                     gone.append(entry)

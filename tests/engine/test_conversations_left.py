@@ -35,5 +35,25 @@ def test_it_goes_however_its_turn_ended(tmp_path: Path, monkeypatch: pytest.Monk
     with_engine(model_config(write_model(tmp_path / "model"), cache=cache), body)
 
 
+@pytest.mark.parametrize("family", ["mamba2", "qwen3_next"])
+def test_states_on_its_way_go_from_the_disk_too(tmp_path: Path, family: str) -> None:
+    """A prompt that comes again is restored from a state in the middle of what its turn left, which is written then."""
+    directory = tmp_path / "kv"
+
+    async def body(handle: EngineHandle) -> None:
+        for _ in range(2):
+            assert (await read(handle, request("what is asked " * 9, **TALK))).end is not None
+            await settled(handle)
+        for _ in range(500):
+            if not handle.info().queue["cached_kv_bytes"] and not list(directory.glob("v1/*/*/*")):
+                assert handle.info().cache["disk.writes"] > 0
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError((handle.info().cache, list(directory.glob("v1/*/*/*"))))
+
+    cache = CacheConfig(conversation_idle_s=1.0, directory=str(directory))
+    with_engine(model_config(write_model(tmp_path / "model", family), cache=cache), body)
+
+
 def _fail(*_: object) -> None:
     raise RuntimeError("planted")

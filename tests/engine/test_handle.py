@@ -25,6 +25,18 @@ def test_work_gets_the_session_on_its_thread_and_its_errors_come_back(tmp_path: 
     with_engine(model_config(write_model(tmp_path / "model")), body)
 
 
+def test_a_session_that_has_gone_can_be_named_and_tells_nothing_of_its_requests(tmp_path: Path) -> None:
+    """As a test that fails does, and a debugger."""
+
+    async def body(engine: EngineHandle) -> None:
+        session = await engine.with_session(lambda session: session)
+        assert "Session" in repr(session) and "rows" not in repr(session)
+        await engine.free()
+        assert "Session" in repr(session)
+
+    with_engine(model_config(write_model(tmp_path / "model")), body)
+
+
 def test_without_a_model_there_is_no_session() -> None:
     async def body(engine: EngineHandle) -> None:
         with pytest.raises(ModelNotLoaded):

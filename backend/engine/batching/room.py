@@ -14,7 +14,7 @@ from backend.engine.batching.prefix_cache import PrefixCache
 from backend.engine.batching.row import Row
 from backend.engine.batching.standing import displaceable
 
-# Of what the prompt cache may hold; the rest of it, and the rows, need the rest.
+# Of what the prompt cache may hold, and of what rows may take: those need the rest.
 NAMED_SHARE = 0.5
 # Of what the others' names leave: something is always left for whoever comes next. The host's own have no such bound.
 TENANT_SHARE = 0.5
@@ -49,7 +49,8 @@ class Room:
         share = 1.0 if not tenant else TENANT_SHARE
         if replaced is None and len(own) + 1 > share * (MOST_NAMES - len(others)):
             return False
-        most_bytes = NAMED_SHARE * min(self.prefix.most_bytes, self.budget.total)
+        # Rows are admitted by what is left of `most`, names counted in.
+        most_bytes = NAMED_SHARE * min(self.prefix.most_bytes, self.budget.most)
         wanted = self.budget.cost.bytes_for(tokens)
         # What comes in place of as much takes nothing from anybody.
         held = 0 if replaced is None else self._bytes([replaced])

@@ -31,7 +31,8 @@ from backend.engine.sampling.row_sampling import RowSampling
 from backend.engine.waits import drain
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+# No repr: it would name fields that closing takes away, and the texts of every row.
+@dataclass(slots=True, eq=False, repr=False, kw_only=True)
 class Session:
     """Engine thread only.
 

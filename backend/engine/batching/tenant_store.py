@@ -110,7 +110,7 @@ class TenantStore:
             say_fault("forget", error)
         if self.beside is not None:
             self.drafts.drop_sequence(tokens, tenant, keep=keep)
-        self.disk.later(lambda: None if unless() else self.cache.forget_on_disk(key, tokens))
+        self.disk.later(lambda: None if unless() else self.cache.forget_on_disk(key, tokens, keep=keep))
 
     def clear(self, tenant: str | None) -> None:
         """Drop all that one tenant, or everybody, has in memory."""

@@ -87,10 +87,10 @@ class TwoForms(PromptCache):
         """See PromptCache. As `pin`."""
         super().hold_on_disk(self._whole(model_key, tokens), tokens, hold=hold)
 
-    def forget_on_disk(self, model_key: Hashable, tokens: Sequence[int] | Tokens) -> None:
+    def forget_on_disk(self, model_key: Hashable, tokens: Sequence[int] | Tokens, *, keep: int = 0) -> None:
         """See PromptCache."""
         for is_codes in (False, True):
-            super().forget_on_disk((model_key, is_codes), tokens)
+            super().forget_on_disk((model_key, is_codes), tokens, keep=keep)
 
     def clear_disk(self, model_key: Hashable | None = None) -> None:
         """See PromptCache."""

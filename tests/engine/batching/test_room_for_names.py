@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.config import CacheConfig
+from backend.config import CacheConfig, EngineConfig
 from backend.core.errors import Overloaded
 from backend.engine.batching import room
 from backend.engine.batching.session import Session
@@ -50,6 +50,22 @@ def test_what_is_named_of_a_longer_text_holds_what_rows_leave_out_for_it_and_no_
         assert 0 < held <= named
 
     with_engine(model_config(write_model(tmp_path / family, family), cache=CacheConfig()), body)
+
+
+def test_names_leave_room_for_a_request_however_many_the_host_gives(tmp_path: Path) -> None:
+    """Also of a model with few layers, whose copies take half of the budget, and with a prompt cache of all of it."""
+    path, needs = write_model(tmp_path / "mamba2", "mamba2"), list[int]()
+
+    async def measured(handle: EngineHandle) -> None:
+        needs.append(await handle.with_session(lambda session: session.budget.with_copies(session.budget.projected(9))))
+
+    async def body(handle: EngineHandle) -> None:
+        assert await given(handle, "") > 0
+        assert (await read(handle, request("short"))).error is None
+
+    with_engine(model_config(path), measured)
+    tight = EngineConfig(kv_bytes=int(3.4 * needs[0]))
+    with_engine(model_config(path, engine=tight, cache=CacheConfig(max_bytes=100 * needs[0])), body)
 
 
 @pytest.mark.parametrize("what", ["names", "bytes"])

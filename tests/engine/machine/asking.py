@@ -105,7 +105,7 @@ class Asking(Subject):
         n = len(tokens) // 128 * 128 if self.load.isolation == "strict" else len(tokens)
         kept = tokens[:n].astype(np.int32)
         self.names.held[tenant, name] = kept, True
-        if self.load.disk:
+        if self.load.lasting_name is not None:
             self._kept_names[tenant, name] = kept
         for one in (one for one in self.asked if not one.over):
             one.known.extend([] if tenant else [kept])
@@ -117,4 +117,4 @@ class Asking(Subject):
         assert not self.names.sure or there == ((tenant, name) in self.names.held)
         self.names.held.pop((tenant, name), None)
         self._kept_names.pop((tenant, name), None)
-        self.hold_nothing_for_those_that_run()
+        self.hold_nothing_for_those_that_came()

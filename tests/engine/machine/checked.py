@@ -56,6 +56,7 @@ class Checked(Asking):
         self.check_at_rest()
 
     def check_answers(self) -> None:
+        self._take_failures()
         now, planting = self.engine.clock.now, self.planting
         for asked in self.asked:
             assert asked.ends <= 1 and (not asked.exact or asked.right.text.startswith(asked.text)), asked
@@ -143,8 +144,9 @@ class Checked(Asking):
                     self._check_gone(one)
 
     def _check_gone(self, one: Asked) -> None:
-        tenant, prefix = one.wish.tenant, self.session.prefix
+        tenant, store = one.wish.tenant, self.session.prefix._store
         others = [*self.seen.get((self.load.model, tenant), ()), *self._of_everybody()]
         most = max((common_prefix(one.tokens, told) for told in others), default=0)
-        found = prefix._store.cache.match_length(prefix._store.key_of(tenant), np.append(one.tokens, np.int32(1)))
+        key, asked = store.key_of(tenant), np.append(one.tokens, np.int32(1))
+        found = max(store.cache.match_length(key, asked), store.cache.match_disk(key, asked))
         assert found <= most, (one, found, most)

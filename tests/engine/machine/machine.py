@@ -205,7 +205,7 @@ class EngineMachine(Checked):
         for held in (self.names.held, self._kept_names):
             for key in [key for key in held if tenant in (None, key[0])]:
                 del held[key]
-        self.hold_nothing_for_those_that_run()
+        self.hold_nothing_for_those_that_came()
         for told in self.told:
             for place in [place for place in told if place[0] == self.load.model and tenant in (None, place[1])]:
                 # What runs, or waits, may leave something yet.
@@ -218,12 +218,12 @@ class EngineMachine(Checked):
         """All that is in memory; a disk below has it yet, and gives it to who asks once more."""
         self.ran["evict"] += 1
         store = self.session.prefix._store
-        if self.load.disk:
+        if self.load.lasting_name is not None:
             store.cache.flush(60)
             self.engine.rest_disk()
         store.clear(None)
         self.names.held = {key: (tokens, False) for key, (tokens, _) in self.names.held.items()}
-        self.hold_nothing_for_those_that_run()
+        self.hold_nothing_for_those_that_came()
         self.ask(self.asked[which % len(self.asked)].wish, None)
         self.rounds(rounds)
 

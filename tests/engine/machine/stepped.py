@@ -80,6 +80,8 @@ class SteppedEngine:
 
     def submitted(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Begin what asks the engine something, and come back when it has it, or will never have."""
+        # What was submitted before, and is not taken yet, must not be taken for this.
+        self._obey()
         task, session = self._loop.create_task(work), self.session
         before = session.counters.requests if session is not None else 0
         while not task.done() and (session is None or session.counters.requests == before):

@@ -3,9 +3,11 @@
 import random
 import sys
 import tempfile
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 from numpy.typing import NDArray
 
 from backend.config import SamplerBackend
+from backend.engine.batching import cache_disk
 from backend.engine.batching.assembly import SLICE_SECONDS
 from backend.engine.batching.device_share import device_kind
 from backend.engine.batching.group_cost import PaddingBounds
@@ -33,6 +36,8 @@ from tests.engine.machine.planting import Planting
 from tests.engine.machine.stepped import TICK_SECONDS, SteppedEngine, at_once
 from tests.engine.machine.wishes import Load
 
+# By model and tenant, sequences of tokens.
+Told = dict[tuple[int, str], list[NDArray[np.int32]]]
 MOST_ROUNDS = 4000
 # Of the longest prompt and answer.
 LONGEST = 200
@@ -51,7 +56,8 @@ class Subject(RuleBasedStateMachine):
         totals: What the engine counted in all of them.
         load_after: Another load is worth its time once so many requests have been asked.
         seen: By model and tenant, what may be found of whom in this load.
-        kept: The same, by later loads that have the directory.
+        kept: The same, by later loads that have that of the directory, by `Load.lasting_name`.
+        kept_names: Names likewise, with their tokens.
     """
 
     family: ClassVar[str]
@@ -72,6 +78,9 @@ class Subject(RuleBasedStateMachine):
         self.engine = SteppedEngine(load=self._load_model)
         self.planting = Planting(self.patched, lambda: self.engine.session)
         self.patched.setattr(DiskThreads, "start", at_once)
+        # What files say of when they were written goes by the same clock.
+        since = time.time() - self.engine.clock.now
+        self.patched.setattr(cache_disk, "time", SimpleNamespace(time=lambda: since + self.engine.clock.now))
         self.squeezed = False
         self._patch_budget()
         self._patch_guesses()
@@ -82,10 +91,10 @@ class Subject(RuleBasedStateMachine):
         self._watch_pooled()
         self.padding: dict[int, PaddingBounds] = {}
         self.loads, self.names = 0, Names()
-        self.kept_names: dict[tuple[int, object], dict[tuple[str, str], NDArray[np.int32]]] = {}
+        self.kept_names: dict[object, dict[tuple[str, str], NDArray[np.int32]]] = {}
         self.cleared = False
-        self.seen: dict[tuple[int, str], list[NDArray[np.int32]]] = {}
-        self.kept: dict[tuple[int, str], list[NDArray[np.int32]]] = {}
+        self.seen: Told = {}
+        self.kept: dict[object, Told] = {}
         self.load_another_model(load)
 
     def _load_model(self, *args: Any, **options: Any) -> LoadedModel:
@@ -147,9 +156,9 @@ class Subject(RuleBasedStateMachine):
         tokens = tokens[: start - row.covered - 1] if row.covered < start else tokens
         return Proposal(tuple(tokens), Drafter.TEXT, (1.0,) * len(tokens)) if tokens else None
 
-    def hold_nothing_for_those_that_run(self) -> None:
-        """What was held for them when they came may have gone since."""
-        for asked in (asked for asked in self.asked if not asked.over):
+    def hold_nothing_for_those_that_came(self) -> None:
+        """What was held for them may have gone since."""
+        for asked in (asked for asked in self.asked if not asked.checked):
             asked.least = 0
 
     def _take_failures(self) -> None:
@@ -157,13 +166,12 @@ class Subject(RuleBasedStateMachine):
         happened = self.planting.happened
         if any(happened[kind] for kind in ("cache", "disk read", "disk write")):
             self.names.sure = False
-            self.hold_nothing_for_those_that_run()
+            self.hold_nothing_for_those_that_came()
 
     @property
     def _kept_names(self) -> dict[tuple[str, str], NDArray[np.int32]]:
-        """Those that the directory has of this model in this form."""
-        load = self.load
-        return self.kept_names.setdefault((load.model, (load.kv, load.stored_bits)), {})
+        """Those that the directory has for such loads; of one that keeps nothing there, nobody asks them."""
+        return self.kept_names.setdefault(self.load.lasting_name, {})
 
     def _of_everybody(self) -> list[NDArray[np.int32]]:
         if self.load.isolation != "performance":
@@ -173,9 +181,10 @@ class Subject(RuleBasedStateMachine):
         return [named.tokens for named in self.session.prefix.kept.names if not named.tenant]
 
     @property
-    def told(self) -> tuple[dict[tuple[int, str], list[NDArray[np.int32]]], ...]:
+    def told(self) -> tuple[Told, ...]:
         """What may be found of each model and tenant: in this load, and by later ones that have the directory."""
-        return (self.seen, self.kept) if self.load.disk else (self.seen,)
+        name = self.load.lasting_name
+        return (self.seen,) if name is None else (self.seen, self.kept.setdefault(name, {}))
 
     def rounds(self, n: int) -> None:
         for _ in range(n):
@@ -194,12 +203,13 @@ class Subject(RuleBasedStateMachine):
         self.engine.until(self.engine.handle.load(config))
         self._divide_work(load)
         self.load, self.loads, self.cleared = load, self.loads + 1, False
-        self.names = Names(sure=self.names.sure)
-        if load.disk:
+        self.names, self.seen = Names(sure=self.names.sure), {}
+        if load.lasting_name is not None:
+            kept = self.kept.setdefault(load.lasting_name, {})
+            self.seen = {place: list(told) for place, told in kept.items()}
             self.names.held = {key: (tokens, False) for key, tokens in self._kept_names.items()}
         # Loads take longest; there is something to be lost by each.
         self.load_after = len(self.asked) + 3
-        self.seen = {place: list(told) for place, told in self.kept.items()} if load.disk else {}
 
     def _row_bytes(self, guesses: str) -> int:
         if guesses not in self.row_bytes:

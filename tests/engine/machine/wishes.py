@@ -132,6 +132,16 @@ class Load:
     stored_bits: int | None = None
 
     @property
+    def lasting_name(self) -> tuple[object, ...] | None:
+        """What tells apart what the directory has for such loads from what it has for others; None for nothing.
+
+        Who is strict prefills in other chunks; without a prompt cache there is no directory.
+        """
+        if not self.disk or self.sequences == 0:
+            return None
+        return self.model, self.kv, self.stored_bits, self.isolation == "strict"
+
+    @property
     def form(self) -> KVFormat | None:
         """How rows hold keys and values; None for numbers."""
         return KVFormat(self.kv[0], GROUP, self.kv[1]) if self.kv is not None else None

@@ -444,11 +444,24 @@ def test_forgetting_takes_the_tail_that_nothing_else_shares(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("layout", ["hybrid", "window", "state"])
-def test_forgetting_takes_states_too(layout: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shorter", [2, 6])
+def test_forgetting_takes_the_states_on_the_way_too(layout: str, shorter: int, tmp_path: Path) -> None:
+    stored(tmp_path / "kv", TEXT[:shorter], TEXT, layout=layout)
+    disk = tier(tmp_path / "kv")
+    disk.forget("m", TEXT, keep=shorter)
+    assert disk.match("m", [*TEXT, 99]) == shorter
+    disk.forget("m", TEXT)
+    assert disk.stats()["files"] == 0 and files(tmp_path / "kv") == []
+    disk.close(10)
+
+
+@pytest.mark.parametrize("layout", ["hybrid", "window", "state"])
+def test_forgetting_leaves_what_somebody_holds_on_the_way(layout: str, tmp_path: Path) -> None:
     stored(tmp_path / "kv", TEXT[:6], TEXT, layout=layout)
     disk = tier(tmp_path / "kv")
+    disk.protect("m", TEXT[:6])
     disk.forget("m", TEXT)
-    assert disk.match("m", [*TEXT, 99]) == (6 if layout == "state" else 0)
+    assert disk.match("m", [*TEXT, 99]) == 6
     disk.close(10)
 
 
