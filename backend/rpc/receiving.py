@@ -30,6 +30,8 @@ class Receiver:
     def __init__(self, read_together: int = READ_TOGETHER, patience_s: float = PATIENCE_S) -> None:
         self._read_together, self._patience_s = read_together, patience_s
         self._connections: dict[str, _Connection] = {}
+        # The loop itself would let go of those that nobody waits for any more.
+        self._reads: set[asyncio.Task[None]] = set()
 
     async def read(self, context: "grpc.aio.ServicerContext[Any, Any]") -> bytes:
         """The call's message; waits while its connection is in the middle of too many.
@@ -43,7 +45,7 @@ class Receiver:
         peer = context.peer()
         connection = self._connections.get(peer)
         if connection is None:
-            connection = self._connections[peer] = _Connection(self._read_together, self._patience_s)
+            connection = self._connections[peer] = _Connection(self._reads, self._read_together, self._patience_s)
         try:
             data = await connection.read(context)
         finally:
@@ -64,7 +66,8 @@ class Receiver:
 class _Connection:
     """The calls of one client whose messages are on their way."""
 
-    def __init__(self, read_together: int, patience_s: float) -> None:
+    def __init__(self, reads: set[asyncio.Task[None]], read_together: int, patience_s: float) -> None:
+        self._reads = reads
         self._places = asyncio.Semaphore(read_together)
         self._patience_s = patience_s
         self._waiting = 0
@@ -85,8 +88,10 @@ class _Connection:
         finally:
             self._waiting -= 1
         loop = asyncio.get_running_loop()
-        reading = loop.create_task(_to_its_end(context))
-        message = asyncio.shield(reading)
+        message: asyncio.Future[object] = loop.create_future()
+        reading = loop.create_task(_to_its_end(context, message))
+        self._reads.add(reading)
+        reading.add_done_callback(self._reads.discard)
         latest = loop.call_later(LONGEST_S, self._end, message)
         self._reading[message] = loop.time()
         try:
@@ -128,13 +133,15 @@ class _Connection:
         message.cancel()
 
 
-async def _to_its_end(context: "grpc.aio.ServicerContext[Any, Any]") -> object:
-    """What gRPC reads, in a task that nobody cancels.
+async def _to_its_end(context: "grpc.aio.ServicerContext[Any, Any]", message: asyncio.Future[object]) -> None:
+    """Give `message` what gRPC reads, or why it does not, in a task that nobody cancels.
 
     It ends with the call. Were it cancelled, gRPC would still have the address of what it reads into, and would never
     free what it has made for the read: some 40 bytes for each call that a client has opened and reset.
     """
     try:
-        return await context.read()
+        data: object = await context.read()
     except Exception as error:  # noqa: BLE001 (whoever waits has it; where nobody does any more, none is to be told)
-        return error
+        data = error
+    if not message.done():
+        message.set_result(data)

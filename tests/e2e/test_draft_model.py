@@ -70,12 +70,15 @@ def test_a_draft_model_guesses_what_a_larger_one_says_and_no_answer_is_another(w
     assert queue["accepted_tokens.draft"] == queue["accepted_tokens"] == right >= 60
     assert queue["speculation.drafting_rounds"] > 0 and queue["speculation.draft_read_tokens"] > 0
     # One guess of each row a pass.
-    before = queue
-    same(ask(worker, asked(70, NDraft=1)), plain)
-    worker.rest()
-    queue = worker.queue()
-    drafted, passes = (queue[name] - before[name] for name in ("drafted_tokens", "verify_passes"))
-    assert 0 < drafted == passes
+    before, drafted, turns = queue, 0.0, 0
+    while not drafted and turns < MOST_ASKED:
+        same(ask(worker, asked(70, NDraft=1)), plain)
+        worker.rest()
+        queue = worker.queue()
+        drafted, passes = (queue[name] - before[name] for name in ("drafted_tokens", "verify_passes"))
+        assert drafted == passes
+        turns += 1
+    assert drafted
     predict(worker.stub, prompt("a", 4, NDraft=-1)).refused(grpc.StatusCode.INVALID_ARGUMENT, "NDraft")
 
 
