@@ -175,9 +175,13 @@ def test_a_directory_that_is_taken_away_under_two_workers_is_made_anew(
             wait_until(lambda worker=worker: told(worker)["state"] == "on", "it is on")
             check_all(worker, expected, directory)
         if take_away is emptied:
+            wait_until(
+                lambda: told(one)["files"] == told(two)["files"] == 0 == len(kept(directory)), "they are cleared"
+            )
+            assert [answered(one, request) for request in ASKED] == expected
             # Another worker's files are learnt of within a minute.
             wait_until(
-                lambda: told(one)["files"] == told(two)["files"] == len(kept(directory)), "both tell of all", 120
+                lambda: 0 < told(one)["files"] == told(two)["files"] == len(kept(directory)), "both tell of all", 120
             )
             size = sum(file.stat().st_size for file in kept(directory))
             assert told(one)["bytes"] == told(two)["bytes"] == size
@@ -211,7 +215,8 @@ def test_a_link_in_its_place_is_not_followed_and_the_cache_comes_back(tmp_path: 
         directory.unlink()
         wait_until(lambda: told(worker)["state"] == "on", "it is used again")
         check_all(worker, expected, directory)
-        assert kept(directory)
+        assert [answered(worker, request) for request in ASKED] == expected
+        wait_until(lambda: bool(kept(directory)), "it is written to")
 
 
 def told(worker: Worker) -> dict[str, Any]:

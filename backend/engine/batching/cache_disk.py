@@ -32,7 +32,7 @@ class CacheDisk:
     Args:
         disk: The open directory, or why there is none; empty where none was asked for.
         namespace: Names the KV of a model in this process and in later ones: no load generation is in it.
-        notify: Called on another thread when a read is over, or there are other files.
+        notify: Called on another thread when a read or upkeep is over, or there are other files.
         clock: Monotonic seconds.
 
     Attributes:
@@ -89,7 +89,7 @@ class CacheDisk:
     def later(self, work: Callable[[], None]) -> None:
         """Do what nobody waits for, in order; nothing where there is no disk."""
         if self.tier is not None:
-            self._upkeep.start(Job(lambda _: work(), lambda: None))
+            self._upkeep.start(Job(lambda _: work(), self._notify))
 
     # Names
 
