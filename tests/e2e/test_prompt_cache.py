@@ -190,7 +190,8 @@ def test_equal_prompts_at_once_are_prefilled_once(empty: Worker, random_model: M
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_next", slow("mamba2"), slow("gemma3_text")])
 def test_the_next_turn_hits_in_every_family(empty: Worker, random_model: Model, family: str) -> None:
-    empty.must_load(random_model(family))
+    # An answer whose end is guessed has one token less in KV.
+    empty.must_load(random_model(family), "speculation:off")
     system = "You know rivers, lakes and canals. " * 4
     first = conversation(system, QUESTION)
     n = length(empty, first)
