@@ -7,10 +7,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed
 from backend.core.logline import logline
 from backend.engine.batching.device_share import DeviceShare
+from backend.engine.batching.memory import MemoryBudget
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.loading.failures import FOREIGN, one_line
 from backend.engine.ranks.link import Link, Message
@@ -139,10 +139,11 @@ class Following:
         try:
             loaded = load_model(config, cancelled=part.asked_to_stop, sharding=part)
             if not part.cancelled():
-                self.say(self._report(config, loaded))
+                share = DeviceShare.of(config.engine, loaded)
+                self.say(self._report(loaded, share.budget))
                 verdict = self.next_message()
                 if "serve" in verdict:
-                    self._serve(config, loaded)
+                    self._serve(loaded, share)
                     return
                 part.stopped = "stop" in verdict
             del loaded
@@ -165,8 +166,7 @@ class Following:
             if not message:
                 raise OutOfStep("a load has failed here, and rank 0 goes on with it")
 
-    def _report(self, config: ModelConfig, loaded: LoadedModel) -> Message:
-        budget = DeviceShare.of(config.engine, loaded).budget
+    def _report(self, loaded: LoadedModel, budget: MemoryBudget) -> Message:
         return {
             "kinds": kinds_of(MlxPayload(loaded.kept_whole, evaluate=wait), loaded.new_cache(), loaded.model),
             "serial_reason": loaded.serial_reason,
@@ -175,11 +175,11 @@ class Following:
             "kv_tokens": tokens_of(budget.total, budget.cost),
         }
 
-    def _serve(self, config: ModelConfig, loaded: LoadedModel) -> None:
+    def _serve(self, loaded: LoadedModel, share: DeviceShare) -> None:
         self._shards = Shards(
             loaded.model,
             loaded.new_cache,
             MlxPayload(loaded.kept_whole, evaluate=wait),
             self._begun,
-            DeviceShare.of(config.engine, loaded).limit(),
+            share.limit(),
         )
