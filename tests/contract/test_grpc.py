@@ -1,32 +1,25 @@
 """grpc.aio, as `backend/rpc` uses it: cancellation, aborts, metadata, ports, deadlines."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import grpc
 import pytest
 from grpc._cython import cygrpc
 
+from tests import one_method
+
 Handler = Callable[[bytes, Any], Awaitable[Any]]
-METHOD = "/test.Service/Method"
+METHOD = one_method.METHOD
 SECONDS = 20
 
 
-@asynccontextmanager
-async def served(handle: Handler, *, streams: bool) -> AsyncGenerator[grpc.aio.Channel]:
+def served(handle: Handler, *, streams: bool) -> AbstractAsyncContextManager[grpc.aio.Channel]:
     """A server of one method, and a channel to it."""
     make = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", {"Method": make(handle)}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield channel
-    finally:
-        await server.stop(None)
+    return one_method.served(make(handle))
 
 
 async def failure(call: Awaitable[Any]) -> grpc.aio.AioRpcError:

@@ -10,8 +10,7 @@ import grpc
 
 from backend.core.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from backend.rpc.receiving import Receiver
-
-METHOD = "/test.Reading/Read"
+from tests.one_method import METHOD, served
 
 
 @asynccontextmanager
@@ -32,16 +31,8 @@ async def reading(receiver: Receiver, ends: Counter[type]) -> AsyncGenerator[grp
             await context.abort(grpc.StatusCode.ABORTED, "")
             raise
 
-    server = grpc.aio.server()
-    handlers = {"Read": grpc.stream_unary_rpc_method_handler(handle)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Reading", handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield channel
-    finally:
-        await server.stop(None)
+    async with served(grpc.stream_unary_rpc_method_handler(handle)) as channel:
+        yield channel
 
 
 async def nothing(until: asyncio.Event) -> AsyncIterator[bytes]:
