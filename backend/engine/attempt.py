@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from backend.config import ModelConfig
 from backend.core.errors import ModelLoadFailed, WorkerError
+from backend.core.held_tasks import hold
 from backend.core.panics import is_panic
 from backend.core.silence import Silence
 from backend.engine.loading.failures import one_line
@@ -142,8 +143,7 @@ def close_in_thread(name: str, close: Callable[[], None]) -> "asyncio.Task[None]
             await asyncio.sleep(THREAD_RETRY_SECONDS)
 
     task = asyncio.get_running_loop().create_task(at_last())
-    _closing.add(task)
-    task.add_done_callback(_closing.discard)
+    hold(_closing, task)
     # Seen, as above.
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return task

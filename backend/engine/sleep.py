@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
 
 from backend.core.errors import DeadlineExceeded, WorkerError, WorkerUnavailable
+from backend.core.held_tasks import hold
 from backend.core.logline import logline
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Sleep:
             self._awakening = asyncio.get_running_loop().create_future()
             # Seen, so that asyncio does not complain where all who waited have left.
             self._awakening.add_done_callback(lambda done: done.cancelled() or done.exception())
-            _keep(self._waking, self._wake(self._awakening))
+            hold(self._waking, asyncio.get_running_loop().create_task(self._wake(self._awakening)))
         awakening = self._awakening
         await asyncio.wait([awakening], timeout=None if deadline is None else max(0.0, deadline - self._clock()))
         if not awakening.done():
@@ -148,9 +148,3 @@ def _settle(awakening: "asyncio.Future[None] | None", error: Exception | None) -
         awakening.set_result(None)
     else:
         awakening.set_exception(error)
-
-
-def _keep(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
-    task = asyncio.get_running_loop().create_task(work)
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)

@@ -14,6 +14,8 @@ import grpc
 from grpc._cython import cygrpc as _cygrpc  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
 from grpc.aio import _server as _aio_server  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
 
+from backend.core.held_tasks import hold
+
 _grpc: Any = _cygrpc
 _aio: Any = _aio_server
 _LAST_TURNS_S = 0.3
@@ -39,9 +41,7 @@ class _Calls(_grpc.AioServer):  # pyright: ignore[reportUntypedBaseClass]
             call = await super()._request_call()
             # Through the interceptors: without a token nobody learns which methods there are.
             refusal = _grpc._handle_rpc("", no_methods, self.through, call, loop, False)  # noqa: SLF001
-            task = loop.create_task(_grpc._schedule_rpc_coro(refusal, call, loop, ""))  # noqa: SLF001
-            self.refusing.add(task)
-            task.add_done_callback(self.refusing.discard)
+            hold(self.refusing, loop.create_task(_grpc._schedule_rpc_coro(refusal, call, loop, "")))  # noqa: SLF001
 
 
 class _Server(_aio.Server):  # pyright: ignore[reportUntypedBaseClass]

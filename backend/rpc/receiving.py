@@ -13,6 +13,7 @@ import grpc
 
 from backend.core.cancelling import is_being_cancelled
 from backend.core.errors import DeadlineExceeded, InvalidRequest, Overloaded, RequestCancelled
+from backend.core.held_tasks import hold
 from backend.translate.requests import deadline_of
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,6 @@ class Receiver:
     def __init__(self, read_together: int = READ_TOGETHER, patience_s: float = PATIENCE_S) -> None:
         self._read_together, self._patience_s = read_together, patience_s
         self._connections: dict[str, _Connection] = {}
-        # The loop itself would let go of those that nobody waits for any more.
         self._reads: set[asyncio.Task[None]] = set()
 
     async def read(self, context: "grpc.aio.ServicerContext[Any, Any]") -> bytes:
@@ -89,9 +89,7 @@ class _Connection:
             self._waiting -= 1
         loop = asyncio.get_running_loop()
         message: asyncio.Future[object] = loop.create_future()
-        reading = loop.create_task(_to_its_end(context, message))
-        self._reads.add(reading)
-        reading.add_done_callback(self._reads.discard)
+        hold(self._reads, loop.create_task(_to_its_end(context, message)))
         latest = loop.call_later(LONGEST_S, self._end, message)
         self._reading[message] = loop.time()
         try:
