@@ -160,6 +160,7 @@ def test_a_worker_that_ends_leaves_no_process_behind(number: signal.Signals) -> 
         assert not alive
 
 
+@pytest.mark.slow
 def test_a_child_of_the_worker_has_none_of_its_secrets() -> None:
     secrets = {"LOCALAI_GRPC_AUTH_TOKEN": "s3cret-one", "HF_TOKEN": "s3cret-two"}
     metadata = (("authorization", "Bearer s3cret-one"),)

@@ -34,12 +34,14 @@ NAMED = ToolChoice(mode="function", function="f")
 NOTHING: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 # A turn of theirs ends with its call.
 ONE_CALL = ("harmony",)
-# One of each way to write arguments: JSON, tags, one's own quotes.
-QUICK = ("qwen3_coder",)
-CASES = [
-    *(pytest.param(name, 6, marks=[] if name in QUICK else [pytest.mark.slow]) for name in FORMATS),
-    *(pytest.param(name, 100, marks=pytest.mark.exhaustive) for name in FORMATS),
-]
+
+
+def cases(quick: tuple[str, ...] = ()) -> list[Any]:
+    """Parameters `(name, count)`: six calls in every format, for `make check` but for the quick ones, and a hundred."""
+    return [
+        *(pytest.param(name, 6, marks=[] if name in quick else [pytest.mark.slow]) for name in FORMATS),
+        *(pytest.param(name, 100, marks=pytest.mark.exhaustive) for name in FORMATS),
+    ]
 
 
 def parameters_of(number: int) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def check_several(calls: list[tuple[str, str]], text: str, cut: bool, number: in
     return len(whole)
 
 
-@pytest.mark.parametrize(("name", "count"), CASES)
+@pytest.mark.parametrize(("name", "count"), cases(quick=("qwen3_coder",)))
 def test_forced_calls_of_a_random_model_fit_their_schemas(name: str, count: int, tmp_path: Path) -> None:
     special = len(name) % 2 == 0
     folder = write_model_of(tmp_path / "model", name, special=special)
@@ -116,7 +118,7 @@ def test_forced_calls_of_a_random_model_fit_their_schemas(name: str, count: int,
     assert found["valid"] >= count // 3, found
 
 
-@pytest.mark.parametrize(("name", "count"), CASES)
+@pytest.mark.parametrize(("name", "count"), cases())
 def test_required_calls_of_a_random_model_are_one_or_more_and_fit(name: str, count: int, tmp_path: Path) -> None:
     folder = write_model_of(tmp_path / "model", name, special=len(name) % 2 == 1)
 

@@ -20,6 +20,7 @@ BEGINNING_BYTES = 256 << 10
 LEFT_BYTES = 64 << 20
 
 
+@pytest.mark.slow
 def test_messages_without_an_end_take_bounded_memory_and_no_others_time(worker: Worker) -> None:
     before = observed.resident_bytes(worker.pid)
     with half_sent(worker.address, PREDICT, CALLS, MESSAGE_BYTES) as connection:

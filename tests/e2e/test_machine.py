@@ -23,6 +23,7 @@ STORY = "Once upon a time"
 HELD = prompt(STORY, 3, Grammar='root ::= "yes"')
 OWN = (("grpc.use_local_subchannel_pool", 1),)
 OK, INTERNAL = grpc.StatusCode.OK, grpc.StatusCode.INTERNAL
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,6 @@ def unsteady(standing: tuple[Unsteady, Golden]) -> Iterator[Unsteady]:
 # Threads
 
 
-@pytest.mark.slow
 def test_without_new_threads_what_is_loaded_is_served_as_before(unsteady: Unsteady) -> None:
     """Two conversations at once, a long prompt, texts of megabytes, a scrape: nothing of it begins a thread."""
     worker = unsteady.worker
@@ -64,7 +64,6 @@ def test_without_new_threads_what_is_loaded_is_served_as_before(unsteady: Unstea
         unsteady.order("threads any")
 
 
-@pytest.mark.slow
 def test_without_new_threads_a_load_says_why_and_free_frees(unsteady: Unsteady) -> None:
     worker = unsteady.worker
     children = len(psutil.Process(worker.pid).children())
@@ -119,7 +118,6 @@ def scrape(port: int) -> bytes:
             return b""
 
 
-@pytest.mark.slow
 def test_without_new_threads_a_signal_ends_it_with_code_0(tmp_path: Path) -> None:
     unsteady = Unsteady(tmp_path, "--grace", "0")
     with unsteady.worker as worker:
@@ -129,7 +127,6 @@ def test_without_new_threads_a_signal_ends_it_with_code_0(tmp_path: Path) -> Non
         assert worker.wait(60) == 0
 
 
-@pytest.mark.slow
 def test_without_new_threads_the_prompt_cache_is_in_memory(tmp_path: Path) -> None:
     """A directory is opened by threads, which are there or not; a request never waits for one that is not."""
     unsteady = Unsteady(tmp_path)
@@ -176,7 +173,6 @@ def test_without_new_descriptors_running_answers_go_on_and_loads_say_why(
         assert stub.Health(pb.HealthMessage(), timeout=30, wait_for_ready=True).message == b"OK"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", ["a file", "nowhere"])
 def test_without_a_place_for_temporary_files_and_settings_it_serves(tmp_path: Path, place: str) -> None:
     """Nothing is written to TMPDIR and HOME that an answer needs. Root writes where a mode forbids it, so a file."""
@@ -189,7 +185,6 @@ def test_without_a_place_for_temporary_files_and_settings_it_serves(tmp_path: Pa
         worker.log.wait_for("kernels_not_compiled")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", ["size=16m,ro", "size=64k,mode=700"])
 def test_a_temporary_file_system_that_is_full_or_read_only_costs_no_load(tmp_path: Path, options: str) -> None:
     with mounted(tmp_path / "temporary", options) as place, Worker(environment={"TMPDIR": str(place)}) as worker:
@@ -199,7 +194,6 @@ def test_a_temporary_file_system_that_is_full_or_read_only_costs_no_load(tmp_pat
         Golden.of(worker).check(worker)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_twenty_lives_end_with_code_0_and_leave_nothing(tmp_path: Path, socket_folder: Path) -> None:
     """Start, load, serve, SIGTERM; a socket, a cache directory and processes of its own each time."""

@@ -9,6 +9,8 @@ from tests.e2e.asking import prompt, running
 from tests.e2e.oracle import Golden
 from tests.e2e.worker import TINY_CHAT, Worker, wait_until
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 0.3
 # What is wrong, and the words of the check that finds it.
 WRONG = {
@@ -75,7 +77,6 @@ def test_a_row_that_stays_is_found(standing: tuple[Crooked, Golden]) -> None:
     golden.check(crooked.worker)
 
 
-@pytest.mark.slow
 def test_a_neighbour_that_is_not_exact_or_does_not_end_well_is_found(standing: tuple[Crooked, Golden]) -> None:
     crooked, golden = standing
     with golden.beside(crooked.worker):

@@ -35,10 +35,8 @@ def stopped(worker: Worker, *, with_children: bool) -> Iterator[None]:
             one.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "with_children"),
-    [(2.0, False), pytest.param(10.0, True, marks=pytest.mark.slow), pytest.param(10.0, False, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("seconds", "with_children"), [(2.0, False), (10.0, True), (10.0, False)])
 def test_a_worker_that_was_stopped_goes_on(
     worker: Worker, standing_worker: tuple[Worker, Golden], seconds: float, with_children: bool
 ) -> None:

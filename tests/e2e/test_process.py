@@ -85,6 +85,7 @@ for line in child.stderr:
 """
 
 
+@pytest.mark.slow
 def test_the_worker_follows_a_host_that_was_killed() -> None:
     """In mid-stream; its port is free again."""
     command = [sys.executable, "-m", "backend", "--addr", "127.0.0.1:0", "--blas", "reference"]

@@ -64,9 +64,9 @@ def test_a_load_says_how_it_holds_keys_and_values_and_its_options_win_over_the_w
     assert (details["cache_kv_bits"], "kv_bits" in details) == ("8", False)
 
 
-def test_a_load_that_cannot_is_refused_in_words(process: Worker) -> None:
-    refused = process.load(TINY_CHAT, "kv_bits:4", "kv_group_size:64")
+def test_a_load_that_cannot_is_refused_in_words(another_worker: Worker) -> None:
+    refused = another_worker.load(TINY_CHAT, "kv_bits:4", "kv_group_size:64")
     assert not refused.success
     assert "kv_bits: model cannot hold" in refused.message and "head's size of 32" in refused.message
     for option, words in (("kv_bits:5", "must be 4 or 8"), ("kv_group_size:48", "must be 32 or 64")):
-        assert words in process.load(TINY_CHAT, option).message
+        assert words in another_worker.load(TINY_CHAT, option).message

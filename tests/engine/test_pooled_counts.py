@@ -23,6 +23,7 @@ from tests.engine.faulty_device import spoil
 from tests.engine.harness import model_config, with_engine
 from tests.models import write_model
 from tests.straight import Straight, with_yes_and_no
+from tests.tiers import slow
 
 NEAR = 1e-5
 
@@ -140,7 +141,7 @@ async def ranked(handle: EngineHandle) -> tuple[list[float], list[list[float]]]:
     return list(ranks.values), [[token.logprob for token in tokens] for tokens in scores.candidates]
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen3_next"])
+@pytest.mark.parametrize("family", ["qwen3", slow("qwen3_next")])
 def test_tails_of_any_length_have_few_shapes_there_and_the_same_numbers(
     tmp_path: Path, passes: list[tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:

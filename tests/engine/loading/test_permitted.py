@@ -10,6 +10,7 @@ import pytest
 from backend.core.errors import ModelLoadFailed
 from backend.engine.loading import open_files
 from tests.engine.harness import model_config
+from tests.tiers import slow
 
 TEMPLATES = "additional_chat_templates"
 
@@ -53,7 +54,8 @@ def test_named_templates_of_the_model_itself_are_read(own_model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["spiece.model", "sentencepiece.bpe.model", "vocab.bpe", "bpe.codes", "merges.txt", "vocabulary"]
+    "name",
+    ["spiece.model", *map(slow, ("sentencepiece.bpe.model", "vocab.bpe", "bpe.codes", "merges.txt")), "vocabulary"],
 )
 def test_a_tokenizers_file_of_any_name_is_of_the_models_own(own_model: Path, secret: Path, name: str) -> None:
     (own_model / name).symlink_to(secret)
@@ -85,8 +87,9 @@ def test_a_tokenizer_for_another_version_is_found_beside_this_one(own_model: Pat
 LONG_NAME = "n" * 5000
 
 
+# All of them with each field in make check: two of the fields are handled alike, and begin a process for some.
 @pytest.mark.parametrize("name", [LONG_NAME, f"sub/{LONG_NAME}", "a\0b", "/a\0b", "sub/loop", "sub/loop/t", "~\0"])
-@pytest.mark.parametrize("field", ["chat_template_file", "tokenizer", "adapter"])
+@pytest.mark.parametrize("field", ["chat_template_file", "tokenizer", slow("adapter")])
 def test_a_name_that_no_file_can_have_is_an_answer_in_one_line(own_model: Path, field: str, name: str) -> None:
     (own_model / "sub").mkdir()
     (own_model / "sub" / "loop").symlink_to("loop")
