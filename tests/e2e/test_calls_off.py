@@ -11,7 +11,8 @@ from backend.pb import backend_pb2 as pb
 from tests.e2e.asking import chat, predict
 from tests.e2e.chatting import ask
 from tests.e2e.worker import TINY_CHAT, Worker
-from tests.tiers import slow
+
+pytestmark = pytest.mark.slow
 
 TURNS = "{% for message in messages %}{{ message.content }}{% endfor %}"
 # The markers in a chat template that tell the format; what is left of harmony without calls is its channels.
@@ -23,7 +24,7 @@ SIGNS = {
 STRICT = json.dumps([{"type": "function", "function": {"name": "f", "strict": True, "parameters": {"type": "object"}}}])
 
 
-@pytest.fixture(scope="module", params=["harmony", slow("muse_spark"), slow("seed_oss")])
+@pytest.fixture(scope="module", params=["harmony", "muse_spark", "seed_oss"])
 def off(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, another_worker: Worker) -> Worker:
     folder: Path = tmp_path_factory.mktemp("off") / "model"
     shutil.copytree(TINY_CHAT, folder)

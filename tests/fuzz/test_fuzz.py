@@ -86,6 +86,7 @@ def test_an_input_that_ends_the_process_is_known_and_the_fuzzing_goes_on(tmp_pat
     assert len(list(tmp_path.iterdir())) > 1
 
 
+@pytest.mark.slow
 def test_an_input_that_nothing_in_the_process_can_end_is_known(tmp_path: Path) -> None:
     outcome = fuzz("planted_hang", tmp_path, seconds=3.0, patience=2.0)
     assert {what: find.data for what, find in outcome.finds.items()} == {"hangs": b"h!"}

@@ -8,6 +8,7 @@ import pytest
 from backend.engine.preparing.requests import _within
 
 
+@pytest.mark.slow
 def test_time_in_which_the_process_was_stopped_is_none_of_the_grammars() -> None:
     async def body() -> None:
         loop = asyncio.get_running_loop()
