@@ -23,7 +23,7 @@ def namespace(config: ModelConfig, directory: Path, *, tokenizer: Path, adapter:
     """32 hexadecimal digits over everything that shapes the KV of a text.
 
     Weight files count by name, size, modification time and header, not by content: reading them whole would
-    double the load. Small files count by content.
+    double the load. Small files count by content, and so does code that may run.
 
     Args:
         facts: Anything further, such as dtype, device and library versions.
@@ -32,6 +32,9 @@ def namespace(config: ModelConfig, directory: Path, *, tokenizer: Path, adapter:
     for source in (directory, tokenizer):
         _add_small_files(digest, source, _SMALL_FILES)
     _add_weights(digest, sorted(directory.glob(WEIGHTS_PATTERN)))
+    if config.trust_remote_code:
+        # The code that config.json names may import what lies beside it.
+        _add_small_files(digest, directory, sorted(file.name for file in directory.glob("*.py")))
     if adapter is not None:
         _add_small_files(digest, adapter, ("adapter_config.json",))
         _add_weights(digest, [adapter / "adapters.safetensors"])

@@ -57,6 +57,18 @@ def test_every_file_that_matters_changes_the_name(own_model: Path, change: Calla
     assert name_of(own_model) != before
 
 
+def test_code_of_the_models_own_changes_the_name_where_it_may_run(own_model: Path) -> None:
+    trusting = ModelConfig(identity="m", candidates=(), trust_remote_code=True)
+    names = {name_of(own_model, trusting)}
+    for code in ("one = 1", "one = 2"):
+        (own_model / "own.py").write_text(code)
+        names.add(name_of(own_model, trusting))
+    assert len(names) == 3
+    with_code = name_of(own_model)
+    (own_model / "own.py").unlink()
+    assert name_of(own_model) == with_code
+
+
 def test_options_and_facts_change_the_name(own_model: Path, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
