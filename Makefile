@@ -53,7 +53,7 @@ test-pythons:  ## Run demo and tests with each of Python 3.11, 3.12 and 3.13 tha
 		$(MAKE) --no-print-directory VENV=build/pythons/$$version PYTHON="$$python" demo test; \
 	done 3< build/pythons.txt
 
-check: lint types imports proto-fresh coverage slow device-batch  ## The gate: format, lint, types, imports, proto, all tests, coverage
+check: lint types imports proto-fresh coverage device-batch  ## The gate: format, lint, types, imports, proto, all tests, coverage
 
 # Benchmarks are the modules that report; BENCH_ARGS=--quick shows in minutes that each of them runs.
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(shell grep -l '^from benchmarks.report import' benchmarks/*.py))
@@ -105,11 +105,11 @@ imports: setup-dev
 	$(BIN)/lint-imports --no-cache
 
 # Of the test processes: spawned workers, renderers and downloads run untraced, at their real speed.
-coverage: setup-dev
-	$(BIN)/python -m pytest -m "not slow" --thorough -n $(PYTEST_PROCESSES) --dist loadfile \
+coverage: setup-dev  ## Run the tests, slow ones too, and say what lines they reach
+	$(BIN)/python -m pytest -m "not exhaustive" --thorough -n $(PYTEST_PROCESSES) --dist loadfile \
 		--cov --cov-report=term:skip-covered --cov-fail-under=90 $(PYTEST_ARGS)
 
-slow: setup-dev
+slow: setup-dev  ## Run the slow tests alone, without a look at lines
 	$(BIN)/python -m pytest -m "slow and not exhaustive" --thorough -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 exhaustive: setup-dev  ## Run what no gate waits for: every case of what other tests sample (some 15 minutes)

@@ -38,6 +38,7 @@ class Answers:
         """The complete answer."""
         with RequestLine("Predict", context) as line:
             events, shape = await self._submit(received, context, line)
+            del received  # a message of megabytes is not kept for as long as its answer takes
             pieces: list[Piece] = []
             try:
                 async for event in events:
@@ -55,6 +56,7 @@ class Answers:
         """The answer as it comes."""
         with RequestLine("PredictStream", context) as line:
             events, shape = await self._submit(received, context, line, streamed=True)
+            del received
             replies = ReplyStream(shape)
             try:
                 async for event in events:

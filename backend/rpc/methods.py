@@ -22,6 +22,7 @@ from backend.core.logline import logline
 from backend.core.panics import is_panic
 from backend.rpc.calls import CallCounts
 from backend.rpc.gate import Gate
+from backend.rpc.held_messages import HeldMessages
 from backend.rpc.off_loop import OffLoop
 from backend.rpc.receiving import Receiver
 from backend.rpc.status import one_line, status_of
@@ -73,17 +74,18 @@ class Handlers:
     off_loop: OffLoop
     calls: CallCounts
     receiver: Receiver
+    messages: HeldMessages
 
     def unary(self, name: str, kind: type[Request], method: Unary[Request]) -> Handler:
         """A handler for a method with one reply; `name` is what its calls are counted under."""
 
         async def handle(_: AsyncIterator[bytes], context: Context) -> Message:
-            data: bytes | None = None
+            held = self.messages.begin()
             ended: grpc.StatusCode | None = None
             try:
-                data = await self.receiver.read(context)
+                held.put(await self.receiver.read(context))
                 with self.gate.call():
-                    reply = await method(await receive(self.off_loop, kind, data), context)
+                    reply = await method(await receive(self.off_loop, kind, held.take()), context)
                 ended = grpc.StatusCode.OK
                 return reply
             except BaseException as error:  # noqa: BLE001 (the edge: every error is answered)
@@ -91,9 +93,9 @@ class Handlers:
                 ended = code
             finally:
                 self.calls.ended(name, ended or left_with(context))
-                self.off_loop.give_back_memory(None if data is None else len(data))
+                held.end()
+                self.off_loop.give_back_memory(held.size)
             # gRPC keeps what abort raises, and with it this frame, in a cycle: out here, and without the request.
-            del data
             await context.abort(code, details)
 
         return grpc.stream_unary_rpc_method_handler(handle, response_serializer=serialize)
@@ -104,12 +106,12 @@ class Handlers:
         # It writes instead of yielding: a client that leaves cancels the write, and a generator of ours would
         # hear of it only when it is collected.
         async def handle(_: AsyncIterator[bytes], context: Context) -> None:
-            data: bytes | None = None
+            held = self.messages.begin()
             ended: grpc.StatusCode | None = None
             try:
-                data = await self.receiver.read(context)
+                held.put(await self.receiver.read(context))
                 with self.gate.call():
-                    await write_all(method(await receive(self.off_loop, kind, data), context), context)
+                    await write_all(method(await receive(self.off_loop, kind, held.take()), context), context)
                 ended = grpc.StatusCode.OK
                 return
             except BaseException as error:  # noqa: BLE001
@@ -117,8 +119,8 @@ class Handlers:
                 ended = code
             finally:
                 self.calls.ended(name, ended or left_with(context))
-                self.off_loop.give_back_memory(None if data is None else len(data))
-            del data
+                held.end()
+                self.off_loop.give_back_memory(held.size)
             await context.abort(code, details)
 
         return grpc.stream_stream_rpc_method_handler(handle, response_serializer=serialize)

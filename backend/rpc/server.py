@@ -17,6 +17,7 @@ from backend.rpc.calls import CallCounts
 from backend.rpc.engine_api import EngineApi
 from backend.rpc.gate import Gate
 from backend.rpc.grpc_server import grpc_server, stop_now
+from backend.rpc.held_messages import HeldMessages
 from backend.rpc.methods import Handlers
 from backend.rpc.off_loop import OffLoop
 from backend.rpc.prompt_cache import PROMPT_CACHE_SERVICE, PromptCacheService
@@ -68,7 +69,7 @@ class WorkerServer:
         self._check_exposure()
         interceptors = [TokenInterceptor(self._config.token, self.calls.unauthenticated)] if self._config.token else []
         server = grpc_server(interceptors, _options(self._config))
-        make = Handlers(self._gate, self._off_loop, self.calls, Receiver())
+        make = Handlers(self._gate, self._off_loop, self.calls, Receiver(), HeldMessages())
         for name, service in zip(_SERVICES, (self._backend, self._info, self._prompt_cache), strict=True):
             server.add_registered_method_handlers(name, dict(service.handlers(make)))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -1,11 +1,15 @@
 """Messages that do not come to their end: what they cost, and whom."""
 
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import grpc
 import pytest
 
 from backend.pb import backend_pb2 as pb
+from backend.rpc.held_messages import MOST_BYTES
 from backend.rpc.receiving import PATIENCE_S, READ_TOGETHER
 from tests import observed
 from tests.e2e.asking import prompt, stream
@@ -43,6 +47,28 @@ def test_calls_that_wait_take_the_places_of_what_does_not_come(worker: Worker) -
         assert time.monotonic() - began >= PATIENCE_S
         # The others may go on: nobody waits any more.
         assert not connection.wait_for_ends(waiting + 1, PATIENCE_S / 5)
+
+
+@pytest.mark.slow
+def test_hundreds_of_large_messages_take_bounded_memory(worker: Worker) -> None:
+    """Four times what all together may have. What is just being read comes to it, and texts are made of them."""
+    size = 8 << 20
+    data = prompt("w" * size, 3).SerializeToString()
+    options = (("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
+    before, most = observed.resident_bytes(worker.pid), 0
+    with ExitStack() as stack:
+        clients = stack.enter_context(ThreadPoolExecutor(4 * MOST_BYTES // size))
+        channel = stack.enter_context(grpc.insecure_channel(worker.address, options))
+        call = channel.unary_unary(PREDICT)
+        asked = [clients.submit(lambda: call.future(data, timeout=120).code()) for _ in range(4 * MOST_BYTES // size)]
+        while not all(one.done() for one in asked):
+            most = max(most, observed.resident_bytes(worker.pid) - before)
+            assert worker.stub.Health(pb.HealthMessage(), timeout=60).message == b"OK"
+            time.sleep(0.01)
+    ends = Counter(one.result() for one in asked)
+    assert ends.keys() <= {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert most < 3 * MOST_BYTES + READ_TOGETHER * size
+    wait_until(lambda: observed.resident_bytes(worker.pid) < before + LEFT_BYTES, "the memory goes back")
 
 
 def test_a_call_without_a_message_is_told_so(worker: Worker) -> None:
