@@ -91,7 +91,10 @@ class Answers:
         asked = await self._off_loop.run(received.size, _asked, wire, model, request_id, deadline, streamed)
         line.priority = asked.request.priority or None
         self._note_fields_without_effect(asked.without_effect)
-        return await self._engine.submit(asked.request), asked.shape
+        events = await self._engine.submit(asked.request)
+        # Tokens are left. A stream that nobody reads is not to keep others out.
+        received.let_go()
+        return events, asked.shape
 
     def _note_fields_without_effect(self, names: Iterable[str]) -> None:
         new = set(names) - self._seen_without_effect

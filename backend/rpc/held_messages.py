@@ -5,12 +5,12 @@ from typing import Final
 from backend.core.errors import Overloaded
 from backend.rpc.off_loop import INLINE_BYTES
 
-# Parsed and made into texts, a message takes some three times its bytes.
+# Parsed and made into texts, a message takes some three times its bytes, and seven where one character is a rare one.
 MOST_BYTES: Final = 512 << 20
 
 
 class HeldMessages:
-    """Event loop only. Invariant: `bytes` is the sum of the sizes of the messages of calls that have not ended."""
+    """Event loop only. Invariant: `bytes` is what `put` and `weigh` have counted and `let_go` has not given back."""
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self.most_bytes = most_bytes
@@ -22,31 +22,50 @@ class HeldMessages:
 
 
 class HeldMessage:
-    """One call's message until it is parsed, and its size until the call ends."""
+    """One call's message until it is parsed, and what counts of it until nothing is left that is as large.
+
+    Attributes:
+        size: All that has been counted, in bytes; None before the message has come.
+    """
 
     def __init__(self, others: HeldMessages) -> None:
         self._all = others
         self._data = b""
+        self._counts = 0
         self.size: int | None = None
 
     def put(self, data: bytes) -> None:
-        """Keep what has been read.
+        """Keep what has been read, and count it.
 
         Raises:
             Overloaded: With those of others it is too much. A small one is always taken: Health is one.
         """
-        together = self._all.bytes + len(data)
-        if len(data) > INLINE_BYTES and together > self._all.most_bytes:
-            most = self._all.most_bytes
-            raise Overloaded(f"the messages of running calls would have {together} bytes with this one, limit {most}")
-        self._data, self.size = data, len(data)
-        self._all.bytes = together
+        self._count(len(data), small=len(data) <= INLINE_BYTES)
+        self._data = data
+
+    def weigh(self, size: int) -> None:
+        """Count so many bytes more, which parts of the message will take.
+
+        Raises:
+            Overloaded: As for `put`.
+        """
+        self._count(size, small=size <= INLINE_BYTES)
 
     def take(self) -> bytes:
         """The message, which is no longer kept here."""
         data, self._data = self._data, b""
         return data
 
-    def end(self) -> None:
-        """The call is over; once."""
-        self._all.bytes -= self.size or 0
+    def let_go(self) -> None:
+        """It counts no longer, whether it has been taken or not; harmless when called twice."""
+        self._data = b""
+        self._all.bytes -= self._counts
+        self._counts = 0
+
+    def _count(self, size: int, *, small: bool) -> None:
+        together, most = self._all.bytes + size, self._all.most_bytes
+        if not small and together > most:
+            raise Overloaded(f"the messages of running calls would have {together} bytes with this one, limit {most}")
+        self._all.bytes = together
+        self._counts += size
+        self.size = (self.size or 0) + size

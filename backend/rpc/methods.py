@@ -20,13 +20,15 @@ from backend.core.cancelling import is_being_cancelled
 from backend.core.errors import InternalFault, InvalidRequest, WorkerError
 from backend.core.logline import logline
 from backend.core.panics import is_panic
+from backend.pb import backend_pb2 as pb
 from backend.rpc.calls import CallCounts
 from backend.rpc.gate import Gate
-from backend.rpc.held_messages import HeldMessages
-from backend.rpc.off_loop import OffLoop
+from backend.rpc.held_messages import HeldMessage, HeldMessages
+from backend.rpc.off_loop import INLINE_BYTES, OffLoop
 from backend.rpc.receiving import Receiver
 from backend.rpc.status import one_line, status_of
 from backend.translate.requests import deadline_of
+from backend.translate.strict_json import MAX_VALUES
 from backend.translate.wire_limits import check_size
 
 Request = TypeVar("Request", bound=Message)
@@ -34,22 +36,46 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, Message]"  # not subscriptable when run
 log = logging.getLogger(__name__)
 
+# Of a value in a list or an object, with its key; tools, tool calls and what a template is given have a budget each.
+VALUE_BYTES = 80
+_JSON_FIELDS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Received(Generic[Request]):
-    """A request, and how many bytes it came in: what the work on it is reckoned by."""
+    """A request, and how many bytes it came in: what the work on it is reckoned by.
+
+    Attributes:
+        let_go: To be called where nothing that grows with the message is left of it before the call ends.
+    """
 
     message: Request
     size: int
+    let_go: Callable[[], None] = lambda: None
 
 
 Unary = Callable[[Received[Request], Context], Awaitable[Message]]
 Stream = Callable[[Received[Request], Context], AsyncGenerator[Message]]
 
 
-async def receive(off_loop: OffLoop, kind: type[Request], data: bytes) -> Received[Request]:
-    """A request from its bytes; a large one is parsed off the loop."""
-    return Received(await off_loop.run(len(data), parse, kind, data), len(data))
+async def receive(off_loop: OffLoop, kind: type[Request], held: HeldMessage) -> Received[Request]:
+    """A request from its bytes; a large one is parsed off the loop.
+
+    Raises:
+        InvalidRequest: As `parse`.
+        Overloaded: It is too large to be parsed beside others.
+    """
+    data = held.take()
+    size = len(data)
+    if size > INLINE_BYTES and kind is pb.PredictOptions:
+        held.weigh(await off_loop.run(size, json_bytes, data))
+    return Received(await off_loop.run(size, parse, kind, data), size, held.let_go)
+
+
+def json_bytes(data: bytes) -> int:
+    """What the JSON in a request takes at most once it is parsed, judged by the signs between values."""
+    signs = data.count(b",") + data.count(b"[") + data.count(b"{")
+    return VALUE_BYTES * min(signs, _JSON_FIELDS * MAX_VALUES)
 
 
 def parse(kind: type[Request], data: bytes) -> Request:
@@ -85,7 +111,7 @@ class Handlers:
             try:
                 held.put(await self.receiver.read(context))
                 with self.gate.call():
-                    reply = await method(await receive(self.off_loop, kind, held.take()), context)
+                    reply = await method(await receive(self.off_loop, kind, held), context)
                 ended = grpc.StatusCode.OK
                 return reply
             except BaseException as error:  # noqa: BLE001 (the edge: every error is answered)
@@ -93,7 +119,7 @@ class Handlers:
                 ended = code
             finally:
                 self.calls.ended(name, ended or left_with(context))
-                held.end()
+                held.let_go()
                 self.off_loop.give_back_memory(held.size)
             # gRPC keeps what abort raises, and with it this frame, in a cycle: out here, and without the request.
             await context.abort(code, details)
@@ -111,7 +137,7 @@ class Handlers:
             try:
                 held.put(await self.receiver.read(context))
                 with self.gate.call():
-                    await write_all(method(await receive(self.off_loop, kind, held.take()), context), context)
+                    await write_all(method(await receive(self.off_loop, kind, held), context), context)
                 ended = grpc.StatusCode.OK
                 return
             except BaseException as error:  # noqa: BLE001
@@ -119,7 +145,7 @@ class Handlers:
                 ended = code
             finally:
                 self.calls.ended(name, ended or left_with(context))
-                held.end()
+                held.let_go()
                 self.off_loop.give_back_memory(held.size)
             await context.abort(code, details)
 

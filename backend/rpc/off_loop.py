@@ -16,6 +16,7 @@ INLINE_BYTES = 16 << 10
 # One caller's huge request leaves a thread for the merely long ones.
 _THREADS = 2
 _TRIM_AFTER_S = 0.5
+_MANY_BYTES = 16 << 20
 
 
 class OffLoop:
@@ -28,6 +29,7 @@ class OffLoop:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="wire")
         start_threads(self._threads, _THREADS)
         self._trim: asyncio.TimerHandle | None = None
+        self._left = 0  # by small requests since the last time
         self._closed = False
 
     async def run(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -37,12 +39,15 @@ class OffLoop:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))
 
     def give_back_memory(self, size: int | None) -> None:
-        """Return what a large request has left free; nobody waits for it.
+        """Return what a large request, or many small ones, have left free; nobody waits for it.
 
         Args:
             size: The request's bytes; None where its end never came.
         """
-        if (size is None or size > freed_memory.LARGE_BYTES) and self._trim is None and not self._closed:
+        self._left += freed_memory.LARGE_BYTES + 1 if size is None else size
+        large = size is None or size > freed_memory.LARGE_BYTES or self._left > _MANY_BYTES
+        if large and self._trim is None and not self._closed:
+            self._left = 0
             # Later: gRPC and the call's own frames still hold the request.
             self._trim = asyncio.get_running_loop().call_later(_TRIM_AFTER_S, self._trim_now)
 

@@ -132,7 +132,8 @@ class RequestPreparer:
             one_call=bool(conversation and conversation.one_call),
         )
         return Prepared(
-            request=request,
+            # Its tokens are enough from here on: a conversation may have megabytes, and its JSON many times that.
+            request=replace(request, prompt=""),
             prompt=prompt,
             max_tokens=min(request.max_tokens or room, room),
             output=OutputStream(self.table.decoder(), request.stop, parser),
