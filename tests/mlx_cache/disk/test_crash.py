@@ -36,7 +36,9 @@ def test_after_two_hundred_kills_every_entry_is_exact_or_absent(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_the_kills_would_find_files_that_are_written_under_their_own_names(tmp_path: Path) -> None:
-    assert run("kills", tmp_path / "kv", "--times", 20, "--planted", timeout=280)["bad"] > 0
+    # A busy machine may be killed twenty times while it writes nothing.
+    found = (run("kills", tmp_path / f"{n}", "--times", 20, "--planted", timeout=100)["bad"] > 0 for n in range(5))
+    assert any(found)
 
 
 def check_shared(told: dict[str, int]) -> None:
