@@ -13,7 +13,7 @@ ADDRESS ?= 127.0.0.1:50051
 PYTEST_ARGS ?=
 # Two, whatever the machine has: tests that hold times are written for two cores. 0 runs all in one process.
 PYTEST_PROCESSES ?= 2
-# Of the hundreds of processes that tests start, each would compile all modules anew.
+# Where it is set, each of the hundreds of processes that tests start compiles all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 BENCH_ARGS ?=
 CHECK_ARGS ?=

@@ -99,7 +99,7 @@ SETTINGS: Final = (
     Setting("--tls-key", str, "", "PEM file of the certificate's key"),
     Setting("--tls-client-ca", str, "", "PEM file; clients must show a certificate that one in it has signed"),
     Setting("--require-tls", read.flag, "false", "refuse an address that others can reach without TLS", (), True),
-    Setting("--max-message-size", _message_size, "50MiB", "largest message, in (24MiB at most) and out"),
+    Setting("--max-message-size", _message_size, "50MiB", "largest message, in (12MiB at most) and out"),
     Setting("--grace", seconds_of, "10s", "time that running requests get at SIGTERM"),
     Setting(
         "--parent-watch",

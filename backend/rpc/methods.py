@@ -33,7 +33,7 @@ from backend.translate.wire_limits import check_size
 
 Request = TypeVar("Request", bound=Message)
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, Message]"  # not subscriptable when run
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, Any]"  # not subscriptable when run
 log = logging.getLogger(__name__)
 
 # Of a value in a list or an object, with its key; tools, tool calls and what a template is given have a budget each.
@@ -105,15 +105,17 @@ class Handlers:
     def unary(self, name: str, kind: type[Request], method: Unary[Request]) -> Handler:
         """A handler for a method with one reply; `name` is what its calls are counted under."""
 
-        async def handle(_: AsyncIterator[bytes], context: Context) -> Message:
+        async def handle(_: AsyncIterator[bytes], context: Context) -> bytes:
             held = self.messages.begin()
             ended: grpc.StatusCode | None = None
             try:
                 held.put(await self.receiver.read(context))
                 with self.gate.call():
                     reply = await method(await receive(self.off_loop, kind, held), context)
+                    # What was asked for with megabytes may be megabytes.
+                    written = await self.off_loop.run(held.size or 0, serialize, reply)
                 ended = grpc.StatusCode.OK
-                return reply
+                return written
             except BaseException as error:  # noqa: BLE001 (the edge: every error is answered)
                 code, details = answer_to(error, context)
                 ended = code
@@ -124,7 +126,7 @@ class Handlers:
             # gRPC keeps what abort raises, and with it this frame, in a cycle: out here, and without the request.
             await context.abort(code, details)
 
-        return grpc.stream_unary_rpc_method_handler(handle, response_serializer=serialize)
+        return grpc.stream_unary_rpc_method_handler(handle)
 
     def stream(self, name: str, kind: type[Request], method: Stream[Request]) -> Handler:
         """A handler for a method with a stream of replies; `name` is what its calls are counted under."""

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from importlib.machinery import all_suffixes
 from pathlib import Path
 
 from backend.config import ModelConfig
@@ -9,6 +10,7 @@ from backend.engine.loading.checkpoint import WEIGHTS_PATTERN
 from backend.engine.loading.kv_options import kv_format, stored_format
 from backend.engine.loading.sizes import check_size
 
+_CODE = frozenset(suffix[suffix.rfind(".") :] for suffix in all_suffixes())  # .abi3.so is one of .so
 _SMALL_FILES = (
     "config.json",
     "generation_config.json",
@@ -33,8 +35,7 @@ def namespace(config: ModelConfig, directory: Path, *, tokenizer: Path, adapter:
         _add_small_files(digest, source, _SMALL_FILES)
     _add_weights(digest, sorted(directory.glob(WEIGHTS_PATTERN)))
     if config.trust_remote_code:
-        # The code that config.json names may import what lies beside it.
-        _add_small_files(digest, directory, sorted(file.name for file in directory.glob("*.py")))
+        _add_code(digest, directory)
     if adapter is not None:
         _add_small_files(digest, adapter, ("adapter_config.json",))
         _add_weights(digest, [adapter / "adapters.safetensors"])
@@ -57,6 +58,14 @@ def _add_small_files(digest: "hashlib._Hash", directory: Path, names: Iterable[s
         if file.is_file():
             check_size(file)
             _add(digest, name, file.read_bytes())
+
+
+def _add_code(digest: "hashlib._Hash", directory: Path) -> None:
+    """What config.json names, in whatever form Python imports it, may import what lies beside it."""
+    files = (file for file in directory.iterdir() if file.suffix in _CODE and file.is_file())
+    for file in sorted(files):
+        with file.open("rb") as opened:
+            _add(digest, file.name, hashlib.file_digest(opened, "sha256").digest())
 
 
 def _add_weights(digest: "hashlib._Hash", files: Iterable[Path]) -> None:

@@ -60,13 +60,16 @@ def test_every_file_that_matters_changes_the_name(own_model: Path, change: Calla
 def test_code_of_the_models_own_changes_the_name_where_it_may_run(own_model: Path) -> None:
     trusting = ModelConfig(identity="m", candidates=(), trust_remote_code=True)
     names = {name_of(own_model, trusting)}
-    for code in ("one = 1", "one = 2"):
-        (own_model / "own.py").write_text(code)
-        names.add(name_of(own_model, trusting))
-    assert len(names) == 3
+    for name in ("own.py", "compiled.pyc", "library.cpython-311-x86_64-linux-gnu.so"):
+        for code in ("one = 1", "one = 2"):
+            (own_model / name).write_text(code)
+            names.add(name_of(own_model, trusting))
+    assert len(names) == 7
+    (own_model / "large.py").write_bytes(b"#" * (5 << 20))
+    assert name_of(own_model, trusting) not in names
     with_code = name_of(own_model)
     (own_model / "own.py").unlink()
-    assert name_of(own_model) == with_code
+    assert name_of(own_model) == with_code, "none of it may run"
 
 
 def test_options_and_facts_change_the_name(own_model: Path, tmp_path: Path) -> None:
