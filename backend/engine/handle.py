@@ -27,6 +27,7 @@ from backend.engine.inbox import Cancel, Inbox, Submit
 from backend.engine.life import EngineLife
 from backend.engine.loading import LoadedModel, load_model
 from backend.engine.loads import Loads
+from backend.engine.preparing.lanes import characters
 from backend.engine.preparing.pooled import size_of
 from backend.engine.preparing.requests import Prepared, RequestPreparer
 
@@ -197,14 +198,19 @@ class EngineHandle:
         return None if self._in_flight else self._last_end
 
     async def tokenize(self, prompt: str | Conversation) -> list[int]:
-        """Token ids of a prompt, as Predict would feed a conversation; raw text without special tokens."""
+        """Token ids of a prompt, as Predict would feed a conversation; raw text without special tokens.
+
+        Raises:
+            WorkerError: It is invalid, there is no model, or too many such calls are in flight.
+        """
         model = self._require()
-        return await model.prep.run_for(prompt, model.tokenize, prompt)
+        return await model.prep.run_unqueued(characters(prompt), model.tokenize, prompt)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
-        """The text of token ids."""
+        """The text of token ids; what `tokenize` raises."""
         model = self._require()
-        return await model.prep.run(model.detokenize, tokens)
+        # An id takes about as long to decode as a character to encode.
+        return await model.prep.run_unqueued(len(tokens), model.detokenize, tokens)
 
     # The prompt cache
 
@@ -249,9 +255,9 @@ class EngineHandle:
     # Reports
 
     async def model_facts(self) -> ModelFacts:
-        """What a host may want to know of the model."""
+        """What a host may want to know of the model; what `tokenize` raises."""
         model = self._require()
-        return await model.prep.run(model.model_facts)
+        return await model.prep.run_unqueued(0, model.model_facts)
 
     def status(self) -> EngineStatus:
         """The state and the memory, as of the last step."""

@@ -7,8 +7,9 @@ from backend.core.errors import RequestAborted
 from backend.prompt.renderer import Renderer
 from backend.prompt.rendering import Rendered, RenderJob
 
-# As many as render short conversations at once; one more, for a long one, is gone when it is done.
-KEPT = 2
+# As many as render short conversations at once, one of them for TokenizeString; one more, for a long one, is gone when
+# it is done.
+KEPT = 3
 
 
 class RendererPool:

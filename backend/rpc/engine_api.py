@@ -82,23 +82,23 @@ class EngineApi(Protocol):
         ...
 
     async def tokenize(self, prompt: str | Conversation) -> list[int]:
-        """Token ids, as `submit` would run them."""
+        """Token ids, as `submit` would run them.
+
+        Raises:
+            InvalidRequest, ModelNotLoaded, WorkerUnavailable; Overloaded: too many such calls are in flight.
+        """
         ...
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of token ids.
 
         Raises:
-            InvalidRequest: An id is outside the vocabulary.
+            InvalidRequest: An id is outside the vocabulary, or there are too many; what `tokenize` raises.
         """
         ...
 
     async def model_facts(self) -> ModelFacts:
-        """Facts of the loaded model.
-
-        Raises:
-            ModelNotLoaded.
-        """
+        """Facts of the loaded model; what `tokenize` raises."""
         ...
 
     async def create_prefix(self, request: GenerationRequest) -> None:

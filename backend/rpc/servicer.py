@@ -107,7 +107,8 @@ class BackendService:
         """The text of token ids."""
         if self._engine.model_config() is None:
             raise ModelNotLoaded
-        return pb.DetokenizeResponse(content=await self._engine.detokenize(request.message.tokens))
+        text = await self._engine.detokenize(request.message.tokens)
+        return await self._off_loop.run(len(text), pb.DetokenizeResponse, content=text)
 
     async def status(self, request: Received[pb.HealthMessage], context: Context) -> pb.StatusResponse:
         """State and memory."""

@@ -65,6 +65,14 @@ def test_encode_batch_gives_what_encode_gives(tokenizer: Any, special: bool) -> 
     assert together == [tokenizer.encode(text, add_special_tokens=special) for text in TEXTS]
 
 
+def test_decode_batch_gives_what_decode_gives(tokenizer: Any) -> None:
+    """It lets other threads run meanwhile, which `decode` does not."""
+    backend = tokenizer._tokenizer.backend_tokenizer
+    ids = [tokenizer.encode(text, add_special_tokens=False) for text in TEXTS]
+    together = backend.decode_batch(ids, skip_special_tokens=False)
+    assert together == [tokenizer._tokenizer.decode(each, skip_special_tokens=False) for each in ids]
+
+
 def test_encodings_have_offsets_in_characters(tokenizer: Any) -> None:
     """Boundaries of a prompt are found by them."""
     text = TEXTS[3]

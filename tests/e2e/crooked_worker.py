@@ -58,8 +58,8 @@ class Crooked:
             self._straighten.append(partial(os.close, os.open(os.devnull, os.O_RDONLY)))
 
     def make_child(self) -> None:
-        """Processes that nobody waits for."""
-        for _ in range(2):
+        """Processes that nobody waits for; more than may come to render."""
+        for _ in range(3):
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
             self._straighten += [child.kill, child.wait]
 

@@ -24,9 +24,10 @@ NEIGHBOUR = prompt(GOLDEN_PROMPT, 150, Logprobs=1, IgnoreEOS=True, Temperature=1
 CHAT = pb.PredictOptions(Messages=[pb.Message(role="user", content="hello")])
 HEALTH_SECONDS = 0.25
 # gRPC's own threads come and go with its load; how many descriptors a test's own channels hold is known.
-# Of the second process that renders, which begins when two conversations come at once.
-RENDERER_PIPES = 2
-RENDERERS = 1
+# Of the further processes that render, which begin when conversations come at once: two to be answered, one to be told
+# its tokens.
+RENDERER_PIPES = 4
+RENDERERS = 2
 POOLS = ("event_engine", "grpc_global_tim", "lifeguard", "resolver_executor", "timer_manager")
 POOL_ROOM = 48
 # MLX's own, for each thread that reads or writes a disk, from its first file on.

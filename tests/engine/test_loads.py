@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from backend.config import EngineConfig
-from backend.core.errors import ModelLoadFailed, ModelNotLoaded, WorkerUnavailable
+from backend.core.errors import ModelLoadFailed, ModelNotLoaded, RequestAborted, WorkerUnavailable
 from backend.engine import attempt, loads
 from backend.engine.handle import EngineHandle
 from backend.engine.loading import load_model, open_files
@@ -207,6 +207,7 @@ def test_what_prepares_requests_is_closed_even_when_its_threads_hang(path: Path)
         # Not those that other tests of this process have left.
         before = [child for child in psutil.Process().children() if child.pid not in earlier]
         hanging = [asyncio.ensure_future(model.prep.run(gate.wait, 120)) for _ in range(3)]
+        hanging += [asyncio.ensure_future(model.prep.run_unqueued(0, gate.wait, 120)) for _ in range(3)]
         await asyncio.sleep(0.1)
         await asyncio.wait_for(handle.free(), 30)
         # The processes that rendered and tried grammars out.
@@ -214,7 +215,9 @@ def test_what_prepares_requests_is_closed_even_when_its_threads_hang(path: Path)
         _, alive = psutil.wait_procs(before, timeout=60)
         assert not alive
         gate.set()
-        await asyncio.gather(*hanging, return_exceptions=True)
+        # Of each kind what ran comes to its end, and what waited does not begin.
+        ends = [type(end) for end in await asyncio.gather(*hanging, return_exceptions=True)]
+        assert ends == [bool, bool, RequestAborted, bool, RequestAborted, RequestAborted]
 
     with_engine(model_config(path, as_served=True), body)
 

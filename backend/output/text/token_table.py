@@ -7,6 +7,8 @@ from backend.core.panics import tokenizers_code
 from backend.output.text.decoding import REPLACEMENT, TableDecoder, TokenDecoder, WindowDecoder
 from backend.output.text.token_bytes import Spelling, spelling_of, token_bytes
 
+_LONG = 1 << 12  # tokens: two milliseconds of decoding
+
 
 class TokenTable:
     """Bytes of every token of one model, worked out when a token is first seen and kept.
@@ -68,7 +70,7 @@ class TokenTable:
             size,
             backend.id_to_token if backend is not None else inner.convert_ids_to_tokens,
             spelling=spelling,
-            decode=lambda ids: inner.decode(ids, skip_special_tokens=False),
+            decode=_decode_of(inner, backend),
             added={i: token.content for i, token in added.items()},
             hidden=hidden,
         )
@@ -120,6 +122,22 @@ class TokenTable:
             return b"".join(map(self.bytes_of, tokens)).decode(errors="replace")
         with tokenizers_code():
             return self._decode(tokens)
+
+
+def _decode_of(tokenizer: Any, backend: Any) -> Callable[[list[int]], str]:
+    def decode(ids: list[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=False)
+
+    if backend is None or not _decodes_plainly(tokenizer) or tokenizer.clean_up_tokenization_spaces:
+        return decode
+
+    def decode_long(ids: list[int]) -> str:
+        if len(ids) <= _LONG:
+            return decode(ids)
+        # A batch of one: `decode` holds the interpreter lock for as long as it works, `decode_batch` does not.
+        return backend.decode_batch([ids], skip_special_tokens=False)[0]
+
+    return decode_long
 
 
 def _decodes_plainly(tokenizer: Any) -> bool:

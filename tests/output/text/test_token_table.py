@@ -110,6 +110,37 @@ def test_any_tokens_decode_to_their_bytes_without_what_is_no_utf8(tokens: list[i
     assert decode_all(table, tokens) == data.decode(errors="ignore").replace("\ufffd", "")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_tokens_are_decoded_as_the_tokenizer_does_but_without_the_interpreter_lock(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    tokenizer, text = KINDS[kind]
+    rest = [*range(len(tokenizer)), len(tokenizer) + 7]
+    many = tokenizer.encode(text, add_special_tokens=False) * 1000 + rest * 10
+    few = many[:16]
+    expected = [tokenizer.decode(ids) for ids in (many, few)]
+    asked: list[int] = []
+    own = tokenizer.decode
+    monkeypatch.setattr(tokenizer, "decode", lambda ids, **options: asked.append(len(ids)) or own(ids, **options))
+    table = TokenTable.from_tokenizer(tokenizer, markers=MARKERS)
+    assert [table.decode(many), table.decode(few)] == expected
+    # `decode` holds the lock.
+    assert asked == [len(few)]
+
+
+def tidying() -> PreTrainedTokenizerFast:
+    tokenizer = unknown_decoder()
+    tokenizer.clean_up_tokenization_spaces = True
+    tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    return tokenizer
+
+
+@pytest.mark.parametrize("tokenizer", [tidying(), Shouting(tokenizer_object=BYTE_LEVEL.backend_tokenizer)])
+def test_many_tokens_are_decoded_by_a_tokenizer_that_changes_its_decoders_text(tokenizer: PreTrainedTokenizerFast):
+    many = tokenizer.encode("Hello , you !", add_special_tokens=False) * 1000
+    assert TokenTable.from_tokenizer(tokenizer, markers=MARKERS).decode(many) == tokenizer.decode(many)
+
+
 def test_a_replacement_character_is_never_sent_even_if_the_model_writes_it():
     table = TokenTable.from_tokenizer(BYTE_LEVEL, markers=MARKERS)
     for text in ("a\ufffdb", "\ufffd"):
