@@ -22,7 +22,7 @@ from backend.core.logline import logline
 from backend.core.panics import is_panic
 from backend.rpc.calls import CallCounts
 from backend.rpc.gate import Gate
-from backend.rpc.held_messages import HeldMessages
+from backend.rpc.held_messages import HeldMessage, HeldMessages
 from backend.rpc.off_loop import OffLoop
 from backend.rpc.receiving import Receiver
 from backend.rpc.status import one_line, status_of
@@ -30,6 +30,7 @@ from backend.translate.requests import deadline_of
 from backend.translate.wire_limits import check_size
 
 Request = TypeVar("Request", bound=Message)
+Reply = TypeVar("Reply", Message, None)
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, Message]"  # not subscriptable when run
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Received(Generic[Request]):
 
 Unary = Callable[[Received[Request], Context], Awaitable[Message]]
 Stream = Callable[[Received[Request], Context], AsyncGenerator[Message]]
+Conversation = Callable[[AsyncIterator[Request], Context], AsyncGenerator[Message]]
 
 
 async def receive(off_loop: OffLoop, kind: type[Request], data: bytes) -> Received[Request]:
@@ -79,13 +81,51 @@ class Handlers:
     def unary(self, name: str, kind: type[Request], method: Unary[Request]) -> Handler:
         """A handler for a method with one reply; `name` is what its calls are counted under."""
 
-        async def handle(_: AsyncIterator[bytes], context: Context) -> Message:
+        async def answer(held: HeldMessage, context: Context) -> Message:
+            held.put(await self.receiver.read(context))
+            with self.gate.call():
+                return await method(await receive(self.off_loop, kind, held.take()), context)
+
+        return grpc.stream_unary_rpc_method_handler(self._call(name, answer), response_serializer=serialize)
+
+    # The two below write instead of yielding: a client that leaves cancels the write, and a generator of ours would
+    # hear of it only when it is collected.
+    def stream(self, name: str, kind: type[Request], method: Stream[Request]) -> Handler:
+        """A handler for a method with a stream of replies; `name` is what its calls are counted under."""
+
+        async def answer(held: HeldMessage, context: Context) -> None:
+            held.put(await self.receiver.read(context))
+            with self.gate.call():
+                await write_all(method(await receive(self.off_loop, kind, held.take()), context), context)
+
+        return grpc.stream_stream_rpc_method_handler(self._call(name, answer), response_serializer=serialize)
+
+    def conversation(self, name: str, kind: type[Request], method: Conversation[Request]) -> Handler:
+        """A handler for a method with a stream of requests, each read when the method asks for it."""
+
+        async def answer(_: HeldMessage, context: Context) -> None:
+            async with aclosing(self._requests(kind, context)) as requests:
+                with self.gate.call():
+                    await write_all(method(requests, context), context)
+
+        return grpc.stream_stream_rpc_method_handler(self._call(name, answer), response_serializer=serialize)
+
+    async def _requests(self, kind: type[Request], context: Context) -> AsyncGenerator[Request]:
+        while (data := await self.receiver.read_next(context)) is not None:
+            held = self.messages.begin()
+            try:
+                held.put(data)
+                del data
+                yield (await receive(self.off_loop, kind, held.take())).message
+            finally:
+                held.end()
+
+    def _call(self, name: str, answer: Callable[[HeldMessage, Context], Awaitable[Reply]]) -> Callable[..., Any]:
+        async def handle(_: AsyncIterator[bytes], context: Context) -> Reply:
             held = self.messages.begin()
             ended: grpc.StatusCode | None = None
             try:
-                held.put(await self.receiver.read(context))
-                with self.gate.call():
-                    reply = await method(await receive(self.off_loop, kind, held.take()), context)
+                reply = await answer(held, context)
                 ended = grpc.StatusCode.OK
                 return reply
             except BaseException as error:  # noqa: BLE001 (the edge: every error is answered)
@@ -98,32 +138,7 @@ class Handlers:
             # gRPC keeps what abort raises, and with it this frame, in a cycle: out here, and without the request.
             await context.abort(code, details)
 
-        return grpc.stream_unary_rpc_method_handler(handle, response_serializer=serialize)
-
-    def stream(self, name: str, kind: type[Request], method: Stream[Request]) -> Handler:
-        """A handler for a method with a stream of replies; `name` is what its calls are counted under."""
-
-        # It writes instead of yielding: a client that leaves cancels the write, and a generator of ours would
-        # hear of it only when it is collected.
-        async def handle(_: AsyncIterator[bytes], context: Context) -> None:
-            held = self.messages.begin()
-            ended: grpc.StatusCode | None = None
-            try:
-                held.put(await self.receiver.read(context))
-                with self.gate.call():
-                    await write_all(method(await receive(self.off_loop, kind, held.take()), context), context)
-                ended = grpc.StatusCode.OK
-                return
-            except BaseException as error:  # noqa: BLE001
-                code, details = answer_to(error, context)
-                ended = code
-            finally:
-                self.calls.ended(name, ended or left_with(context))
-                held.end()
-                self.off_loop.give_back_memory(held.size)
-            await context.abort(code, details)
-
-        return grpc.stream_stream_rpc_method_handler(handle, response_serializer=serialize)
+        return handle
 
 
 async def write_all(replies: AsyncGenerator[Message], context: Context) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 
 import grpc
 import pytest
@@ -38,7 +37,7 @@ def test_sizes_count_until_the_call_ends_and_bytes_are_kept_until_they_are_taken
 def test_more_than_the_memory_is_for_is_refused_until_others_have_ended(
     scenario: Callable[..., None], monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
-    monkeypatch.setattr("backend.rpc.server.HeldMessages", partial(HeldMessages, 4 * MIB))
+    monkeypatch.setattr("backend.rpc.server.HeldMessages", lambda most_bytes=4 * MIB: HeldMessages(most_bytes))
 
     async def test(worker: Worker) -> None:
         async def ask(request: pb.PredictOptions) -> None:
