@@ -156,7 +156,10 @@ def answer_to(error: BaseException, context: Context) -> tuple[grpc.StatusCode, 
         BaseException: The error, where it means that all work here is to end.
     """
     if not isinstance(error, Exception) and not is_panic(error) and not _is_of_another(error, context):
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # else it holds this frame, this frame it, and both the call and its server
     # A write that a leaving client ended may raise gRPC's own error, and before the call is known to be cancelled.
     if context.cancelled():
         raise asyncio.CancelledError
