@@ -44,6 +44,13 @@ class IdentityMismatch(WorkerError):
         super().__init__(f"model identity mismatch: request wants {requested!r}, {loaded!r} is loaded")
 
 
+class UnknownService(WorkerError):
+    """`grpc.health.v1` was asked about a service that there is not."""
+
+    def __init__(self) -> None:
+        super().__init__("unknown service")
+
+
 class Overloaded(WorkerError):
     """The queue, a memory budget or a reader's buffer is full."""
 

@@ -19,6 +19,9 @@ from backend.core.held_tasks import hold
 _grpc: Any = _cygrpc
 _aio: Any = _aio_server
 _LAST_TURNS_S = 0.3
+# The one that was stopped last. Freeing it closes what the loop may just be reading from; where a call's error holds it
+# in a cycle, the collector does that, on any thread.
+_stopped: list[grpc.aio.Server] = []
 
 
 def _is_no_header(record: logging.LogRecord) -> bool:
@@ -63,6 +66,7 @@ def grpc_server(
 async def stop_now(server: grpc.aio.Server) -> None:
     """Cancel every call and close; what gRPC does for calls has ended then, or has had a moment to. Event loop only."""
     await server.stop(None)
+    _stopped[:] = [server]
     # Where the loop closes before these have seen that their call is cancelled, gRPC takes their own cancellation for
     # an error of the method and prints a traceback for each.
     calls = [task for task in asyncio.all_tasks() if _is_a_calls(task)]

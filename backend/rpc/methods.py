@@ -32,6 +32,7 @@ from backend.translate.strict_json import MAX_VALUES
 from backend.translate.wire_limits import check_size
 
 Request = TypeVar("Request", bound=Message)
+Reply = TypeVar("Reply", bytes, None)
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, Any]"  # not subscriptable when run
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Received(Generic[Request]):
 
 Unary = Callable[[Received[Request], Context], Awaitable[Message]]
 Stream = Callable[[Received[Request], Context], AsyncGenerator[Message]]
+Conversation = Callable[[AsyncIterator[Request], Context], AsyncGenerator[Message]]
 
 
 async def receive(off_loop: OffLoop, kind: type[Request], held: HeldMessage) -> Received[Request]:
@@ -105,17 +107,55 @@ class Handlers:
     def unary(self, name: str, kind: type[Request], method: Unary[Request]) -> Handler:
         """A handler for a method with one reply; `name` is what its calls are counted under."""
 
-        async def handle(_: AsyncIterator[bytes], context: Context) -> bytes:
+        async def answer(held: HeldMessage, context: Context) -> bytes:
+            held.put(await self.receiver.read(context))
+            with self.gate.call():
+                reply = await method(await receive(self.off_loop, kind, held), context)
+                # What was asked for with megabytes may be megabytes.
+                return await self.off_loop.run(held.size or 0, serialize, reply)
+
+        return grpc.stream_unary_rpc_method_handler(self._call(name, answer))
+
+    # The two below write instead of yielding: a client that leaves cancels the write, and a generator of ours would
+    # hear of it only when it is collected.
+    def stream(self, name: str, kind: type[Request], method: Stream[Request]) -> Handler:
+        """A handler for a method with a stream of replies; `name` is what its calls are counted under."""
+
+        async def answer(held: HeldMessage, context: Context) -> None:
+            held.put(await self.receiver.read(context))
+            with self.gate.call():
+                await write_all(method(await receive(self.off_loop, kind, held), context), context)
+
+        return grpc.stream_stream_rpc_method_handler(self._call(name, answer), response_serializer=serialize)
+
+    def conversation(self, name: str, kind: type[Request], method: Conversation[Request]) -> Handler:
+        """A handler for a method with a stream of requests, each read when the method asks for it."""
+
+        async def answer(_: HeldMessage, context: Context) -> None:
+            async with aclosing(self._requests(kind, context)) as requests:
+                with self.gate.call():
+                    await write_all(method(requests, context), context)
+
+        return grpc.stream_stream_rpc_method_handler(self._call(name, answer), response_serializer=serialize)
+
+    async def _requests(self, kind: type[Request], context: Context) -> AsyncGenerator[Request]:
+        while (data := await self.receiver.read_next(context)) is not None:
+            held = self.messages.begin()
+            try:
+                held.put(data)
+                del data
+                yield (await receive(self.off_loop, kind, held)).message
+            finally:
+                held.let_go()
+
+    def _call(self, name: str, answer: Callable[[HeldMessage, Context], Awaitable[Reply]]) -> Callable[..., Any]:
+        async def handle(_: AsyncIterator[bytes], context: Context) -> Reply:
             held = self.messages.begin()
             ended: grpc.StatusCode | None = None
             try:
-                held.put(await self.receiver.read(context))
-                with self.gate.call():
-                    reply = await method(await receive(self.off_loop, kind, held), context)
-                    # What was asked for with megabytes may be megabytes.
-                    written = await self.off_loop.run(held.size or 0, serialize, reply)
+                reply = await answer(held, context)
                 ended = grpc.StatusCode.OK
-                return written
+                return reply
             except BaseException as error:  # noqa: BLE001 (the edge: every error is answered)
                 code, details = answer_to(error, context)
                 ended = code
@@ -126,32 +166,7 @@ class Handlers:
             # gRPC keeps what abort raises, and with it this frame, in a cycle: out here, and without the request.
             await context.abort(code, details)
 
-        return grpc.stream_unary_rpc_method_handler(handle)
-
-    def stream(self, name: str, kind: type[Request], method: Stream[Request]) -> Handler:
-        """A handler for a method with a stream of replies; `name` is what its calls are counted under."""
-
-        # It writes instead of yielding: a client that leaves cancels the write, and a generator of ours would
-        # hear of it only when it is collected.
-        async def handle(_: AsyncIterator[bytes], context: Context) -> None:
-            held = self.messages.begin()
-            ended: grpc.StatusCode | None = None
-            try:
-                held.put(await self.receiver.read(context))
-                with self.gate.call():
-                    await write_all(method(await receive(self.off_loop, kind, held), context), context)
-                ended = grpc.StatusCode.OK
-                return
-            except BaseException as error:  # noqa: BLE001
-                code, details = answer_to(error, context)
-                ended = code
-            finally:
-                self.calls.ended(name, ended or left_with(context))
-                held.let_go()
-                self.off_loop.give_back_memory(held.size)
-            await context.abort(code, details)
-
-        return grpc.stream_stream_rpc_method_handler(handle, response_serializer=serialize)
+        return handle
 
 
 async def write_all(replies: AsyncGenerator[Message], context: Context) -> None:
@@ -169,7 +184,10 @@ def answer_to(error: BaseException, context: Context) -> tuple[grpc.StatusCode, 
         BaseException: The error, where it means that all work here is to end.
     """
     if not isinstance(error, Exception) and not is_panic(error) and not _is_of_another(error, context):
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # else it holds this frame, this frame it, and both the call and its server
     # A write that a leaving client ended may raise gRPC's own error, and before the call is known to be cancelled.
     if context.cancelled():
         raise asyncio.CancelledError

@@ -1,6 +1,6 @@
-"""How calls' messages come in. On the wire each call is a stream of messages; ours have one, which we read ourselves.
+"""How calls' messages come in. On the wire each call is a stream of messages, mostly of one; we read them ourselves.
 
-gRPC would read it before it asks us, for every call at once and for as long as it takes: a client that keeps back the
+gRPC would read one before it asks us, for every call at once and for as long as it takes: a client that keeps back the
 last byte of many messages makes it hold all the others, 12 MiB for each of a thousand calls of one connection.
 """
 
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # Of one connection: as many whole messages are read in some milliseconds, and others wait for no more than that.
 READ_TOGETHER: Final = 32
+SMALL_READ_TOGETHER: Final = 4  # where messages are tiny
 # A message of 12 MiB comes in a second over a slow network. It may take longer while nobody waits for its place.
 PATIENCE_S: Final = 5.0
 LONGEST_S: Final = 300.0
@@ -34,10 +35,21 @@ class Receiver:
         self._reads: set[asyncio.Task[None]] = set()
 
     async def read(self, context: "grpc.aio.ServicerContext[Any, Any]") -> bytes:
-        """The call's message; waits while its connection is in the middle of too many.
+        """The message of a call that has one.
 
         Raises:
             InvalidRequest: The client has ended the call's messages without one.
+            WorkerError: As `read_next`.
+        """
+        data = await self.read_next(context)
+        if data is None:
+            raise InvalidRequest("request", "the call ended without a message")
+        return data
+
+    async def read_next(self, context: "grpc.aio.ServicerContext[Any, Any]") -> bytes | None:
+        """The call's next message, None after its last one; waits while its connection is in the middle of too many.
+
+        Raises:
             DeadlineExceeded: The call's time is up.
             RequestCancelled: It is gone.
             Overloaded: It has not come to its end, and others wait.
@@ -59,7 +71,7 @@ class Receiver:
             left = deadline_of(context.time_remaining(), now=0.0)
             if left is not None and left <= 0:  # its end is that of the call's time
                 raise DeadlineExceeded
-            raise InvalidRequest("request", "the call ended without a message")
+            return None
         return data
 
 

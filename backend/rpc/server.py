@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from backend.config import ServerConfig
 from backend.core.logline import logline
@@ -17,11 +15,13 @@ from backend.rpc.calls import CallCounts
 from backend.rpc.engine_api import EngineApi
 from backend.rpc.gate import Gate
 from backend.rpc.grpc_server import grpc_server, stop_now
+from backend.rpc.health import HEALTH_SERVICE, HealthService
 from backend.rpc.held_messages import HeldMessages
 from backend.rpc.methods import Handlers
-from backend.rpc.off_loop import OffLoop
+from backend.rpc.off_loop import INLINE_BYTES, OffLoop
 from backend.rpc.prompt_cache import PROMPT_CACHE_SERVICE, PromptCacheService
-from backend.rpc.receiving import Receiver
+from backend.rpc.receiving import SMALL_READ_TOGETHER, Receiver
+from backend.rpc.reflection import REFLECTION_SERVICE, reflection_handlers
 from backend.rpc.servicer import BACKEND_SERVICE, INFO_SERVICE, BackendService, InfoService
 from backend.translate.options import LoadDefaults
 from backend.translate.wire_limits import MAX_REQUEST_BYTES
@@ -29,7 +29,6 @@ from backend.translate.wire_limits import MAX_REQUEST_BYTES
 log = logging.getLogger(__name__)
 
 _SERVICES: Final = (BACKEND_SERVICE, INFO_SERVICE, PROMPT_CACHE_SERVICE)
-_HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 _WHOLE_SERVER: Final = ""  # the name that grpc.health.v1 gives it
 # What calls may still take to end once the engine has been told; they have a terminal event by then.
 _LAST_CALLS_S: Final = 0.3
@@ -56,7 +55,7 @@ class WorkerServer:
         self._gate = Gate()
         self.calls = CallCounts()
         self._claim = SocketClaim(self._address.path) if self._address.path else None
-        self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] (not in its stubs)
+        self._health = HealthService()
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
@@ -72,26 +71,22 @@ class WorkerServer:
         make = Handlers(self._gate, self._off_loop, self.calls, Receiver(), HeldMessages())
         for name, service in zip(_SERVICES, (self._backend, self._info, self._prompt_cache), strict=True):
             server.add_registered_method_handlers(name, dict(service.handlers(make)))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        server.add_registered_method_handlers(HEALTH_SERVICE, dict(self._health.handlers(self._for_grpcs_own())))
         if self._reflects():
-            names = (*_SERVICES, _HEALTH_SERVICE, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, server)
+            reflected = reflection_handlers((*_SERVICES, HEALTH_SERVICE, REFLECTION_SERVICE), self._for_grpcs_own())
+            server.add_registered_method_handlers(REFLECTION_SERVICE, dict(reflected))
         if self._claim is not None:
             self._claim.take()
         port = self._bind(server)
         await server.start()
         self._server = server
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._health.tell((_WHOLE_SERVER, *_SERVICES), serving=True)
         return self._address.on_port(port)
-
-    async def not_serving(self) -> None:
-        """Say so to those who ask grpc.health.v1."""
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def drain(self, grace_s: float) -> bool:
         """Take no more calls and let the running ones end, `grace_s` seconds at most; whether all did."""
         self._gate.close(self._engine.ending)
-        await self.not_serving()
+        self._health.tell((_WHOLE_SERVER, *_SERVICES), serving=False)
         return await self._gate.wait_idle(grace_s)
 
     async def stop(self) -> None:
@@ -157,8 +152,11 @@ class WorkerServer:
     def _reflects(self) -> bool:
         return self._address.is_local if self._config.reflection is None else self._config.reflection
 
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
-        await asyncio.gather(*(self._health.set(name, status) for name in (_WHOLE_SERVER, *_SERVICES)))
+    def _for_grpcs_own(self) -> Handlers:
+        """For one of gRPC's own services: open to the end, not counted, and it holds up none but its own calls."""
+        # No single message is more than what all may have together.
+        messages = HeldMessages(INLINE_BYTES)
+        return Handlers(Gate(), self._off_loop, CallCounts(), Receiver(SMALL_READ_TOGETHER), messages)
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:

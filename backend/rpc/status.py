@@ -15,6 +15,7 @@ STATUS: Final[Mapping[type[errors.WorkerError], grpc.StatusCode]] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ModelNotLoaded: grpc.StatusCode.FAILED_PRECONDITION,
     errors.IdentityMismatch: grpc.StatusCode.NOT_FOUND,
+    errors.UnknownService: grpc.StatusCode.NOT_FOUND,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.WorkerUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.RequestAborted: grpc.StatusCode.ABORTED,

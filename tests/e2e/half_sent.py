@@ -65,6 +65,9 @@ class HalfSent:
 
     def close(self) -> None:
         """Hang up."""
+        # While a thread waits for what comes, closing alone leaves the connection open.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _may_send(self, call: int) -> int:

@@ -3,11 +3,13 @@
 import asyncio
 import gc
 import tracemalloc
+import weakref
 from collections.abc import Callable
 
 import pytest
 
 from backend.pb import backend_pb2 as pb
+from backend.rpc.methods import answer_to
 from tests.rpc.conftest import Worker, status_of
 
 Run = Callable[..., None]
@@ -57,3 +59,26 @@ def test_a_refused_request_leaves_nothing(scenario: Run, request_: pb.PredictOpt
             gc.enable()
 
     scenario(test)
+
+
+def test_a_call_that_is_cancelled_is_freed_without_a_collection() -> None:
+    class Thing:
+        pass
+
+    def call() -> weakref.ref[Thing]:
+        thing = Thing()
+        try:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as error:
+                answer_to(error, None)  # type: ignore[arg-type]
+        except KeyboardInterrupt:
+            return weakref.ref(thing)
+        raise AssertionError
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert call()() is None
+    finally:
+        gc.enable()

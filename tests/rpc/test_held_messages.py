@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Callable
-from functools import partial
 
 import grpc
 import pytest
@@ -70,7 +69,7 @@ async def ask(worker: Worker, request: pb.PredictOptions, *, streamed: bool) -> 
 def test_more_than_the_memory_is_for_is_refused_until_others_are_prepared(
     scenario: Callable[..., None], monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
-    monkeypatch.setattr("backend.rpc.server.HeldMessages", partial(HeldMessages, 4 * MIB))
+    monkeypatch.setattr("backend.rpc.server.HeldMessages", lambda most_bytes=4 * MIB: HeldMessages(most_bytes))
     engine = Preparing()
 
     async def test(worker: Worker) -> None:
@@ -106,7 +105,7 @@ def test_more_than_the_memory_is_for_is_refused_until_others_are_prepared(
 
 
 def test_json_counts_for_what_it_becomes(scenario: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.rpc.server.HeldMessages", partial(HeldMessages, 4 * MIB))
+    monkeypatch.setattr("backend.rpc.server.HeldMessages", lambda most_bytes=4 * MIB: HeldMessages(most_bytes))
     engine = Preparing()
     tools = json.dumps([{"type": "function", "function": {"name": "f", "parameters": {"x": [{"a": 1}] * 15_000}}}])
     assert len(tools) < MIB / 4

@@ -1,6 +1,8 @@
 """What the server offers beside the backend service, and how it stops."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,21 @@ def test_what_outlasts_the_grace_ends_unavailable(scenario: Run) -> None:
         assert (await status_of(reading))[0] == grpc.StatusCode.UNAVAILABLE
 
     scenario(test)
+
+
+def test_a_stopped_server_is_not_freed_while_the_loop_runs(loop: asyncio.Runner) -> None:
+    """Another thread's collector would close what the loop reads gRPC's last events from."""
+
+    async def stopped() -> weakref.ref[object]:
+        async with running_worker() as worker:
+            return weakref.ref(worker.server._server)  # type: ignore[arg-type]
+
+    async def test() -> None:
+        server = await stopped()
+        gc.collect()
+        assert server() is not None
+
+    loop.run(test())
 
 
 def test_an_open_health_watch_does_not_hold_up_the_stop(scenario: Run) -> None:
