@@ -50,6 +50,8 @@ def test_without_new_threads_what_is_loaded_is_served_as_before(unsteady: Unstea
     """Two conversations at once, a long prompt, texts of megabytes, a scrape: nothing of it begins a thread."""
     worker = unsteady.worker
     worker.must_load(TINY_CHAT, "max_rows:3")
+    # The process for grammars begins with the load, on a busy machine some time after it.
+    assert stream(worker.stub, prompt(STORY, 3, Grammar='root ::= "no"')).text == "no"
     unsteady.order("threads none")
     try:
         with running(worker.stub, *(chat(f"{STORY} {index}", 20) for index in range(6)), begun=False) as calls:
