@@ -10,7 +10,7 @@ from backend.config import ModelConfig
 from backend.core.errors import ModelNotLoaded, RequestCancelled, WorkerError
 from backend.core.events import Delta, Failed, Finished, FinishReason, Piece
 from backend.core.logline import logline
-from backend.core.request import GenerationRequest
+from backend.core.request import Conversation, GenerationRequest
 from backend.pb import backend_pb2 as pb
 from backend.rpc.engine_api import AnswerEvents, EngineApi
 from backend.rpc.identity import check_identity, request_id_of
@@ -24,6 +24,9 @@ from backend.translate.reply_shape import ReplyShape
 from backend.translate.requests import deadline_of, generation_request
 
 log = logging.getLogger(__name__)
+
+# Of short values in short lists; what is text in it grows threefold, as all text does.
+_JSON_GROWTH = 20
 
 
 class Answers:
@@ -91,9 +94,11 @@ class Answers:
         asked = await self._off_loop.run(received.size, _asked, wire, model, request_id, deadline, streamed)
         line.priority = asked.request.priority or None
         self._note_fields_without_effect(asked.without_effect)
+        if isinstance(asked.request.prompt, Conversation):
+            received.held.weigh(_JSON_GROWTH * asked.request.prompt.json_bytes)
         events = await self._engine.submit(asked.request)
         # Tokens are left. A stream that nobody reads is not to keep others out.
-        received.let_go()
+        received.held.let_go()
         return events, asked.shape
 
     def _note_fields_without_effect(self, names: Iterable[str]) -> None:

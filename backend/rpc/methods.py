@@ -20,15 +20,13 @@ from backend.core.cancelling import is_being_cancelled
 from backend.core.errors import InternalFault, InvalidRequest, WorkerError
 from backend.core.logline import logline
 from backend.core.panics import is_panic
-from backend.pb import backend_pb2 as pb
 from backend.rpc.calls import CallCounts
 from backend.rpc.gate import Gate
 from backend.rpc.held_messages import HeldMessage, HeldMessages
-from backend.rpc.off_loop import INLINE_BYTES, OffLoop
+from backend.rpc.off_loop import OffLoop
 from backend.rpc.receiving import Receiver
 from backend.rpc.status import one_line, status_of
 from backend.translate.requests import deadline_of
-from backend.translate.strict_json import MAX_VALUES
 from backend.translate.wire_limits import check_size
 
 Request = TypeVar("Request", bound=Message)
@@ -37,22 +35,18 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, Any]"  # not subscriptable when run
 log = logging.getLogger(__name__)
 
-# Of a value in a list or an object, with its key; tools, tool calls and what a template is given have a budget each.
-VALUE_BYTES = 80
-_JSON_FIELDS = 3
-
 
 @dataclass(frozen=True, slots=True)
 class Received(Generic[Request]):
     """A request, and how many bytes it came in: what the work on it is reckoned by.
 
     Attributes:
-        let_go: To be called where nothing that grows with the message is left of it before the call ends.
+        held: What of it counts; to be let go where nothing that grows with the message is left before the call ends.
     """
 
     message: Request
     size: int
-    let_go: Callable[[], None] = lambda: None
+    held: HeldMessage
 
 
 Unary = Callable[[Received[Request], Context], Awaitable[Message]]
@@ -65,19 +59,9 @@ async def receive(off_loop: OffLoop, kind: type[Request], held: HeldMessage) -> 
 
     Raises:
         InvalidRequest: As `parse`.
-        Overloaded: It is too large to be parsed beside others.
     """
     data = held.take()
-    size = len(data)
-    if size > INLINE_BYTES and kind is pb.PredictOptions:
-        held.weigh(await off_loop.run(size, json_bytes, data))
-    return Received(await off_loop.run(size, parse, kind, data), size, held.let_go)
-
-
-def json_bytes(data: bytes) -> int:
-    """What the JSON in a request takes at most once it is parsed, judged by the signs between values."""
-    signs = data.count(b",") + data.count(b"[") + data.count(b"{")
-    return VALUE_BYTES * min(signs, _JSON_FIELDS * MAX_VALUES)
+    return Received(await off_loop.run(len(data), parse, kind, data), len(data), held)
 
 
 def parse(kind: type[Request], data: bytes) -> Request:

@@ -111,7 +111,8 @@ def test_json_counts_for_what_it_becomes(scenario: Callable[..., None], monkeypa
     assert len(tools) < MIB / 4
 
     async def test(worker: Worker) -> None:
-        request = pb.PredictOptions(Prompt="x", Tools=tools)
+        message = pb.Message(role="user", content="x")
+        request = pb.PredictOptions(Messages=[message], UseTokenizerTemplate=True, Tools=tools)
         running = asyncio.create_task(ask(worker, request, streamed=False))
         await engine.has(1)
         code, _ = await status_of(ask(worker, request, streamed=False))

@@ -9,6 +9,7 @@ import pytest
 
 from backend.config import ModelConfig
 from backend.pb import backend_pb2 as pb
+from backend.rpc.held_messages import HeldMessages
 from backend.rpc.methods import Received
 from backend.rpc.off_loop import INLINE_BYTES, OffLoop
 from backend.rpc.servicer import BackendService
@@ -46,7 +47,7 @@ def test_a_large_reply_is_built_off_the_loop(method: str, large: bool) -> None:
         tokens = method == "detokenize"
         message = pb.DetokenizeRequest(tokens=[97] * n) if tokens else pb.PredictOptions(Prompt="a" * n)
         try:
-            reply = await ask(Received(message, message.ByteSize()), None)
+            reply = await ask(Received(message, message.ByteSize(), HeldMessages().begin()), None)
         finally:
             off_loop.close()
         assert reply == (
