@@ -35,21 +35,22 @@ class HeldMessage:
         self.size: int | None = None
 
     def put(self, data: bytes) -> None:
-        """Keep what has been read, and count it.
-
-        Raises:
-            Overloaded: With those of others it is too much. A small one is always taken: Health is one.
-        """
-        self._count(len(data), small=len(data) <= INLINE_BYTES)
+        """Keep what has been read, and count it; raises what `weigh` does."""
+        self.weigh(len(data))
         self._data = data
 
     def weigh(self, size: int) -> None:
         """Count so many bytes more, which parts of the message will take.
 
         Raises:
-            Overloaded: As for `put`.
+            Overloaded: With those of others it is too much. What is small is always taken: Health is.
         """
-        self._count(size, small=size <= INLINE_BYTES)
+        together, most = self._all.bytes + size, self._all.most_bytes
+        if size > INLINE_BYTES and together > most:
+            raise Overloaded(f"the messages of running calls would have {together} bytes with this one, limit {most}")
+        self._all.bytes = together
+        self._counts += size
+        self.size = (self.size or 0) + size
 
     def take(self) -> bytes:
         """The message, which is no longer kept here."""
@@ -61,11 +62,3 @@ class HeldMessage:
         self._data = b""
         self._all.bytes -= self._counts
         self._counts = 0
-
-    def _count(self, size: int, *, small: bool) -> None:
-        together, most = self._all.bytes + size, self._all.most_bytes
-        if not small and together > most:
-            raise Overloaded(f"the messages of running calls would have {together} bytes with this one, limit {most}")
-        self._all.bytes = together
-        self._counts += size
-        self.size = (self.size or 0) + size

@@ -29,7 +29,7 @@ class OffLoop:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="wire")
         start_threads(self._threads, _THREADS)
         self._trim: asyncio.TimerHandle | None = None
-        self._left = 0  # by small requests since the last time
+        self._left = 0  # bytes of requests since the last time
         self._closed = False
 
     async def run(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -44,8 +44,9 @@ class OffLoop:
         Args:
             size: The request's bytes; None where its end never came.
         """
-        self._left += freed_memory.LARGE_BYTES + 1 if size is None else size
-        large = size is None or size > freed_memory.LARGE_BYTES or self._left > _MANY_BYTES
+        size = freed_memory.LARGE_BYTES + 1 if size is None else size
+        self._left += size
+        large = size > freed_memory.LARGE_BYTES or self._left > _MANY_BYTES
         if large and self._trim is None and not self._closed:
             self._left = 0
             # Later: gRPC and the call's own frames still hold the request.
